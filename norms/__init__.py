@@ -1,0 +1,28 @@
+"""Normalization layers for PyTorch, among them those that learn how to normalize."""
+
+from norms.base import MixingNorm, MomentNorm
+from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from norms.layer_pixel import LayerNormPixel
+from norms.mixing import MixingValue, mixing_layers, mixing_values, param_groups, project_
+from norms.registry import build, names
+from norms.switchable import STATISTICS, SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+
+__all__ = [
+    "STATISTICS",
+    "BatchInstanceNorm1d",
+    "BatchInstanceNorm2d",
+    "BatchInstanceNorm3d",
+    "LayerNormPixel",
+    "MixingNorm",
+    "MixingValue",
+    "MomentNorm",
+    "SwitchableNorm1d",
+    "SwitchableNorm2d",
+    "SwitchableNorm3d",
+    "build",
+    "mixing_layers",
+    "mixing_values",
+    "names",
+    "param_groups",
+    "project_",
+]

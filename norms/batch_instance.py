@@ -1,0 +1,141 @@
+"""Batch-Instance Normalization (Nam & Kim, 2018)."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from norms.base import MixingNorm
+from norms.moments import modulate, pool_batch
+
+
+def _coefficients(
+    mean: Tensor,
+    var: Tensor,
+    rho: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    population_mean: Tensor | None,
+    population_var: Tensor | None,
+    *,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    if population_mean is None or population_var is None:
+        batch_mean, batch_var = pool_batch(mean, var)
+    else:
+        batch_mean, batch_var = population_mean.to(mean.dtype), population_var.to(var.dtype)
+    rho = rho.to(mean.dtype)
+    batch_scale = rho * torch.rsqrt(batch_var + eps)
+    scale = batch_scale + (1 - rho) * torch.rsqrt(var + eps)
+    offset = batch_scale * (mean - batch_mean)
+    if weight is not None and bias is not None:
+        scale, offset = scale * weight, offset * weight + bias
+    return scale, offset
+
+
+class _BatchInstanceNorm(MixingNorm):
+    optimizer_group = "rho"
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        initial_rho: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if not 0 <= initial_rho <= 1:
+            raise ValueError(f"initial_rho must lie in [0, 1], got {initial_rho}")
+        self.initial_rho = initial_rho
+        self.rho = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.constant_(self.rho, self.initial_rho)
+
+    def _normalize(self, x: Tensor, population: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+        tensors = (self.rho, self.weight, self.bias, *population)
+        return modulate(x, partial(_coefficients, eps=self.eps), self.eps, *tensors)
+
+    def mixing_parameters(self) -> list[nn.Parameter]:
+        return [self.rho]
+
+    def mixing_values(self) -> dict[str, Tensor]:
+        return {"rho": self.rho.detach().clone()}
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Clamp rho to [0, 1] in place. Call it after each optimizer step.
+
+        A clamp in the forward pass instead would have gradient 0 at rho = 1, where rho starts, and never let go of it.
+        """
+        self.rho.clamp_(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, initial_rho={self.initial_rho}"
+
+
+_DOCUMENTATION = r"""Batch-Instance Normalization over {shape} input.
+
+Each channel learns by a gate rho how far to normalize with the statistics of the batch, which keeps differences of
+style between samples, or with those of the instance, which removes them:
+
+.. math::
+    y = \left(\rho \, \hat{{x}}^{{(B)}} + (1 - \rho) \, \hat{{x}}^{{(I)}}\right) \gamma + \beta, \qquad
+    \hat{{x}}^{{(k)}} = \frac{{x - \mu_k}}{{\sqrt{{\sigma_k^2 + \epsilon}}}}
+
+where batch moments are taken over {batch_axes} and instance moments over {instance_axes}, both with the biased
+variance. At rho = 1 it is batch normalization, at rho = 0 instance normalization. In evaluation the batch moments are
+the running ones, the instance moments always the sample's own.
+
+rho must stay in [0, 1]: call :func:`norms.project_` after each optimizer step. The paper gives rho a 10 times higher
+learning rate and no weight decay; :func:`norms.param_groups` does so.
+
+Args:
+    num_features: Number of channels C.
+    eps: Added to both variances, positive.
+    momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
+    affine: Whether to learn ``weight`` and ``bias``.
+    track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+    initial_rho: Where every rho starts, in [0, 1].
+    device: Where parameters and buffers live.
+    dtype: Dtype of parameters and buffers.
+
+Attributes:
+    rho (Parameter): Gate, shape (C,), starts at ``initial_rho``; 1 is batch, 0 is instance.
+    weight (Parameter): gamma, shape (C,), starts at 1.
+    bias (Parameter): beta, shape (C,), starts at 0.
+    running_mean (Tensor): Shape (C,), starts at 0.
+    running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
+    num_batches_tracked (Tensor): int64 scalar.
+
+Raises:
+    ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
+        sample has a single value per channel.
+
+Shape:
+    Input and output: {shape}. bfloat16 and float16 input is normalized in float32 and returned in its own dtype.
+
+Source:
+    Nam & Kim, Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks, NeurIPS 2018, section 3.
+"""
+
+
+class BatchInstanceNorm1d(_BatchInstanceNorm):  # noqa: D101
+    __doc__ = _DOCUMENTATION.format(shape="(N, C, L)", batch_axes="(N, L)", instance_axes="(L)")
+    spatial_dims = 1
+
+
+class BatchInstanceNorm2d(_BatchInstanceNorm):  # noqa: D101
+    __doc__ = _DOCUMENTATION.format(shape="(N, C, H, W)", batch_axes="(N, H, W)", instance_axes="(H, W)")
+    spatial_dims = 2
+
+
+class BatchInstanceNorm3d(_BatchInstanceNorm):  # noqa: D101
+    __doc__ = _DOCUMENTATION.format(shape="(N, C, D, H, W)", batch_axes="(N, D, H, W)", instance_axes="(D, H, W)")
+    spatial_dims = 3

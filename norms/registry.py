@@ -1,0 +1,91 @@
+"""Norms by name."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from norms.layer_pixel import LayerNormPixel
+from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+
+
+def _group(num_features: int, num_groups: int | None = None, eps: float = 1e-5, affine: bool = True) -> nn.GroupNorm:
+    if num_groups is None:
+        # 32 groups as in the paper where they hold at least two channels each, else the next smaller power of two:
+        # groups of one channel would be instance normalization.
+        num_groups = next((g for g in (32, 16, 8, 4, 2) if num_features % g == 0 and num_features // g > 1), 1)
+    return nn.GroupNorm(num_groups, num_features, eps, affine)
+
+
+def _layer(num_features: int, eps: float = 1e-5, affine: bool = True) -> nn.GroupNorm:
+    return nn.GroupNorm(1, num_features, eps, affine)
+
+
+def _none(num_features: int) -> nn.Identity:
+    return nn.Identity()
+
+
+_BUILDERS: dict[str, Sequence[Callable[..., nn.Module]]] = {
+    "batch": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    "instance": (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    "layer": (_layer,) * 3,
+    "layer_pixel": (LayerNormPixel,) * 3,
+    "group": (_group,) * 3,
+    "batch_instance": (BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d),
+    "switchable": (SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d),
+    "none": (_none,) * 3,
+}
+
+# torch leaves instance normalization without gamma and beta; here a norm of any name has them unless told otherwise.
+_DEFAULTS: dict[str, dict[str, Any]] = {"instance": {"affine": True}}
+
+
+def names() -> list[str]:
+    """The names that :func:`build` knows."""
+    return list(_BUILDERS)
+
+
+def build(name: str, num_features: int, dims: int = 2, **options: Any) -> nn.Module:
+    """Build a normalization layer by name.
+
+    ========================  =======================================================================
+    name                      layer
+    ========================  =======================================================================
+    ``batch``                 ``torch.nn.BatchNorm1d/2d/3d``
+    ``instance``              ``torch.nn.InstanceNorm1d/2d/3d``, with ``affine=True`` by default
+    ``layer``                 layer normalization over (C, H, W) of each sample
+    ``layer_pixel``           layer normalization over C of each pixel
+    ``group``                 ``torch.nn.GroupNorm``, 32 groups or as many as divide C into pairs or more
+    ``batch_instance``        :class:`norms.BatchInstanceNorm1d`, ``2d``, ``3d``
+    ``switchable``            :class:`norms.SwitchableNorm1d`, ``2d``, ``3d``
+    ``none``                  identity
+    ========================  =======================================================================
+
+    Args:
+        name: One of :func:`names`.
+        num_features: Number of channels C.
+        dims: Number of spatial dimensions: 1, 2 or 3.
+        options: Further arguments of the layer, such as ``eps`` or ``initial_rho``.
+
+    Returns:
+        The layer, in training mode.
+
+    Raises:
+        ValueError: If the name is unknown, an option does not exist or has a wrong value, or dims is not 1, 2 or 3.
+    """
+    if name not in _BUILDERS:
+        close = difflib.get_close_matches(name, _BUILDERS, n=1, cutoff=0.5)
+        guess = f", did you mean '{close[0]}'?" if close else ""
+        raise ValueError(f"unknown norm '{name}'{guess} (known: {', '.join(_BUILDERS)})")
+    if dims not in (1, 2, 3):
+        raise ValueError(f"norms exist for 1, 2 or 3 spatial dimensions, got dims={dims}")
+    builder = _BUILDERS[name][dims - 1]
+    allowed = [p for p in inspect.signature(builder).parameters if p not in ("num_features", "device", "dtype")]
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        known = f"its options are {', '.join(allowed)}" if allowed else "it has no options"
+        raise ValueError(f"norm '{name}' has no option '{unknown[0]}' ({known})")
+    return builder(num_features, **{**_DEFAULTS.get(name, {}), **options})
