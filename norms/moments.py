@@ -5,9 +5,9 @@ Every norm on activations can be written per plane ``(n, c)`` as
     y = (x - mean) * scale + offset
 
 where ``mean`` and ``var`` (biased) are the moments of the plane and ``scale`` and ``offset``, both of shape (N, C), are
-a small function of the moments of all planes and of the layer's parameters. Batch and layer moments are exact poolings of
-the plane moments by the law of total variance, so nothing but this small function differs between norms. The two passes
-over the large tensor, reducing it to moments and applying the map, and their gradient are written here once.
+a small function of the moments of all planes and of the layer's parameters. Batch and layer moments are exact poolings
+of the plane moments by the law of total variance, so nothing but this small function differs between norms. The two
+passes over the large tensor, reducing it to moments and applying the map, and their gradient are written here once.
 
 The map is centered on the plane's own mean, which keeps it well conditioned where ``|mean|`` is much larger than the
 standard deviation.
@@ -124,9 +124,10 @@ def _differentiable_backward(
     x: Tensor, coefficients: Coefficients, tensors: list[Tensor | None], grad: Tensor, needs: list[bool]
 ) -> list[Tensor | None]:
     # Aliases cut the graph: where one input was computed from another, each still gets its own partial derivative.
-    aliases = [None if t is None else t.view_as(t) for t in (x, *tensors)]
-    y, _, _ = _modulate_plain(aliases[0], coefficients, *aliases[1:])
-    return _gradients((y,), aliases, (grad,), needs, create_graph=True)
+    x = x.view_as(x)
+    aliases = [None if t is None else t.view_as(t) for t in tensors]
+    y, _, _ = _modulate_plain(x, coefficients, *aliases)
+    return _gradients((y,), [x, *aliases], (grad,), needs, create_graph=True)
 
 
 def _small_backward(
@@ -145,7 +146,7 @@ def _gradients(
     needs: list[bool],
     create_graph: bool = False,
 ) -> list[Tensor | None]:
-    wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
+    wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
     found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=create_graph, materialize_grads=True))
     return [next(found) if need else None for need in needs]
 
