@@ -1,0 +1,1 @@
+"""What trains: style transfer, generative adversarial networks and a classifier, as Lightning modules."""

@@ -1,0 +1,123 @@
+"""What all trained modules share: keyed noise, optimizer, guarded checkpoints."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+import norms
+from data.stream import generator
+
+
+class TrainingModule(LightningModule):
+    """Base of the modules that ``train.py`` trains.
+
+    A run is a pure function of (configuration, seed, step): whatever is random draws from a generator keyed by seed,
+    rank and step, and whatever moves is part of the checkpoint. So a run that was killed resumes exactly.
+
+    Subclasses call ``save_hyperparameters()`` with plain types only, since checkpoints are read without unpickling.
+
+    Args:
+        seed: Key of everything random in the module, at least 0.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
+    @property
+    def batches_per_step(self) -> int:
+        """How many batches of images one training step consumes."""
+        return 1
+
+    def noise(self, stream: int, *shape: int) -> Tensor:
+        """Draw standard normal noise as a pure function of seed, rank, step, ``stream`` and ``shape``.
+
+        Args:
+            stream: Tells apart several draws within one step.
+            shape: Shape of the noise.
+
+        Returns:
+            Noise on the module's device.
+        """
+        keyed = generator(self.seed, self.global_rank, self.global_step, stream, device=self.device)
+        return torch.randn(shape, generator=keyed, device=self.device)
+
+    def adam(
+        self,
+        module: nn.Module,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        rho_lr_multiplier: float = 10.0,
+        switch_lr_multiplier: float = 1.0,
+    ) -> torch.optim.Adam:
+        """Build Adam over the parameter groups of ``module`` (see :func:`norms.param_groups`).
+
+        After each of its steps rho is projected back onto [0, 1].
+        """
+        groups = norms.param_groups(module, lr, weight_decay, rho_lr_multiplier, switch_lr_multiplier)
+        # torch refuses a mixture of int and float, and YAML reads 0 as an int.
+        optimizer = torch.optim.Adam(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
+        optimizer.register_step_post_hook(lambda *_: norms.project_(module))
+        return optimizer
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Put the module into evaluation mode without gradients, and restore every submodule's mode afterwards."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def sample_grid(self) -> Tensor:
+        """Draw the picture that is logged during training, shape (3, H, W), values in [0, 1]."""
+        raise RuntimeError(f"{type(self).__name__} makes no pictures")
+
+    def next_command(self, run_dir: Path) -> str | None:
+        """The command that a user would run next on the finished run in ``run_dir``, if there is one."""
+        return None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which module wrote the checkpoint."""
+        checkpoint["normlab"] = {"module": type(self).__name__, "version": version("normlab")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another module or of other hyperparameters, before any weight is touched.
+
+        Raises:
+            MisconfigurationException: If the checkpoint does not belong to this module as it is configured.
+        """
+        name = type(self).__name__
+        writer = checkpoint.get("normlab", {}).get("module", "another program's module")
+        if writer != name:
+            raise MisconfigurationException(f"the checkpoint is of {writer}, but the configured model is {name}")
+        saved, configured = _plain(checkpoint.get("hyper_parameters", {})), _plain(self.hparams)
+        different = [
+            f"{key} was {saved.get(key)!r}, is now {configured.get(key)!r}"
+            for key in sorted(saved.keys() | configured.keys())
+            if saved.get(key) != configured.get(key)
+        ]
+        if different:
+            raise MisconfigurationException(
+                f"the checkpoint was trained with other settings than the configured model: {'; '.join(different)}"
+            )
+
+
+def _plain(hyperparameters: Any) -> dict[str, Any]:
+    # LightningCLI adds underscored entries of its own; YAML and checkpoints disagree on tuples and lists.
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dict(hyperparameters).items()
+        if not key.startswith("_")
+    }

@@ -1,0 +1,1 @@
+"""Losses: pure functions, and thin modules around those that hold state."""

@@ -1,0 +1,1 @@
+"""Networks, free of any training logic."""
