@@ -126,7 +126,7 @@ class MomentNorm(nn.Module, ABC):
         self.num_batches_tracked.add_(1)
         batch_mean, batch_var = pool_batch(mean, var)
         # A tensor, not a float: reading the count back would break a compiled graph.
-        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        momentum = 1 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
         for running, batch in ((self.running_mean, batch_mean), (self.running_var, batch_var * (count / (count - 1)))):
             running.copy_(running + momentum * (batch - running))
 

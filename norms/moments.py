@@ -147,6 +147,8 @@ def _gradients(
     create_graph: bool = False,
 ) -> list[Tensor | None]:
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
+    # A norm without gamma, say, has a scale or an offset that depends on nothing trained.
+    outputs, grads = zip(*((o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad), strict=True)
     found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=create_graph, materialize_grads=True))
     return [next(found) if need else None for need in needs]
 

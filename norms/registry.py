@@ -83,7 +83,7 @@ def build(name: str, num_features: int, dims: int = 2, **options: Any) -> nn.Mod
     if dims not in (1, 2, 3):
         raise ValueError(f"norms exist for 1, 2 or 3 spatial dimensions, got dims={dims}")
     builder = _BUILDERS[name][dims - 1]
-    allowed = [p for p in inspect.signature(builder).parameters if p not in ("num_features", "device", "dtype")]
+    allowed = [p for p in inspect.signature(builder).parameters if p != "num_features"]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         known = f"its options are {', '.join(allowed)}" if allowed else "it has no options"

@@ -1,0 +1,86 @@
+"""Reading, optimizing and constraining mixing values."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import norms
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        norms.BatchInstanceNorm2d(4),
+        nn.Sequential(nn.Conv2d(4, 2, 3), norms.SwitchableNorm2d(2), nn.BatchNorm2d(2)),
+    )
+
+
+def test_values_are_a_tidy_table_of_effective_weights():
+    model = network()
+    with torch.no_grad():
+        model[1].rho.copy_(torch.tensor([0.0, 0.25, 0.5, 1.0]))
+        model[2][1].mean_weight.copy_(torch.tensor([1.0, 2.0, 4.0]).log())
+    rows = norms.mixing_values(model)
+    rho = [(0, "rho", channel, None, value) for channel, value in enumerate((0.0, 0.25, 0.5, 1.0))]
+    assert [r[1:] for r in rows[:4]] == rho
+    assert {r.layer for r in rows} == {"1", "2.1"}
+    means = {r.statistic: r.value for r in rows if r.kind == "mean_weight"}
+    assert means == pytest.approx({"instance": 1 / 7, "layer": 2 / 7, "batch": 4 / 7})
+    assert sum(r.value for r in rows if r.kind == "var_weight") == pytest.approx(1)
+    assert {r.depth for r in rows if r.layer == "2.1"} == {1}
+
+
+def test_a_model_without_mixing_layers_has_no_values():
+    assert norms.mixing_values(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))) == []
+
+
+def test_values_do_not_follow_later_training():
+    layer = norms.BatchInstanceNorm2d(2)
+    values = layer.mixing_values()["rho"]
+    nn.init.zeros_(layer.rho)
+    assert values.tolist() == [1, 1]
+
+
+def test_projection_clamps_rho_and_leaves_the_rest():
+    model = copy.deepcopy(network())
+    with torch.no_grad():
+        model[1].rho.copy_(torch.tensor([-0.5, 0.3, 1.0, 7.0]))
+        model[2][1].mean_weight.fill_(5)
+    norms.project_(model)
+    torch.testing.assert_close(model[1].rho.detach(), torch.tensor([0.0, 0.3, 1.0, 1.0]))
+    assert model[2][1].mean_weight.tolist() == [5, 5, 5]
+
+
+def test_rho_leaves_its_upper_bound_when_the_gradient_points_inside():
+    # A clamp in the forward pass would have gradient 0 at the start and fail here.
+    layer = norms.BatchInstanceNorm2d(2)
+    optimizer = torch.optim.SGD(norms.param_groups(layer, lr=0.1), lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: norms.project_(layer))
+    x = torch.randn(4, 2, 8, 8) + torch.randn(4, 2, 1, 1) * 3
+    target = nn.InstanceNorm2d(2)(x)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(layer(x), target).backward()
+        optimizer.step()
+        assert ((layer.rho >= 0) & (layer.rho <= 1)).all()
+    assert layer.rho.max() < 0.1
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group():
+    model = copy.deepcopy(network())
+    model[0].bias.requires_grad_(False)
+    groups = norms.param_groups(model, lr=0.5, weight_decay=0.1, rho_lr_multiplier=10, switch_lr_multiplier=2)
+    by_name = {g["name"]: g for g in groups}
+    grouped = [id(p) for g in groups for p in g["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert [id(p) for p in by_name["rho"]["params"]] == [id(model[1].rho)]
+    assert {id(p) for p in by_name["switch"]["params"]} == {id(p) for p in model[2][1].mixing_parameters()}
+    assert {n: g["lr"] for n, g in by_name.items()} == {"weights": 0.5, "affine": 0.5, "rho": 5, "switch": 1}
+    assert {n: g["weight_decay"] for n, g in by_name.items()} == {"weights": 0.1, "affine": 0, "rho": 0, "switch": 0}
+    assert all(p.ndim > 1 for p in by_name["weights"]["params"])
+
+
+def test_groups_that_would_be_empty_are_left_out():
+    assert [g["name"] for g in norms.param_groups(nn.Conv2d(3, 3, 1, bias=False), lr=1)] == ["weights"]

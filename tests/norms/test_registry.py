@@ -1,0 +1,70 @@
+"""Norms by name."""
+
+import pytest
+import torch
+from torch import nn
+
+import norms
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("name", norms.names())
+def test_every_name_builds_a_layer_that_keeps_the_shape(name, dims):
+    x = torch.randn(2, 8, *(4,) * dims)
+    layer = norms.build(name, 8, dims)
+    assert layer(x).shape == x.shape
+    learned = sum(p.numel() for n, p in layer.named_parameters() if n in ("weight", "bias"))
+    assert learned == (0 if name == "none" else 16)
+
+
+def test_the_two_layer_norms_average_over_what_their_names_say():
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64) * 3 + 1
+    sample = norms.build("layer", 8).double()(x)
+    pixel = norms.build("layer_pixel", 8).double()(x)
+    torch.testing.assert_close(sample.mean((1, 2, 3)), torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(pixel.mean(1), torch.zeros(2, 5, 5, dtype=torch.float64))
+    torch.testing.assert_close(pixel.var(1, correction=0), torch.ones(2, 5, 5, dtype=torch.float64), rtol=1e-3, atol=0)
+    assert (sample - pixel).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(3, 1), (16, 8), (32, 16), (64, 32), (256, 32), (48, 16)])
+def test_groups_hold_at_least_two_channels_unless_told_otherwise(channels, groups):
+    assert norms.build("group", channels).num_groups == groups
+    assert norms.build("group", channels, num_groups=channels).num_groups == channels
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"), [("batch_instnace", "'batch_instance'"), ("switch", "'switchable'"), ("Group", "'group'")]
+)
+def test_a_misspelled_name_is_answered_with_the_nearest(name, guess):
+    with pytest.raises(ValueError, match=f"unknown norm '{name}', did you mean {guess}"):
+        norms.build(name, 4)
+
+
+def test_a_name_like_no_other_is_answered_with_the_list():
+    with pytest.raises(ValueError, match=r"unknown norm 'xyz' \(known: batch, instance, layer"):
+        norms.build("xyz", 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("batch", {"rho": 1}, "norm 'batch' has no option 'rho' .*momentum"),
+        ("none", {"eps": 1}, "it has no options"),
+        ("batch_instance", {"initial_rho": 2.0}, r"initial_rho must lie in \[0, 1\], got 2.0"),
+        ("group", {"num_groups": 3}, "divisible"),
+    ],
+)
+def test_wrong_options_are_refused(name, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        norms.build(name, 4, **options)
+
+
+def test_dims_beyond_three_are_refused():
+    with pytest.raises(ValueError, match="dims=4"):
+        norms.build("batch", 4, dims=4)
+
+
+def test_native_layers_stay_native():
+    assert type(norms.build("batch", 4)) is nn.BatchNorm2d
+    assert type(norms.build("instance", 4, dims=1)) is nn.InstanceNorm1d
