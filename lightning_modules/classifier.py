@@ -1,0 +1,106 @@
+"""A small image classifier: to study normalization, and to train the bundled perceptual loss."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from lightning_modules.base import TrainingModule
+from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
+
+
+class Classifier(TrainingModule):
+    """A :class:`FeatureNet`, the mean over all pixels, and one linear layer, trained with cross entropy.
+
+    Adam's learning rate follows :func:`warm_up_then_cosine` over ``trainer.max_steps`` steps.
+
+    Args:
+        num_classes: Number of labels.
+        norm: One of :func:`norms.names`.
+        widths: Channels of each stage of the feature network.
+        depths: Number of layers of each stage.
+        lr: Highest learning rate.
+        weight_decay: L2 penalty on the weights of convolutions and of the linear layer.
+        label_smoothing: Share of the target probability that all classes get alike, from 0 to 1.
+        seed: Key of everything random in the module.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        norm: str = "batch",
+        widths: Sequence[int] = (32, 64, 128, 256),
+        depths: Sequence[int] = (2, 2, 2, 1),
+        lr: float = 5e-3,
+        weight_decay: float = 1e-4,
+        label_smoothing: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        if not 0 <= label_smoothing <= 1:
+            raise MisconfigurationException(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
+        self.save_hyperparameters()
+        self.num_classes, self.norm = num_classes, norm
+        self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
+        self.feature_net = FeatureNet(widths, depths, norm)
+        self.head = nn.Linear(widths[-1], num_classes)
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute the logits (B, num_classes) of RGB or gray images (B, 3 or 1, H, W) in [0, 1]."""
+        return self.head(self.feature_net(imagenet_normalize(image)).mean(dim=(2, 3)))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one labelled batch."""
+        label, logits = batch["label"], self(batch["image"])
+        loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True)
+        accuracy = multiclass_accuracy(logits, label, self.num_classes, average="micro")
+        self.log("train/accuracy", accuracy, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Score one held-out batch; its loss is without label smoothing."""
+        label, logits = batch["label"], self(batch["image"])
+        self.val_accuracy(logits, label)
+        self.log("val/loss", F.cross_entropy(logits, label), sync_dist=True, batch_size=len(label))
+        self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Build Adam and its schedule."""
+        total = self.trainer.max_steps
+        if total < 1:
+            raise MisconfigurationException(f"the learning rate's schedule needs trainer.max_steps >= 1, got {total}")
+        optimizer = self.adam(self, self.lr, weight_decay=self.weight_decay)
+        schedule = LambdaLR(optimizer, lambda step: warm_up_then_cosine(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def next_command(self, run_dir: Path) -> str | None:
+        """Command that makes a feature network of the run, which batch norm alone allows."""
+        if self.norm != "batch":
+            return None
+        return f"python -m lightning_modules.export_features {run_dir} features.safetensors"
+
+
+def warm_up_then_cosine(step: int, total: int, warm_up: float = 0.2) -> float:
+    """Share of the highest learning rate that a step uses: a linear rise, then a half cosine down to 0.
+
+    Args:
+        step: Number of the step, from 0.
+        total: Number of steps of the run.
+        warm_up: Share of the run that the rise takes.
+
+    Returns:
+        Between 0 and 1.
+    """
+    rise = warm_up * total
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / (total - rise))))

@@ -1,0 +1,111 @@
+import math
+from itertools import pairwise
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
+
+import norms
+from lightning_modules.classifier import Classifier, warm_up_then_cosine
+
+SMALL = {"widths": (8, 16), "depths": (1, 1), "num_classes": 4}
+
+
+def labelled(count, channels=3):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {"image": torch.rand(channels, 12, 12, generator=generator), "label": torch.tensor(index % 4)}
+        for index in range(count)
+    ]
+
+
+def fit(module, examples, max_steps, validation=None):
+    trainer = pl.Trainer(
+        max_steps=max_steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(
+        module, DataLoader(examples, batch_size=len(examples)), validation and DataLoader(validation, batch_size=3)
+    )
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("norm", norms.names())
+def test_two_steps_with_every_norm(norm):
+    pl.seed_everything(0)
+    module = Classifier(norm=norm, **SMALL)
+    before = module.head.weight.detach().clone()
+    trainer = fit(module, labelled(8), max_steps=2)
+    assert trainer.global_step == 2
+    assert {"train/loss", "train/accuracy"} <= trainer.callback_metrics.keys()
+    assert not torch.equal(module.head.weight, before)
+
+
+def test_overfits_a_handful_of_images():
+    pl.seed_everything(0)
+    module = Classifier(lr=1e-2, label_smoothing=0.0, weight_decay=0.0, **SMALL)
+    examples = labelled(32)
+    trainer = fit(module, examples, max_steps=100)
+    assert trainer.callback_metrics["train/accuracy"] == 1.0
+    assert trainer.callback_metrics["train/loss"] < 0.1
+
+
+def test_gray_images_are_classified_as_their_rgb_copies():
+    module = Classifier(**SMALL).eval()
+    gray = torch.stack([example["image"] for example in labelled(3, channels=1)])
+    torch.testing.assert_close(module(gray), module(gray.expand(-1, 3, -1, -1)))
+
+
+def test_validation_scores_every_image_once_and_without_smoothing():
+    pl.seed_everything(0)
+    module = Classifier(label_smoothing=0.5, **SMALL)
+    validation = labelled(8)  # the last batch is smaller than the others
+    metrics = fit(module, labelled(8), max_steps=1, validation=validation).callback_metrics
+    image, label = (torch.stack([example[key] for example in validation]) for key in ("image", "label"))
+    logits = module.eval()(image)
+    assert metrics["val/accuracy"] == pytest.approx((logits.argmax(1) == label).float().mean().item())
+    assert metrics["val/loss"] == pytest.approx(F.cross_entropy(logits, label).item(), rel=1e-5)
+
+
+def test_training_loss_is_smoothed_cross_entropy():
+    module = Classifier(label_smoothing=0.2, **SMALL)
+    image, label = (torch.stack([example[key] for example in labelled(8)]) for key in ("image", "label"))
+    log_probability = F.log_softmax(module(image), dim=1)
+    hit = log_probability.gather(1, label[:, None]).mean()
+    loss = module.training_step({"image": image, "label": label}, 0)
+    torch.testing.assert_close(loss, -(0.8 * hit + 0.2 * log_probability.mean()))
+
+
+def test_learning_rate_rises_to_its_maximum_then_falls_to_zero():
+    rates = [warm_up_then_cosine(step, 100) for step in range(101)]
+    assert rates[20] == max(rates) == 1
+    assert all(low < high for low, high in pairwise(rates[:21]))
+    assert all(high > low for high, low in pairwise(rates[20:]))
+    assert 0 < rates[0] < 0.1
+    assert rates[100] == pytest.approx(0)
+    assert rates[60] == pytest.approx(0.5)
+    assert all(math.isfinite(warm_up_then_cosine(step, 1)) for step in (0, 1))
+
+
+def test_schedule_without_an_end_is_refused():
+    with pytest.raises(MisconfigurationException, match=r"trainer\.max_steps"):
+        fit(Classifier(**SMALL), labelled(4), max_steps=-1)
+
+
+@pytest.mark.parametrize("label_smoothing", [-0.1, 1.1])
+def test_label_smoothing_out_of_range_is_refused(label_smoothing):
+    with pytest.raises(MisconfigurationException, match="label_smoothing"):
+        Classifier(label_smoothing=label_smoothing, **SMALL)
+
+
+def test_next_command_exports_what_can_be_folded(tmp_path):
+    assert "export_features" in (Classifier(**SMALL).next_command(tmp_path) or "")
+    assert Classifier(norm="instance", **SMALL).next_command(tmp_path) is None
