@@ -46,7 +46,7 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "resnet16": Architecture("resnet", 4, (64, 64, 64), (64, 64, 64), 2),
+    "resnet16": Architecture("resnet", 4, (32, 32, 32), (32, 32, 32), 2),
     "resnet32": Architecture("resnet", 4, (256, 256, 256, 256), (128, 128, 128, 128), 2),
     "resnet48": Architecture("resnet", 6, (512, 256, 128, 64), (64, 128, 256, 512, 1024), 4),
     "cnn32": Architecture("cnn", 4, (512, 256, 128, 64), (64, 128, 256, 512), 3),

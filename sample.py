@@ -1,0 +1,125 @@
+"""Draw images from a trained GAN.
+
+Example:
+    python sample.py runs/gan/version_0 -o samples.png
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+from torchvision.utils import make_grid
+
+from data.stream import generator
+from lightning_modules import checkpoints
+from lightning_modules.gan import GAN
+
+TILE = 64
+"""Without ``--scale``, images in the grid are enlarged to at least this width."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, or 2 after an error of the user's, which is told in one line on stderr.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except MisconfigurationException as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw(run: str | Path, count: int, seed: int = 0, averaged: bool = True) -> Tensor:
+    """Draw images from a trained GAN.
+
+    Args:
+        run: A run folder or a checkpoint.
+        count: How many images.
+        seed: Image i is a function of the weights, seed and i alone, whatever ``count`` is.
+        averaged: Whether to use the averaged generator or the live one.
+
+    Returns:
+        Images in [0, 1], shape (count, C, H, W).
+
+    Raises:
+        MisconfigurationException: If there is no GAN in ``run``.
+    """
+    gan = checkpoints.load(GAN, run)
+    latents = [torch.randn(gan.latent_dim, generator=generator(seed, i)) for i in range(count)]
+    return gan.sample(torch.stack(latents), averaged).clamp(0, 1)
+
+
+def _run(options: argparse.Namespace) -> None:
+    output, folder = options.output, options.each
+    if output is None and folder is None:
+        output = Path("samples.png")
+    singles = [] if folder is None else [folder / f"{i:05d}.png" for i in range(options.count)]
+    _check_outputs(([] if output is None else [output]) + singles, options.overwrite)
+    images = draw(options.run, options.count, options.seed, not options.no_ema)
+    if output is not None:
+        columns = options.columns or math.ceil(math.sqrt(options.count))
+        scale = options.scale or math.ceil(TILE / images.shape[-1])
+        grid = make_grid(images.repeat_interleave(scale, 2).repeat_interleave(scale, 3), columns, padding=2 * scale)
+        _write(grid, output)
+        print(f"wrote {output}: {options.count} images, {grid.shape[2]}x{grid.shape[1]} pixels")
+    for image, path in zip(images, singles, strict=False):
+        _write(image, path)
+    if folder is not None:
+        print(f"wrote {len(singles)} images of {images.shape[3]}x{images.shape[2]} pixels to {folder}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sample.py", description="Draw images from a trained GAN.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="a run folder such as runs/gan/version_0, or a checkpoint"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the grid (default: samples.png)")
+    parser.add_argument("--each", metavar="FOLDER", type=Path, help="also write each image to a file, at its own size")
+    parser.add_argument("--count", metavar="N", type=_positive, default=64, help="how many images (default: 64)")
+    parser.add_argument("--columns", metavar="N", type=_positive, help="columns of the grid (default: a square)")
+    parser.add_argument("--scale", metavar="N", type=_positive, help=f"enlarge (default: to {TILE} pixels at least)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, other images (default: 0)")
+    parser.add_argument("--no-ema", action="store_true", help="draw from the live generator, not from its average")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
+    for path in paths:
+        if path.suffix.lower() not in Image.registered_extensions():
+            raise MisconfigurationException(f"{path} has no ending of an image format: choose for instance .png")
+        if path.is_dir():
+            raise MisconfigurationException(f"{path} is a folder: name a file, or write single files with --each")
+        if path.exists() and not overwrite:
+            raise MisconfigurationException(f"{path} exists: choose another path or add --overwrite")
+
+
+def _write(image: Tensor, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tvf.to_pil_image(tvf.to_dtype(image, torch.uint8, scale=True)).save(path)
+    except OSError as error:
+        raise MisconfigurationException(f"cannot write {path}: {error.strerror or error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
