@@ -1,0 +1,41 @@
+"""The style pictures that come with the project, and any other picture as a style."""
+
+import os
+from pathlib import Path
+
+from PIL import Image
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from data.images import ImageError, load_image
+
+_FOLDER = Path(__file__).parent / "styles"
+
+
+def names() -> list[str]:
+    """List the bundled pictures, which ``data.draw_styles`` draws."""
+    return sorted(path.stem for path in _FOLDER.glob("*.png"))
+
+
+def open_style(style: str | os.PathLike[str]) -> Image.Image:
+    """Open a style picture.
+
+    Args:
+        style: The name of a bundled picture, or else the path of any image file.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        MisconfigurationException: If it is neither, or cannot be read.
+    """
+    bundled = names()
+    if str(style) in bundled:
+        return load_image(_FOLDER / f"{style}.png")
+    if not os.path.exists(style):
+        raise MisconfigurationException(
+            f"no style picture {str(style)!r}: there is no such file, and the bundled ones are {', '.join(bundled)}"
+        )
+    try:
+        return load_image(style)
+    except ImageError as error:
+        raise MisconfigurationException(f"style picture {error} (bundled ones: {', '.join(bundled)})") from error
