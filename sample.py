@@ -104,9 +104,12 @@ def _positive(text: str) -> int:
 
 
 def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
+    writable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.SAVE}
     for path in paths:
-        if path.suffix.lower() not in Image.registered_extensions():
+        if path.suffix.lower() not in writable:
             raise MisconfigurationException(f"{path} has no ending of an image format: choose for instance .png")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise MisconfigurationException(f"cannot write {path}: {path.parent} is not a folder")
         if path.is_dir():
             raise MisconfigurationException(f"{path} is a folder: name a file, or write single files with --each")
         if path.exists() and not overwrite:

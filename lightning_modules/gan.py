@@ -82,11 +82,14 @@ class GAN(TrainingModule):
         super().__init__(seed)
         self.save_hyperparameters()
         self.automatic_optimization = False
-        _check("channels", channels, minimum=1)
-        _check("latent_dim", latent_dim, minimum=1)
-        _check("n_dis", n_dis, minimum=1)
-        _check("generator_batch_size", 1 if generator_batch_size is None else generator_batch_size, minimum=1)
-        _check("ema_half_life", ema_half_life, minimum=0)
+        _check("channels", channels, at_least=1)
+        _check("latent_dim", latent_dim, at_least=1)
+        _check("learning_rate", learning_rate, at_least=0)
+        for beta in betas:
+            _check("betas", beta, at_least=0, below=1)
+        _check("n_dis", n_dis, at_least=1)
+        _check("generator_batch_size", 1 if generator_batch_size is None else generator_batch_size, at_least=1)
+        _check("ema_half_life", ema_half_life, at_least=0)
         self.latent_dim = latent_dim
         self.learning_rate = learning_rate
         self.betas = betas
@@ -220,6 +223,7 @@ class GAN(TrainingModule):
         return shlex.join(["python", "sample.py", str(run_dir), "-o", str(run_dir / "samples.png")])
 
 
-def _check(name: str, value: float, minimum: int) -> None:
-    if value < minimum:
-        raise MisconfigurationException(f"{name} must be at least {minimum}, got {value}")
+def _check(name: str, value: float, at_least: int, below: int | None = None) -> None:
+    if value < at_least or (below is not None and value >= below):
+        limit = "" if below is None else f" and below {below}"
+        raise MisconfigurationException(f"{name} must be at least {at_least}{limit}, got {value}")

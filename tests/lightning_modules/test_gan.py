@@ -95,10 +95,9 @@ def test_each_network_is_frozen_while_the_other_learns(tmp_path):
         assert all(p.requires_grad for p in mine.parameters())
         assert not any(p.requires_grad for p in other.parameters())
         assert any(p.grad.any() for p in mine.parameters())
-        if name == "g":
-            # The discriminator's gradients are those of its own last step.
-            kept = zip(module.discriminator.parameters(), gradients["d"], strict=True)
-            assert all(torch.equal(p.grad, gradient) for p, gradient in kept)
+        # The other network's gradients are those of its own last update.
+        kept = gradients.get("d" if name == "g" else "g", [None] * 100)
+        assert all(p.grad is g or torch.equal(p.grad, g) for p, g in zip(other.parameters(), kept, strict=False))
         gradients[name] = [p.grad.clone() for p in mine.parameters()]
         if "g" in weights:
             moved = {
@@ -254,6 +253,8 @@ def test_integer_betas(tmp_path):
         ({"channels": 0}, r"^channels must be at least 1, got 0$"),
         ({"latent_dim": 0}, r"^latent_dim must be at least 1, got 0$"),
         ({"generator_batch_size": 0}, r"^generator_batch_size must be at least 1, got 0$"),
+        ({"learning_rate": -1e-4}, r"^learning_rate must be at least 0, got -0.0001$"),
+        ({"betas": (0.5, 1)}, r"^betas must be at least 0 and below 1, got 1$"),
         ({"ema_half_life": -1}, r"^ema_half_life must be at least 0, got -1$"),
     ],
 )

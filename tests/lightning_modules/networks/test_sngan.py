@@ -121,10 +121,12 @@ def test_resnet_discriminator_sums_over_positions():
 
 
 def test_cnn_discriminator_layers():
-    convs = [m for m in Discriminator(find_architecture("cnn32")).modules() if isinstance(m, nn.Conv2d)]
+    layers = list(Discriminator(find_architecture("cnn32")).modules())
+    convs = [m for m in layers if isinstance(m, nn.Conv2d)]
     assert [(c.out_channels, *c.kernel_size[:1], *c.stride[:1]) for c in convs] == [
         (64, 3, 1), (64, 4, 2), (128, 3, 1), (128, 4, 2), (256, 3, 1), (256, 4, 2), (512, 3, 1),
     ]  # fmt: skip
+    assert [m.negative_slope for m in layers if isinstance(m, nn.LeakyReLU)] == [0.1] * 7
 
 
 def test_resnet_weights_are_glorot_uniform():

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+import sample
+from lightning_modules.gan import GAN
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with a GAN whose live and averaged generators differ."""
+    torch.manual_seed(0)
+    gan = GAN(architecture="resnet16", channels=1, latent_dim=8)
+    for parameter in gan.generator_ema.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    folder = tmp_path_factory.mktemp("gan") / "version_0"
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder)
+    trainer.strategy.connect(gan)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def fails(capsys, *arguments):
+    assert sample.main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_grid(run, tmp_path, capsys):
+    path = tmp_path / "new" / "samples.png"
+    assert sample.main([str(run), "-o", str(path), "--count", "5", "--columns", "3"]) == 0
+    assert capsys.readouterr().out == f"wrote {path}: 5 images, 224x152 pixels\n"
+    grid = pixels(path)
+    assert grid.shape[:2] == (8 + 2 * (64 + 8), 8 + 3 * (64 + 8))
+    tile = grid[8:72, 8:72]
+    assert (tile == tile[::4, ::4].repeat(4, 0).repeat(4, 1)).all()
+    assert tile.std() > 5
+
+
+def test_scale(run, tmp_path):
+    path = tmp_path / "samples.png"
+    sample.main([str(run), "-o", str(path), "--count", "4", "--scale", "1"])
+    assert pixels(path).shape[:2] == (2 + 2 * 18, 2 + 2 * 18)
+
+
+def test_each_writes_single_images_alone(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sample.main([str(run), "--each", "single", "--count", "3"]) == 0
+    assert capsys.readouterr().out == "wrote 3 images of 16x16 pixels to single\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["single"]
+    written = sorted((tmp_path / "single").iterdir())
+    assert [path.name for path in written] == ["00000.png", "00001.png", "00002.png"]
+    drawn = sample.draw(run, 3)
+    for path, image in zip(written, drawn, strict=True):
+        assert pixels(path).shape == (16, 16)
+        np.testing.assert_allclose(pixels(path), 255 * image[0].numpy(), atol=1)
+
+
+def test_output_and_each_show_the_same_images(run, tmp_path):
+    path, folder = tmp_path / "samples.png", tmp_path / "single"
+    sample.main([str(run), "-o", str(path), "--each", str(folder), "--count", "2", "--scale", "1"])
+    assert (pixels(path)[2:18, 20:36, 0] == pixels(folder / "00001.png")).all()
+
+
+def test_default_output(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sample.main([str(run), "--count", "1"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
+
+
+def test_an_image_depends_on_seed_and_number_alone(run):
+    few, many = sample.draw(run, 2), sample.draw(run, 70)
+    torch.testing.assert_close(many[:2], few, rtol=0, atol=1e-5)
+    assert len(torch.unique(many.flatten(1).sum(1))) == 70
+    assert not torch.allclose(sample.draw(run, 2, seed=1), few, atol=1e-2)
+    assert not torch.allclose(sample.draw(run, 2, averaged=False), few, atol=1e-2)
+
+
+def test_no_ema(run, tmp_path):
+    for name, options in (("average", []), ("live", ["--no-ema"])):
+        sample.main([str(run), "-o", str(tmp_path / f"{name}.png"), "--count", "1", *options])
+    assert (pixels(tmp_path / "average.png") != pixels(tmp_path / "live.png")).any()
+
+
+def test_overwrites_only_when_told(run, tmp_path, capsys):
+    path = tmp_path / "samples.png"
+    path.write_text("precious")
+    assert fails(capsys, run, "-o", path) == f"error: {path} exists: choose another path or add --overwrite\n"
+    assert path.read_text() == "precious"
+    assert sample.main([str(run), "-o", str(path), "--count", "1", "--overwrite"]) == 0
+    assert pixels(path).ndim == 3
+
+
+def test_overwrites_no_single_image(run, tmp_path, capsys):
+    (tmp_path / "00002.png").write_text("precious")
+    assert "00002.png exists" in fails(capsys, run, "--each", tmp_path, "--count", "3")
+    assert [path.name for path in tmp_path.iterdir()] == ["00002.png"]
+
+
+def test_no_such_run(tmp_path, capsys):
+    missing = tmp_path / "version_9"
+    assert fails(capsys, missing, "-o", tmp_path / "a.png") == f"error: no such run folder or checkpoint: {missing}\n"
+
+
+def test_checkpoint_of_another_model(tmp_path, capsys):
+    path = tmp_path / "style.ckpt"
+    torch.save({"normlab": {"module": "StyleTransfer", "version": "0"}, "state_dict": {}}, path)
+    assert f"{path} is a checkpoint of StyleTransfer, not of GAN" in fails(capsys, path, "-o", tmp_path / "a.png")
+
+
+def test_damaged_checkpoint(run, tmp_path, capsys):
+    path = tmp_path / "damaged.ckpt"
+    path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:1000])
+    assert f"{path} is not a readable checkpoint" in fails(capsys, path, "-o", tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("file/samples.png", "is not a folder"),
+        ("file/deeper/samples.png", "Not a directory"),
+        ("samples", "has no ending of an image format"),
+        ("samples.txt", "has no ending of an image format"),
+        ("samples.psd", "has no ending of an image format"),
+        ("folder.png", "is a folder: name a file"),
+    ],
+)
+def test_unwritable_output(run, tmp_path, capsys, output, message):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    assert message in fails(capsys, run, "-o", tmp_path / output, "--count", "1")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--count", "0"), ("--columns", "x"), ("--scale", "-1")])
+def test_wrong_number(run, option, value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        sample.main([str(run), f"{option}={value}"])
+    assert stop.value.code == 2
+    assert f"argument {option}: must be a whole number of at least 1, got '{value}'" in capsys.readouterr().err
