@@ -145,6 +145,11 @@ class GAN(TrainingModule):
         self.log_dict({"train/loss_d": loss_d, "train/loss_g": loss_g}, prog_bar=True)
         self.log_dict({"train/d_real": d_real, "train/d_fake": d_fake})
 
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Score held-out images: how far they fall behind ``train/d_real`` is how much was memorized."""
+        scores = self.discriminator(2 * batch["image"] - 1)
+        self.log("val/d_real", scores.mean(), batch_size=len(scores), sync_dist=True)
+
     def _update_discriminator(self, optimizer: Optimizer, real: Tensor, k: int) -> Tensor:
         latents = self.noise(FIRST_DISCRIMINATOR_LATENTS + k, len(real), self.latent_dim)
         with torch.no_grad():

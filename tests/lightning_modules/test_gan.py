@@ -223,6 +223,25 @@ def test_logs(tmp_path):
     assert all(value.isfinite() for value in logged.values())
 
 
+def test_validation_scores_held_out_images(tmp_path):
+    module = GAN(**SMALL)
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    images = torch.rand(5, 1, 16, 16)
+    batches = DataLoader([{"image": image} for image in images], batch_size=2)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    [metrics] = trainer.validate(module, batches, verbose=False)
+    with torch.no_grad():
+        expected = module.discriminator.eval()(2 * images - 1).mean().item()
+    assert metrics == {"val/d_real": pytest.approx(expected)}
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
 def test_bfloat16(tmp_path):
     module = GAN(**SMALL)
     trainer = fit(module, 2, tmp_path, precision="bf16-mixed")
