@@ -1,0 +1,241 @@
+"""Small images that are kept in memory: bundled handwritten digits, and the usual benchmarks through torchvision."""
+
+import os
+import socket
+import tarfile
+import zlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torchvision import datasets
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+from data.module import ImageDataModule
+from data.stream import Items, generator
+
+_CHUNK = 4096
+_PATIENCE = 30.0
+
+
+class ArrayImages:
+    """Images in memory as items ``{"image": (C, size, size) in [0, 1]}``, with ``"label"`` where there are labels.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        size: Height and width to resize to, bicubic.
+        labels: N integers.
+    """
+
+    def __init__(self, images: Tensor, size: int, labels: Tensor | None = None) -> None:
+        if images.shape[-2:] != (size, size):
+            images = torch.cat([_resized(chunk, size) for chunk in images.split(_CHUNK)])
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item: dict[str, Any] = {"image": self.images[index].float() / 255}
+        if self.labels is not None:
+            item["label"] = int(self.labels[index])
+        return item
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    resized: Tensor = tvf.resize(images, [size, size], InterpolationMode.BICUBIC, antialias=True)
+    return resized
+
+
+class BundledDigits(ImageDataModule):
+    """The 1,797 handwritten digits that scikit-learn brings along, 8 x 8 pixels enlarged to ``image_size``.
+
+    1,500 are for training and 297, always the same ones, for validation.
+
+    Args:
+        batch_size: Images per batch.
+        image_size: Height and width in pixels.
+        num_workers: Processes that load images beside the training.
+        seed: Key of the order.
+        batches_per_step: How many batches of images one training step consumes.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        image_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        batches_per_step: int = 1,
+    ) -> None:
+        super().__init__(batch_size, image_size, num_workers, seed, batches_per_step)
+
+    @property
+    def channels(self) -> int:
+        """Gray."""
+        return 1
+
+    @property
+    def num_classes(self) -> int:
+        """One for each digit."""
+        return 10
+
+    def load(self) -> tuple[Items, Items]:
+        """Read and enlarge the digits."""
+        # Imported here because it takes a second, which a training on other images should not pay.
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        # Their values go from 0 to 16. They come in runs of 0 to 9, so the split must not follow their order.
+        images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+        labels = torch.from_numpy(digits.target).long()
+        order = torch.randperm(len(images), generator=generator(0))
+        train, val = order[:1500], order[1500:]
+        return (
+            ArrayImages(images[train], self.image_size, labels[train]),
+            ArrayImages(images[val], self.image_size, labels[val]),
+        )
+
+
+class TorchvisionImages(ImageDataModule):
+    """Base of the benchmarks that torchvision downloads, checks and reads; validation is on the official test set.
+
+    Args:
+        root: Folder of the files.
+        download: Fetch what is missing, and unpack what is there. Without it, the unpacked files must be there.
+        batch_size: Images per batch.
+        image_size: Height and width to resize to; by default as the images are.
+        num_workers: Processes that load images beside the training.
+        seed: Key of the order.
+        batches_per_step: How many batches of images one training step consumes.
+    """
+
+    native_size: ClassVar[int]
+    files: ClassVar[str]
+    subfolder: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        root: str = "datasets",
+        download: bool = True,
+        batch_size: int = 64,
+        image_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        batches_per_step: int = 1,
+    ) -> None:
+        size = self.native_size if image_size is None else image_size
+        super().__init__(batch_size, size, num_workers, seed, batches_per_step)
+        self.root = root
+        self.download = download
+
+    @abstractmethod
+    def read(self, train: bool, download: bool) -> ArrayImages:
+        """Let torchvision read one half of the set, and fetch and unpack it first if asked to."""
+
+    def prepare_data(self) -> None:
+        """Download and unpack; Lightning calls this in one process per machine."""
+        if self.download:
+            with _patience(), self._explained():
+                self.read(train=True, download=True)
+                self.read(train=False, download=True)
+
+    def load(self) -> tuple[Items, Items]:
+        """Read both halves."""
+        with self._explained():
+            return self.read(train=True, download=False), self.read(train=False, download=False)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what goes wrong with files or network into one line that says what to do."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError, AssertionError, EOFError, tarfile.TarError, zlib.error) as error:
+            folder = os.path.join(self.root, self.subfolder)
+            raise MisconfigurationException(
+                f"{type(self).__name__} cannot be read from {self.root} ({' '.join(str(error).split())}): "
+                f"put {self.files} into {folder} and set data.download: true, which needs no network then"
+            ) from error
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Give up on a network that answers nothing; torchvision would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+class CIFAR10(TorchvisionImages):
+    """CIFAR-10: 50,000 + 10,000 color images of 32 x 32 pixels in ten classes (Krizhevsky, 2009)."""
+
+    native_size = 32
+    files = "cifar-10-python.tar.gz"
+
+    @property
+    def num_classes(self) -> int:
+        """Airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck."""
+        return 10
+
+    def read(self, train: bool, download: bool) -> ArrayImages:
+        """Read one half of the set."""
+        dataset = datasets.CIFAR10(self.root, train=train, download=download)
+        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+        return ArrayImages(images, self.image_size, torch.tensor(dataset.targets))
+
+
+class STL10(TorchvisionImages):
+    """STL-10's 100,000 unlabeled color images of 96 x 96 pixels, validated on its 8,000 test images (Coates, 2011).
+
+    No labels are given. Reading them takes about 3 GB of memory for a moment.
+    """
+
+    native_size = 96
+    files = "stl10_binary.tar.gz"
+
+    def read(self, train: bool, download: bool) -> ArrayImages:
+        """Read the unlabeled or the test images."""
+        dataset = datasets.STL10(self.root, split="unlabeled" if train else "test", download=download)
+        return ArrayImages(torch.from_numpy(dataset.data), self.image_size)
+
+
+class MNIST(TorchvisionImages):
+    """MNIST: 60,000 + 10,000 handwritten digits of 28 x 28 pixels (LeCun et al., 1998)."""
+
+    native_size = 28
+    files = (
+        "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz"
+    )
+    subfolder = os.path.join("MNIST", "raw")
+    dataset: ClassVar[type[datasets.MNIST]] = datasets.MNIST
+
+    @property
+    def channels(self) -> int:
+        """Gray."""
+        return 1
+
+    @property
+    def num_classes(self) -> int:
+        """Ten digits, or ten kinds of garments."""
+        return 10
+
+    def read(self, train: bool, download: bool) -> ArrayImages:
+        """Read one half of the set."""
+        dataset = self.dataset(self.root, train=train, download=download)
+        return ArrayImages(dataset.data[:, None], self.image_size, dataset.targets)
+
+
+class FashionMNIST(MNIST):
+    """Fashion-MNIST: 60,000 + 10,000 gray pictures of garments, 28 x 28 pixels (Xiao et al., 2017)."""
+
+    subfolder = os.path.join("FashionMNIST", "raw")
+    dataset = datasets.FashionMNIST

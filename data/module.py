@@ -1,0 +1,116 @@
+"""What all data modules share: an endless training stream and finite, ordered validation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, Dataset
+
+from data.stream import Items, StreamDataset, StreamSampler, generator
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Base of the data modules.
+
+    Batches are dicts: ``image``, float32 (B, C, H, W) in [0, 1], and for labeled sets ``label``, int64 (B,).
+
+    Training streams without end, in an order that depends on ``seed`` alone, and goes on at the trainer's step: use
+    ``max_steps`` to say how long, and ``use_distributed_sampler: false`` with several processes, which already take
+    different images. Validation gives all images in order, to every process, so that its figures are exact.
+
+    Args:
+        batch_size: Images per batch, and in training per ``batches_per_step``.
+        image_size: Height and width of the images in pixels.
+        num_workers: Processes that load images beside the training; the images are the same for any number.
+        seed: Key of the order and of random crops and flips.
+        batches_per_step: How many batches of images one training step consumes, given together as one.
+    """
+
+    train_transform: Callable[[Any], Any] | None = None
+    val_transform: Callable[[Any], Any] | None = None
+
+    def __init__(
+        self, batch_size: int, image_size: int, num_workers: int = 0, seed: int = 0, batches_per_step: int = 1
+    ) -> None:
+        super().__init__()
+        limits = {"batch_size": 1, "image_size": 1, "num_workers": 0, "batches_per_step": 1}
+        given = {"batch_size": batch_size, "image_size": image_size, "num_workers": num_workers}
+        for name, value in {**given, "batches_per_step": batches_per_step}.items():
+            if value < limits[name]:
+                raise MisconfigurationException(f"data: {name} is {value}, it must be at least {limits[name]}")
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.batches_per_step = batches_per_step
+        self._images: tuple[Items, Items] | None = None
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for gray."""
+        return 3
+
+    @abstractmethod
+    def load(self) -> tuple[Items, Items]:
+        """Read the images, or find out where they are.
+
+        Returns:
+            Those for training and those for validation, which the transforms turn into the items of batches.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the images ready; Lightning calls this in every process and before every stage."""
+        if self._images is None:
+            self._images = self.load()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The endless stream, from the trainer's current step on."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        stream = StreamDataset(self._ready()[0], self.train_transform, self.seed)
+        batch_size = self.batch_size * self.batches_per_step
+        sampler = StreamSampler(batch_size, self._consumed_batches, rank, world_size)
+        return self._loader(stream, batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """All validation images in order."""
+        return self._loader(_Mapped(self._ready()[1], self.val_transform), batch_size=self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The validation images; there is no third set."""
+        return self.val_dataloader()
+
+    def _ready(self) -> tuple[Items, Items]:
+        self.setup()
+        assert self._images is not None
+        return self._images
+
+    def _consumed_batches(self) -> int:
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
+
+    def _loader(self, dataset: Dataset[Any], **batches: Any) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            # Its own, since a loader would otherwise draw from the default generator whenever it is iterated.
+            generator=generator(self.seed),
+            **batches,
+        )
+
+
+class _Mapped(Dataset[Any]):
+    """A dataset with a transform applied."""
+
+    def __init__(self, items: Items, transform: Callable[[Any], Any] | None) -> None:
+        self.items = items
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        item = self.items[index]
+        return item if self.transform is None else self.transform(item)

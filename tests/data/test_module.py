@@ -1,0 +1,158 @@
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from data.arrays import ArrayImages
+from data.module import ImageDataModule
+
+
+class Numbered(ImageDataModule):
+    """Image number n is n in every pixel, plus the transform's noise."""
+
+    def __init__(self, **options):
+        super().__init__(**{"batch_size": 3, "image_size": 4, **options})
+        self.loads = 0
+
+    def load(self):
+        self.loads += 1
+        images = torch.arange(20, dtype=torch.uint8)[:, None, None, None].expand(20, 3, 4, 4)
+        return ArrayImages(images[:13], 4, torch.arange(13)), ArrayImages(images[13:], 4)
+
+
+def shifted(item):
+    return {**item, "image": item["image"] + 0.1 * torch.rand(1)}
+
+
+class Recorder(LightningModule):
+    """Keeps what it was given, and takes one optimizer step per `accumulate_grad_batches` batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.batches = []
+
+    def training_step(self, batch, _):
+        self.batches.append(batch["image"][:, 0, 0, 0].clone())
+        return (self.weight * batch["image"]).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def train(tmp_path, steps, *, checkpoint=None, data=None, **options):
+    module = Recorder()
+    data = data or Numbered()
+    data.train_transform = shifted
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **options,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    return torch.stack(module.batches)
+
+
+def test_batches(tmp_path):
+    data = Numbered(batches_per_step=2)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (6, 3, 4, 4)
+    assert batch["image"].dtype == torch.float32
+    assert batch["label"].dtype == torch.int64
+    assert torch.equal((batch["image"][:, 0, 0, 0] * 255).round().long(), batch["label"])
+
+
+def test_training_goes_through_all_images_and_never_ends():
+    labels = [batch["label"] for batch in itertools.islice(Numbered(seed=1).train_dataloader(), 13)]
+    assert sorted(torch.cat(labels).tolist()) == sorted([*range(13)] * 3)
+
+
+def test_validation_is_finite_and_in_order():
+    data = Numbered()
+    for loader in (data.val_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        values = torch.cat([batch["image"][:, 0, 0, 0] for batch in loader]) * 255
+        assert values.round().tolist() == [13, 14, 15, 16, 17, 18, 19]
+
+
+def test_images_are_loaded_once():
+    data = Numbered()
+    data.setup("fit")
+    data.train_dataloader()
+    data.val_dataloader()
+    data.setup("validate")
+    assert data.loads == 1
+
+
+def test_loaders_leave_the_default_generator_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    data = Numbered(num_workers=1)
+    next(iter(data.train_dataloader()))
+    list(data.val_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_and_seeds():
+    def images(**options):
+        data = Numbered(**options)
+        data.train_transform = shifted
+        return torch.stack([batch["image"] for batch in itertools.islice(data.train_dataloader(), 6)])
+
+    assert torch.equal(images(num_workers=2), images(num_workers=0))
+    assert not torch.equal(images(seed=1), images(seed=0))
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_resumed_training_sees_what_one_without_stop_sees(tmp_path, accumulated):
+    whole = train(tmp_path, 7, accumulate_grad_batches=accumulated)
+    first = train(tmp_path, 3, accumulate_grad_batches=accumulated)
+    rest = train(tmp_path, 7, accumulate_grad_batches=accumulated, checkpoint=tmp_path / "last.ckpt")
+    assert torch.equal(torch.cat([first, rest]), whole)
+    assert len(whole) == 7 * accumulated
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_epochs_of_limited_length_go_on_in_the_stream(tmp_path, workers):
+    whole = train(tmp_path, 6)
+    in_epochs = train(tmp_path, 6, limit_train_batches=2, data=Numbered(num_workers=workers))
+    assert torch.equal(in_epochs, whole)
+
+
+def test_ranks_take_different_images():
+    class Rank:
+        world_size, global_step, accumulate_grad_batches = 3, 5, 1
+        strategy = type("Strategy", (), {"root_device": torch.device("cpu")})
+
+        def __init__(self, rank):
+            self.global_rank = rank
+
+    def labels(rank):
+        data = Numbered(batch_size=4)
+        data.trainer = Rank(rank)
+        return next(iter(data.train_dataloader()))["label"].tolist()
+
+    alone = Numbered(batch_size=4)
+    stream = torch.cat([batch["label"] for batch in itertools.islice(alone.train_dataloader(), 18)])
+    assert labels(0) + labels(1) + labels(2) == stream[60:72].tolist()
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("image_size", -1), ("num_workers", -1)])
+def test_impossible_numbers_are_refused(name, value):
+    with pytest.raises(MisconfigurationException, match=f"{name} is {value}, it must be at least") as error:
+        Numbered(**{name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_import_is_light():
+    code = "import sys, data; print([m for m in ('sklearn', 'skimage', 'wandb') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
