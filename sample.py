@@ -15,14 +15,10 @@ from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
-from torchvision.utils import make_grid
 
 from data.stream import generator
 from lightning_modules import checkpoints
-from lightning_modules.gan import GAN
-
-TILE = 64
-"""Without ``--scale``, images in the grid are enlarged to at least this width."""
+from lightning_modules.gan import GAN, TILE, enlarged_grid
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,8 +65,7 @@ def _run(options: argparse.Namespace) -> None:
     images = draw(options.run, options.count, options.seed, not options.no_ema)
     if output is not None:
         columns = options.columns or math.ceil(math.sqrt(options.count))
-        scale = options.scale or math.ceil(TILE / images.shape[-1])
-        grid = make_grid(images.repeat_interleave(scale, 2).repeat_interleave(scale, 3), columns, padding=2 * scale)
+        grid = enlarged_grid(images, columns, options.scale)
         _write(grid, output)
         print(f"wrote {output}: {options.count} images, {grid.shape[2]}x{grid.shape[1]} pixels")
     for image, path in zip(images, singles, strict=False):
@@ -90,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--each", metavar="FOLDER", type=Path, help="also write each image to a file, at its own size")
     parser.add_argument("--count", metavar="N", type=_positive, default=64, help="how many images (default: 64)")
     parser.add_argument("--columns", metavar="N", type=_positive, help="columns of the grid (default: a square)")
-    parser.add_argument("--scale", metavar="N", type=_positive, help=f"enlarge (default: to {TILE} pixels at least)")
+    parser.add_argument("--scale", metavar="N", type=_positive, help=f"enlarge in the grid (default: to {TILE} pixels)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, other images (default: 0)")
     parser.add_argument("--no-ema", action="store_true", help="draw from the live generator, not from its average")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")

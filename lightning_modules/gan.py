@@ -1,7 +1,9 @@
 """Generative adversarial networks with a spectrally normalized discriminator."""
 
 import copy
+import math
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +29,9 @@ SAMPLES, STATISTICS = 2**32 - 1, 2**32 - 2
 
 SAMPLING_BATCH, STATISTICS_BATCHES = 64, 8
 
+TILE = 64
+"""Images in a grid are enlarged to at least this width in pixels."""
+
 
 class GAN(TrainingModule):
     """SNGAN: a generator with any norm against a spectrally normalized discriminator.
@@ -47,8 +52,9 @@ class GAN(TrainingModule):
         norm_options: Further arguments of that layer.
         latent_dim: Length of a latent vector.
         loss: ``hinge`` or ``non_saturating``.
-        learning_rate: Adam's at the start, for both networks.
+        lr: Adam's at the start, for both networks.
         betas: Adam's decay rates, each in [0, 1).
+        rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
         n_dis: Updates of the discriminator in each step, at least 1.
         generator_batch_size: Images generated for an update of the generator; by default as many as real ones for an
             update of the discriminator.
@@ -71,8 +77,9 @@ class GAN(TrainingModule):
         norm_options: dict[str, Any] | None = None,
         latent_dim: int = 128,
         loss: str = "hinge",
-        learning_rate: float = 2e-4,
+        lr: float = 2e-4,
         betas: tuple[float, float] = (0.0, 0.9),
+        rho_lr_multiplier: float = 10.0,
         n_dis: int = 5,
         generator_batch_size: int | None = None,
         ema_half_life: float = 90_000,
@@ -84,15 +91,17 @@ class GAN(TrainingModule):
         self.automatic_optimization = False
         _check("channels", channels, at_least=1)
         _check("latent_dim", latent_dim, at_least=1)
-        _check("learning_rate", learning_rate, at_least=0)
+        _check("lr", lr, at_least=0)
+        _check("rho_lr_multiplier", rho_lr_multiplier, at_least=0)
         for beta in betas:
             _check("betas", beta, at_least=0, below=1)
         _check("n_dis", n_dis, at_least=1)
         _check("generator_batch_size", 1 if generator_batch_size is None else generator_batch_size, at_least=1)
         _check("ema_half_life", ema_half_life, at_least=0)
         self.latent_dim = latent_dim
-        self.learning_rate = learning_rate
+        self.lr = lr
         self.betas = betas
+        self.rho_lr_multiplier = rho_lr_multiplier
         self.n_dis = n_dis
         self.generator_batch_size = generator_batch_size
         self.ema_half_life = ema_half_life
@@ -115,7 +124,9 @@ class GAN(TrainingModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         """Adam for either network, both with the same schedule."""
         networks = (self.generator, self.discriminator)
-        optimizers = [self.adam(network, self.learning_rate, self.betas) for network in networks]
+        optimizers = [
+            self.adam(network, self.lr, self.betas, rho_lr_multiplier=self.rho_lr_multiplier) for network in networks
+        ]
         steps = self.trainer.max_steps
         schedules = [LambdaLR(o, lambda step: 1 - step / steps if steps > 0 else 1.0) for o in optimizers]
         return list(optimizers), schedules
@@ -129,6 +140,8 @@ class GAN(TrainingModule):
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
             raise MisconfigurationException(f"a GAN trains in precision 32-true or bf16-mixed, not {precision}")
+        # Lightning offers to save the weights from before a step. Those after it are what a resumed run needs.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the discriminator ``n_dis`` times, the generator once, and the average."""
@@ -217,7 +230,7 @@ class GAN(TrainingModule):
     def sample_grid(self) -> Tensor:
         """Draw the same 64 latent vectors at any time of a run, by the averaged generator."""
         images = self.sample(self._fixed_latents(SAMPLES, 64))
-        return make_grid(images[:, :3] if images.shape[1] >= 3 else images[:, :1], nrow=8)
+        return enlarged_grid(images[:, :3] if images.shape[1] >= 3 else images[:, :1], columns=8)
 
     def _fixed_latents(self, key: int, count: int, index: int = 0) -> Tensor:
         keyed = generator(self.seed, key, index, device=self.device)
@@ -226,6 +239,21 @@ class GAN(TrainingModule):
     def next_command(self, run_dir: Path) -> str:
         """Draw samples."""
         return shlex.join(["python", "sample.py", str(run_dir), "-o", str(run_dir / "samples.png")])
+
+
+def enlarged_grid(images: Tensor, columns: int, scale: int | None = None) -> Tensor:
+    """Lay out images in rows, each pixel as a square of ``scale`` pixels.
+
+    Args:
+        images: Gray or RGB, shape (N, C, H, W).
+        columns: How many images stand in a row.
+        scale: Pixels for a pixel; by default the fewest with which images are at least ``TILE`` pixels wide.
+
+    Returns:
+        The grid, shape (3, height, width).
+    """
+    scale = scale or math.ceil(TILE / images.shape[-1])
+    return make_grid(images.repeat_interleave(scale, 2).repeat_interleave(scale, 3), columns, padding=2 * scale)
 
 
 def _check(name: str, value: float, at_least: int, below: int | None = None) -> None:

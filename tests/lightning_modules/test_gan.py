@@ -1,6 +1,7 @@
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -49,13 +50,12 @@ def fit(module, max_steps, root, *, data=None, callbacks=(), ckpt_path=None, tot
         accelerator="cpu",
         max_steps=total or max_steps,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=root,
         callbacks=[*callbacks, StopAt(max_steps)],
         use_distributed_sampler=False,
-        **options,
+        **{"enable_checkpointing": False, **options},
     )
     trainer.fit(module, datamodule=data or Images(module.n_dis), ckpt_path=ckpt_path, weights_only=True)
     return trainer
@@ -132,24 +132,24 @@ def test_averaged_generator_follows_the_closed_form(tmp_path):
         assert torch.equal(average, live)
 
 
-def test_learning_rate_falls_linearly_to_zero(tmp_path):
+def test_lr_falls_linearly_to_zero(tmp_path):
     rates = []
 
     def record(name, module):
         optimizer = module.trainer.optimizers["gd".index(name)]
         rates.append((name, {group["name"]: group["lr"] for group in optimizer.param_groups}))
 
-    module = GAN(**SMALL, norm="batch_instance", learning_rate=0.01)
+    module = GAN(**SMALL, norm="batch_instance", lr=0.01, rho_lr_multiplier=3)
     fit(module, 4, tmp_path, callbacks=[Spy(record)])
     for step in range(4):
         share = 0.01 * (1 - step / 4)
         assert rates[2 * step] == ("d", pytest.approx({"weights": share, "affine": share}))
-        assert rates[2 * step + 1] == ("g", pytest.approx({"weights": share, "affine": share, "rho": 10 * share}))
+        assert rates[2 * step + 1] == ("g", pytest.approx({"weights": share, "affine": share, "rho": 3 * share}))
 
 
 @pytest.mark.parametrize(("norm", "n_dis"), [("batch_instance", 1), ("switchable", 3)])
 def test_resumes_bit_for_bit(norm, n_dis, tmp_path):
-    settings = {**SMALL, "norm": norm, "n_dis": n_dis, "learning_rate": 0.01, "dequantize": True, "seed": 5}
+    settings = {**SMALL, "norm": norm, "n_dis": n_dis, "lr": 0.01, "dequantize": True, "seed": 5}
 
     def build():
         torch.manual_seed(3)
@@ -208,7 +208,7 @@ def test_dequantization_spreads_the_levels_evenly(tmp_path):
 
 
 def test_rho_stays_in_the_unit_interval(tmp_path):
-    module = GAN(**SMALL, norm="batch_instance", learning_rate=0.05)
+    module = GAN(**SMALL, norm="batch_instance", lr=0.05)
     fit(module, 4, tmp_path)
     for network in (module.generator, module.generator_ema):
         rho = torch.cat([layer.rho for _, layer in norms.mixing_layers(network)])
@@ -242,6 +242,15 @@ def test_validation_scores_held_out_images(tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
 
 
+def test_saving_during_training_warns_of_nothing(tmp_path):
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(GAN(**SMALL), 1, tmp_path, callbacks=[saving], enable_checkpointing=True)
+    assert Path(saving.best_model_path).is_file()
+    assert not [str(warning.message) for warning in caught if "ModelCheckpoint" in str(warning.message)]
+
+
 def test_bfloat16(tmp_path):
     module = GAN(**SMALL)
     trainer = fit(module, 2, tmp_path, precision="bf16-mixed")
@@ -272,7 +281,8 @@ def test_integer_betas(tmp_path):
         ({"channels": 0}, r"^channels must be at least 1, got 0$"),
         ({"latent_dim": 0}, r"^latent_dim must be at least 1, got 0$"),
         ({"generator_batch_size": 0}, r"^generator_batch_size must be at least 1, got 0$"),
-        ({"learning_rate": -1e-4}, r"^learning_rate must be at least 0, got -0.0001$"),
+        ({"rho_lr_multiplier": -1}, r"^rho_lr_multiplier must be at least 0, got -1$"),
+        ({"lr": -1e-4}, r"^lr must be at least 0, got -0.0001$"),
         ({"betas": (0.5, 1)}, r"^betas must be at least 0 and below 1, got 1$"),
         ({"ema_half_life": -1}, r"^ema_half_life must be at least 0, got -1$"),
     ],
@@ -320,7 +330,8 @@ def test_samples_depend_on_weights_and_latents_alone():
 def test_sample_grid(channels):
     module = GAN(**{**SMALL, "channels": channels})
     grid = module.sample_grid()
-    assert grid.shape == (3, 8 * 18 + 2, 8 * 18 + 2)
+    assert grid.shape == (3, 8 * (64 + 8) + 8, 8 * (64 + 8) + 8)
+    assert torch.equal(grid[:, 8:, 8:][:, ::4, ::4].repeat_interleave(4, 1).repeat_interleave(4, 2), grid[:, 8:, 8:])
     assert 0 <= grid.min() < grid.max() <= 1
     assert torch.equal(grid, module.sample_grid())
 
