@@ -1,0 +1,125 @@
+"""The feed-forward network that turns a photo into a stylized image."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+import norms
+
+NormFactory = Callable[[int], nn.Module]
+
+
+class TransformerNet(nn.Sequential):
+    """The image transformation network of Johnson et al., in which the norm can be chosen.
+
+    A 9x9 convolution, one 3x3 convolution of stride 2 per further width, residual blocks at the lowest resolution, the
+    way back up by nearest-neighbor upsampling and 3x3 convolutions, and a 9x9 convolution to RGB. Every convolution but
+    the last is followed by a norm, all but the second of each residual block and the last also by a ReLU.
+
+    Where this departs from the paper, it follows what later work found to look better: upsampling instead of transposed
+    convolutions (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016), reflection padding before each
+    convolution instead of once at the input, a norm that is not fixed to batch normalization (Ulyanov et al.,
+    "Instance Normalization", 2016), and an output that is linear, ``0.25 y + 0.5``, so that no tone saturates.
+
+    The parts, in the order of computation, are ``first``, ``down1``, ..., ``residual1``, ..., ``up1``, ..., ``last``.
+
+    Args:
+        widths: Channels at full resolution and after each halving.
+        num_blocks: Residual blocks, each of two 3x3 convolutions.
+        norm: Any name of :func:`norms.build`.
+        norm_options: Further arguments of that layer, such as ``{"initial_rho": 0.5}``.
+
+    Raises:
+        MisconfigurationException: If a width is not positive or the number of blocks is negative.
+        ValueError: If the norm does not exist or does not take the options.
+
+    Shape:
+        (B, 3, H, W), RGB in [0, 1], any H and W of at least 1 -> (B, 3, H, W), RGB around [0, 1], not clamped
+
+    Source:
+        Johnson, Alahi and Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution, ECCV 2016,
+        arXiv 1603.08155, and its supplementary material, table 1.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128),
+        num_blocks: int = 5,
+        norm: str = "instance",
+        norm_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not widths or min(widths) < 1:
+            raise MisconfigurationException(f"widths must be one or more positive numbers, got {list(widths)}")
+        if num_blocks < 0:
+            raise MisconfigurationException(f"num_blocks must not be negative, got {num_blocks}")
+        make_norm = partial(norms.build, norm, **(norm_options or {}))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(first=_ConvBlock(3, widths[0], 9, make_norm))
+        for i, (wide, narrow) in enumerate(pairwise(widths), start=1):
+            parts[f"down{i}"] = _ConvBlock(wide, narrow, 3, make_norm, stride=2)
+        for i in range(1, num_blocks + 1):
+            parts[f"residual{i}"] = _ResidualBlock(widths[-1], make_norm)
+        for i, (narrow, wide) in enumerate(pairwise(reversed(widths)), start=1):
+            parts[f"up{i}"] = _ConvBlock(narrow, wide, 3, make_norm, upsample=True)
+        parts["last"] = _conv(widths[0], 3, 9)
+        super().__init__(parts)
+        self.factor = 2 ** (len(widths) - 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Stylizes images; see the class for ranges and shapes."""
+        height, width = image.shape[-2:]
+        right, bottom = self._padded(width) - width, self._padded(height) - height
+        # Replication, since a reflection must be smaller than the image, and tiny images need more.
+        x = F.pad(image, (0, right, 0, bottom), mode="replicate")
+        y = super().forward((x - 0.5) / 0.25)
+        return 0.25 * y[..., :height, :width] + 0.5
+
+    def _padded(self, size: int) -> int:
+        """The smallest size that halves evenly and is everywhere larger than the reflection padding."""
+        full, low = 5, 2  # one pixel more than a 9x9 convolution pads at full resolution, and a 3x3 one at the lowest
+        return self.factor * max(low, math.ceil(max(size, full) / self.factor))
+
+
+class _ConvBlock(nn.Module):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        make_norm: NormFactory,
+        stride: int = 1,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.conv = _conv(in_channels, out_channels, kernel_size, stride)
+        self.norm = make_norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.upsample:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.relu(self.norm(self.conv(x)))
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, channels: int, make_norm: NormFactory) -> None:
+        super().__init__()
+        self.conv1 = _conv(channels, channels, 3)
+        self.norm1 = make_norm(channels)
+        self.conv2 = _conv(channels, channels, 3)
+        self.norm2 = make_norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return x + self.norm2(self.conv2(y))
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    padding = kernel_size // 2
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, padding_mode="reflect")
