@@ -1,12 +1,12 @@
 """Small images that are kept in memory: bundled handwritten digits, and the usual benchmarks through torchvision."""
 
-import os
 import socket
 import tarfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -157,10 +157,9 @@ class TorchvisionImages(ImageDataModule):
         try:
             yield
         except (OSError, RuntimeError, ValueError, AssertionError, EOFError, tarfile.TarError, zlib.error) as error:
-            folder = os.path.join(self.root, self.subfolder)
             raise MisconfigurationException(
                 f"{type(self).__name__} cannot be read from {self.root} ({' '.join(str(error).split())}): "
-                f"put {self.files} into {folder} and set data.download: true, which needs no network then"
+                f"put {self.files} into {Path(self.root, self.subfolder)}; data.download: true then needs no network"
             ) from error
 
 
@@ -215,7 +214,7 @@ class MNIST(TorchvisionImages):
     files = (
         "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz"
     )
-    subfolder = os.path.join("MNIST", "raw")
+    subfolder = "MNIST/raw"
     dataset: ClassVar[type[datasets.MNIST]] = datasets.MNIST
 
     @property
@@ -237,5 +236,5 @@ class MNIST(TorchvisionImages):
 class FashionMNIST(MNIST):
     """Fashion-MNIST: 60,000 + 10,000 gray pictures of garments, 28 x 28 pixels (Xiao et al., 2017)."""
 
-    subfolder = os.path.join("FashionMNIST", "raw")
+    subfolder = "FashionMNIST/raw"
     dataset = datasets.FashionMNIST

@@ -87,7 +87,9 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._images
 
     def _consumed_batches(self) -> int:
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
+        if self.trainer is None or getattr(self.trainer, "overfit_batches", 0):
+            return 0
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def _loader(self, dataset: Dataset[Any], **batches: Any) -> DataLoader[Any]:
         return DataLoader(

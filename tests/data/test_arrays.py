@@ -200,7 +200,7 @@ def test_missing_files_say_what_to_do(tmp_path, module, file, folder, download, 
     message = failure(module(str(tmp_path), download=download))
     assert module.__name__ in message
     assert file in message
-    assert f"into {tmp_path / folder}" in message.replace("/ and", " and")
+    assert f"into {tmp_path / folder};" in message
     assert "download: true" in message
     assert socket.getdefaulttimeout() is None
 

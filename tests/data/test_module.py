@@ -127,9 +127,16 @@ def test_epochs_of_limited_length_go_on_in_the_stream(tmp_path, workers):
     assert torch.equal(in_epochs, whole)
 
 
+def test_overfitting_sees_the_same_batches_again(tmp_path):
+    first, second, third, fourth = train(tmp_path, 4, overfit_batches=2)
+    assert torch.equal(first, third)
+    assert torch.equal(second, fourth)
+    assert not torch.equal(first, second)
+
+
 def test_ranks_take_different_images():
     class Rank:
-        world_size, global_step, accumulate_grad_batches = 3, 5, 1
+        world_size, global_step, accumulate_grad_batches, overfit_batches = 3, 5, 1, 0.0
         strategy = type("Strategy", (), {"root_device": torch.device("cpu")})
 
         def __init__(self, rank):
