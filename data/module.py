@@ -87,7 +87,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._images
 
     def _consumed_batches(self) -> int:
-        if self.trainer is None or getattr(self.trainer, "overfit_batches", 0):
+        if self.trainer is None or getattr(self.trainer, "overfit_batches", False):
             return 0
         return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
