@@ -1,1 +1,7 @@
 """What trains: style transfer, generative adversarial networks and a classifier, as Lightning modules."""
+
+from lightning_modules.classifier import Classifier
+from lightning_modules.gan import GAN
+from lightning_modules.style_transfer import StyleTransfer
+
+__all__ = ["GAN", "Classifier", "StyleTransfer"]
