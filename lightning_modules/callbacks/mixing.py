@@ -1,0 +1,170 @@
+"""Logging what the mixing layers learn while they learn it."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+import norms
+from lightning_modules.files import replacing
+
+HISTOGRAM_EDGES = np.linspace(0, 1, 33)
+
+Values = dict[str, dict[str, NDArray[np.float32]]]
+
+
+class MixingValues(Callback):
+    """Log rho and the switch weights of every mixing layer, at the start, every few steps and at the end.
+
+    A step is an optimizer step, and values logged at step s are those after s of them. Per layer, all loggers get
+
+    - ``rho/<layer>/mean``, ``min``, ``max``, ``std``, ``share_below_0.1`` and ``share_above_0.9`` over the channels;
+    - ``switch/<layer>/mean/<statistic>`` and ``switch/<layer>/var/<statistic>``, the softmaxed weights;
+
+    where a layer's name begins with its depth, so that names sort by depth. Weights & Biases also gets a histogram of
+    rho with the same bins at every step, and at the end one table of all values. The exact value of every channel is
+    kept in the run folder, in ``mixing/step_0000500.npz``, under ``<layer>/rho``, ``<layer>/mean_weight`` and
+    ``<layer>/var_weight``.
+
+    Args:
+        every_n_steps: Steps between two logs.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise MisconfigurationException(f"mixing.every_n_steps must be at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._folder = Path()
+        self._logged_step: int | None = None
+        self._resumed_step: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the run's folder."""
+        self._folder = Path(trainer.log_dir or "") / "mixing"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where a resumed run goes on."""
+        self._resumed_step = trainer.global_step or None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Log every few steps; here, so that rows come in the order of steps after those of the last batch."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._log(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the final values."""
+        self._log(trainer, pl_module, last=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Log the values that an interrupted training got to."""
+        # Only if training had begun; and what went wrong may have taken the device or the disk with it.
+        if self._logged_step is not None:
+            with suppress(Exception):
+                self._log(trainer, pl_module, last=True)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, last: bool = False) -> None:
+        step = trainer.global_step
+        values = read_values(pl_module) if trainer.is_global_zero else {}
+        if not values:
+            return
+        scalars = dict(_scalars(values)) if step != self._logged_step else {}
+        file = self._folder / f"step_{step:07d}.npz"
+        # The run that was resumed may have logged this step. Its row of metrics.csv is gone, but W&B cannot take back.
+        new_to_wandb = step != self._resumed_step or not file.is_file()
+        for logger in trainer.loggers:
+            if not isinstance(logger, WandbLogger):
+                metrics = scalars
+            else:
+                metrics = {**scalars, **_histograms(values)} if scalars and new_to_wandb else {}
+                metrics |= _tables(values) if last else {}
+            if metrics:
+                logger.log_metrics(metrics, step)
+                logger.save()
+        arrays: dict[str, Any] = {f"{layer}/{kind}": v for layer, kinds in values.items() for kind, v in kinds.items()}
+        with replacing(file) as partial, partial.open("wb") as stream:
+            np.savez(stream, **arrays)
+        self._logged_step = step
+
+
+def read_values(model: torch.nn.Module) -> Values:
+    """Read the mixing values of every mixing layer of ``model``, with a single transfer from the device.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        From a layer's name, such as ``03.residual1.norm1``, to its values by kind. The names are the dotted names of
+        the modules without what all of them begin with, behind their depth.
+    """
+    layers = [(name, layer.mixing_values()) for name, layer in norms.mixing_layers(model)]
+    tensors = [value.float() for _, kinds in layers for value in kinds.values()]
+    if not tensors:
+        return {}
+    parts = iter(np.split(torch.cat(tensors).cpu().numpy(), np.cumsum([len(tensor) for tensor in tensors])[:-1]))
+    labels = _labels([name for name, _ in layers])
+    return {label: {kind: next(parts) for kind in kinds} for label, (_, kinds) in zip(labels, layers, strict=True)}
+
+
+def _labels(names: list[str]) -> list[str]:
+    parents = [name.split(".")[:-1] for name in names]
+    alike = (len(set(parts)) == 1 for parts in zip(*parents, strict=False))
+    shared = len(list(takewhile(bool, alike)))
+    digits = max(2, len(str(len(names) - 1)))
+    return [f"{depth:0{digits}d}.{'.'.join(name.split('.')[shared:])}" for depth, name in enumerate(names)]
+
+
+def _scalars(values: Values) -> Iterator[tuple[str, float]]:
+    for layer, kinds in values.items():
+        for kind, value in kinds.items():
+            if kind == "rho":
+                yield f"rho/{layer}/mean", float(value.mean())
+                yield f"rho/{layer}/min", float(value.min())
+                yield f"rho/{layer}/max", float(value.max())
+                yield f"rho/{layer}/std", float(value.std())
+                yield f"rho/{layer}/share_below_0.1", float((value < 0.1).mean())
+                yield f"rho/{layer}/share_above_0.9", float((value > 0.9).mean())
+            else:
+                for statistic, weight in zip(norms.STATISTICS, value.tolist(), strict=True):
+                    yield f"switch/{layer}/{_moment(kind)}/{statistic}", weight
+
+
+def _histograms(values: Values) -> dict[str, Any]:
+    import wandb
+
+    return {
+        f"rho/{layer}/histogram": wandb.Histogram(np_histogram=np.histogram(kinds["rho"], HISTOGRAM_EDGES))
+        for layer, kinds in values.items()
+        if "rho" in kinds
+    }
+
+
+def _tables(values: Values) -> dict[str, Any]:
+    import wandb
+
+    rho: list[list[Any]] = []
+    switch: list[list[Any]] = []
+    for layer, kinds in values.items():
+        for kind, value in kinds.items():
+            if kind == "rho":
+                rho += [[layer, channel, v] for channel, v in enumerate(value.tolist())]
+            else:
+                names = [f"{_moment(kind)}/{statistic}" for statistic in norms.STATISTICS]
+                switch += [[layer, name, v] for name, v in zip(names, value.tolist(), strict=True)]
+    tables = {}
+    if rho:
+        tables["final/rho"] = wandb.Table(columns=["layer", "channel", "rho"], data=rho)
+    if switch:
+        tables["final/switch"] = wandb.Table(columns=["layer", "statistic", "weight"], data=switch)
+    return tables
+
+
+def _moment(kind: str) -> str:
+    return kind.removesuffix("_weight")

@@ -1,0 +1,89 @@
+"""Progress of the whole run, in a terminal or in a log file."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
+
+
+class RunProgress(ProgressBar):
+    """Show how many of ``trainer.max_steps`` are done, the losses, the speed and the time left.
+
+    A terminal gets a bar; anything else, such as a log file, gets a line now and then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._first_step = 0
+        self._first_time = self._refreshed = 0.0
+
+    def enable(self) -> None:
+        """Show progress."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin at the step at which the run begins or goes on."""
+        self._first_step = trainer.global_step
+        console = Console(stderr=True)
+        if self._enabled and console.is_terminal:
+            steps = MofNCompleteColumn()
+            columns = (BarColumn(), steps, TextColumn("{task.description}"), TimeRemainingColumn(), TextColumn("left"))
+            self._bar = Progress(*columns, console=console)
+            self._task = self._bar.add_task("", total=trainer.max_steps, completed=self._first_step)
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Refresh, if the last time is long enough ago: reading a loss makes the device wait."""
+        now = time.monotonic()
+        first, last = trainer.global_step == self._first_step + 1, trainer.global_step == trainer.max_steps
+        if first:
+            self._first_time = now
+        if first or last or now - self._refreshed >= (LOG_SECONDS if self._bar is None else TERMINAL_SECONDS):
+            self._refreshed = now
+            self._show(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the bar as it is."""
+        self._close()
+
+    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._enabled:
+            return
+        step, total = trainer.global_step, trainer.max_steps
+        metrics = self.get_metrics(trainer, pl_module)
+        parts = [f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float)]
+        # The first step is left out: it warms up.
+        timed = step - self._first_step - 1
+        seconds = (self._refreshed - self._first_time) / max(1, timed)
+        if timed:
+            parts.append(f"{seconds:.3g} s/step")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description="  ".join(parts))
+            return
+        if timed and total > step:
+            parts.append(f"{timedelta(seconds=round(seconds * (total - step)))} left")
+        print(f"step {step}/{total}", *parts, sep="  ", flush=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

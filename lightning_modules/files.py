@@ -1,0 +1,20 @@
+"""Writing files that a killed process never leaves half written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a neighbor of ``path`` to write to, which takes its place, in one step, when the block ends without error.
+
+    Args:
+        path: The file to write; it may exist. Its folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    yield partial
+    os.replace(partial, path)

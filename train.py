@@ -1,0 +1,277 @@
+"""Train a model: ``python train.py {fit,validate,test,predict} --config configs/NAME.yaml``.
+
+Several ``--config`` are merged from left to right, ``--print_config`` shows the result, any option can be overridden on
+the command line (``--trainer.max_steps 100``), and an environment variable such as ``PL_FIT__TRAINER__MAX_STEPS=100``
+stands for an option that is not given. ``--ckpt_path last`` goes on with the newest run of the same name.
+"""
+
+import logging
+import re
+import sys
+import warnings
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from lightning_modules import parser_errors
+from lightning_modules.base import TrainingModule
+from lightning_modules.callbacks.checkpoint import RunCheckpoint, ctrl_c_saves
+from lightning_modules.callbacks.mixing import MixingValues
+from lightning_modules.callbacks.progress import RunProgress
+from lightning_modules.callbacks.run_folder import RunFolder
+from lightning_modules.callbacks.samples import SampleImages
+from lightning_modules.callbacks.summary import print_summary
+from lightning_modules.checkpoints import find_checkpoint
+from lightning_modules.loggers import CSVLogger
+
+TRAINER_DEFAULTS = {
+    "max_epochs": -1,
+    "check_val_every_n_epoch": None,
+    "val_check_interval": 500,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+    "use_distributed_sampler": False,
+    "enable_autolog_hparams": False,
+}
+
+LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
+
+ADVERTS = re.compile(r"Tip: |(TPU|HPU) available")
+
+IRRELEVANT_WARNINGS = (
+    ".*does not have many workers",  # small images need few
+    ".*isinstance.treespec, LeafSpec",  # between Lightning and torch
+)
+
+
+class TrainCLI(LightningCLI):
+    """Lightning's command line with run folders, loggers and callbacks of its own, and errors of one line.
+
+    Args:
+        args: The command line, without the program.
+
+    Raises:
+        MisconfigurationException: If the user made a mistake.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(
+            TrainingModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_kwargs={
+                "description": __doc__,
+                "allow_abbrev": False,
+                "default_env": True,
+                "exit_on_error": False,
+            },
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=list(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what this project has besides Lightning's options."""
+        parser.add_argument("--name", type=str, default="run", help="Name of the run, a folder in runs_dir.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(MixingValues, "mixing")
+        parser.add_lightning_class_args(SampleImages, "samples")
+        parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line; what it gives to an option that follows from another is refused, not dropped."""
+        try:
+            self.config = parser.parse_args(args)
+            given = parser.parse_args(args, defaults=False)
+        except ArgumentError as error:
+            options = [action.dest for p in self._subcommand_parsers.values() for action in p._actions]
+            raise MisconfigurationException(parser_errors.shorten(str(error), args, options)) from error
+        if given.get(f"{given.subcommand}.{LINK_TARGET}") is not None:
+            raise MisconfigurationException(f"{LINK_TARGET} follows from {LINK_SOURCE}: remove it")
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's hyperparameters replace the configured ones, without a word. The module
+        # refuses a checkpoint of other hyperparameters when it is loaded.
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what the configuration alone shows to be wrong, and find the checkpoint."""
+        config = self._options
+        if Path(config.name).name != config.name or config.name in ("", ".."):
+            raise MisconfigurationException(f"name must be the name of a folder, got {config.name!r}")
+        if self.subcommand == "fit":
+            _check_trainer(config.trainer)
+        elif not config.ckpt_path:
+            raise MisconfigurationException(
+                f"{self.subcommand} needs a trained model: give --ckpt_path with a run folder, a checkpoint or 'last'"
+            )
+        config.weights_only = True
+        if config.ckpt_path:
+            run = Path(config.runs_dir, config.name) if config.ckpt_path == "last" else config.ckpt_path
+            config.ckpt_path = str(_readable(find_checkpoint(run)))
+
+    @property
+    def _options(self) -> Any:
+        return self.config[str(self.subcommand)]
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a ValueError of theirs says that a configured value is wrong."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause = parser_errors.cause(error)
+            if isinstance(cause, ValueError):
+                raise MisconfigurationException(str(cause)) from cause
+            raise cause from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; loggers wait for the run's folder."""
+        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        loggers, callbacks = (
+            value if isinstance(value, list) else [value] if value not in (None, True, False) else []
+            for value in (config["logger"], config["callbacks"])
+        )
+        self._loggers = loggers
+        return Trainer(**{**config, "logger": False, "callbacks": [*callbacks, *self._callbacks()]})
+
+    def _callbacks(self) -> list[Callback]:
+        trainer, callbacks = self._options.trainer, list[Callback]()
+        if self.subcommand != "fit":
+            return callbacks
+        if not trainer.fast_dev_run:
+            resolved = self._parser(self.subcommand).dump(self._options, skip_unset=False)
+            callbacks += [RunFolder(resolved), *(self._get(self.config_init, key) for key in ("mixing", "samples"))]
+            if trainer.enable_checkpointing is not False:
+                callbacks.append(self._get(self.config_init, "checkpoint"))
+        if trainer.enable_progress_bar is not False:
+            callbacks.append(RunProgress())
+        return callbacks
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train in a run folder, and say in the end what is there."""
+        if self._options.trainer.fast_dev_run:
+            self.trainer.fit(**kwargs)
+            return
+        with self._run_folder() as folder, ctrl_c_saves(self._get(self.config_init, "checkpoint")):
+            self.trainer.loggers = [CSVLogger(folder), *self._loggers]
+            try:
+                self.trainer.fit(**kwargs)
+            except SystemExit as error:
+                print_summary(self.trainer, folder, interrupted=True)
+                # On Ctrl-C Lightning exits with 1.
+                raise error if isinstance(error, SIGTERMException) else SystemExit(130) from error
+            print_summary(self.trainer, folder)
+
+    @contextmanager
+    def _run_folder(self) -> Iterator[Path]:
+        checkpoint = Path(self._options.ckpt_path or "")
+        root = Path(self._options.runs_dir, self._options.name)
+        if checkpoint.parent.name == "checkpoints":
+            yield checkpoint.parents[1]
+        elif not self.trainer.is_global_zero:
+            yield root / "version_0"  # a placeholder: Lightning tells all processes the folder of the first
+        else:
+            missing = [path for path in (root, *root.parents) if not path.exists()]
+            folder = _new_run_folder(root)
+            try:
+                yield folder
+            finally:
+                # Empty folders are those of a training that did not begin.
+                for path in (folder, *missing):
+                    with suppress(OSError):
+                        path.rmdir()
+
+
+def _check_trainer(trainer: Any) -> None:
+    if trainer.max_epochs != -1:
+        raise MisconfigurationException(
+            f"trainer.max_epochs is {trainer.max_epochs}, but data streams without epochs: use trainer.max_steps"
+        )
+    if trainer.max_steps < 1 and not trainer.fast_dev_run:
+        raise MisconfigurationException(f"trainer.max_steps must be at least 1, got {trainer.max_steps}")
+    if trainer.logger is False:
+        raise MisconfigurationException(
+            "trainer.logger: false is not possible, a run always has its metrics.csv; "
+            "the environment variable WANDB_MODE=disabled leaves out W&B"
+        )
+
+
+def _readable(checkpoint: Path) -> Path:
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise MisconfigurationException(f"{checkpoint} is not a readable checkpoint: {reason}") from error
+    return checkpoint
+
+
+def _new_run_folder(root: Path) -> Path:
+    versions = [path.name.removeprefix("version_") for path in root.glob("version_*")]
+    number = 1 + max((int(version) for version in versions if version.isdigit()), default=-1)
+    while True:
+        folder = root / f"version_{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # of a run that started at the same moment
+            number += 1
+        except OSError as error:
+            raise MisconfigurationException(f"cannot make the run folder {folder}: {error.strerror}") from error
+        else:
+            return folder
+
+
+@contextmanager
+def _relevant_messages() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_no_advert)
+    with warnings.catch_warnings():
+        for pattern in IRRELEVANT_WARNINGS:
+            warnings.filterwarnings("ignore", pattern)
+        warnings.showwarning = show
+        yield
+
+
+def _no_advert(record: logging.LogRecord) -> bool:
+    return not ADVERTS.search(record.getMessage())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: Arguments, by default those of the process.
+
+    Returns:
+        The exit status: 0, 2 for a mistake of the user, which is told in one line, or 128 plus the number of the signal
+        that ended a training.
+    """
+    with _relevant_messages():
+        try:
+            TrainCLI(sys.argv[1:] if args is None else args)
+        except MisconfigurationException as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+        except SystemExit as error:
+            return int(error.code or 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
