@@ -65,6 +65,9 @@ def with_own_statistics(module: Module, batches: Iterable[Tensor]) -> Module:
     tracking: list[Any] = [layer for layer in module.modules() if getattr(layer, "running_mean", None) is not None]
     momenta = [layer.momentum for layer in tracking]
     for layer in tracking:
+        if isinstance(layer, nn.SyncBatchNorm):
+            # One process may do this alone: statistics shared with the others would wait for them for ever.
+            layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
         layer.reset_running_stats()
         layer.momentum = None
     if tracking:

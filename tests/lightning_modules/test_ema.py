@@ -88,6 +88,16 @@ def test_own_statistics_are_the_mean_over_the_batches(norm):
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+def test_statistics_of_one_process_need_no_other():
+    torch.manual_seed(0)
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(norms.build("batch", 3)))
+    batch = torch.randn(4, 3, 5, 5)
+    # Synchronized layers refuse the CPU, so that this runs at all shows that they are none.
+    estimated = ema.with_own_statistics(module, [batch])
+    torch.testing.assert_close(estimated[0].running_mean, batch.mean((0, 2, 3)))
+    assert isinstance(module[0], nn.SyncBatchNorm)
+
+
 def test_without_statistics_nothing_is_run():
     def batches():
         raise AssertionError("not needed")
