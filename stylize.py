@@ -71,7 +71,7 @@ def stylize(model: StyleTransfer, photo: Tensor, strength: float = 1.0, keep_col
     Returns:
         (3, H, W), values in [0, 1], on the CPU.
     """
-    stylized = model(photo[None].to(model.device))[0].clamp(0, 1).cpu()
+    stylized = model(photo[None].to(model.device))[0].cpu()
     if keep_colors:
         stylized = with_colors_of(photo, stylized)
     return torch.lerp(photo, stylized, strength)

@@ -103,7 +103,7 @@ class StyleTransfer(TrainingModule):
         self._photos: Tensor | None = None
 
     def forward(self, image: Tensor) -> Tensor:
-        """Stylize images: (B, 3 or 1, H, W) in [0, 1] -> (B, 3, H, W), values around [0, 1], not clamped."""
+        """Stylize images: (B, 3 or 1, H, W) in [0, 1] -> (B, 3, H, W) in [0, 1]."""
         return self.transformer(image.expand(-1, 3, -1, -1))
 
     def prepare_data(self) -> None:
@@ -144,8 +144,8 @@ class StyleTransfer(TrainingModule):
         self.log_dict(terms, batch_size=len(batch["image"]), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Stylize a batch, with values in [0, 1]."""
-        return self(batch["image"]).clamp(0, 1)
+        """Stylize a batch."""
+        return self(batch["image"])
 
     def configure_optimizers(self) -> Optimizer:
         """Adam, with a constant learning rate as published."""
@@ -155,7 +155,7 @@ class StyleTransfer(TrainingModule):
         """Draw the style picture, and next to it the first validation photos above what the network makes of them."""
         photos = self._sample_photos().to(next(self.transformer.parameters()))
         with self.evaluation():
-            rows = torch.cat([photos, self(photos).clamp(0, 1)]).float().cpu()
+            rows = torch.cat([photos, self(photos)]).float().cpu()
         grid = make_grid(rows, nrow=len(photos), padding=GAP, pad_value=1.0)
         height, width = self.style_image.shape[-2:]
         shown = [grid.shape[1] - 2 * GAP, round(width * (grid.shape[1] - 2 * GAP) / height)]
@@ -177,8 +177,8 @@ class StyleTransfer(TrainingModule):
         picture = open_style(style)
         if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
             raise MisconfigurationException(
-                f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size: {size}, "
-                f"at which its shorter side must have at least {SMALLEST_STYLE}"
+                f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
+                f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
             )
         return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))
 

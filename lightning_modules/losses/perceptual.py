@@ -154,7 +154,7 @@ class PerceptualLoss(nn.Module):
         """Compare images with the photos they were made from and with the style of :meth:`set_style`.
 
         Args:
-            image: (B, 3, H, W), values around [0, 1].
+            image: (B, 3, H, W), values in [0, 1].
             photo: (B, 3, H, W), values in [0, 1].
 
         Returns:

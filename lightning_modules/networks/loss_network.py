@@ -31,6 +31,9 @@ _DEFAULT_LAYERS: Mapping[str, DefaultLayers] = {
     "vgg19": DefaultLayers(("relu4_2",), ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")),
     "squeezenet1_1": DefaultLayers(("fire3",), ("relu1", "fire3", "fire5", "fire6")),
 }
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError)
+"""What reading a damaged file of weights raises."""
+
 _SQUEEZENET = ("relu1", "fire2", "fire3", "fire4", "fire5", "fire6", "fire7", "fire8", "fire9")
 
 
@@ -75,7 +78,9 @@ class LossNetwork(nn.Module):
 
     def __init__(self, name: str, layers: Collection[str], weights: str | Path | None = None) -> None:
         super().__init__()
-        self.layers = _bundled(layers, weights) if name == "bundled" else _torchvision(name, layers, weights)
+        kept = _bundled(layers, weights) if name == "bundled" else _torchvision(name, layers, weights)
+        # The mode makes no difference, but Lightning warns of modules that are in evaluation mode while others train.
+        self.layers = kept.train()
         for module in self.layers.modules():
             _freeze(module)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
@@ -148,10 +153,9 @@ def _download(name: str) -> dict[str, Any]:
     entry = get_model_weights(name).DEFAULT
     try:
         return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+    except _UNREADABLE as error:
         raise MisconfigurationException(
-            f"loss_network: {name} needs torchvision's weights, which could not be downloaded ({reason}): fetch "
+            f"loss_network: {name} needs torchvision's weights, which could not be downloaded ({_reason(error)}): fetch "
             f"{entry.url} elsewhere and name the file as weights:, or set loss_network: bundled, which needs none"
         ) from error
 
@@ -167,12 +171,15 @@ def _read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise MisconfigurationException(f"weights: {path} cannot be read ({reason})") from error
+    except _UNREADABLE as error:
+        raise MisconfigurationException(f"weights: {path} cannot be read ({_reason(error)})") from error
     if not isinstance(state, dict):
         raise MisconfigurationException(f"weights: {path} holds {type(state).__name__}, not a dict of tensors by name")
     return state
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _fitting(

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -25,8 +26,9 @@ class TransformerNet(nn.Sequential):
 
     Where this departs from the paper, it follows what later work found to look better: upsampling instead of transposed
     convolutions (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016), reflection padding before each
-    convolution instead of once at the input, a norm that is not fixed to batch normalization (Ulyanov et al.,
-    "Instance Normalization", 2016), and an output that is linear, ``0.25 y + 0.5``, so that no tone saturates.
+    convolution instead of once at the input, and a norm that is not fixed to batch normalization (Ulyanov et al.,
+    "Instance Normalization", 2016). The output is bounded as in the paper, ``sigmoid(y) = (tanh(y / 2) + 1) / 2``:
+    left linear, it earns its style loss partly with values that no image file can hold.
 
     The parts, in the order of computation, are ``first``, ``down1``, ..., ``residual1``, ..., ``up1``, ..., ``last``.
 
@@ -41,7 +43,7 @@ class TransformerNet(nn.Sequential):
         ValueError: If the norm does not exist or does not take the options.
 
     Shape:
-        (B, 3, H, W), RGB in [0, 1], any H and W of at least 1 -> (B, 3, H, W), RGB around [0, 1], not clamped
+        (B, 3, H, W), RGB in [0, 1], any H and W of at least 1 -> (B, 3, H, W), RGB in [0, 1]
 
     Source:
         Johnson, Alahi and Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution, ECCV 2016,
@@ -78,7 +80,8 @@ class TransformerNet(nn.Sequential):
         # Replication, since a reflection must be smaller than the image, and tiny images need more.
         x = F.pad(image, (0, right, 0, bottom), mode="replicate")
         y = super().forward((x - 0.5) / 0.25)
-        return 0.25 * y[..., :height, :width] + 0.5
+        # Under autocast y has too few bits for the tones of an image.
+        return torch.sigmoid(y[..., :height, :width].to(image.dtype))
 
     def _padded(self, size: int) -> int:
         """The smallest size that halves evenly and is everywhere larger than the reflection padding."""
