@@ -43,7 +43,12 @@ TRAINER_DEFAULTS = {
 
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
 
-ADVERTS = re.compile(r"Tip: |(TPU|HPU) available")
+IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|Received SIGTERM")
+LIGHTNING_LOGS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+    "pytorch_lightning.trainer.connectors.signal_connector",
+)
 
 IRRELEVANT_WARNINGS = (
     ".*does not have many workers",  # small images need few
@@ -119,8 +124,20 @@ class TrainCLI(LightningCLI):
             )
         config.weights_only = True
         if config.ckpt_path:
-            run = Path(config.runs_dir, config.name) if config.ckpt_path == "last" else config.ckpt_path
-            config.ckpt_path = str(_readable(find_checkpoint(run)))
+            config.ckpt_path = str(self._find_checkpoint())
+
+    def _find_checkpoint(self) -> Path:
+        config = self._options
+        last = config.ckpt_path == "last"
+        try:
+            checkpoint = find_checkpoint(Path(config.runs_dir, config.name) if last else config.ckpt_path)
+        except MisconfigurationException as error:
+            raise MisconfigurationException(f"--ckpt_path {config.ckpt_path}: {error}") from error
+        try:
+            torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            raise MisconfigurationException(f"{checkpoint} is not a checkpoint, or a damaged one") from error
+        return checkpoint
 
     @property
     def _options(self) -> Any:
@@ -208,15 +225,6 @@ def _check_trainer(trainer: Any) -> None:
         )
 
 
-def _readable(checkpoint: Path) -> Path:
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise MisconfigurationException(f"{checkpoint} is not a readable checkpoint: {reason}") from error
-    return checkpoint
-
-
 def _new_run_folder(root: Path) -> Path:
     versions = [path.name.removeprefix("version_") for path in root.glob("version_*")]
     number = 1 + max((int(version) for version in versions if version.isdigit()), default=-1)
@@ -237,8 +245,8 @@ def _relevant_messages() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_no_advert)
+    for name in LIGHTNING_LOGS:
+        logging.getLogger(name).addFilter(_is_relevant)
     with warnings.catch_warnings():
         for pattern in IRRELEVANT_WARNINGS:
             warnings.filterwarnings("ignore", pattern)
@@ -246,8 +254,8 @@ def _relevant_messages() -> Iterator[None]:
         yield
 
 
-def _no_advert(record: logging.LogRecord) -> bool:
-    return not ADVERTS.search(record.getMessage())
+def _is_relevant(record: logging.LogRecord) -> bool:
+    return not IRRELEVANT_LOGS.search(record.getMessage())
 
 
 def main(args: Sequence[str] | None = None) -> int:

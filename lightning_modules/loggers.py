@@ -151,8 +151,13 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log scalars, and W&B's own types, such as histograms."""
-        self._attempt(lambda: super(WandbLogger, self).log_metrics(metrics, step))
+        """Log scalars, and W&B's own types, such as histograms.
+
+        Unlike in Lightning, ``step`` is W&B's own step too: whatever belongs to one step becomes one row, and a resumed
+        run does not count from 0 again.
+        """
+        row = metrics if step is None else {**metrics, "trainer/global_step": step}
+        self._attempt(lambda: self.experiment.log(dict(row), step=step))
 
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
@@ -177,9 +182,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
                 return self._init(mode)
             if not wandb.login(prompt=False, verify=False):
                 run = self._init("offline")
-                rank_zero_info(
-                    f"W&B: not logged in, so this run is logged offline; upload it with: {self.sync_command}"
-                )
+                rank_zero_info(f"W&B: not logged in, so logging offline; upload the run with: {self.sync_command}")
                 return run
             run = self._init("online")
             rank_zero_info(f"W&B: {run.url}")
@@ -245,7 +248,9 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         # Otherwise W&B would try again when the process exits.
         with suppress(Exception):
             wandb.teardown()
-        return wandb.init(mode="disabled")
+        placeholder = wandb.init(mode="disabled")
+        placeholder.finish()  # so that W&B does not take it for the run of this process
+        return placeholder
 
 
 def _warn(message: str) -> None:

@@ -18,7 +18,9 @@ from lightning_modules.base import TrainingModule
 class TinyModel(TrainingModule):
     """Denoises 8 x 8 images; has a layer of each mixing norm."""
 
-    def __init__(self, width: int = 4, norm: str = "batch_instance", n_dis: int = 1, seconds: float = 0.0, seed: int = 0):
+    def __init__(
+        self, width: int = 4, norm: str = "batch_instance", n_dis: int = 1, seconds: float = 0.0, seed: int = 0
+    ):
         super().__init__(seed)
         self.save_hyperparameters()
         self.n_dis, self.seconds = n_dis, seconds

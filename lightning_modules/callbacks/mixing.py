@@ -44,15 +44,10 @@ class MixingValues(Callback):
         self.every_n_steps = every_n_steps
         self._folder = Path()
         self._logged_step: int | None = None
-        self._resumed_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the run's folder."""
         self._folder = Path(trainer.log_dir or "") / "mixing"
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where a resumed run goes on."""
-        self._resumed_step = trainer.global_step or None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Log every few steps; here, so that rows come in the order of steps after those of the last batch."""
@@ -75,21 +70,18 @@ class MixingValues(Callback):
         values = read_values(pl_module) if trainer.is_global_zero else {}
         if not values:
             return
-        scalars = dict(_scalars(values)) if step != self._logged_step else {}
-        file = self._folder / f"step_{step:07d}.npz"
-        # The run that was resumed may have logged this step. Its row of metrics.csv is gone, but W&B cannot take back.
-        new_to_wandb = step != self._resumed_step or not file.is_file()
+        # A training that was interrupted within a step may have logged it already.
+        new = step != self._logged_step
+        scalars: dict[str, Any] = dict(_scalars(values)) if new else {}
         for logger in trainer.loggers:
-            if not isinstance(logger, WandbLogger):
-                metrics = scalars
-            else:
-                metrics = {**scalars, **_histograms(values)} if scalars and new_to_wandb else {}
-                metrics |= _tables(values) if last else {}
+            metrics = scalars
+            if isinstance(logger, WandbLogger):
+                metrics = scalars | (_histograms(values) if new else {}) | (_tables(values) if last else {})
             if metrics:
                 logger.log_metrics(metrics, step)
                 logger.save()
         arrays: dict[str, Any] = {f"{layer}/{kind}": v for layer, kinds in values.items() for kind, v in kinds.items()}
-        with replacing(file) as partial, partial.open("wb") as stream:
+        with replacing(self._folder / f"step_{step:07d}.npz") as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
         self._logged_step = step
 

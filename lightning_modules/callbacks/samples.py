@@ -28,15 +28,10 @@ class SampleImages(Callback):
             raise MisconfigurationException(f"samples.every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self._folder = Path()
-        self._resumed_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the run's folder."""
         self._folder = Path(trainer.log_dir or "") / "samples"
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where a resumed run goes on."""
-        self._resumed_step = trainer.global_step or None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save a picture every few steps."""
@@ -53,11 +48,8 @@ class SampleImages(Callback):
         if not is_overridden("sample_grid", pl_module, TrainingModule):
             return
         step = trainer.global_step
-        file = self._folder / f"step_{step:07d}.png"
-        if step == self._resumed_step and file.is_file():
-            return
         picture = to_pil_image((pl_module.sample_grid().clamp(0, 1) * 255).round().byte().cpu())
-        with replacing(file) as partial:
+        with replacing(self._folder / f"step_{step:07d}.png") as partial:
             picture.save(partial, format="PNG")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
