@@ -152,10 +152,12 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
 
 def _photos(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]:
     """The files that the arguments stand for, each with its path within the output folder."""
+    results = output.resolve()
     for path in inputs:
         if path.is_dir():
-            # Results of an earlier run may lie within the folder of the photos.
-            found = (photo for photo in find_images(path) if output.resolve() not in photo.resolve().parents)
+            # Earlier results that lie in a folder among the photos are not photos.
+            nested = path.resolve() in results.parents
+            found = (photo for photo in find_images(path) if not (nested and results in photo.resolve().parents))
             yield from ((photo, photo.relative_to(path)) for photo in found)
         elif path.exists():
             yield path, Path(path.name)

@@ -155,7 +155,7 @@ def _download(name: str) -> dict[str, Any]:
         return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except _UNREADABLE as error:
         raise MisconfigurationException(
-            f"loss_network: {name} needs torchvision's weights, which could not be downloaded ({_reason(error)}): fetch "
+            f"loss_network: {name} needs torchvision's weights, but downloading them failed ({_reason(error)}): fetch "
             f"{entry.url} elsewhere and name the file as weights:, or set loss_network: bundled, which needs none"
         ) from error
 

@@ -1,0 +1,259 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from PIL import Image
+from pytorch_lightning.cli import instantiate_class
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+
+import norms
+from data.module import ImageDataModule
+from data.styles import open_style
+from lightning_modules import checkpoints
+from lightning_modules.losses.perceptual import PerceptualLoss
+from lightning_modules.networks.feature_net import BUNDLED
+from lightning_modules.networks.loss_network import LossNetwork
+from lightning_modules.style_transfer import StyleTransfer
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Noise(ImageDataModule):
+    """Random images in memory."""
+
+    def __init__(self, channels=3, image_size=16):
+        super().__init__(batch_size=2, image_size=image_size)
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.rand(20, channels, image_size, image_size, generator=generator)
+        self.train_transform = self.val_transform = lambda image: {"image": image}
+
+    def load(self):
+        return list(self.images[:12]), list(self.images[12:])
+
+
+def make(**options):
+    torch.manual_seed(0)
+    small = {"style": "night", "style_size": 64, "widths": [4, 8], "num_blocks": 1, "lr": 1e-2}
+    return StyleTransfer(**{**small, "content_layers": ["relu1_2"], "style_layers": ["relu1_1", "relu2_1"], **options})
+
+
+def trainer(steps=2, **options):
+    return pl.Trainer(
+        **{
+            "max_steps": steps,
+            "max_epochs": -1,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "check_val_every_n_epoch": None,
+            "val_check_interval": steps,
+            "use_distributed_sampler": False,
+            **options,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A module after two steps on random images, and its trainer."""
+    module = make()
+    fit = trainer()
+    fit.fit(module, datamodule=Noise())
+    return module, fit
+
+
+def test_training_moves_the_network_and_logs_every_term(fitted):
+    module, fit = fitted
+    assert fit.global_step == 2
+    expected = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "content", "style", "tv")}
+    assert expected <= set(fit.callback_metrics)
+    assert all(value.isfinite() for value in fit.callback_metrics.values())
+    before = make().transformer.state_dict()
+    assert all(not torch.equal(value, before[name]) for name, value in module.transformer.named_parameters())
+
+
+def test_training_brings_the_loss_down():
+    module, fit = make(), trainer(40)
+    before = trainer()
+    before.validate(module, datamodule=Noise(), verbose=False)
+    fit.fit(module, datamodule=Noise())
+    assert fit.callback_metrics["val/style"] < before.callback_metrics["val/style"] / 3
+    assert fit.callback_metrics["val/loss"] < before.callback_metrics["val/loss"]
+
+
+@pytest.mark.parametrize("scaling", ["relative", "published"])
+def test_validation_scores_held_out_photos_in_evaluation_mode(scaling):
+    module, data = make(loss_scaling=scaling, style_weight=2.0), Noise()
+    validate = trainer()
+    validate.validate(module, datamodule=data, verbose=False)
+    network = LossNetwork("bundled", ["relu1_1", "relu1_2", "relu2_1"])
+    loss = PerceptualLoss(network, ["relu1_2"], ["relu1_1", "relu2_1"], scaling, style_weight=2.0)
+    loss.set_style(module.style_image[None] / 255)
+    batches = data.images[12:].split(2)
+    with torch.no_grad():
+        terms = [loss(module.eval()(photos), photos) for photos in batches]
+    for name in ("loss", "content", "style", "tv"):
+        expected = torch.stack([getattr(term, name) for term in terms]).mean()
+        torch.testing.assert_close(validate.callback_metrics[f"val/{name}"], expected)
+
+
+@pytest.mark.parametrize("norm", norms.names())
+def test_trains_with_every_norm(norm):
+    module, fit = make(norm=norm), trainer()
+    fit.fit(module, datamodule=Noise())
+    assert fit.callback_metrics["val/loss"].isfinite()
+    assert all(0 <= value.value <= 1 for value in norms.mixing_values(module))
+
+
+def test_trains_in_mixed_precision():
+    fit = trainer(precision="bf16-mixed")
+    fit.fit(make(), datamodule=Noise())
+    expected = trainer()
+    expected.fit(make(), datamodule=Noise())
+    torch.testing.assert_close(
+        fit.callback_metrics["val/loss"], expected.callback_metrics["val/loss"], rtol=0.05, atol=0
+    )
+
+
+def test_gray_photos_are_stylized_in_color():
+    module, fit = make(), trainer()
+    fit.fit(module, datamodule=Noise(channels=1))
+    assert module(torch.rand(1, 1, 16, 16)).shape == (1, 3, 16, 16)
+
+
+def test_rho_has_a_learning_rate_of_its_own():
+    module = make(rho_lr_multiplier=5.0)
+    optimizer = module.configure_optimizers()
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(rates) == len(list(module.parameters()))
+    for name, parameter in module.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(5e-2 if name.endswith("rho") else 1e-2)
+
+
+def test_checkpoint_holds_the_style_and_nothing_of_the_loss_network(fitted, tmp_path):
+    module, fit = fitted
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert {name.partition(".")[0] for name in state} == {"transformer", "style_image"}
+    picture = open_style("night").resize((64, 64), Image.Resampling.BICUBIC)
+    assert torch.equal(state["style_image"], pil_to_tensor(picture))
+
+
+def test_checkpoint_is_used_where_neither_style_nor_loss_network_are(tmp_path):
+    style, weights = tmp_path / "mine.png", tmp_path / "weights.safetensors"
+    to_pil_image(torch.rand(3, 40, 80)).save(style)
+    shutil.copy(BUNDLED, weights)
+    module, fit = make(style=str(style), weights=str(weights)), trainer()
+    fit.fit(module, datamodule=Noise())
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    style.unlink()
+    weights.unlink()
+    loaded = checkpoints.load(StyleTransfer, tmp_path / "last.ckpt")
+    photo = torch.rand(1, 3, 15, 22)
+    assert torch.equal(loaded(photo), module.eval()(photo))
+    assert loaded.style_image.shape == (3, 32, 64)
+    assert torch.equal(loaded.style_image, module.style_image)
+
+
+def test_resumed_training_ends_as_one_that_was_never_stopped(tmp_path):
+    style = tmp_path / "mine.png"
+    to_pil_image(torch.rand(3, 64, 64)).save(style)
+    whole = make(style=str(style))
+    trainer(5).fit(whole, datamodule=Noise())
+    first = make(style=str(style))
+    stopped = trainer(2)
+    stopped.fit(first, datamodule=Noise())
+    stopped.save_checkpoint(tmp_path / "last.ckpt")
+    to_pil_image(torch.rand(3, 64, 48)).save(style)  # the picture that was trained on is the checkpoint's
+    second = make(style=str(style))
+    trainer(5).fit(second, datamodule=Noise(), ckpt_path=tmp_path / "last.ckpt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_resuming_with_other_settings_is_refused(fitted, tmp_path):
+    fitted[1].save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(MisconfigurationException, match="style was 'night', is now 'waves'"):
+        trainer(5).fit(make(style="waves"), datamodule=Noise(), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_sample_grid_shows_the_style_and_photos_above_their_results(fitted):
+    module, data = fitted[0], Noise()
+    modes = [part.training for part in module.modules()]
+    state = torch.get_rng_state()
+    grid = module.sample_grid()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [part.training for part in module.modules()] == modes
+    # Two photos of 16 pixels, since a batch has two, and the style picture as high as both rows, with lines of 4.
+    assert grid.shape == (3, 4 + 16 + 4 + 16 + 4, 4 + 36 + 4 + 16 + 4 + 16 + 4)
+    assert 0 <= grid.min() <= grid.max() <= 1
+    photo = data.images[13]
+    assert torch.equal(grid[:, 4:20, -20:-4], photo)
+    torch.testing.assert_close(grid[:, 24:40, -20:-4], module.eval()(photo[None])[0].detach())
+    style = grid[:, 4:40, 4:40]
+    assert (style.mean((1, 2)) - module.style_image.float().mean((1, 2)) / 255).abs().max() < 0.02
+    assert torch.equal(grid, module.sample_grid())
+
+
+def test_sample_grid_without_validation():
+    module, fit = make(), trainer(limit_val_batches=0)
+    fit.fit(module, datamodule=Noise())
+    assert module.sample_grid().shape[1] == 44
+
+
+def test_predictions_are_stylized_photos(fitted):
+    photo = torch.rand(1, 3, 9, 9)
+    module = fitted[0].eval()
+    assert torch.equal(module.predict_step({"image": photo}, 0), module(photo))
+
+
+def test_the_next_command_can_be_pasted():
+    command = make().next_command(Path("runs/my style/version_0"))
+    assert command == "python stylize.py 'runs/my style/version_0' photo.jpg -o out/"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"style": "nonesuch.png"}, "no style picture 'nonesuch.png'"),
+        ({"style": __file__}, "not an image"),
+        ({"style_size": 20}, "too narrow for style_size 20: its shorter side must keep at least 32 pixels"),
+        ({"loss_network": "vgg"}, "no loss_network 'vgg'"),
+        ({"style_layers": ["relu9_9"]}, "no layer 'relu9_9'"),
+        ({"weights": "nonesuch.pth"}, "there is no file nonesuch.pth"),
+        ({"loss_scaling": "absolute"}, "no loss_scaling 'absolute'"),
+        ({"tv_weight": -1.0}, "tv_weight must be at least 0"),
+    ],
+)
+def test_what_is_wrong_shows_before_anything_is_written(options, message, tmp_path):
+    fit = trainer(logger=CSVLogger(tmp_path / "run"), enable_checkpointing=True)
+    with pytest.raises(MisconfigurationException, match=message) as error:
+        fit.fit(make(**options), datamodule=Noise())
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_impossible_norms_are_refused():
+    with pytest.raises(ValueError, match="unknown norm 'bin'"):
+        make(norm="bin")
+    with pytest.raises(ValueError, match="rho"):
+        make(norm_options={"initial_rho": 1.5})
+
+
+@pytest.mark.parametrize("name", ["style_transfer", "style_transfer_vgg16"])
+def test_configs_describe_a_model_and_its_data(name):
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    assert config["name"] == name
+    model, data = (instantiate_class((), config[part]) for part in ("model", "data"))
+    open_style(model.hparams.style)
+    assert data.channels == 3
+    assert len(list(norms.mixing_layers(model))) > 5
+    assert model(torch.rand(1, 3, 8, 8)).shape == (1, 3, 8, 8)

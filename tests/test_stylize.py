@@ -1,0 +1,323 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms.v2.functional import to_dtype, to_pil_image
+
+import stylize
+from data.images import load_image, to_tensor
+from lightning_modules import checkpoints
+from lightning_modules.gan import GAN
+from lightning_modules.style_transfer import StyleTransfer
+
+
+def save_run(module, folder):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.manual_seed(0)
+    model = StyleTransfer(style="night", style_size=64, widths=[4, 8], num_blocks=1)
+    model.setup("fit")
+    return save_run(model, tmp_path_factory.mktemp("style") / "version_0")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with three photos, one of them deeper, and two files that are none."""
+    folder = tmp_path / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    save_photo(folder / "one.png", 20, 13)
+    save_photo(folder / "two.JPG", 17, 30)
+    save_photo(folder / "deeper" / "one.png", 8, 8)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def save_photo(path, width, height):
+    generator = torch.Generator().manual_seed(width)
+    small = torch.rand(3, 3, 4, generator=generator)
+    photo = torch.nn.functional.interpolate(small[None], (height, width), mode="bicubic").clamp(0, 1)[0]
+    to_pil_image(to_dtype(photo, torch.uint8, scale=True)).save(path, quality=95)
+    return path
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def call(*arguments):
+    return stylize.main([str(argument) for argument in arguments])
+
+
+def fails(capsys, *arguments):
+    assert call(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("error: ")
+    return err
+
+
+def test_photos_and_folders_keep_their_names(run, photos, tmp_path, capsys):
+    single = save_photo(tmp_path / "single.png", 9, 11)
+    out = tmp_path / "new" / "out"
+    assert call(run, single, photos, "-o", out) == 0
+    assert capsys.readouterr().out == f"wrote 4 images to {out}\n"
+    assert files(out) == ["deeper/one.png", "one.png", "single.png", "two.JPG"]
+    model = checkpoints.load(StyleTransfer, run)
+    for name, source in (("single.png", single), ("one.png", photos / "one.png")):
+        expected = model(to_tensor(load_image(source))[None])[0].detach().mul(255).round().int()
+        assert abs(pixels(out / name) - expected.permute(1, 2, 0).numpy()).max() <= 1
+    assert Image.open(out / "two.JPG").format == "JPEG"
+    assert Image.open(out / "two.JPG").size == (17, 30)
+
+
+def test_a_checkpoint_file_is_a_run_too(run, photos, tmp_path):
+    call(run, photos, "-o", tmp_path / "a")
+    call(run / "checkpoints" / "last.ckpt", photos, "-o", tmp_path / "b")
+    assert (pixels(tmp_path / "a" / "one.png") == pixels(tmp_path / "b" / "one.png")).all()
+
+
+def test_photos_of_other_kinds_become_png(run, tmp_path):
+    photo = save_photo(tmp_path / "one.ppm", 8, 8)
+    assert call(run, photo, "-o", tmp_path / "out") == 0
+    assert files(tmp_path / "out") == ["one.png"]
+
+
+def test_results_are_never_replaced_unless_asked(run, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "one.png").write_text("mine")
+    assert call(run, photos, "-o", out) == 0
+    assert (out / "one.png").read_text() == "mine"
+    assert capsys.readouterr().out.splitlines() == [
+        f"wrote 2 images to {out}",
+        "left 1 existing image as they are (--overwrite to replace them)",
+    ]
+    assert call(run, photos, "-o", out, "--overwrite") == 0
+    assert pixels(out / "one.png").shape == (13, 20, 3)
+    assert capsys.readouterr().out == f"wrote 3 images to {out}\n"
+
+
+def test_results_within_the_folder_of_the_photos_are_not_stylized_again(run, photos):
+    out = photos / "stylized"
+    for _ in range(2):
+        assert call(run, photos, "-o", out, "--overwrite") == 0
+        assert files(out) == ["deeper/one.png", "one.png", "two.JPG"]
+
+
+def test_photos_may_lie_within_the_folder_of_the_results(run, photos):
+    assert call(run, photos, "-o", photos.parent) == 0
+    assert (photos.parent / "deeper" / "one.png").is_file()
+
+
+def test_size_scales_larger_photos_down_and_no_photo_up(run, photos, tmp_path, capsys):
+    assert call(run, photos, "-o", tmp_path / "out", "--size", 15) == 0
+    sizes = [Image.open(tmp_path / "out" / name).size for name in ("one.png", "two.JPG", "deeper/one.png")]
+    assert sizes == [(15, 10), (8, 15), (8, 8)]
+    assert "scaled 2 larger images down to 15 pixels (--size)" in capsys.readouterr().out
+
+
+def test_photos_are_scaled_down_by_default(run, tmp_path, capsys):
+    photo = save_photo(tmp_path / "long.png", 3000, 4)
+    assert call(run, photo, "-o", tmp_path / "out") == 0
+    assert Image.open(tmp_path / "out" / "long.png").size == (stylize.LONGEST_SIDE, 3)
+    assert "scaled 1 larger image down to 2048 pixels" in capsys.readouterr().out
+
+
+def test_orientation_is_applied_once(run, tmp_path):
+    photo, exif = Image.new("RGB", (20, 10), "red"), Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "turned.jpg", exif=exif)
+    assert call(run, tmp_path / "turned.jpg", "-o", tmp_path / "out") == 0
+    result = Image.open(tmp_path / "out" / "turned.jpg")
+    assert result.size == (10, 20)
+    assert not result.getexif()
+
+
+def test_strength(run, photos, tmp_path):
+    for strength in ("0", "0.5", "1"):
+        assert call(run, photos / "one.png", "-o", tmp_path / strength, "--strength", strength) == 0
+    photo, middle, full = (pixels(tmp_path / strength / "one.png") for strength in ("0", "0.5", "1"))
+    assert (photo == pixels(photos / "one.png")).all()
+    assert abs(middle - (photo + full) / 2).max() <= 1
+    assert abs(full - photo).max() > 20
+
+
+def test_keep_colors(run, photos, tmp_path):
+    assert call(run, photos / "one.png", "-o", tmp_path / "plain") == 0
+    assert call(run, photos / "one.png", "-o", tmp_path / "kept", "--keep-colors") == 0
+    paths = (photos / "one.png", tmp_path / "plain" / "one.png", tmp_path / "kept" / "one.png")
+    photo, plain, kept = (np.asarray(Image.open(path).convert("YCbCr")).astype(int) for path in paths)
+    free = ((pixels(paths[2]) > 0) & (pixels(paths[2]) < 255)).all(axis=2)
+    assert free.mean() > 0.5
+    assert abs(kept - plain)[free][:, 0].max() <= 2
+    assert abs(kept - photo)[free][:, 1:].max() <= 2
+    assert abs(plain - photo)[..., 1:].max() > 10
+
+
+@given(st.tuples(*[st.floats(0.25, 0.75)] * 3), st.floats(-0.25, 0.25))
+def test_more_brightness_keeps_colors(color, more):
+    photo = torch.tensor(color)[:, None, None].expand(3, 2, 2)
+    torch.testing.assert_close(stylize.with_colors_of(photo, photo + more), photo + more)
+    luma = torch.tensor(stylize.LUMA)[:, None, None]
+    stylized = torch.tensor([0.5, 0.4, 0.6])[:, None, None].expand(3, 2, 2)
+    result = stylize.with_colors_of(photo, stylized)
+    torch.testing.assert_close((luma * result).sum(0), (luma * stylized).sum(0))
+
+
+def test_damaged_photos_are_skipped_and_listed(run, photos, tmp_path, capsys):
+    (photos / "broken.png").write_bytes((photos / "one.png").read_bytes()[:60])
+    (photos / "text.jpg").write_text("not an image")
+    assert call(run, photos, photos / "notes.txt", "-o", tmp_path / "out") == 0
+    out, err = capsys.readouterr()
+    assert out == f"wrote 3 images to {tmp_path / 'out'}\n"
+    lines = err.splitlines()
+    assert len(lines) == 3
+    for name in ("broken.png", "text.jpg", "notes.txt"):
+        assert sum(line.startswith(f"skipped {photos / name}: ") for line in lines) == 1
+    assert files(tmp_path / "out") == ["deeper/one.png", "one.png", "two.JPG"]
+
+
+def test_photos_beyond_the_memory_are_skipped(run, photos, tmp_path, capsys, monkeypatch):
+    def forward(self, image):
+        if image.shape[-1] == 17:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return image
+
+    monkeypatch.setattr(StyleTransfer, "forward", forward)
+    assert call(run, photos, "-o", tmp_path / "out") == 0
+    assert capsys.readouterr().err == (f"skipped {photos / 'two.JPG'}: too large for the memory at 17x30, try --size\n")
+
+
+def test_defects_are_not_hidden(run, photos, tmp_path, monkeypatch):
+    def forward(self, image):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(StyleTransfer, "forward", forward)
+    with pytest.raises(RuntimeError, match="a defect"):
+        call(run, photos, "-o", tmp_path / "out")
+
+
+def test_an_interrupted_write_leaves_no_result(run, photos, tmp_path, monkeypatch):
+    def save(self, path, *arguments, **options):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        call(run, photos / "one.png", "-o", tmp_path / "out")
+    assert "one.png" not in files(tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["", "text.jpg"])
+def test_no_images(run, tmp_path, capsys, damage):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    if damage:
+        (folder / damage).write_text("not an image")
+    err = fails(capsys, run, folder, "-o", tmp_path / "out")
+    assert ("none of the photos could be stylized (1)" if damage else f"no images found in {folder}") in err
+
+
+def test_no_such_photo(run, tmp_path, capsys):
+    err = fails(capsys, run, tmp_path / "nonesuch.jpg", "-o", tmp_path / "out")
+    assert err == f"error: no such photo or folder: {tmp_path / 'nonesuch.jpg'}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_run(photos, tmp_path, capsys):
+    err = fails(capsys, tmp_path / "nonesuch", photos, "-o", tmp_path / "out")
+    assert err == f"error: no such run folder or checkpoint: {tmp_path / 'nonesuch'}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_of_something_else(photos, tmp_path, capsys):
+    gan = save_run(GAN(architecture="resnet16", channels=1, latent_dim=8), tmp_path / "gan")
+    err = fails(capsys, gan, photos, "-o", tmp_path / "out")
+    assert "is a checkpoint of GAN, not of StyleTransfer" in err
+    err = fails(capsys, photos / "one.png", photos, "-o", tmp_path / "out")
+    assert f"{photos / 'one.png'} is not a readable checkpoint" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_unwritable_output(run, photos, tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    assert f"cannot write to {taken}: " in fails(capsys, run, photos, "-o", taken)
+    assert f"cannot write to {taken / 'out'}: " in fails(capsys, run, photos, "-o", taken / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "deeper").write_text("a file")
+    assert "deeper/one.png: " in fails(capsys, run, photos, "-o", tmp_path / "out")
+    assert taken.read_text() == "a file"
+
+
+def test_output_without_permission(run, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    assert fails(capsys, run, photos, "-o", tmp_path) == f"error: cannot write to {tmp_path}: no permission\n"
+
+
+def test_a_photo_is_never_replaced_by_its_result(run, photos, tmp_path, capsys):
+    before = (photos / "one.png").read_bytes()
+    err = fails(capsys, run, photos / "one.png", "-o", photos, "--overwrite")
+    assert err == f"error: the result would replace the photo {photos / 'one.png'}: name another folder with -o\n"
+    (tmp_path / "link").symlink_to(photos)
+    fails(capsys, run, photos / "one.png", "-o", tmp_path / "link", "--overwrite")
+    assert (photos / "one.png").read_bytes() == before
+
+
+def test_results_of_the_same_name(run, photos, tmp_path, capsys):
+    first, second = photos / "one.png", photos / "deeper" / "one.png"
+    err = fails(capsys, run, first, second, "-o", tmp_path / "out")
+    assert (
+        err
+        == f"error: {first} and {second} would both become {tmp_path / 'out' / 'one.png'}: stylize them separately\n"
+    )
+    assert call(run, first, photos / "." / "one.png", "-o", tmp_path / "out") == 0
+    assert capsys.readouterr().out == f"wrote 1 image to {tmp_path / 'out'}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--size", "0"], "--size: must be a whole number of at least 1, got '0'"),
+        (["--strength", "1.5"], "--strength: must be a number from 0 to 1, got '1.5'"),
+        (["--strength", "much"], "--strength: must be a number from 0 to 1, got 'much'"),
+        (["--device", "toaster"], "--device: cannot use device 'toaster': "),
+        (["--stren", "1"], "unrecognized arguments: --stren"),
+    ],
+)
+def test_impossible_options(run, photos, tmp_path, capsys, option, message):
+    with pytest.raises(SystemExit) as error:
+        call(run, photos, "-o", tmp_path / "out", *option)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_as_a_command(run, photos, tmp_path):
+    script = Path(stylize.__file__)
+    command = [sys.executable, script, run, photos, "-o", tmp_path / "out", "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"wrote 3 images to {tmp_path / 'out'}\n", "")
+    command[2] = tmp_path / "nonesuch"
+    result = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
+    assert result.returncode == 2
+    assert result.stderr == f"error: no such run folder or checkpoint: {tmp_path / 'nonesuch'}\n"
