@@ -139,7 +139,7 @@ def test_rho_has_a_learning_rate_of_its_own():
 
 
 def test_checkpoint_holds_the_style_and_nothing_of_the_loss_network(fitted, tmp_path):
-    module, fit = fitted
+    _, fit = fitted
     fit.save_checkpoint(tmp_path / "last.ckpt")
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert {name.partition(".")[0] for name in state} == {"transformer", "style_image"}
