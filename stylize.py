@@ -35,6 +35,9 @@ LUMA = (0.299, 0.587, 0.114)
 KEPT_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 """Results keep these extensions; photos of other kinds become PNG files."""
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+"""What torch says then, on accelerators and on the CPU."""
+
 
 class Job(NamedTuple):
     """One photo and the file its result goes to."""
@@ -108,7 +111,7 @@ def _run(options: argparse.Namespace) -> None:
             skipped.append(str(error))
             continue
         except RuntimeError as error:
-            if "memory" not in str(error):
+            if not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
             skipped.append(f"{job.source}: too large for the memory at {smaller.width}x{smaller.height}, try --size")
             continue
@@ -136,17 +139,19 @@ def _images(count: int) -> str:
 
 def _jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     """Pair every photo with its result, and refuse what would replace a photo or another photo's result."""
+    photos = list(_photos(inputs, output))
+    if not photos:
+        raise MisconfigurationException(f"no images found in {', '.join(map(str, inputs))}")
+    originals = {source.resolve() for source, _ in photos}
     sources: dict[Path, Path] = {}
-    for source, name in _photos(inputs, output):
+    for source, name in photos:
         suffix = source.suffix if source.suffix.lower() in KEPT_EXTENSIONS else ".png"
         target = (output / name).with_suffix(suffix)
-        if target.resolve() == source.resolve():
-            raise MisconfigurationException(f"the result would replace the photo {source}: name another folder with -o")
+        if target.resolve() in originals:
+            raise MisconfigurationException(f"a result would replace the photo {target}: name another folder with -o")
         other = sources.setdefault(target, source)
         if other.resolve() != source.resolve():
             raise MisconfigurationException(f"{other} and {source} would both become {target}: stylize them separately")
-    if not sources:
-        raise MisconfigurationException(f"no images found in {', '.join(map(str, inputs))}")
     return [Job(source, target) for target, source in sources.items()]
 
 

@@ -22,7 +22,7 @@ from lightning_modules.networks.loss_network import LossNetwork, default_layers
 from lightning_modules.networks.transformer import TransformerNet
 
 SAMPLES = 6
-"""How many photos the sample grid shows."""
+"""How many photos the sample grid shows, if a validation batch has as many."""
 
 GAP = 4
 """Width of the white lines in the sample grid, in pixels."""
@@ -34,8 +34,8 @@ SMALLEST_STYLE = 32
 class StyleTransfer(TrainingModule):
     """Trains a network that repaints any photo in the style of one picture.
 
-    The checkpoint holds the style picture and the network, and nothing of the loss network: it can be used, and its
-    training resumed, where neither the picture's file nor, for use, the loss network's weights are.
+    The checkpoint holds the network and the style picture, and nothing of the loss network. So it can be used where
+    neither the picture's file nor the loss network's weights are, and a resumed training keeps its picture.
 
     Logged are the weighted loss and its terms before weighting, for the training batches and, in evaluation mode, for
     the validation photos. See :class:`PerceptualLoss` for what they mean.

@@ -208,10 +208,10 @@ def test_photos_beyond_the_memory_are_skipped(run, photos, tmp_path, capsys, mon
 
 def test_defects_are_not_hidden(run, photos, tmp_path, monkeypatch):
     def forward(self, image):
-        raise RuntimeError("a defect")
+        raise RuntimeError("an illegal memory access was encountered")
 
     monkeypatch.setattr(StyleTransfer, "forward", forward)
-    with pytest.raises(RuntimeError, match="a defect"):
+    with pytest.raises(RuntimeError, match="illegal memory access"):
         call(run, photos, "-o", tmp_path / "out")
 
 
@@ -276,7 +276,9 @@ def test_output_without_permission(run, photos, tmp_path, capsys, monkeypatch):
 def test_a_photo_is_never_replaced_by_its_result(run, photos, tmp_path, capsys):
     before = (photos / "one.png").read_bytes()
     err = fails(capsys, run, photos / "one.png", "-o", photos, "--overwrite")
-    assert err == f"error: the result would replace the photo {photos / 'one.png'}: name another folder with -o\n"
+    assert err == f"error: a result would replace the photo {photos / 'one.png'}: name another folder with -o\n"
+    other = save_photo(tmp_path / "two.JPG", 5, 5)
+    assert "would replace the photo" in fails(capsys, run, other, photos, "-o", photos, "--overwrite")
     (tmp_path / "link").symlink_to(photos)
     fails(capsys, run, photos / "one.png", "-o", tmp_path / "link", "--overwrite")
     assert (photos / "one.png").read_bytes() == before
