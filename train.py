@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 
 from lightning_modules import parser_errors
 from lightning_modules.base import TrainingModule
-from lightning_modules.callbacks.checkpoint import RunCheckpoint, ctrl_c_saves
+from lightning_modules.callbacks.checkpoint import RunCheckpoint
 from lightning_modules.callbacks.mixing import MixingValues
 from lightning_modules.callbacks.progress import RunProgress
 from lightning_modules.callbacks.run_folder import RunFolder
@@ -181,7 +181,7 @@ class TrainCLI(LightningCLI):
         if self._options.trainer.fast_dev_run:
             self.trainer.fit(**kwargs)
             return
-        with self._run_folder() as folder, ctrl_c_saves(self._get(self.config_init, "checkpoint")):
+        with self._run_folder() as folder, self._get(self.config_init, "checkpoint").ctrl_c_saves():
             self.trainer.loggers = [CSVLogger(folder), *self._loggers]
             try:
                 self.trainer.fit(**kwargs)

@@ -1,10 +1,11 @@
-"""A model and data that train within a second, for tests of what trains them."""
+"""A model, data and a trainer that take a second, for tests of what accompanies a training."""
 
 import os
 import time
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn import functional as F
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 import norms
 from data.stream import StreamDataset, StreamSampler, generator
 from lightning_modules.base import TrainingModule
+from lightning_modules.loggers import CSVLogger
 
 
 class TinyModel(TrainingModule):
@@ -113,3 +115,28 @@ class TinyData(LightningDataModule):
 
     def val_dataloader(self):
         return DataLoader(Images(), batch_size=6)
+
+
+def fit(run_dir, callbacks, model=None, loggers=(), ckpt_path=None, **options):
+    """Train in a run folder as ``train.py`` does, but with the given callbacks and loggers only."""
+    defaults = {
+        "max_epochs": -1,
+        "max_steps": 12,
+        "val_check_interval": 5,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "use_distributed_sampler": False,
+        "enable_autolog_hparams": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+    }
+    if any(isinstance(callback, Checkpoint) for callback in callbacks):
+        defaults["enable_checkpointing"] = True
+    if any(isinstance(callback, ProgressBar) for callback in callbacks):
+        defaults["enable_progress_bar"] = True
+    trainer = Trainer(**{**defaults, **options}, logger=[CSVLogger(run_dir), *loggers], callbacks=callbacks)
+    trainer.fit(model or TinyModel(), TinyData(), ckpt_path=ckpt_path)
+    return trainer

@@ -15,10 +15,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 
 
 class RunCheckpoint(Checkpoint):
-    """Save ``checkpoints/last.ckpt`` in the run folder every few steps, at the end and on SIGTERM.
+    """Save ``checkpoints/last.ckpt`` in the run folder every few steps, at the end and on interruption.
 
     A checkpoint is written beside the last one and then takes its place, so that there is a whole one at any time.
-    SIGTERM lets the current step end, saves and ends the training.
+    In a training of one process, SIGTERM, and Ctrl-C within :meth:`ctrl_c_saves`, let the current step and its
+    validation end, save, and end the training with the exit status 128 plus the signal's number.
 
     Args:
         every_n_train_steps: Optimizer steps between two checkpoints.
@@ -32,28 +33,24 @@ class RunCheckpoint(Checkpoint):
             )
         self.every_n_train_steps = every_n_train_steps
         self.keep_all = keep_all
-        self.training = False
-        """Whether steps are being made, between which SIGTERM can end the training."""
-        self.signal = signal.SIGTERM
-        """The signal that ends the training if it is ended by one."""
         self._folder = Path()
         self._saved_step: int | None = None
         self._due = False
-
-    @property
-    def last(self) -> Path | None:
-        """The last checkpoint, if the run has one."""
-        path = self._folder / "last.ckpt"
-        return path if path.is_file() else None
+        self._process = os.getpid()
+        self._signal: int | None = None
+        self._end_training: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the run's folder."""
         self._folder = Path(trainer.log_dir or "") / "checkpoints"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the step at which the run begins or goes on."""
+        """Note the step at which the run begins or goes on, and take over SIGTERM."""
         self._saved_step = trainer.global_step
-        self.training = True
+        # Several processes receive a signal in different steps, and would wait for each other for ever.
+        if trainer.world_size == 1:
+            # Lightning ends a training on SIGTERM after the step, where a checkpoint is exact, but amid a validation.
+            self._end_training = signal.signal(signal.SIGTERM, self._handle)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Number the rows of the log by optimizer steps; Lightning's own count can be one off in a resumed run."""
@@ -64,30 +61,58 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         """Save if it is time, but not before a validation that is due: a resumed run would go on without it."""
         step, loop = trainer.global_step, trainer.fit_loop
-        if step == self._saved_step or (step % self.every_n_train_steps and step != trainer.max_steps):
-            return
-        self._due = loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-        if not self._due:
-            self._save(trainer)
+        self._due = step != self._saved_step and (step % self.every_n_train_steps == 0 or step == trainer.max_steps)
+        if loop._data_fetcher is None or not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._finish_step(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what waited for the validation."""
-        if self._due:
-            self._save(trainer)
+        if not trainer.sanity_checking:
+            self._finish_step(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of a training that something else than ``max_steps`` has ended."""
-        self.training = False
+        self._end_training = None
         if trainer.global_step != self._saved_step:
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save if a signal ended the training, between two steps; an error may leave half a step behind."""
-        self.training = False
+        self._end_training = None
         if isinstance(exception, SIGTERMException):
-            exception.code = 128 + self.signal
+            exception.code = 128 + (self._signal or signal.SIGTERM)
             if trainer.global_step != self._saved_step:
                 self._save(trainer)
+
+    @contextmanager
+    def ctrl_c_saves(self) -> Iterator[None]:
+        """Let Ctrl-C end a training as SIGTERM does, within this context; a second Ctrl-C ends it at once.
+
+        Enter it before the data's worker processes start, so that they inherit how to deal with Ctrl-C: not at all.
+        """
+        previous = signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            if number != signal.SIGINT:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+        elif number == signal.SIGINT and (self._end_training is None or self._signal is not None):
+            raise KeyboardInterrupt
+        elif self._signal is None:
+            self._signal = number
+            name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            print(f"\n{name}: ending after this step; Ctrl-C ends it at once", file=sys.stderr, flush=True)
+
+    def _finish_step(self, trainer: Trainer) -> None:
+        if self._due:
+            self._save(trainer)
+        if self._signal is not None and self._end_training is not None:
+            self._end_training(signal.SIGTERM, None)
 
     def _save(self, trainer: Trainer) -> None:
         names = ["last.ckpt", f"step_{trainer.global_step:07d}.ckpt"] if self.keep_all else ["last.ckpt"]
@@ -98,28 +123,3 @@ class RunCheckpoint(Checkpoint):
                 os.replace(partial, self._folder / name)
         self._saved_step = trainer.global_step
         self._due = False
-
-
-@contextmanager
-def ctrl_c_saves(checkpoint: RunCheckpoint) -> Iterator[None]:
-    """Let Ctrl-C end a training as SIGTERM does, within this context; a second Ctrl-C ends it at once.
-
-    Enter it before the data's worker processes start, so that they inherit how to deal with Ctrl-C: not at all.
-    """
-    process, previous = os.getpid(), signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:
-            return
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if not checkpoint.training:
-            raise KeyboardInterrupt
-        print("\nCtrl-C: ending after this step; press it again to end at once", file=sys.stderr, flush=True)
-        checkpoint.signal = signal.SIGINT
-        signal.raise_signal(signal.SIGTERM)
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

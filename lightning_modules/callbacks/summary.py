@@ -12,13 +12,15 @@ from lightning_modules.loggers import WandbLogger
 
 
 def print_summary(trainer: Trainer, run_dir: Path, interrupted: bool = False) -> None:
-    """Print the run's folder with what it holds, the last metrics and the commands that come next.
+    """Print the run's folder with what it holds, the last metrics and the commands that come next, from one process.
 
     Args:
         trainer: The trainer, after its ``fit`` has ended.
         run_dir: The run's folder.
         interrupted: Whether the training was ended before its last step; then the command that resumes it comes first.
     """
+    if not trainer.is_global_zero:
+        return
     console = Console(soft_wrap=True, highlight=False, markup=False)
     step, total = trainer.global_step, trainer.max_steps
     console.print(f"\n{'interrupted' if interrupted else 'finished'} after step {step} of {total}: {run_dir}")
