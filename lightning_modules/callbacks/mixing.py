@@ -87,7 +87,9 @@ class MixingValues(Callback):
 
 
 def read_values(model: torch.nn.Module) -> Values:
-    """Read the mixing values of every mixing layer of ``model``, with a single transfer from the device.
+    """Read the mixing values of every mixing layer of ``model`` that is trained, with a single transfer from the device.
+
+    Layers whose mixing parameters are frozen, such as those of an averaged copy of a network, are passed over.
 
     Args:
         model: Any module.
@@ -96,7 +98,8 @@ def read_values(model: torch.nn.Module) -> Values:
         From a layer's name, such as ``03.residual1.norm1``, to its values by kind. The names are the dotted names of
         the modules without what all of them begin with, behind their depth.
     """
-    layers = [(name, layer.mixing_values()) for name, layer in norms.mixing_layers(model)]
+    trained = ((n, m) for n, m in norms.mixing_layers(model) if any(p.requires_grad for p in m.mixing_parameters()))
+    layers = [(name, layer.mixing_values()) for name, layer in trained]
     tensors = [value.float() for _, kinds in layers for value in kinds.values()]
     if not tensors:
         return {}

@@ -1,5 +1,6 @@
 """What is logged of the mixing values: when, where, under which names, and that it is the truth."""
 
+import copy
 import csv
 import json
 import time
@@ -183,3 +184,9 @@ def test_logging_is_cheap(tmp_path):
     # Of 50 steps of half a second, this is less than 0.5 %.
     assert (time.process_time() - start) / 10 < 0.1
     Stub.loggers[0].finalize("success")
+
+
+def test_an_averaged_copy_of_a_network_is_not_logged_beside_it():
+    network = nn.ModuleDict({"norm": norms.SwitchableNorm2d(2)})
+    both = nn.ModuleDict({"net": network, "net_ema": copy.deepcopy(network).requires_grad_(False)})
+    assert list(read_values(both)) == ["00.norm"]
