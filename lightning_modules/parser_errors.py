@@ -27,7 +27,7 @@ def shorten(message: str, args: Sequence[str], options: Iterable[str]) -> str:
     if message.startswith("Problems parsing config"):
         text = _broken_file(args) or message
     elif unknown := re.search(r"(?:does not accept option|unrecognized arguments:) '?(?:--)?([^\s'=]+)", message):
-        text = f"unknown option {unknown[1]!r}{_did_you_mean(unknown[1], options)}"
+        text = _unknown_option(unknown[1], set(options))
     elif required := re.search(r"arguments are required: (.*)", message):
         text = f"no {' and no '.join(key.split('.')[-1] for key in required[1].split(', '))} given: use --config FILE"
     else:
@@ -40,6 +40,13 @@ def cause(error: BaseException) -> BaseException:
     while "any of the Union subtypes" in str(error) and error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _unknown_option(name: str, options: set[str]) -> str:
+    section, sections = name.partition(".")[0], {option.partition(".")[0] for option in options}
+    if section not in sections:
+        name, options = section, sections
+    return f"unknown option {name!r}{_did_you_mean(name, options)}"
 
 
 def _broken_file(args: Sequence[str]) -> str | None:

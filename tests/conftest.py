@@ -1,5 +1,6 @@
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 @pytest.fixture(autouse=True)
 def _without_wandb_account(monkeypatch, tmp_path_factory):
-    """No test finds the W&B account of who runs it."""
+    """No test finds the W&B account of who runs it, nor W&B as the test before has left it."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     folder = tmp_path_factory.mktemp("wandb-user")
     for name in ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"):
         monkeypatch.setenv(name, str(folder / name))
+    yield
+    if "wandb" in sys.modules:
+        with suppress(Exception):
+            sys.modules["wandb"].teardown()

@@ -4,7 +4,6 @@ import csv
 import re
 import time
 import warnings
-from contextlib import suppress
 
 import pytest
 import torch
@@ -91,15 +90,6 @@ def warnings_of(action):
 
 
 @pytest.fixture
-def _session():
-    """W&B reads its environment once in a process."""
-    wandb.teardown()
-    yield
-    with suppress(Exception):
-        wandb.teardown()
-
-
-@pytest.fixture
 def server(monkeypatch):
     server = wandb_stand_ins.Server()
     monkeypatch.setenv("WANDB_API_KEY", wandb_stand_ins.API_KEY)
@@ -112,7 +102,6 @@ def losses(run_dir):
     return {row["trainer/global_step"]: row["loss"] for row in wandb_stand_ins.rows(run_dir) if "loss" in row}
 
 
-@pytest.mark.usefixtures("_session")
 class TestWandb:
     def test_without_an_account_logs_offline_and_says_how_to_upload(self, tmp_path, caplog, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -1,0 +1,402 @@
+"""The command line as users meet it: what it trains, where, how it goes on, and what it says to mistakes."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import wandb_stand_ins
+import yaml
+
+from train import main
+
+ROOT = Path(__file__).parents[1]
+
+TINY = """
+name: tiny
+trainer: {max_steps: 12, accelerator: cpu, val_check_interval: 5, log_every_n_steps: 1, enable_model_summary: false}
+checkpoint: {every_n_train_steps: 3}
+mixing: {every_n_steps: 5}
+samples: {every_n_steps: 5}
+model: {class_path: stand_ins.TinyModel}
+data: {class_path: stand_ins.TinyData}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    """An empty working directory with a configuration, without W&B."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    Path("tiny.yaml").write_text(TINY)
+
+
+def fit(*args):
+    return main(["fit", "--config", "tiny.yaml", *args])
+
+
+def start(*args, **environment):
+    """Train in a process of its own."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
+    with open("log.txt", "w") as log:
+        return subprocess.Popen([sys.executable, ROOT / "train.py", *args], stdout=log, stderr=log, env=environment)
+
+
+def wait_for(file, seconds=120):
+    end = time.monotonic() + seconds
+    while not Path(file).is_file():
+        assert time.monotonic() < end, f"{file} does not appear: {Path('log.txt').read_text()}"
+        time.sleep(0.005)
+
+
+def checkpoint(run):
+    return torch.load(Path(run) / "checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_same_weights(run, other):
+    weights, expected = checkpoint(run)["state_dict"], checkpoint(other)["state_dict"]
+    assert weights.keys() == expected.keys()
+    assert [key for key, value in weights.items() if not torch.equal(value, expected[key])] == []
+
+
+def files():
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+class TestFit:
+    def test_fills_a_run_folder_and_says_so(self, capsys, monkeypatch):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        assert fit() == 0
+        steps = [f"step_{step:07d}" for step in (0, 5, 10, 12)]
+        run = Path("runs/tiny/version_0")
+        assert {path.name for path in run.iterdir()} == {
+            "checkpoints", "config.yaml", "metrics.csv", "mixing", "samples", "wandb"
+        }  # fmt: skip
+        assert [path.stem for path in sorted(run.glob("mixing/*.npz"))] == steps
+        assert [path.stem for path in sorted(run.glob("samples/*.png"))] == steps
+        assert checkpoint(run)["global_step"] == 12
+        assert checkpoint(run)["hyper_parameters"].keys() == {"width", "norm", "n_dis", "seconds", "seed"}
+        out = capsys.readouterr().out
+        assert "step 12/12  train/loss" in out
+        assert "finished after step 12 of 12: runs/tiny/version_0" in out
+        assert "python use.py runs/tiny/version_0" in out
+        (wandb_folder,) = run.glob("wandb/offline-run-*")
+        assert f"wandb sync {run}/wandb/offline-run-*-{wandb_folder.name.rpartition('-')[2]}" in out
+
+    def test_records_come_in_the_order_of_steps(self):
+        assert fit() == 0
+        lines = Path("runs/tiny/version_0/metrics.csv").read_text().splitlines()
+        header = lines[0].split(",")
+        rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
+        kinds = [
+            (int(row["step"]), next(key for key in ("train/loss", "val/loss", "rho/00.norm1/mean") if row[key]))
+            for row in rows
+        ]
+        training = [(step, "train/loss") for step in range(12)]
+        validation = [(step, "val/loss") for step in (4, 9)]
+        mixing = [(step, "rho/00.norm1/mean") for step in (0, 5, 10, 12)]
+        order = {"rho/00.norm1/mean": 0, "train/loss": 1, "val/loss": 2}
+        assert kinds == sorted(training + validation + mixing, key=lambda row: (row[0], order[row[1]]))
+
+    def test_the_saved_configuration_repeats_the_run(self):
+        assert fit("--seed_everything", "3", "--model.width", "5") == 0
+        assert main(["fit", "--config", "runs/tiny/version_0/config.yaml", "--name", "again"]) == 0
+        assert_same_weights("runs/again/version_0", "runs/tiny/version_0")
+
+    def test_each_run_has_a_folder_of_its_own(self):
+        Path("runs/tiny/version_7").mkdir(parents=True)
+        assert fit("--trainer.max_steps", "1") == fit("--trainer.max_steps", "1") == 0
+        assert {path.name for path in Path("runs/tiny").iterdir()} == {"version_7", "version_8", "version_9"}
+
+    def test_configurations_are_merged_and_overridden(self, monkeypatch):
+        Path("more.yaml").write_text("trainer: {max_steps: 2}\nmodel: {init_args: {width: 6, seed: 4}}\nname: more")
+        monkeypatch.setenv("PL_FIT__CHECKPOINT__KEEP_ALL", "true")
+        assert fit("--config", "more.yaml", "--model.width", "8", "--trainer.log_every_n_steps=2") == 0
+        saved = yaml.safe_load(Path("runs/more/version_0/config.yaml").read_text())
+        assert saved["trainer"]["max_steps"] == 2
+        assert saved["trainer"]["log_every_n_steps"] == 2
+        assert saved["model"]["init_args"] == {
+            "width": 8,
+            "norm": "batch_instance",
+            "n_dis": 1,
+            "seconds": 0.0,
+            "seed": 4,
+        }
+        assert saved["checkpoint"] == {"every_n_train_steps": 3, "keep_all": True}
+
+    def test_the_data_gives_as_many_batches_as_the_model_needs(self, monkeypatch):
+        sizes = []
+        monkeypatch.setattr(
+            "stand_ins.TinyModel.training_step", lambda self, batch, i: sizes.append(len(batch["image"]))
+        )
+        assert fit("--model.n_dis", "3", "--trainer.max_steps", "0", "--trainer.fast_dev_run", "2") == 0
+        assert sizes == [6, 6]
+        assert "batches_per_step" not in Path("tiny.yaml").read_text()
+
+    def test_a_dry_run_writes_nothing(self):
+        before = files()
+        assert fit("--trainer.fast_dev_run", "true") == 0
+        assert files() == before
+
+    def test_prints_the_configuration(self, capsys):
+        assert fit("--print_config", "--model.width", "9") == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["model"]["init_args"]["width"] == 9
+        assert not Path("runs").exists()
+
+    def test_helps(self, capsys):
+        assert main(["--help"]) == 0
+        assert "PL_FIT__TRAINER__MAX_STEPS" in capsys.readouterr().out
+        assert main(["fit", "--help"]) == 0
+        assert "--mixing.every_n_steps" in capsys.readouterr().out
+
+    def test_says_nothing_but_what_matters(self, capfd):
+        assert fit() == 0
+        err = capfd.readouterr().err
+        for noise in ("Tip", "TPU", "num_workers", "warn", "deprecated", "Experiment logs directory"):
+            assert noise not in err
+
+    def test_a_bug_keeps_its_traceback(self):
+        with pytest.raises(TypeError, match="a bug in the constructor") as error:
+            fit("--model", "stand_ins.BrokenModel")
+        assert error.traceback[-1].path.name == "stand_ins.py"
+        assert not Path("runs").exists()
+        with pytest.raises(ValueError, match="a bug in the training step"):
+            fit("--model", "stand_ins.BrokenModel", "--model.at", "step")
+
+    @pytest.mark.parametrize(
+        "options", [["--trainer.enable_checkpointing", "false"], ["--trainer.enable_progress_bar=false"]]
+    )
+    def test_parts_can_be_turned_off(self, options, capsys):
+        assert fit(*options) == 0
+        assert Path("runs/tiny/version_0/checkpoints").exists() != ("checkpointing" in options[0])
+        assert ("step 12/12" in capsys.readouterr().out) != ("progress" in options[0])
+
+    @pytest.mark.slow
+    def test_two_processes_share_a_run_folder(self):
+        process = start(
+            "fit",
+            "--config",
+            "tiny.yaml",
+            "--trainer.devices",
+            "2",
+            "--trainer.strategy",
+            "ddp",
+            "--trainer.max_steps",
+            "6",
+        )
+        assert process.wait(timeout=200) == 0, Path("log.txt").read_text()
+        assert [path.name for path in Path("runs/tiny").iterdir()] == ["version_0"]
+        steps = [line.split(",")[0] for line in Path("runs/tiny/version_0/metrics.csv").read_text().splitlines()[1:]]
+        assert steps == sorted(steps)
+        assert len(steps) == 6 + 1 + 3
+        assert Path("log.txt").read_text().count("finished after step") == 1
+
+
+class TestEvaluate:
+    def test_validates_a_run_and_writes_nothing(self, capsys):
+        assert fit() == 0
+        before = files()
+        assert main(["validate", "--config", "runs/tiny/version_0/config.yaml", "--ckpt_path", "last"]) == 0
+        assert "val/loss" in capsys.readouterr().out
+        assert files() == before
+
+    def test_refuses_to_score_an_untrained_model(self, capsys):
+        assert main(["validate", "--config", "tiny.yaml"]) == 2
+        assert capsys.readouterr().err.startswith("error: validate needs a trained model: give --ckpt_path")
+
+
+class TestResume:
+    def test_last_goes_on_with_the_newest_run_that_has_a_checkpoint(self, capsys, monkeypatch):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        assert fit("--trainer.max_steps", "7") == 0
+        Path("runs/tiny/version_1").mkdir()
+        assert fit("--ckpt_path", "last") == 0
+        assert not any(Path("runs/tiny/version_1").iterdir())
+        assert "step 8/12" in capsys.readouterr().out
+        run = Path("runs/tiny/version_0")
+        assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 7
+        assert yaml.safe_load((run / "config_resumed_0000007.yaml").read_text())["trainer"]["max_steps"] == 12
+        first, second = wandb_stand_ins.records(run, "run")
+        assert first["run_id"] == second["run_id"]
+        rows = [row for row in wandb_stand_ins.rows(run) if "rho/00.norm1/mean" in row]
+        values = {row["_step"]: row["rho/00.norm1/mean"] for row in rows}
+        assert all(row["rho/00.norm1/mean"] == values[row["_step"]] for row in rows), "one step has two values"
+        assert fit("--name", "whole") == 0
+        assert_same_weights(run, "runs/whole/version_0")
+        assert (run / "metrics.csv").read_text() == Path("runs/whole/version_0/metrics.csv").read_text()
+
+    @pytest.mark.parametrize("path", ["moved/version_0", "moved/version_0/checkpoints/last.ckpt"])
+    def test_a_path_goes_on_in_the_run_that_it_belongs_to(self, path):
+        assert fit("--trainer.max_steps", "7") == 0
+        Path("runs/tiny").rename("moved")
+        Path("runs").rmdir()
+        assert fit("--ckpt_path", path) == 0
+        assert checkpoint("moved/version_0")["global_step"] == 12
+        assert not Path("runs").exists()
+
+    def test_a_checkpoint_outside_of_a_run_begins_a_new_run(self):
+        assert fit("--trainer.max_steps", "7") == 0
+        Path("runs/tiny/version_0/checkpoints/last.ckpt").rename("alone.ckpt")
+        assert fit("--ckpt_path", "alone.ckpt") == 0
+        assert checkpoint("runs/tiny/version_1")["global_step"] == 12
+
+    def test_a_finished_run_is_left_as_it_is(self):
+        assert fit() == 0
+        before = {path: Path(path).read_bytes() for path in files()}
+        assert fit("--ckpt_path", "last") == 0
+        assert {path: Path(path).read_bytes() for path in files()} == before
+
+    def test_tells_what_has_changed(self, caplog):
+        assert fit("--trainer.max_steps", "7") == 0
+        assert fit("--ckpt_path", "last", "--data.batch_size", "3") == 0
+        changes = [text for text in caplog.messages if text.startswith("going on with other settings")]
+        assert len(changes) == 1
+        assert changes[0].endswith("data.init_args.batch_size 2 -> 3, trainer.max_steps 7 -> 12")
+
+    # Each a command line, short, but with a second left after its first checkpoint.
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "--config tiny.yaml --model.seconds 0.02",
+            f"--config {ROOT}/configs/gan.yaml --data.batch_size 4",
+            f"--config {ROOT}/configs/style_transfer.yaml --data.image_size 32 --model.style_size 32",
+        ],
+        ids=lambda command: Path(command.split()[1]).stem,
+    )
+    def test_a_killed_run_ends_as_if_it_had_not_been_killed(self, command):
+        args = ["fit", *command.split(), "--name", "run", "--trainer.accelerator", "cpu", "--trainer.max_steps", "60"]
+        args += ["--checkpoint.every_n_train_steps", "3", "--trainer.val_check_interval", "10"]
+        assert main([*args, "--runs_dir", "whole"]) == 0
+        process = start(*args)
+        wait_for("runs/run/version_0/checkpoints/last.ckpt")
+        delay = random.uniform(0, 0.5)
+        time.sleep(delay)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "the run was over before it was killed"
+        assert main([*args, "--ckpt_path", "last"]) == 0
+        killed, whole = Path("runs/run/version_0"), Path("whole/run/version_0")
+        assert_same_weights(killed, whole)
+        (resumed,) = killed.glob("config_resumed_*.yaml")
+        lines, expected = ((run / "metrics.csv").read_text().splitlines() for run in (killed, whole))
+        # Between a checkpoint and the row of its step lies less than a millisecond, in which the kill may have come.
+        between = f"{int(resumed.stem.rpartition('_')[2]) - 1},"
+        assert lines == [line for line in expected if line in lines or not line.startswith(between)], f"after {delay} s"
+
+    @pytest.mark.slow
+    def test_ctrl_c_saves_and_says_how_to_go_on(self):
+        process = start(
+            "fit",
+            "--config",
+            "tiny.yaml",
+            "--model.seconds",
+            "0.02",
+            "--trainer.max_steps",
+            "200",
+            "--data.num_workers",
+            "1",
+        )
+        wait_for("runs/tiny/version_0/checkpoints/last.ckpt")
+        # As a terminal does: to all processes of the training.
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in [*map(int, children), process.pid]:
+            os.kill(pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        log = Path("log.txt").read_text()
+        assert "interrupted after step" in log
+        assert "Traceback" not in log
+        command = next(line.strip() for line in log.splitlines() if "python train.py" in line)
+        assert main([*command.split()[2:], "--trainer.max_steps", "205"]) == 0
+        assert checkpoint("runs/tiny/version_0")["global_step"] == 205
+
+
+MISTAKES = {
+    "--config missing.yaml": "config: File does not exist: '.*missing.yaml'",
+    "--config broken.yaml": "broken.yaml is not valid YAML: .* line 2.*",
+    "--config text.yaml": "Unexpected config: hello",
+    "--config section.yaml": "unknown option 'modle', did you mean 'model'[?]",
+    "--trainer.max_step 4": "unknown option 'trainer.max_step', did you mean 'trainer.max_steps'[?]",
+    "--trainer.max_s 4": "unknown option 'trainer.max_s'.*",  # no abbreviations
+    "--model.widht 4": "model: unknown option 'widht' of stand_ins.TinyModel, did you mean 'width'[?]",
+    "--model.width wide": "model.init_args.width: expected int, got wide",
+    "--trainer.max_steps 1.5": "trainer.max_steps: expected int, got 1.5",
+    "--model no_such_module.Model": "model: .*No module named 'no_such_module'",
+    "--model stand_ins.TinyModle": "model: no class 'TinyModle' in stand_ins, did you mean 'TinyModel'[?]",
+    "--model stand_ins.TinyData": "model: Import path .*does not correspond to a subclass of TrainingModule",
+    "--model.norm batch_instanse": "unknown norm 'batch_instanse', did you mean 'batch_instance'.*",
+    "--model.width 0": "num_features must be at least 1, got 0",
+    "--data.batches_per_step 1": "data.init_args.batches_per_step follows from model.batches_per_step: remove it",
+    "--trainer.max_steps -1": "trainer.max_steps must be at least 1, got -1",
+    "--trainer.max_epochs 3": "trainer.max_epochs is 3, but data streams without epochs: use trainer.max_steps",
+    "--trainer.logger false": "trainer.logger: false is not possible.*WANDB_MODE=disabled.*",
+    "--trainer.accelerator abacus": "You selected an invalid accelerator name: .*abacus.*",
+    "--mixing.every_n_steps 0": "mixing.every_n_steps must be at least 1, got 0",
+    "--name a/b": "name must be the name of a folder, got 'a/b'",
+    "--ckpt_path last": "--ckpt_path last: no such run folder or checkpoint: runs/tiny",
+    "--ckpt_path no.ckpt": "--ckpt_path no.ckpt: no such run folder or checkpoint: no.ckpt",
+    "--ckpt_path text.yaml": "text.yaml is not a checkpoint, or a damaged one",
+    "--runs_dir text.yaml": "cannot make the run folder text.yaml/tiny/version_0: Not a directory",
+    "--data.folder photos": "no such folder of images: photos",  # seen when the data is set up
+}
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(("options", "message"), MISTAKES.items(), ids=MISTAKES)
+    def test_are_told_in_one_line_and_leave_nothing_behind(self, options, message, capsys):
+        Path("broken.yaml").write_text("trainer: [1,\n  b: {")
+        Path("text.yaml").write_text("hello")
+        Path("section.yaml").write_text(TINY.replace("model:", "modle:"))
+        before = sorted(Path().rglob("*"))
+        assert fit(*options.split()) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+        assert re.fullmatch(f"error: {message}", line), line
+        assert sorted(Path().rglob("*")) == before
+
+    def test_in_the_environment(self, capsys, monkeypatch):
+        monkeypatch.setenv("PL_FIT__TRAINER__MAX_STEPS", "many")
+        assert main(["fit"]) == 2
+        assert capsys.readouterr().err == "error: trainer.max_steps: expected int, got many\n"
+
+    def test_nothing_given(self, capsys):
+        assert main(["fit"]) == 2
+        assert capsys.readouterr().err == "error: no data and no model given: use --config FILE\n"
+        assert main(["trian"]) == 2
+        assert capsys.readouterr().err.startswith("error: argument subcommand: invalid choice: 'trian'")
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["--model.width", "5"], "the checkpoint was trained with other settings .* width was 4, is now 5"),
+            (
+                ["--model", "stand_ins.PlainModel"],
+                "the checkpoint is of TinyModel, but the configured model is PlainModel",
+            ),
+        ],
+    )
+    def test_a_checkpoint_of_another_model_is_refused_and_left_alone(self, args, message, capsys):
+        assert fit("--trainer.max_steps", "3") == 0
+        before = {path: Path(path).read_bytes() for path in files()}
+        capsys.readouterr()
+        assert fit("--ckpt_path", "last", *args) == 2
+        assert re.search(f"^error: {message}$", capsys.readouterr().err, re.MULTILINE)
+        assert {path: Path(path).read_bytes() for path in files()} == before
+
+    def test_a_damaged_checkpoint_is_told(self, capsys):
+        assert fit("--trainer.max_steps", "3") == 0
+        file = Path("runs/tiny/version_0/checkpoints/last.ckpt")
+        file.write_bytes(file.read_bytes()[:-100])
+        assert fit("--ckpt_path", "last") == 2
+        assert capsys.readouterr().err.endswith(f"error: {file} is not a checkpoint, or a damaged one\n")
+
+    def test_seen_in_the_middle_of_the_training(self, capsys):
+        assert fit("--model", "stand_ins.BrokenModel", "--model.at", "data") == 2
+        assert capsys.readouterr().err.endswith("error: the data does not fit the model\n")
+        assert Path("runs/tiny/version_0/metrics.csv").is_file()
