@@ -87,7 +87,7 @@ class MixingValues(Callback):
 
 
 def read_values(model: torch.nn.Module) -> Values:
-    """Read the mixing values of every mixing layer of ``model`` that is trained, with a single transfer from the device.
+    """Read the mixing values of every trained mixing layer of ``model``, with a single transfer from the device.
 
     Layers whose mixing parameters are frozen, such as those of an averaged copy of a network, are passed over.
 
