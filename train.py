@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lightning_modules import parser_errors
@@ -67,6 +68,8 @@ class TrainCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
+        self._loggers: list[Logger] = []
+        self._constructor_error: Exception | None = None
         super().__init__(
             TrainingModule,
             LightningDataModule,
@@ -79,6 +82,7 @@ class TrainCLI(LightningCLI):
                 "allow_abbrev": False,
                 "default_env": True,
                 "exit_on_error": False,
+                **{name: {"allow_abbrev": False} for name in self.subcommands()},
             },
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -145,22 +149,30 @@ class TrainCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a ValueError of theirs says that a configured value is wrong."""
+        for base in (TrainingModule, LightningDataModule):
+            self.parser.add_instantiator(self._build, base)
         try:
             super().instantiate_classes()
         except ValueError as error:
-            cause = parser_errors.cause(error)
+            cause = self._constructor_error or error
             if isinstance(cause, ValueError):
                 raise MisconfigurationException(str(cause)) from cause
             raise cause from None
 
+    def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return class_type(*args, **kwargs)
+        except Exception as error:
+            self._constructor_error = error  # which jsonargparse would bury in a ValueError of its own
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; loggers wait for the run's folder."""
         config = {**self._get(self.config_init, "trainer"), **kwargs}
-        loggers, callbacks = (
-            value if isinstance(value, list) else [value] if value not in (None, True, False) else []
+        self._loggers, callbacks = (
+            value if isinstance(value, list) else [value] if value not in (None, True) else []
             for value in (config["logger"], config["callbacks"])
         )
-        self._loggers = loggers
         return Trainer(**{**config, "logger": False, "callbacks": [*callbacks, *self._callbacks()]})
 
     def _callbacks(self) -> list[Callback]:
@@ -168,7 +180,8 @@ class TrainCLI(LightningCLI):
         if self.subcommand != "fit":
             return callbacks
         if not trainer.fast_dev_run:
-            resolved = self._parser(self.subcommand).dump(self._options, skip_unset=False)
+            keep_nulls = False  # by position: jsonargparse has renamed the parameter
+            resolved = self._parser(self.subcommand).dump(self._options, "yaml", keep_nulls)
             callbacks += [RunFolder(resolved), *(self._get(self.config_init, key) for key in ("mixing", "samples"))]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._get(self.config_init, "checkpoint"))

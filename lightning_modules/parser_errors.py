@@ -35,13 +35,6 @@ def shorten(message: str, args: Sequence[str], options: Iterable[str]) -> str:
     return " ".join(text.split())
 
 
-def cause(error: BaseException) -> BaseException:
-    """Find what a constructor raised under the errors that jsonargparse makes of it."""
-    while "any of the Union subtypes" in str(error) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def _unknown_option(name: str, options: set[str]) -> str:
     section, sections = name.partition(".")[0], {option.partition(".")[0] for option in options}
     if section not in sections:

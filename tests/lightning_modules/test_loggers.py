@@ -6,11 +6,15 @@ import time
 import warnings
 
 import pytest
+import stand_ins
 import torch
 import wandb
 import wandb_stand_ins
+from pytorch_lightning import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from lightning_modules.callbacks.mixing import MixingValues
+from lightning_modules.callbacks.samples import SampleImages
 from lightning_modules.files import replacing
 from lightning_modules.loggers import CSVLogger, WandbLogger
 
@@ -246,6 +250,27 @@ class TestWandb:
         (message,) = warnings_of(lambda: log_and_end(logger, [0.5] * 9))
         assert "wandb sync --include-online" in message
         assert wandb.run is None
+
+    def test_a_training_goes_on_without_wandb(self, tmp_path):
+        class Kill(Callback):
+            def on_train_batch_end(self, trainer, *_):
+                if trainer.global_step == 5:
+                    wandb_stand_ins.kill_wandb_process()
+
+        callbacks = [MixingValues(2), SampleImages(2), Kill()]
+        messages = warnings_of(lambda: stand_ins.fit(tmp_path, callbacks, loggers=[WandbLogger(tmp_path)]))
+        assert len([text for text in messages if "W&B" in text]) == 1
+        assert [row["step"] for row in read(tmp_path) if "train/loss" in row] == [str(step) for step in range(12)]
+        assert [row["step"] for row in read(tmp_path) if "rho/00.norm1/mean" in row] == [
+            "0",
+            "2",
+            "4",
+            "6",
+            "8",
+            "10",
+            "12",
+        ]
+        assert len(list(tmp_path.glob("samples/*"))) == 7
 
     def test_other_processes_of_a_training_log_nothing(self, tmp_path, monkeypatch):
         monkeypatch.setattr(rank_zero_only, "rank", 1)
