@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_modules import parser_errors
 from lightning_modules.base import TrainingModule
@@ -180,8 +180,8 @@ class TrainCLI(LightningCLI):
         if self.subcommand != "fit":
             return callbacks
         if not trainer.fast_dev_run:
-            keep_nulls = False  # by position: jsonargparse has renamed the parameter
-            resolved = self._parser(self.subcommand).dump(self._options, "yaml", keep_nulls)
+            skip_nulls = False  # by position, since jsonargparse has renamed the parameter
+            resolved = self._parser(self.subcommand).dump(self._options, "yaml", skip_nulls)
             callbacks += [RunFolder(resolved), *(self._get(self.config_init, key) for key in ("mixing", "samples"))]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._get(self.config_init, "checkpoint"))
@@ -200,8 +200,9 @@ class TrainCLI(LightningCLI):
                 self.trainer.fit(**kwargs)
             except SystemExit as error:
                 print_summary(self.trainer, folder, interrupted=True)
-                # On Ctrl-C Lightning exits with 1.
-                raise error if isinstance(error, SIGTERMException) else SystemExit(130) from error
+                if isinstance(error.__context__, KeyboardInterrupt):
+                    raise SystemExit(130) from error  # for which Lightning exits with 1
+                raise
             print_summary(self.trainer, folder)
 
     @contextmanager
@@ -256,7 +257,7 @@ def _new_run_folder(root: Path) -> Path:
 @contextmanager
 def _relevant_messages() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
     for name in LIGHTNING_LOGS:
         logging.getLogger(name).addFilter(_is_relevant)
@@ -290,7 +291,9 @@ def main(args: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
         except SystemExit as error:
-            return int(error.code or 0)
+            if not isinstance(error.code, int):
+                raise
+            return error.code
     return 0
 
 

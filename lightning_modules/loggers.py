@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning.loggers
 from pytorch_lightning.loggers.logger import rank_zero_experiment
@@ -123,7 +123,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
     """
 
     def __init__(
-        self, run_dir: str | Path, project: str = "normlab", init_timeout: float = 20, finish_timeout: float = 60
+        self, run_dir: str | Path, project: str = "normlab", init_timeout: float = 20, finish_timeout: float = 30
     ) -> None:
         run_dir = Path(run_dir)
         super().__init__(
@@ -179,7 +179,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
             # Silent: this class says what matters, in one line.
             mode = wandb.setup(wandb.Settings(silent=True)).settings.mode
             if mode not in ("online", "run"):
-                return self._init(mode)
+                return self._init(mode=None)
             if not wandb.login(prompt=False, verify=False):
                 run = self._init("offline")
                 rank_zero_info(f"W&B: not logged in, so logging offline; upload the run with: {self.sync_command}")
@@ -201,7 +201,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         )
         return run
 
-    def _init(self, mode: Any) -> "wandb.Run":
+    def _init(self, mode: Literal["online", "offline"] | None) -> "wandb.Run":
         import wandb
 
         timeouts: dict[str, Any] = {

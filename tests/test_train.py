@@ -313,6 +313,7 @@ class TestResume:
         log = Path("log.txt").read_text()
         assert "interrupted after step" in log
         assert "Traceback" not in log
+        assert "SIGTERM" not in log
         command = next(line.strip() for line in log.splitlines() if "python train.py" in line)
         assert main([*command.split()[2:], "--trainer.max_steps", "205"]) == 0
         assert checkpoint("runs/tiny/version_0")["global_step"] == 205

@@ -150,8 +150,9 @@ class TestWandb:
         assert list(tmp_path.iterdir()) == []
         assert logger.sync_command is None
 
-    def test_offline_mode_holds_for_who_is_logged_in(self, tmp_path, monkeypatch, server):
-        monkeypatch.setenv("WANDB_MODE", "offline")
+    @pytest.mark.parametrize("mode", ["offline", "dryrun"])
+    def test_offline_mode_holds_for_who_is_logged_in(self, tmp_path, monkeypatch, server, mode):
+        monkeypatch.setenv("WANDB_MODE", mode)
         logger = WandbLogger(tmp_path)
         log(logger, (0, {"loss": 1.0}))
         logger.finalize("success")
