@@ -84,7 +84,7 @@ class TestFit:
         assert checkpoint(run)["global_step"] == 12
         assert checkpoint(run)["hyper_parameters"].keys() == {"width", "norm", "n_dis", "seconds", "seed"}
         out = capsys.readouterr().out
-        assert "step 12/12  train/loss" in out
+        assert "step 12/12  loss" in out
         assert "finished after step 12 of 12: runs/tiny/version_0" in out
         assert "python use.py runs/tiny/version_0" in out
         (wandb_folder,) = run.glob("wandb/offline-run-*")

@@ -39,9 +39,10 @@ class RunProgress(ProgressBar):
         self._first_step = trainer.global_step
         console = Console(stderr=True)
         if self._enabled and console.is_terminal:
-            steps = MofNCompleteColumn()
-            columns = (BarColumn(), steps, TextColumn("{task.description}"), TimeRemainingColumn(), TextColumn("left"))
-            self._bar = Progress(*columns, console=console)
+            # The losses come last: a narrow terminal cuts off the end of the line.
+            time_left = (TimeRemainingColumn(), TextColumn("left"))
+            losses = TextColumn("{task.description}")
+            self._bar = Progress(BarColumn(20), MofNCompleteColumn(), *time_left, losses, console=console)
             self._task = self._bar.add_task("", total=trainer.max_steps, completed=self._first_step)
             self._bar.start()
 
@@ -70,7 +71,8 @@ class RunProgress(ProgressBar):
             return
         step, total = trainer.global_step, trainer.max_steps
         metrics = self.get_metrics(trainer, pl_module)
-        parts = [f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float)]
+        losses = {key.removeprefix("train/"): value for key, value in metrics.items() if isinstance(value, float)}
+        parts = [f"{key} {value:.4g}" for key, value in losses.items()]
         # The first step is left out: it warms up.
         timed = step - self._first_step - 1
         seconds = (self._refreshed - self._first_time) / max(1, timed)

@@ -14,9 +14,9 @@ def test_a_log_file_gets_lines_with_losses(tmp_path, capsys, monkeypatch):
     fit(tmp_path, [RunProgress()], TinyModel(seconds=0.01), max_steps=4)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert re.fullmatch(r"step 1/4  train/loss [\d.]+", lines[0])
-    assert re.fullmatch(r"step 2/4  train/loss [\d.]+  0\.\d+ s/step  0:00:0\d left", lines[1])
-    assert re.fullmatch(r"step 4/4  train/loss [\d.]+  0\.\d+ s/step", lines[3])
+    assert re.fullmatch(r"step 1/4  loss [\d.]+", lines[0])
+    assert re.fullmatch(r"step 2/4  loss [\d.]+  0\.\d+ s/step  0:00:0\d left", lines[1])
+    assert re.fullmatch(r"step 4/4  loss [\d.]+  0\.\d+ s/step", lines[3])
 
 
 def test_a_log_file_is_not_flooded(tmp_path, capsys):
@@ -36,7 +36,7 @@ def test_a_terminal_gets_a_bar_of_the_whole_run(tmp_path, capsys, monkeypatch):
     fit(tmp_path, [RunProgress()], max_steps=7)
     captured = capsys.readouterr()
     assert "7/7" in captured.err
-    assert "train/loss" in captured.err
+    assert " left loss 0." in captured.err
     assert captured.out == ""
 
 
