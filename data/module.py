@@ -81,6 +81,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """The validation images; there is no third set."""
         return self.val_dataloader()
 
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The validation images."""
+        return self.val_dataloader()
+
     def _ready(self) -> tuple[Items, Items]:
         self.setup()
         assert self._images is not None

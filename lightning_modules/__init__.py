@@ -1,7 +1,8 @@
-"""What trains: style transfer, generative adversarial networks and a classifier, as Lightning modules."""
+"""What trains: style transfer, generative adversarial networks, a classifier and distillation, as Lightning modules."""
 
 from lightning_modules.classifier import Classifier
+from lightning_modules.distillation import Distillation
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
 
-__all__ = ["GAN", "Classifier", "StyleTransfer"]
+__all__ = ["GAN", "Classifier", "Distillation", "StyleTransfer"]

@@ -80,6 +80,10 @@ class TrainingModule(LightningModule):
             for module, mode in modes.items():
                 module.training = mode
 
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
+        """Score as in validation; the data decides which images these are."""
+        return self.validation_step(batch, batch_idx)
+
     def sample_grid(self) -> Tensor:
         """Draw the picture that is logged during training, shape (3, H, W), values in [0, 1]."""
         raise RuntimeError(f"{type(self).__name__} makes no pictures")

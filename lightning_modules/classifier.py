@@ -73,6 +73,10 @@ class Classifier(TrainingModule):
         self.log("val/loss", F.cross_entropy(logits, label), sync_dist=True, batch_size=len(label))
         self.log("val/accuracy", self.val_accuracy, prog_bar=True)
 
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Compute the logits of a batch, shape (B, num_classes)."""
+        return self(batch["image"])
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build Adam and its schedule."""
         total = self.trainer.max_steps

@@ -163,6 +163,10 @@ class GAN(TrainingModule):
         scores = self.discriminator(2 * batch["image"] - 1)
         self.log("val/d_real", scores.mean(), batch_size=len(scores), sync_dist=True)
 
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Draw as many samples as the batch has images, in [0, 1]."""
+        return self.sample(self._fixed_latents(SAMPLES, len(batch["image"]), batch_idx))
+
     def _update_discriminator(self, optimizer: Optimizer, real: Tensor, k: int) -> Tensor:
         latents = self.noise(FIRST_DISCRIMINATOR_LATENTS + k, len(real), self.latent_dim)
         with torch.no_grad():

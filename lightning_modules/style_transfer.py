@@ -132,6 +132,10 @@ class StyleTransfer(TrainingModule):
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._measure_style()
 
+    def on_test_start(self) -> None:
+        """Likewise."""
+        self._measure_style()
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Stylize a batch and compare it with its photos and the style."""
         terms = self._compare(batch)

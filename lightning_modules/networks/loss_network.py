@@ -24,7 +24,8 @@ class DefaultLayers(NamedTuple):
 
 
 _DEFAULT_LAYERS: Mapping[str, DefaultLayers] = {
-    "bundled": DefaultLayers(("relu2_2",), ("relu1_2", "relu2_2", "relu3_2", "relu4_1")),
+    # Those that it was taught; its first stage has no counterpart in the teacher.
+    "bundled": DefaultLayers(("relu3_2",), ("relu2_2", "relu3_2", "relu4_1")),
     # Johnson et al. 2016, section 4.1.
     "vgg16": DefaultLayers(("relu2_2",), ("relu1_2", "relu2_2", "relu3_3", "relu4_3")),
     # Gatys et al. 2016, "Image Style Transfer Using Convolutional Neural Networks", section 3.
