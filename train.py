@@ -20,6 +20,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from safetensors.torch import save_file
 
 from lightning_modules import parser_errors
 from lightning_modules.base import TrainingModule
@@ -30,6 +31,7 @@ from lightning_modules.callbacks.run_folder import RunFolder
 from lightning_modules.callbacks.samples import SampleImages
 from lightning_modules.callbacks.summary import print_summary
 from lightning_modules.checkpoints import find_checkpoint
+from lightning_modules.files import replacing
 from lightning_modules.loggers import CSVLogger
 
 TRAINER_DEFAULTS = {
@@ -54,6 +56,8 @@ LIGHTNING_LOGS = (
 IRRELEVANT_WARNINGS = (
     ".*does not have many workers",  # small images need few
     ".*isinstance.treespec, LeafSpec",  # between Lightning and torch
+    ".*JsonargparseDeprecationWarning",
+    ".*add_instantiator",  # its successor is younger than the oldest jsonargparse that is supported
 )
 
 
@@ -204,6 +208,16 @@ class TrainCLI(LightningCLI):
                     raise SystemExit(130) from error  # for which Lightning exits with 1
                 raise
             print_summary(self.trainer, folder)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict on the data's held-out images, and write what comes out into the run's folder."""
+        checkpoint = Path(self._options.ckpt_path)
+        folder = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+        predictions = torch.cat(self.trainer.predict(**kwargs) or [])
+        if self.trainer.is_global_zero:
+            with replacing(folder / "predictions.safetensors") as partial:
+                save_file({"predictions": predictions.contiguous()}, partial)
+            print(f"wrote {folder / 'predictions.safetensors'}: predictions, shape {tuple(predictions.shape)}")
 
     @contextmanager
     def _run_folder(self) -> Iterator[Path]:

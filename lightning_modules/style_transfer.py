@@ -78,7 +78,7 @@ class StyleTransfer(TrainingModule):
 
     def __init__(
         self,
-        style: str = "waves",
+        style: str = "night",
         style_size: int = 256,
         norm: str = "batch_instance",
         norm_options: dict[str, Any] | None = None,
@@ -133,7 +133,7 @@ class StyleTransfer(TrainingModule):
             self._measure_style()
 
     def on_test_start(self) -> None:
-        """Likewise."""
+        """Likewise in a test."""
         self._measure_style()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
