@@ -21,6 +21,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lightning_modules import parser_errors
 from lightning_modules.base import TrainingModule
@@ -213,7 +214,7 @@ class TrainCLI(LightningCLI):
         """Predict on the data's held-out images, and write what comes out into the run's folder."""
         checkpoint = Path(self._options.ckpt_path)
         folder = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-        predictions = torch.cat(self.trainer.predict(**kwargs) or [])
+        predictions = torch.cat([part for part in self.trainer.predict(**kwargs) or [] if isinstance(part, Tensor)])
         if self.trainer.is_global_zero:
             with replacing(folder / "predictions.safetensors") as partial:
                 save_file({"predictions": predictions.contiguous()}, partial)
