@@ -1,9 +1,10 @@
-"""Make a feature network, such as the bundled one, of a trained classifier."""
+"""Make a feature network, such as the bundled one, of a distillation or a trained classifier."""
 
 import argparse
 import csv
 import json
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,43 +12,43 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_modules.checkpoints import find_checkpoint, load
 from lightning_modules.classifier import Classifier
+from lightning_modules.distillation import Distillation
 
 
 def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
-    """Write the feature network of a trained classifier, and how it came to be, to a safetensors file.
+    """Write the feature network of a run, and how it came to be, to a safetensors file.
 
     Args:
         run: See :func:`lightning_modules.checkpoints.find_checkpoint`.
         out: File to write; it must not exist.
-        data: What the classifier was trained on.
+        data: What the network was trained on.
         licence: Licence of the weights.
 
     Raises:
-        MisconfigurationException: If there is no such run, its norm is not ``batch``, or ``out`` exists.
+        MisconfigurationException: If there is no such run, its norm is not ``batch``, or ``out`` cannot be written.
     """
     if Path(out).exists():
         raise MisconfigurationException(f"{out} exists, choose another name for the feature network")
-    classifier = load(Classifier, run)
+    if not Path(out).parent.is_dir():
+        raise MisconfigurationException(f"there is no folder {Path(out).parent} for the feature network")
+    module = _load(run)
     metadata = {
         "made_by": f"normlab {version('normlab')}",
-        "recipe": f"{Classifier.__name__} {json.dumps(dict(classifier.hparams))}",
+        "recipe": f"{type(module).__name__} {json.dumps(_without_folders(module.hparams))}",
         "data": data,
         "licence": licence,
     }
-    accuracy = _last_accuracy(find_checkpoint(run).parents[1] / "metrics.csv")
-    if accuracy:
-        metadata["val_accuracy"] = accuracy
-    classifier.feature_net.save(out, metadata)
+    if scores := _last_scores(find_checkpoint(run).parents[1] / "metrics.csv"):
+        metadata["scores"] = json.dumps(scores)
+    module.feature_net.save(out, metadata)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.export_features", description=__doc__)
-    parser.add_argument("run", help="run folder or checkpoint of the classifier")
+    parser.add_argument("run", help="run folder or checkpoint")
     parser.add_argument("out", help="safetensors file to write")
-    parser.add_argument(
-        "--data", default="not stated", help="what the classifier was trained on, for the file's header"
-    )
+    parser.add_argument("--data", default="not stated", help="what it was trained on, for the file's header")
     parser.add_argument("--licence", default="not stated", help="licence of the weights, for the file's header")
     options = parser.parse_args(arguments)
     try:
@@ -59,12 +60,26 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _last_accuracy(metrics: Path) -> str | None:
-    if not metrics.is_file():
-        return None
-    with metrics.open(newline="") as file:
-        values = [value for row in csv.DictReader(file) if (value := row.get("val/accuracy"))]
-    return values[-1] if values else None
+def _load(run: str | Path) -> Distillation | Classifier:
+    try:
+        return load(Distillation, run)
+    except MisconfigurationException:
+        return load(Classifier, run)
+
+
+def _without_folders(hyperparameters: Mapping[str, object]) -> dict[str, object]:
+    # The file may be published, and where its maker keeps the teacher's weights is nobody's business.
+    weights = hyperparameters.get("weights")
+    return dict(hyperparameters) | ({"weights": Path(weights).name} if isinstance(weights, str) else {})
+
+
+def _last_scores(metrics: Path) -> dict[str, str]:
+    scores: dict[str, str] = {}
+    if metrics.is_file():
+        with metrics.open(newline="") as file:
+            for row in csv.DictReader(file):
+                scores |= {name: value for name, value in row.items() if name.startswith("val/") and value}
+    return scores
 
 
 if __name__ == "__main__":

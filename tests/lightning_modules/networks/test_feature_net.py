@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -140,8 +142,10 @@ def test_bundled_file_is_small_and_says_where_it_comes_from():
     assert BUNDLED.stat().st_size <= 2_000_000
     with safe_open(BUNDLED, framework="pt") as file:
         metadata = file.metadata()
-    assert {"recipe", "data", "licence", "val_accuracy"} <= metadata.keys()
-    assert float(metadata["val_accuracy"]) > 0.8
+    assert {"recipe", "data", "licence"} <= metadata.keys()
+    scores = json.loads(metadata["scores"])
+    assert float(scores["val/activations"]) < 0.2
+    assert float(scores["val/grams"]) < 0.2
 
 
 def test_bundled_network_sees_structure():
