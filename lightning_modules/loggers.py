@@ -93,7 +93,9 @@ class MetricsFile:
         # A process killed while it appended may have left the beginning of a row.
         lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         reader = csv.DictReader(lines)
-        return list(reader.fieldnames or ["step"]), list(reader)
+        columns = list(reader.fieldnames or ["step"])
+        # Nor can a row that something else has damaged be allowed to end a training.
+        return columns, [row for row in reader if None not in row and None not in row.values()]
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         columns = set().union(*rows) | set(self._columns)

@@ -44,10 +44,15 @@ def test_adam_takes_integer_betas_gives_rho_its_rate_and_keeps_it_in_range():
 def test_evaluation_restores_the_mode_of_every_submodule():
     module = TinyModel().train()
     module.net.norm1.eval()
-    with pytest.raises(RuntimeError, match="inside"), module.evaluation():
-        assert not any(m.training for m in module.modules())
-        assert not torch.is_grad_enabled()
-        raise RuntimeError("inside")
+
+    def fail():
+        with module.evaluation():
+            assert not any(m.training for m in module.modules())
+            assert not torch.is_grad_enabled()
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert module.training
     assert module.net.norm2.training
     assert not module.net.norm1.training
@@ -91,4 +96,4 @@ def test_the_default_rate_of_rho_is_that_of_the_paper():
     module = TinyModel()
     (rho,) = [g for g in module.adam(module, 0.01).param_groups if g["name"] == "rho"]
     assert rho["lr"] == pytest.approx(0.1)
-    assert rho["params"] == list(norms.mixing_layers(module))[0][1].mixing_parameters()
+    assert rho["params"] == next(norms.mixing_layers(module))[1].mixing_parameters()

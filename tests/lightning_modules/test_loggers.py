@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from lightning_modules.callbacks.mixing import MixingValues
 from lightning_modules.callbacks.samples import SampleImages
 from lightning_modules.files import replacing
-from lightning_modules.loggers import CSVLogger, WandbLogger
+from lightning_modules.loggers import CSVLogger, MetricsFile, WandbLogger
 
 
 def read(run_dir):
@@ -280,3 +280,12 @@ class TestWandb:
         logger.experiment.log({"loss": 1.0})
         logger.finalize("success")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_something_has_damaged_are_dropped_and_training_goes_on(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,a\n1,0.5\n2,0.5,7,7\n3\n4,0.25\n5,0.1")
+    file = MetricsFile(path)
+    file.log_metrics({"b": 2.0}, 6)
+    file.save()
+    assert path.read_text() == "step,a,b\n1,0.5,\n4,0.25,\n6,,2.0\n"
