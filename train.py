@@ -43,6 +43,7 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 10,
     "use_distributed_sampler": False,
     "enable_autolog_hparams": False,
+    "enable_model_summary": False,
 }
 
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
@@ -57,8 +58,8 @@ LIGHTNING_LOGS = (
 IRRELEVANT_WARNINGS = (
     ".*does not have many workers",  # small images need few
     ".*isinstance.treespec, LeafSpec",  # between Lightning and torch
-    ".*JsonargparseDeprecationWarning",
-    ".*add_instantiator",  # its successor is younger than the oldest jsonargparse that is supported
+    "(?s).*JsonargparseDeprecationWarning",
+    "(?s).*add_instantiator",  # its successor is younger than the oldest jsonargparse that is supported
 )
 
 
