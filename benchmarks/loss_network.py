@@ -21,6 +21,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+# Python looks first in the folder of a script, where norms is another benchmark.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
