@@ -1,9 +1,11 @@
-"""Reading, optimizing and constraining what mixing layers learn, over a whole model."""
+"""Reading, optimizing, constraining and freezing what mixing layers learn, over a whole model."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from norms.base import MixingNorm
 from norms.switchable import STATISTICS
@@ -29,6 +31,59 @@ class MixingValue(NamedTuple):
     value: float
 
 
+@dataclass(frozen=True)
+class LayerReport:
+    """What one mixing layer has learned; ``print`` shows it as a line.
+
+    Attributes:
+        layer: Dotted name of the layer in the model.
+        norm: Name of its class.
+        num_features: Number of its channels.
+        trained: Whether its mixing parameters are trained, not frozen.
+        values: The effective mixing values by kind, on the CPU: ``rho`` of shape (C,), or ``mean_weight`` and
+            ``var_weight`` of shape (3,) in the order of :data:`norms.STATISTICS`.
+    """
+
+    layer: str
+    norm: str
+    num_features: int
+    trained: bool
+    values: dict[str, Tensor]
+
+    @property
+    def summary(self) -> dict[str, dict[str, float]]:
+        """The values by kind, each a handful of named numbers.
+
+        Of rho these are ``mean``, ``min``, ``max``, ``std`` (biased), ``share_below_0.1`` and ``share_above_0.9`` over
+        the channels, of switch weights the weight of each statistic.
+        """
+        return {
+            kind: _distribution(values) if kind == "rho" else dict(zip(STATISTICS, values.tolist(), strict=True))
+            for kind, values in self.values.items()
+        }
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Which of :data:`norms.STATISTICS` have a share in the output."""
+        shares = dict.fromkeys(STATISTICS, 0.0)
+        for kind, numbers in self.summary.items():
+            used = {"instance": 1 - numbers["min"], "batch": numbers["max"]} if kind == "rho" else numbers
+            shares.update((name, max(shares[name], share)) for name, share in used.items())
+        return tuple(name for name, share in shares.items() if share > 0)
+
+    def __str__(self) -> str:
+        return str(Report([self]))
+
+
+class Report(list[LayerReport]):
+    """The layers of a model; ``print`` shows them as a table."""
+
+    def __str__(self) -> str:
+        rows = [(report.layer, f"{report.norm}({report.num_features})", _line(report)) for report in self]
+        widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+        return "\n".join(f"{layer:{widths[0]}}  {norm:{widths[1]}}  {line}" for layer, norm, line in rows)
+
+
 def mixing_layers(model: nn.Module) -> Iterator[tuple[str, MixingNorm]]:
     """Yield (dotted name, layer) for every layer of ``model`` that learns how to normalize, in the model's order."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, MixingNorm))
@@ -44,13 +99,60 @@ def mixing_values(model: nn.Module) -> list[MixingValue]:
         One row a value, in the model's order.
     """
     rows = []
-    for depth, (name, layer) in enumerate(mixing_layers(model)):
-        for kind, values in layer.mixing_values().items():
+    for depth, layer in enumerate(report(model)):
+        for kind, values in layer.values.items():
             for index, value in enumerate(values.tolist()):
                 per_channel = kind == "rho"
                 channel, statistic = (index, None) if per_channel else (None, STATISTICS[index])
-                rows.append(MixingValue(name, depth, kind, channel, statistic, value))
+                rows.append(MixingValue(layer.layer, depth, kind, channel, statistic, value))
     return rows
+
+
+def report(model: nn.Module) -> Report:
+    """Read what every mixing layer of ``model`` has learned, with a single transfer from the device.
+
+    ``print(norms.report(model))`` shows a line a layer::
+
+        down.0.norm  BatchInstanceNorm2d(32)  rho: mean=0.71 min=0.00 max=1.00 std=0.34 share_below_0.1=0.09 ...
+        down.1.norm  SwitchableNorm2d(64)     mean_weight: instance=0.14 layer=0.29 batch=0.57; var_weight: ...
+
+    Args:
+        model: Any module; layers without mixing values are passed over.
+
+    Returns:
+        One report a layer, in the model's order: a list that prints as a table.
+    """
+    layers = list(mixing_layers(model))
+    values = [layer.mixing_values() for _, layer in layers]
+    fetched = iter(_fetch([value for kinds in values for value in kinds.values()]))
+    return Report(
+        LayerReport(
+            name,
+            type(layer).__name__,
+            layer.num_features,
+            any(parameter.requires_grad for parameter in layer.mixing_parameters()),
+            {kind: next(fetched) for kind in kinds},
+        )
+        for (name, layer), kinds in zip(layers, values, strict=True)
+    )
+
+
+def freeze_mixing_(model: nn.Module, frozen: bool = True) -> None:
+    """Stop training the mixing parameters of ``model``, or train them again; all other parameters are left as they are.
+
+    A frozen parameter has no gradient, so that an optimizer made before leaves it alone, and :func:`param_groups`
+    leaves it out: an optimizer made while it is frozen does not train it later. ``DistributedDataParallel`` has to be
+    told before it wraps the model.
+
+    Args:
+        model: Any module; layers without mixing parameters are passed over.
+        frozen: Whether to freeze or to thaw.
+    """
+    for _, layer in mixing_layers(model):
+        for parameter in layer.mixing_parameters():
+            parameter.requires_grad_(not frozen)
+            if frozen:
+                parameter.grad = None
 
 
 def project_(model: nn.Module) -> None:
@@ -100,3 +202,30 @@ def param_groups(
             by_shape = "weights" if parameter.ndim > 1 else "affine"
             groups[mixing.get(parameter, by_shape)]["params"].append(parameter)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
+
+
+def _fetch(tensors: list[Tensor]) -> list[Tensor]:
+    if not tensors:
+        return []
+    device = tensors[0].device
+    flat = torch.cat([tensor.to(device, torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors])
+    return list(flat.cpu().split([len(tensor) for tensor in tensors]))
+
+
+def _distribution(rho: Tensor) -> dict[str, float]:
+    return {
+        "mean": rho.mean().item(),
+        "min": rho.min().item(),
+        "max": rho.max().item(),
+        "std": rho.std(correction=0).item(),
+        "share_below_0.1": (rho < 0.1).float().mean().item(),
+        "share_above_0.9": (rho > 0.9).float().mean().item(),
+    }
+
+
+def _line(report: LayerReport) -> str:
+    parts = [
+        f"{kind}: {' '.join(f'{name}={number:.2f}' for name, number in numbers.items())}"
+        for kind, numbers in report.summary.items()
+    ]
+    return "; ".join(parts if report.trained else [*parts, "frozen"])

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-import norms
 from lightning_modules.files import replacing
+from norms.mixing import LayerReport, mixing_layers, report
 
 HISTOGRAM_EDGES = np.linspace(0, 1, 33)
 
-Values = dict[str, dict[str, NDArray[np.float32]]]
+Values = dict[str, LayerReport]
 
 
 class MixingValues(Callback):
@@ -80,32 +79,33 @@ class MixingValues(Callback):
             if metrics:
                 logger.log_metrics(metrics, step)
                 logger.save()
-        arrays: dict[str, Any] = {f"{layer}/{kind}": v for layer, kinds in values.items() for kind, v in kinds.items()}
+        arrays: dict[str, Any] = {
+            f"{layer}/{kind}": value.numpy() for layer, read in values.items() for kind, value in read.values.items()
+        }
         with replacing(self._folder / f"step_{step:07d}.npz") as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
         self._logged_step = step
 
 
 def read_values(model: torch.nn.Module) -> Values:
-    """Read the mixing values of every trained mixing layer of ``model``, with a single transfer from the device.
+    """Read the mixing values of every trained mixing layer of ``model``.
 
-    Layers whose mixing parameters are frozen, such as those of an averaged copy of a network, are passed over.
+    Layers of which no parameter is trained, such as those of an averaged copy of a network, are passed over. Those of
+    which only the mixing parameters are frozen are not.
 
     Args:
         model: Any module.
 
     Returns:
-        From a layer's name, such as ``03.residual1.norm1``, to its values by kind. The names are the dotted names of
-        the modules without what all of them begin with, behind their depth.
+        From a layer's name, such as ``03.residual1.norm1``, to its report. The names are the dotted names of the
+        modules without what all of them begin with, behind their depth.
     """
-    trained = ((n, m) for n, m in norms.mixing_layers(model) if any(p.requires_grad for p in m.mixing_parameters()))
-    layers = [(name, layer.mixing_values()) for name, layer in trained]
-    tensors = [value.float() for _, kinds in layers for value in kinds.values()]
-    if not tensors:
-        return {}
-    parts = iter(np.split(torch.cat(tensors).cpu().numpy(), np.cumsum([len(tensor) for tensor in tensors])[:-1]))
-    labels = _labels([name for name, _ in layers])
-    return {label: {kind: next(parts) for kind in kinds} for label, (_, kinds) in zip(labels, layers, strict=True)}
+    trained = [
+        reported
+        for (_, layer), reported in zip(mixing_layers(model), report(model), strict=True)
+        if any(parameter.requires_grad for parameter in layer.parameters())
+    ]
+    return dict(zip(_labels([reported.layer for reported in trained]), trained, strict=True))
 
 
 def _labels(names: list[str]) -> list[str]:
@@ -117,27 +117,21 @@ def _labels(names: list[str]) -> list[str]:
 
 
 def _scalars(values: Values) -> Iterator[tuple[str, float]]:
-    for layer, kinds in values.items():
-        for kind, value in kinds.items():
-            if kind == "rho":
-                yield f"rho/{layer}/mean", float(value.mean())
-                yield f"rho/{layer}/min", float(value.min())
-                yield f"rho/{layer}/max", float(value.max())
-                yield f"rho/{layer}/std", float(value.std())
-                yield f"rho/{layer}/share_below_0.1", float((value < 0.1).mean())
-                yield f"rho/{layer}/share_above_0.9", float((value > 0.9).mean())
-            else:
-                for statistic, weight in zip(norms.STATISTICS, value.tolist(), strict=True):
-                    yield f"switch/{layer}/{_moment(kind)}/{statistic}", weight
+    for layer, read in values.items():
+        for kind, numbers in read.summary.items():
+            prefix = f"rho/{layer}" if kind == "rho" else f"switch/{layer}/{_moment(kind)}"
+            yield from ((f"{prefix}/{name}", number) for name, number in numbers.items())
 
 
 def _histograms(values: Values) -> dict[str, Any]:
     import wandb
 
     return {
-        f"rho/{layer}/histogram": wandb.Histogram(np_histogram=np.histogram(kinds["rho"], HISTOGRAM_EDGES))
-        for layer, kinds in values.items()
-        if "rho" in kinds
+        f"rho/{layer}/histogram": wandb.Histogram(
+            np_histogram=np.histogram(read.values["rho"].numpy(), HISTOGRAM_EDGES)
+        )
+        for layer, read in values.items()
+        if "rho" in read.values
     }
 
 
@@ -146,13 +140,12 @@ def _tables(values: Values) -> dict[str, Any]:
 
     rho: list[list[Any]] = []
     switch: list[list[Any]] = []
-    for layer, kinds in values.items():
-        for kind, value in kinds.items():
+    for layer, read in values.items():
+        for kind, numbers in read.summary.items():
             if kind == "rho":
-                rho += [[layer, channel, v] for channel, v in enumerate(value.tolist())]
+                rho += [[layer, channel, v] for channel, v in enumerate(read.values[kind].tolist())]
             else:
-                names = [f"{_moment(kind)}/{statistic}" for statistic in norms.STATISTICS]
-                switch += [[layer, name, v] for name, v in zip(names, value.tolist(), strict=True)]
+                switch += [[layer, f"{_moment(kind)}/{name}", number] for name, number in numbers.items()]
     tables = {}
     if rho:
         tables["final/rho"] = wandb.Table(columns=["layer", "channel", "rho"], data=rho)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import norms
+from norms.mixing import freeze_mixing_, report
 
 
 def network():
@@ -84,3 +85,89 @@ def test_every_trainable_parameter_is_in_exactly_one_group():
 
 def test_groups_that_would_be_empty_are_left_out():
     assert [g["name"] for g in norms.param_groups(nn.Conv2d(3, 3, 1, bias=False), lr=1)] == ["weights"]
+
+
+class TestReport:
+    def test_sums_up_each_layer(self):
+        model = network()
+        with torch.no_grad():
+            model[1].rho.copy_(torch.tensor([0.0, 0.05, 0.2, 0.95]))
+            model[2][1].mean_weight.copy_(torch.tensor([1.0, 2.0, 5.0]).log())
+            model[2][1].var_weight.copy_(torch.tensor([3.0, 3.0, 2.0]).log())
+        gate, switch = report(model)
+        assert (gate.layer, gate.norm, gate.num_features) == ("1", "BatchInstanceNorm2d", 4)
+        assert (switch.layer, switch.norm, switch.num_features) == ("2.1", "SwitchableNorm2d", 2)
+        std = ((0.09 + 0.0625 + 0.01 + 0.4225) / 4) ** 0.5
+        expected = {"mean": 0.3, "min": 0, "max": 0.95, "std": std, "share_below_0.1": 0.5, "share_above_0.9": 0.25}
+        assert gate.summary == {"rho": pytest.approx(expected)}
+        assert switch.summary == {
+            "mean_weight": pytest.approx({"instance": 1 / 8, "layer": 2 / 8, "batch": 5 / 8}),
+            "var_weight": pytest.approx({"instance": 3 / 8, "layer": 3 / 8, "batch": 2 / 8}),
+        }
+        assert gate.values["rho"].tolist() == pytest.approx([0.0, 0.05, 0.2, 0.95])
+
+    @pytest.mark.parametrize(
+        ("rho", "used"), [([0.0, 0.0], ("instance",)), ([1.0, 1.0], ("batch",)), ([0.0, 1.0], ("instance", "batch"))]
+    )
+    def test_names_the_statistics_that_have_a_share(self, rho, used):
+        layer = norms.BatchInstanceNorm2d(2)
+        with torch.no_grad():
+            layer.rho.copy_(torch.tensor(rho))
+        assert report(layer)[0].statistics == used
+
+    def test_a_statistic_without_weight_in_either_moment_has_no_share(self):
+        layer = norms.SwitchableNorm2d(2)
+        with torch.no_grad():
+            layer.mean_weight.copy_(torch.tensor([0.0, -1e4, -1e4]))
+            layer.var_weight.copy_(torch.tensor([-1e4, -1e4, 0.0]))
+        assert report(layer)[0].statistics == ("instance", "batch")
+
+    def test_prints_as_a_table(self):
+        model = network()
+        model[1].rho.requires_grad_(False)
+        switch = "instance=0.33 layer=0.33 batch=0.33"
+        assert str(report(model)).splitlines() == [
+            "1    BatchInstanceNorm2d(4)  rho: mean=1.00 min=1.00 max=1.00 std=0.00 share_below_0.1=0.00"
+            " share_above_0.9=1.00; frozen",
+            f"2.1  SwitchableNorm2d(2)     mean_weight: {switch}; var_weight: {switch}",
+        ]
+        assert str(report(model)[1]) == f"2.1  SwitchableNorm2d(2)  mean_weight: {switch}; var_weight: {switch}"
+        assert str(report(nn.ReLU())) == ""
+
+    def test_reads_every_dtype_and_is_not_moved_by_later_training(self):
+        model = nn.Sequential(norms.BatchInstanceNorm2d(2, dtype=torch.bfloat16), norms.SwitchableNorm2d(2))
+        values = report(model)[0].values["rho"]
+        nn.init.zeros_(model[0].rho)
+        assert values.tolist() == [1, 1]
+
+
+class TestFreezing:
+    def test_stops_and_resumes_the_training_of_mixing_parameters_alone(self):
+        model = network()
+        model[0].weight.requires_grad_(False)
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        freeze_mixing_(model)
+        mixing = {"1.rho", "2.1.mean_weight", "2.1.var_weight"}
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == trained - mixing
+        assert [layer.trained for layer in report(model)] == [False, False]
+        assert {group["name"] for group in norms.param_groups(model, 1.0)} == {"weights", "affine"}
+        freeze_mixing_(model, frozen=False)
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
+
+    def test_holds_for_an_optimizer_with_momentum_that_was_made_before(self):
+        layer = norms.BatchInstanceNorm2d(2, initial_rho=0.5)
+        optimizer = torch.optim.Adam(norms.param_groups(layer, 0.01), 0.01)
+        x = torch.randn(4, 2, 5, 5) + torch.randn(4, 2, 1, 1)
+
+        def step():
+            before = layer.rho.detach().clone(), layer.weight.detach().clone()
+            layer(x).pow(4).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+            return [not torch.equal(a, b) for a, b in zip(before, (layer.rho, layer.weight), strict=True)]
+
+        assert step() == [True, True]
+        freeze_mixing_(layer)
+        assert step() == [False, True]
+        freeze_mixing_(layer, frozen=False)
+        assert step() == [True, True]

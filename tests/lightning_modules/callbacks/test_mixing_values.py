@@ -18,6 +18,7 @@ from torch import nn
 import norms
 from lightning_modules.callbacks.mixing import MixingValues, read_values
 from lightning_modules.loggers import WandbLogger
+from norms.mixing import freeze_mixing_
 
 STATISTICS = ("mean", "min", "max", "std", "share_below_0.1", "share_above_0.9")
 RHO = {f"rho/00.norm1/{statistic}" for statistic in STATISTICS}
@@ -90,6 +91,7 @@ def test_scalars_are_those_of_the_values(tmp_path):
 
 
 def test_all_records_agree_with_the_model(tmp_path):
+    torch.manual_seed(0)
     model = TinyModel()
     wandb_logger = WandbLogger(tmp_path)
     fit(tmp_path, [MixingValues(5)], model, loggers=[wandb_logger])
@@ -190,3 +192,10 @@ def test_an_averaged_copy_of_a_network_is_not_logged_beside_it():
     network = nn.ModuleDict({"norm": norms.SwitchableNorm2d(2)})
     both = nn.ModuleDict({"net": network, "net_ema": copy.deepcopy(network).requires_grad_(False)})
     assert list(read_values(both)) == ["00.norm"]
+
+
+def test_frozen_mixing_values_stay_in_the_log_under_the_same_names():
+    network = nn.ModuleList([norms.BatchInstanceNorm2d(2), norms.SwitchableNorm2d(2), norms.BatchInstanceNorm2d(2)])
+    names = list(read_values(network))
+    freeze_mixing_(network[0])
+    assert list(read_values(network)) == names == ["00.0", "01.1", "02.2"]
