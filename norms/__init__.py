@@ -1,7 +1,16 @@
 """Normalization layers for PyTorch, among them those that learn how to normalize."""
 
 from norms.base import MixingNorm, MomentNorm
+from norms.batch import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    MeanOnlyBatchNorm1d,
+    MeanOnlyBatchNorm2d,
+    MeanOnlyBatchNorm3d,
+)
 from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from norms.layer_pixel import LayerNormPixel
 from norms.mixing import MixingValue, mixing_layers, mixing_values, param_groups, project_
 from norms.registry import build, names
@@ -12,7 +21,16 @@ __all__ = [
     "BatchInstanceNorm1d",
     "BatchInstanceNorm2d",
     "BatchInstanceNorm3d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
     "LayerNormPixel",
+    "MeanOnlyBatchNorm1d",
+    "MeanOnlyBatchNorm2d",
+    "MeanOnlyBatchNorm3d",
     "MixingNorm",
     "MixingValue",
     "MomentNorm",

@@ -1,4 +1,4 @@
-"""What the layers built on plane moments share, and what those that learn how to normalize add to it."""
+"""What the norms of this package share, and what those that learn how to normalize add to it."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -6,22 +6,26 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from norms.moments import pool_batch
+from norms.moments import BatchMoments, Formula, modulate, standardize
+from norms.pooling import is_distributed
 
 
 class MomentNorm(nn.Module, ABC):
-    """Base of the norms that derive an affine map from plane moments (see :mod:`norms.moments`).
+    """Base of the norms that derive an affine map from moments (see :mod:`norms.moments`).
 
-    A subclass implements :meth:`_normalize`. Conventions are those of ``torch.nn.BatchNorm2d``: normalization uses the
-    biased variance, ``running_var`` estimates the unbiased one, ``momentum`` weighs the new value, and evaluation uses
-    the running statistics if they are tracked, otherwise the batch's own.
+    A subclass says which map by :meth:`_formula`. Conventions are those of ``torch.nn.BatchNorm2d``: normalization uses
+    the biased variance, ``running_var`` estimates the unbiased one, ``momentum`` weighs the new value, and evaluation
+    uses the running statistics if they are tracked, otherwise the batch's own.
 
     Args:
         num_features: Number of channels C.
         eps: Added to variances, positive.
         momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-        affine: Whether to learn ``weight`` (gamma, starts at 1) and ``bias`` (beta, starts at 0), each of shape (C,).
+        affine: Whether to learn ``weight`` (gamma) and ``bias`` (beta, starts at 0), each of shape (C,).
         track_running_stats: Whether to keep ``running_mean`` (C,), ``running_var`` (C,) and ``num_batches_tracked``.
+        initial_gamma: Where ``weight`` starts. With 0 in the last norm of a residual branch, the block starts as the
+            identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
+        sync: Whether to pool the moments of the batch over all processes in training, each weighted by its count.
         device: Where parameters and buffers live.
         dtype: Dtype of parameters and buffers.
 
@@ -30,6 +34,8 @@ class MomentNorm(nn.Module, ABC):
     """
 
     spatial_dims: ClassVar[int]
+    spread: ClassVar[str | None] = "running_var"
+    """Name of the buffer that goes with ``running_mean``; None if there is none."""
 
     def __init__(
         self,
@@ -38,6 +44,8 @@ class MomentNorm(nn.Module, ABC):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        initial_gamma: float = 1.0,
+        sync: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -53,33 +61,82 @@ class MomentNorm(nn.Module, ABC):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-        self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+        self.initial_gamma = initial_gamma
+        self.sync = sync
+        self.weight: nn.Parameter | None
+        self.bias: nn.Parameter | None
+        for name in ("weight", "bias"):
+            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, parameter)
         self.running_mean: Tensor | None
-        self.running_var: Tensor | None
         self.num_batches_tracked: Tensor | None
-        tracked = track_running_stats
-        self.register_buffer("running_mean", torch.empty(num_features, device=device, dtype=dtype) if tracked else None)
-        self.register_buffer("running_var", torch.empty(num_features, device=device, dtype=dtype) if tracked else None)
+        tracked = track_running_stats and self.uses_batch
+        mean = torch.zeros(num_features, device=device, dtype=dtype) if tracked else None
+        self.register_buffer("running_mean", mean)
+        if self.spread is not None:
+            self.register_buffer(self.spread, None if mean is None else self._initial_spread(mean))
         self.register_buffer("num_batches_tracked", torch.tensor(0, device=device) if tracked else None)
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether batch statistics enter, so that running ones stand in for them in evaluation."""
+        return True
+
+    @abstractmethod
+    def _formula(self) -> Formula:
+        """The norm as a function of moments."""
+
+    def _mixing(self) -> tuple[Tensor, ...]:
+        """What the formula depends on beside moments."""
+        return ()
+
+    def _population(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance that stand in for those of a batch in evaluation."""
+        assert self.running_mean is not None
+        return self.running_mean, self.get_buffer("running_var")
+
+    def _initial_spread(self, mean: Tensor) -> Tensor:
+        return torch.ones_like(mean)
+
+    def second_moment(self, centered: Tensor) -> Tensor:
+        """Average the squares of centered values of shape (C, M) over M, in the shape of the spread."""
+        return centered.square().mean(1)
+
+    def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
+        """What the spread buffer tracks, from a biased second central moment over ``count`` values per channel."""
+        return second * (count / (count - 1))
+
+    @torch.no_grad()
+    def load_population_(self, mean: Tensor, spread: Tensor) -> None:
+        """Set the running statistics.
+
+        Args:
+            mean: Shape (C,).
+            spread: As :meth:`observed_spread` returns it.
+
+        Raises:
+            ValueError: If none are tracked.
+        """
+        if self.running_mean is None:
+            raise ValueError(f"{type(self).__name__} does not track running statistics")
+        self.running_mean.copy_(mean)
+        if self.spread is not None:
+            self.get_buffer(self.spread).copy_(spread)
 
     def reset_running_stats(self) -> None:
         """Forget the running statistics: mean 0, variance 1, no batches."""
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
+        if self.running_mean is not None and self.num_batches_tracked is not None:
+            mean = torch.zeros_like(self.running_mean)
+            self.load_population_(mean, self._initial_spread(mean))
             self.num_batches_tracked.zero_()
 
     def reset_parameters(self) -> None:
         """Return parameters and running statistics to their initial values."""
         self.reset_running_stats()
-        if self.weight is not None and self.bias is not None:
-            nn.init.ones_(self.weight)
+        if self.weight is not None:
+            nn.init.constant_(self.weight, self.initial_gamma)
+        if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    @abstractmethod
-    def _normalize(self, x: Tensor, population: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalize ``x`` with population statistics, or with the batch's own where they are None; see modulate."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x``.
@@ -91,54 +148,99 @@ class MomentNorm(nn.Module, ABC):
             The normalized activations: shape, dtype and memory format of ``x``.
 
         Raises:
-            ValueError: If the shape does not fit, or in training if a plane holds a single value.
+            ValueError: If the shape does not fit, or in training if there are too few values for a variance.
+        """
+        return self.modulated(x, self.weight, self.bias)
+
+    def modulated(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Normalize ``x`` as :meth:`forward` does, with a gamma and beta from elsewhere.
+
+        Args:
+            x: Activations.
+            weight: gamma, shape (C,), or (N, C) for one per sample; None is 1.
+            bias: beta, likewise; None is 0.
         """
         self._check_input(x)
-        use_population = not self.training and self.track_running_stats
-        population = (self.running_mean, self.running_var) if use_population else (None, None)
-        y, mean, var = self._normalize(x, population)
-        if self.training and self.track_running_stats:
-            self._update_running_stats(mean, var, x.numel() // x.shape[1])
+        formula = self._formula()
+        population = None if self.training or self.running_mean is None else self._population()
+        if population is not None and not formula.per_sample:
+            return standardize(x, *population, formula.eps, weight, bias)
+        sync = self.sync and self.training
+        y, batch = modulate(x, formula, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync)
+        if self.training and batch is not None:
+            self._update_running_stats(batch)
         return y
 
     def _check_input(self, x: Tensor) -> None:
         name, dims = type(self).__name__, self.spatial_dims
         if x.ndim == 2 and dims == 1:
-            raise ValueError(
-                f"{name} needs (N, C, L) input, got shape {tuple(x.shape)}: "
-                "instance statistics do not exist for a single value per channel"
-            )
-        if x.ndim != dims + 2:
+            self._check_without_positions(x)
+        elif x.ndim != dims + 2:
             raise ValueError(f"{name} needs {dims + 2}-dimensional input (N, C, ...), got shape {tuple(x.shape)}")
         if x.shape[1] != self.num_features:
             raise ValueError(f"{name} was built for {self.num_features} channels, got shape {tuple(x.shape)}")
-        if self.training and x.shape[2:].numel() == 1:
+        if self.training:
+            self._check_count(x)
+
+    def _check_without_positions(self, x: Tensor) -> None:
+        """Accept or refuse input of shape (N, C)."""
+
+    def _check_count(self, x: Tensor) -> None:
+        """Refuse input of which the moments do not exist in training."""
+        if x.numel() == x.shape[1] and not (self.sync and is_distributed()):
             raise ValueError(
-                f"{name} needs more than one value per channel and sample in training, got shape {tuple(x.shape)}: "
-                "the instance variance of a single value does not exist"
+                f"{type(self).__name__} needs more than one value per channel in training, got shape {tuple(x.shape)}: "
+                "the variance of a single value does not exist"
             )
 
     @torch.no_grad()
-    def _update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
+    def _update_running_stats(self, batch: BatchMoments) -> None:
+        if (
+            self.running_mean is None
+            or self.num_batches_tracked is None
+            or (isinstance(batch.total, int) and batch.total == 0)
+        ):
+            return
         self.num_batches_tracked.add_(1)
-        batch_mean, batch_var = pool_batch(mean, var)
         # A tensor, not a float: reading the count back would break a compiled graph.
-        momentum = 1 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
-        for running, batch in ((self.running_mean, batch_mean), (self.running_var, batch_var * (count / (count - 1)))):
-            running.copy_(running + momentum * (batch - running))
+        momentum = 1 / self.num_batches_tracked.to(batch.mean.dtype) if self.momentum is None else self.momentum
+        updates = [(self.running_mean, batch.mean)]
+        if self.spread is not None:
+            updates.append((self.get_buffer(self.spread), self.observed_spread(batch.var, batch.total)))
+        for running, new in updates:
+            running.copy_(running + momentum * (new - running))
 
     def extra_repr(self) -> str:
         """The arguments, as in torch's own norms."""
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+        parts = [
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}",
+            f"track_running_stats={self.track_running_stats}",
+        ]
+        if self.initial_gamma != 1:
+            parts.append(f"initial_gamma={self.initial_gamma}")
+        if self.sync:
+            parts.append("sync=True")
+        return ", ".join(parts)
+
+
+class InstanceMomentNorm(MomentNorm):
+    """A norm that uses the moments of single instances, which single values do not have."""
+
+    def _check_without_positions(self, x: Tensor) -> None:
+        raise ValueError(
+            f"{type(self).__name__} needs (N, C, L) input, got shape {tuple(x.shape)}: "
+            "instance statistics do not exist for a single value per channel"
         )
 
+    def _check_count(self, x: Tensor) -> None:
+        if x.shape[2:].numel() == 1:
+            raise ValueError(
+                f"{type(self).__name__} needs more than one value per channel and sample in training, "
+                f"got shape {tuple(x.shape)}: the instance variance of a single value does not exist"
+            )
 
-class MixingNorm(MomentNorm):
+
+class MixingNorm(InstanceMomentNorm):
     """A norm that learns how to normalize, and says what it has learned.
 
     The methods belong to the module, not to tags on its parameters, because tags are lost when a module is copied.

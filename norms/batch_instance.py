@@ -1,36 +1,39 @@
 """Batch-Instance Normalization (Nam & Kim, 2018)."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from norms.base import MixingNorm
-from norms.moments import modulate, pool_batch
+from norms.moments import Formula, Gradients, Moments
 
 
-def _coefficients(
-    mean: Tensor,
-    var: Tensor,
-    rho: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    population_mean: Tensor | None,
-    population_var: Tensor | None,
-    *,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    if population_mean is None or population_var is None:
-        batch_mean, batch_var = pool_batch(mean, var)
-    else:
-        batch_mean, batch_var = population_mean.to(mean.dtype), population_var.to(var.dtype)
-    rho = rho.to(mean.dtype)
-    batch_scale = rho * torch.rsqrt(batch_var + eps)
-    scale = batch_scale + (1 - rho) * torch.rsqrt(var + eps)
-    offset = batch_scale * (mean - batch_mean)
-    if weight is not None and bias is not None:
-        scale, offset = scale * weight, offset * weight + bias
-    return scale, offset
+class BatchInstanceFormula(Formula):
+    """``scale = rho / std_batch + (1 - rho) / std_instance``, with gate rho of shape (C,)."""
+
+    per_sample = True
+
+    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scale and offset."""
+        (rho,) = mixing
+        batch_scale = rho * torch.rsqrt(batch.var + self.eps)
+        scale = torch.addcmul(batch_scale, 1 - rho, torch.rsqrt(plane.var + self.eps))
+        return scale, (plane.mean - batch.mean) * batch_scale
+
+    def gradients(
+        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
+    ) -> Gradients:
+        """Differentiate scale and offset."""
+        (rho,) = mixing
+        batch_rstd = torch.rsqrt(batch.var + self.eps)
+        rstd = torch.rsqrt(plane.var + self.eps)
+        by_rstd = grad_scale * rstd
+        grad_batch_scale = torch.addcmul(grad_scale, grad_offset, plane.mean - batch.mean).sum(0)
+        grad_mean = grad_offset * (rho * batch_rstd)
+        return Gradients(
+            plane=(grad_mean, by_rstd * rstd.square() * ((rho - 1) / 2)),
+            batch=(-grad_mean.sum(0), grad_batch_scale * batch_rstd.pow(3) * (rho / -2)),
+            mixing=(grad_batch_scale * batch_rstd - by_rstd.sum(0),),
+        )
 
 
 class _BatchInstanceNorm(MixingNorm):
@@ -44,10 +47,12 @@ class _BatchInstanceNorm(MixingNorm):
         affine: bool = True,
         track_running_stats: bool = True,
         initial_rho: float = 1.0,
+        initial_gamma: float = 1.0,
+        sync: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, initial_gamma, sync, device, dtype)
         if not 0 <= initial_rho <= 1:
             raise ValueError(f"initial_rho must lie in [0, 1], got {initial_rho}")
         self.initial_rho = initial_rho
@@ -58,9 +63,11 @@ class _BatchInstanceNorm(MixingNorm):
         super().reset_parameters()
         nn.init.constant_(self.rho, self.initial_rho)
 
-    def _normalize(self, x: Tensor, population: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
-        tensors = (self.rho, self.weight, self.bias, *population)
-        return modulate(x, partial(_coefficients, eps=self.eps), self.eps, *tensors)
+    def _formula(self) -> Formula:
+        return BatchInstanceFormula(self.eps)
+
+    def _mixing(self) -> tuple[Tensor, ...]:
+        return (self.rho,)
 
     def mixing_parameters(self) -> list[nn.Parameter]:
         return [self.rho]
@@ -103,12 +110,14 @@ Args:
     affine: Whether to learn ``weight`` and ``bias``.
     track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
     initial_rho: Where every rho starts, in [0, 1].
+    initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the identity.
+    sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
     device: Where parameters and buffers live.
     dtype: Dtype of parameters and buffers.
 
 Attributes:
     rho (Parameter): Gate, shape (C,), starts at ``initial_rho``; 1 is batch, 0 is instance.
-    weight (Parameter): gamma, shape (C,), starts at 1.
+    weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
     bias (Parameter): beta, shape (C,), starts at 0.
     running_mean (Tensor): Shape (C,), starts at 0.
     running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.

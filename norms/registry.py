@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import nn
 
+from norms.batch import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    MeanOnlyBatchNorm1d,
+    MeanOnlyBatchNorm2d,
+    MeanOnlyBatchNorm3d,
+)
 from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from norms.layer_pixel import LayerNormPixel
 from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 
@@ -30,6 +39,8 @@ def _none(num_features: int) -> nn.Identity:
 
 _BUILDERS: dict[str, Sequence[Callable[..., nn.Module]]] = {
     "batch": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    "batch_renorm": (BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
+    "mean_only_batch": (MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d),
     "instance": (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     "layer": (_layer,) * 3,
     "layer_pixel": (LayerNormPixel,) * 3,
@@ -38,6 +49,9 @@ _BUILDERS: dict[str, Sequence[Callable[..., nn.Module]]] = {
     "switchable": (SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d),
     "none": (_none,) * 3,
 }
+
+# torch's batch normalization shares no statistics between processes; ours does.
+_SYNCHRONIZED = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 
 # torch leaves instance normalization without gamma and beta; here a norm of any name has them unless told otherwise.
 _DEFAULTS: dict[str, dict[str, Any]] = {"instance": {"affine": True}}
@@ -54,7 +68,10 @@ def build(name: str, num_features: int, dims: int = 2, **options: Any) -> nn.Mod
     ========================  =======================================================================
     name                      layer
     ========================  =======================================================================
-    ``batch``                 ``torch.nn.BatchNorm1d/2d/3d``
+    ``batch``                 ``torch.nn.BatchNorm1d/2d/3d``, or :class:`norms.BatchNorm1d`, ``2d``, ``3d`` with
+                              ``sync=True``
+    ``batch_renorm``          :class:`norms.BatchRenorm1d`, ``2d``, ``3d``
+    ``mean_only_batch``       :class:`norms.MeanOnlyBatchNorm1d`, ``2d``, ``3d``
     ``instance``              ``torch.nn.InstanceNorm1d/2d/3d``, with ``affine=True`` by default
     ``layer``                 layer normalization over (C, H, W) of each sample
     ``layer_pixel``           layer normalization over C of each pixel
@@ -82,7 +99,8 @@ def build(name: str, num_features: int, dims: int = 2, **options: Any) -> nn.Mod
         raise ValueError(f"unknown norm '{name}'{guess} (known: {', '.join(_BUILDERS)})")
     if dims not in (1, 2, 3):
         raise ValueError(f"norms exist for 1, 2 or 3 spatial dimensions, got dims={dims}")
-    builder = _BUILDERS[name][dims - 1]
+    builders = _SYNCHRONIZED if name == "batch" and "sync" in options else _BUILDERS[name]
+    builder = builders[dims - 1]
     allowed = [p for p in inspect.signature(builder).parameters if p != "num_features"]
     unknown = sorted(set(options) - set(allowed))
     if unknown:

@@ -1,43 +1,125 @@
 """Switchable Normalization (Luo et al., 2019)."""
 
-from functools import partial
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from norms.base import MixingNorm
-from norms.moments import modulate, pool_batch, pool_layer
+from norms.moments import Formula, Gradients, Moments
+from norms.pooling import pool
 
 STATISTICS = ("instance", "layer", "batch")
 """What the switch weights weigh, in their index order."""
 
 
-def _coefficients(
-    mean: Tensor,
-    var: Tensor,
-    mean_weight: Tensor,
-    var_weight: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    population_mean: Tensor | None,
-    population_var: Tensor | None,
-    *,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    if population_mean is None or population_var is None:
-        batch_mean, batch_var = pool_batch(mean, var)
-    else:
-        batch_mean, batch_var = population_mean.to(mean.dtype), population_var.to(var.dtype)
-    layer_mean, layer_var = pool_layer(mean, var)
-    mean_share = mean_weight.to(mean.dtype).softmax(0)
-    var_share = var_weight.to(var.dtype).softmax(0)
-    mixed_mean = mean_share[0] * mean + mean_share[1] * layer_mean + mean_share[2] * batch_mean
-    mixed_var = var_share[0] * var + var_share[1] * layer_var + var_share[2] * batch_var
-    scale = torch.rsqrt(mixed_var + eps)
-    if weight is not None:
-        scale = scale * weight
-    offset = (mean - mixed_mean) * scale
-    return scale, offset if bias is None else offset + bias
+class SwitchableFormula(Formula):
+    """``scale = 1 / sqrt(sum w'_k var_k + eps)`` and ``offset = (mean - sum w_k mean_k) * scale``.
+
+    The mixing tensors are the shares w and w', each of shape (K,), of the K statistics.
+
+    Args:
+        eps: Added to the mixed variance.
+        statistics: What is mixed, some of :data:`STATISTICS`.
+    """
+
+    per_sample = True
+
+    def __init__(self, eps: float, statistics: Sequence[str] = STATISTICS) -> None:
+        super().__init__(eps, uses_batch="batch" in statistics)
+        self.statistics = statistics
+
+    def _sources(self, plane: Moments, batch: Moments) -> list[Moments]:
+        sources = {"instance": plane, "layer": Moments(*pool(*plane, dim=1)), "batch": batch}
+        return [sources[name] for name in self.statistics]
+
+    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scale and offset."""
+        sources = self._sources(plane, batch)
+        mean = _mix(mixing[0], [source.mean for source in sources])
+        scale = torch.rsqrt(_mix(mixing[1], [source.var for source in sources]) + self.eps)
+        return scale, (plane.mean - mean) * scale
+
+    def gradients(
+        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
+    ) -> Gradients:
+        """Differentiate scale and offset."""
+        sources = self._sources(plane, batch)
+        centered = plane.mean - _mix(mixing[0], [source.mean for source in sources])
+        scale = torch.rsqrt(_mix(mixing[1], [source.var for source in sources]) + self.eps)
+        grad_mean = grad_offset * scale
+        grad_var = torch.addcmul(grad_scale, grad_offset, centered).mul_(scale.pow(3)).div_(-2)
+        mixing_grads = (
+            torch.stack([-(grad_mean * source.mean).sum() for source in sources]),
+            torch.stack([(grad_var * source.var).sum() for source in sources]),
+        )
+        shares = dict(zip(self.statistics, zip(*mixing, strict=True), strict=True))
+        # The plane's mean is also what the map is centered on.
+        plane_mean, plane_var = grad_mean, torch.zeros_like(grad_var)
+        batch_grads: tuple[Tensor | None, Tensor | None] = (None, None)
+        if "instance" in shares:
+            of_mean, of_var = shares["instance"]
+            plane_mean, plane_var = plane_mean - of_mean * grad_mean, of_var * grad_var
+        if "layer" in shares:
+            of_mean, of_var = shares["layer"]
+            layer = Moments(*pool(*plane, dim=1))
+            layer_mean = grad_mean.mean(1, keepdim=True) * -of_mean
+            layer_var = grad_var.mean(1, keepdim=True) * of_var
+            plane_mean = torch.addcmul(plane_mean + layer_mean, plane.mean - layer.mean, layer_var, value=2)
+            plane_var = plane_var + layer_var
+        if "batch" in shares:
+            of_mean, of_var = shares["batch"]
+            batch_grads = (grad_mean.sum(0) * -of_mean, grad_var.sum(0) * of_var)
+        return Gradients((plane_mean, plane_var), batch_grads, mixing_grads)
+
+
+def _mix(shares: Tensor, values: list[Tensor]) -> Tensor:
+    mixed = shares[0] * values[0]
+    for share, value in zip(shares[1:], values[1:], strict=True):
+        mixed = mixed + share * value
+    return mixed
+
+
+def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
+    r"""The point of the probability simplex nearest to ``logits``, moved out of a circle around equal shares.
+
+    At radius 0 it is sparsemax; from :math:`\sqrt{(K - 1) / K}`, the distance of the corners, it is one-hot.
+
+    Args:
+        logits: Shape (K,).
+        radius: Scalar, at least 0.
+
+    Returns:
+        Shares, shape (K,), that are not negative and sum to 1.
+
+    Source:
+        Shao et al. 2019, section 3.2; sparsemax from Martins & Astudillo 2016, arXiv 1602.02068, algorithm 1.
+    """
+    count = len(logits)
+    shares = _sparsemax(logits)
+    # Each round leaves the circle within the face that the shares lie on; where that leaves the face, the next round
+    # goes on from a face of it, which has one corner less.
+    for _ in range(count - 1):
+        face = (shares > 0).to(shares.dtype)
+        center = face / face.sum()
+        remaining = (radius.square() - (center - 1 / count).square().sum()).clamp_min(0).sqrt()
+        direction = shares - center
+        # Equal shares have no direction to leave by and stay until a gradient gives them one.
+        length = direction.square().sum().clamp_min(1e-24).sqrt()
+        inside = (length < remaining) & (length > 1e-11)
+        shares = _sparsemax(torch.where(inside, center + direction * (remaining / length), shares))
+    corner = torch.zeros_like(shares).scatter(0, shares.argmax(0, keepdim=True), 1.0)
+    return torch.where(radius >= math.sqrt((count - 1) / count), corner, shares)
+
+
+def _sparsemax(logits: Tensor) -> Tensor:
+    ordered = logits.sort(descending=True).values
+    ranks = torch.arange(1, len(logits) + 1, device=logits.device, dtype=logits.dtype)
+    excess = ordered.cumsum(0) - 1
+    support = (ranks * ordered > excess).sum()
+    threshold = excess.gather(0, support.unsqueeze(0) - 1) / support
+    return (logits - threshold).clamp_min(0)
 
 
 class _SwitchableNorm(MixingNorm):
@@ -50,31 +132,78 @@ class _SwitchableNorm(MixingNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        statistics: Sequence[str] = STATISTICS,
+        sparse_steps: int | None = None,
+        initial_gamma: float = 1.0,
+        sync: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        self.mean_weight = nn.Parameter(torch.empty(len(STATISTICS), device=device, dtype=dtype))
-        self.var_weight = nn.Parameter(torch.empty(len(STATISTICS), device=device, dtype=dtype))
+        chosen = tuple(name for name in STATISTICS if name in statistics)
+        if len(chosen) < 2 or len(chosen) != len(statistics):
+            raise ValueError(f"statistics must be two or three of {', '.join(STATISTICS)}, got {list(statistics)}")
+        if sparse_steps is not None and sparse_steps < 1:
+            raise ValueError(f"sparse_steps must be None or at least 1, got {sparse_steps}")
+        self.statistics = chosen
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, initial_gamma, sync, device, dtype)
+        self.sparse_steps = sparse_steps
+        self.mean_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
+        self.var_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
+        self.radius: Tensor | None
+        self.register_buffer("radius", None if sparse_steps is None else torch.zeros((), device=device))
         self.reset_parameters()
+
+    @property
+    def uses_batch(self) -> bool:
+        return "batch" in self.statistics
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.ones_(self.mean_weight)
         nn.init.ones_(self.var_weight)
+        if self.radius is not None:
+            self.radius.zero_()
 
-    def _normalize(self, x: Tensor, population: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
-        tensors = (self.mean_weight, self.var_weight, self.weight, self.bias, *population)
-        return modulate(x, partial(_coefficients, eps=self.eps), self.eps, *tensors)
+    def _formula(self) -> Formula:
+        return SwitchableFormula(self.eps, self.statistics)
+
+    def _share(self, logits: Tensor) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # The radius moves before the gradient is computed.
+        return logits.softmax(0) if self.radius is None else sparsestmax(logits, self.radius.clone())
+
+    def _mixing(self) -> tuple[Tensor, ...]:
+        return self._share(self.mean_weight), self._share(self.var_weight)
+
+    def modulated(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        y = super().modulated(x, weight, bias)
+        if self.training and self.radius is not None and self.sparse_steps is not None:
+            last = math.sqrt((len(self.statistics) - 1) / len(self.statistics))
+            with torch.no_grad():
+                self.radius.add_(last / self.sparse_steps).clamp_(max=last)
+        return y
 
     def mixing_parameters(self) -> list[nn.Parameter]:
         return [self.mean_weight, self.var_weight]
 
+    @torch.no_grad()
     def mixing_values(self) -> dict[str, Tensor]:
-        return {
-            "mean_weight": self.mean_weight.detach().softmax(0),
-            "var_weight": self.var_weight.detach().softmax(0),
-        }
+        index = [STATISTICS.index(name) for name in self.statistics]
+        values = {}
+        for name, logits in (("mean_weight", self.mean_weight), ("var_weight", self.var_weight)):
+            share = self._share(logits)
+            values[name] = share.new_zeros(len(STATISTICS)).index_copy(
+                0, torch.tensor(index, device=share.device), share
+            )
+        return values
+
+    def extra_repr(self) -> str:
+        parts = [super().extra_repr()]
+        if self.statistics != STATISTICS:
+            parts.append(f"statistics={self.statistics}")
+        if self.sparse_steps is not None:
+            parts.append(f"sparse_steps={self.sparse_steps}")
+        return ", ".join(parts)
 
 
 _DOCUMENTATION = r"""Switchable Normalization over {shape} input.
@@ -90,6 +219,11 @@ where instance moments are taken over {instance_axes}, layer moments over {layer
 {batch_axes}, all with the biased variance, and all channels of the layer share the weights. In evaluation the batch
 moments are the running ones.
 
+With ``statistics=("instance", "layer")`` nothing depends on the batch, as batches of one sample want it. With
+``sparse_steps`` the softmax gives way to SparsestMax, which keeps the shares outside a circle around equal shares
+whose radius grows with every training batch, until after so many the layer has chosen one statistic for the means and
+one for the variances.
+
 It mixes statistics, where :class:`BatchInstanceNorm2d` mixes normalized outputs. The authors' code uses the unbiased
 instance variance, keeps ``running_var`` at 0 before training and reads ``momentum`` as the share of the old value;
 this layer follows the paper's formula and torch's conventions instead.
@@ -100,17 +234,23 @@ Args:
     momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
     affine: Whether to learn ``weight`` and ``bias``.
     track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+    statistics: What to mix: two or three of ``instance``, ``layer`` and ``batch``.
+    sparse_steps: Training batches after which each weight is 0 or 1; None keeps the softmax.
+    initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the identity.
+    sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
     device: Where parameters and buffers live.
     dtype: Dtype of parameters and buffers.
 
 Attributes:
-    mean_weight (Parameter): Logits lambda of the means, shape (3,), order instance, layer, batch, start at 1 (equal).
+    mean_weight (Parameter): Logits lambda of the means, shape (K,) in the order of ``statistics``, start at 1
+        (equal).
     var_weight (Parameter): Logits lambda' of the variances, likewise.
-    weight (Parameter): gamma, shape (C,), starts at 1.
+    weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
     bias (Parameter): beta, shape (C,), starts at 0.
     running_mean (Tensor): Shape (C,), starts at 0.
     running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
     num_batches_tracked (Tensor): int64 scalar.
+    radius (Tensor): Radius of the circle, scalar, starts at 0; None without ``sparse_steps``.
 
 Raises:
     ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
@@ -120,7 +260,8 @@ Shape:
     Input and output: {shape}. bfloat16 and float16 input is normalized in float32 and returned in its own dtype.
 
 Source:
-    Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, ICLR 2019, section 2, equation 3.
+    Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, ICLR 2019, section 2, equation 3;
+    Shao et al., SSN: Learning Sparse Switchable Normalization via SparsestMax, CVPR 2019, section 3.2.
 """
 
 

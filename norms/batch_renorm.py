@@ -1,0 +1,170 @@
+"""Batch Renormalization (Ioffe, 2017)."""
+
+import torch
+from torch import Tensor
+
+from norms.base import MomentNorm
+from norms.moments import Formula, Gradients, Moments
+
+
+class BatchRenormFormula(Formula):
+    """``scale = r / std_batch`` and ``offset = (mean - mean_batch) * scale + d``, with constants r and d.
+
+    The mixing tensors are the running mean and standard deviation, each of shape (C,), and the scalars r_max and d_max.
+    """
+
+    per_sample = False
+
+    def _correction(self, batch: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        running_mean, running_std, r_max, d_max = mixing
+        with torch.no_grad():
+            r = torch.sqrt(batch.var + self.eps) / running_std
+            d = (batch.mean - running_mean) / running_std
+            return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
+
+    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scale and offset."""
+        r, d = self._correction(batch, mixing)
+        scale = r * torch.rsqrt(batch.var + self.eps)
+        return scale, torch.addcmul(d, plane.mean - batch.mean, scale)
+
+    def gradients(
+        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
+    ) -> Gradients:
+        """Differentiate scale and offset."""
+        r, _ = self._correction(batch, mixing)
+        rstd = torch.rsqrt(batch.var + self.eps)
+        grad_mean = grad_offset * (r * rstd)
+        grad_batch_scale = torch.addcmul(grad_scale, grad_offset, plane.mean - batch.mean).sum(0)
+        grad_var = grad_batch_scale * r * rstd.pow(3) / -2
+        return Gradients((grad_mean, None), (-grad_mean.sum(0), grad_var), (None,) * len(mixing))
+
+
+class _BatchRenorm(MomentNorm):
+    spread = "running_std"
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.01,
+        affine: bool = True,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        schedule_steps: int = 40_000,
+        initial_gamma: float = 1.0,
+        sync: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, True, initial_gamma, sync, device, dtype)
+        if r_max < 1:
+            raise ValueError(f"r_max must be at least 1, got {r_max}")
+        if d_max < 0:
+            raise ValueError(f"d_max must not be negative, got {d_max}")
+        if schedule_steps < 0:
+            raise ValueError(f"schedule_steps must not be negative, got {schedule_steps}")
+        self.r_max = r_max
+        self.d_max = d_max
+        self.schedule_steps = schedule_steps
+        self.reset_parameters()
+
+    def _formula(self) -> Formula:
+        return BatchRenormFormula(self.eps)
+
+    def _mixing(self) -> tuple[Tensor, ...]:
+        assert self.running_mean is not None
+        # Copies, because the originals move before the gradient is computed.
+        return self.running_mean.clone(), self.get_buffer("running_std").clone(), *self.limits()
+
+    def _population(self) -> tuple[Tensor, Tensor]:
+        assert self.running_mean is not None
+        # The standard deviation holds its epsilon already.
+        wide = self.get_buffer("running_std").to(torch.promote_types(self.running_mean.dtype, torch.float32))
+        return self.running_mean, wide.square() - self.eps
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """Limits of the correction in the next training batch: scalars r_max >= 1 and d_max >= 0."""
+        assert self.num_batches_tracked is not None
+        step = self.num_batches_tracked.to(torch.float32)
+        if self.schedule_steps == 0:
+            return torch.full_like(step, self.r_max), torch.full_like(step, self.d_max)
+        # The paper's breakpoints, 5k, 25k and 40k steps, as parts of the whole.
+        progress = step / self.schedule_steps
+        r_share = ((progress - 1 / 8) / (7 / 8)).clamp(0, 1)
+        d_share = ((progress - 1 / 8) / (4 / 8)).clamp(0, 1)
+        return 1 + r_share * (self.r_max - 1), d_share * self.d_max
+
+    def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
+        return torch.sqrt(second + self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, schedule_steps={self.schedule_steps}"
+
+
+_DOCUMENTATION = r"""Batch Renormalization over {shape} input.
+
+Batch normalization whose training output is corrected to what evaluation would give, within limits that loosen as the
+running statistics settle. It makes training with small or dependent batches work:
+
+.. math::
+    y = \gamma \left(\frac{{x - \mu_B}}{{\sigma_B}} \, r + d\right) + \beta, \qquad
+    r = \mathrm{{clip}}_{{[1/r_{{max}}, r_{{max}}]}}\!\left(\frac{{\sigma_B}}{{\sigma}}\right), \quad
+    d = \mathrm{{clip}}_{{[-d_{{max}}, d_{{max}}]}}\!\left(\frac{{\mu_B - \mu}}{{\sigma}}\right), \qquad
+    \sigma_B = \sqrt{{\sigma_B^2 + \epsilon}}
+
+where the moments of the batch are taken over {batch_axes}, with the biased variance, and :math:`\mu, \sigma` are the
+running mean and standard deviation, updated after use. No gradient flows through r and d. In evaluation
+:math:`y = \gamma (x - \mu) / \sigma + \beta`.
+
+The limits follow the paper's schedule by ``num_batches_tracked``: no correction for the first eighth of
+``schedule_steps``, then a linear rise to ``d_max`` at five eighths and to ``r_max`` at the end. The default is the
+paper's 5,000, 25,000 and 40,000 steps; give the length of a shorter run.
+
+Args:
+    num_features: Number of channels C.
+    eps: Added to the variance, positive.
+    momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
+    affine: Whether to learn ``weight`` and ``bias``.
+    r_max: Final limit of the scale's correction, at least 1.
+    d_max: Final limit of the offset's correction, not negative.
+    schedule_steps: Training batches until both limits are final; 0 starts with them.
+    initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the identity.
+    sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
+    device: Where parameters and buffers live.
+    dtype: Dtype of parameters and buffers.
+
+Attributes:
+    weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
+    bias (Parameter): beta, shape (C,), starts at 0.
+    running_mean (Tensor): Shape (C,), starts at 0.
+    running_std (Tensor): Average of the batches' :math:`\sigma_B`, biased and with its epsilon, shape (C,), starts
+        at 1. The paper averages the standard deviation, not the variance.
+    num_batches_tracked (Tensor): int64 scalar, the step of the schedule.
+
+Raises:
+    ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
+        channel has a single value.
+
+Shape:
+    Input and output: {shape}. bfloat16 and float16 input is normalized in float32 and returned in its own dtype.
+
+Source:
+    Ioffe, Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models, NeurIPS 2017,
+    algorithm 1 and section 4.
+"""
+
+
+class BatchRenorm1d(_BatchRenorm):  # noqa: D101
+    __doc__ = _DOCUMENTATION.format(shape="(N, C) or (N, C, L)", batch_axes="(N, L)")
+    spatial_dims = 1
+
+
+class BatchRenorm2d(_BatchRenorm):  # noqa: D101
+    __doc__ = _DOCUMENTATION.format(shape="(N, C, H, W)", batch_axes="(N, H, W)")
+    spatial_dims = 2
+
+
+class BatchRenorm3d(_BatchRenorm):  # noqa: D101
+    __doc__ = _DOCUMENTATION.format(shape="(N, C, D, H, W)", batch_axes="(N, D, H, W)")
+    spatial_dims = 3

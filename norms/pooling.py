@@ -1,0 +1,72 @@
+"""Moments of groups of planes from the moments of each, by the law of total variance from centered terms."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Pool moments of equally large sets along one dimension; over none at all they are 0 and 1.
+
+    Args:
+        mean: Means.
+        var: Biased variances, of the shape of ``mean``.
+        dim: The dimension to pool over, which stays with length 1.
+
+    Returns:
+        Mean and biased variance of the united sets.
+    """
+    if mean.shape[dim] == 0:
+        return mean.sum(dim, keepdim=True), var.sum(dim, keepdim=True) + 1
+    pooled = mean.mean(dim, keepdim=True)
+    return pooled, (var + (mean - pooled).square()).mean(dim, keepdim=True)
+
+
+def is_distributed() -> bool:
+    """Whether there is another process to pool with."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def pool_processes(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pool moments over all processes by one collective, each process weighted by its number of values.
+
+    It can be differentiated any number of times, provided that all processes do so.
+
+    Args:
+        mean: Means of this process, shape (C,).
+        var: Biased variances of this process, shape (C,).
+        count: Number of values per channel behind them; may differ between processes and be 0.
+
+    Returns:
+        Mean and biased variance, both of shape (C,), and the number of values per channel over all processes.
+    """
+    own = torch.cat([mean, var, mean.new_full((1,), count)])
+    others = own.new_zeros(dist.get_world_size(), 1)
+    others[dist.get_rank()] = 1
+    # A sum with zeros from everybody else: a gathering whose gradient is as simple as a sum's.
+    rows = all_reduce(others * own)
+    means, variances, counts = rows.split([len(mean), len(mean), 1], dim=1)
+    total = counts.detach().sum().clamp_min(1)
+    share = counts.detach() / total
+    pooled = (share * means).sum(0)
+    return pooled, (share * (variances + (means - pooled).square())).sum(0), total
+
+
+def all_reduce(values: Tensor) -> Tensor:
+    """Sum over all processes. Its gradient is the sum of the processes' gradients."""
+    summed: Tensor = _AllReduce.apply(values)
+    return summed
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return all_reduce(grads[0])
