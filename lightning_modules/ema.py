@@ -1,13 +1,7 @@
-"""An exponential moving average of a generator's weights, and the statistics that go with averaged weights."""
-
-import copy
-from collections.abc import Iterable
-from typing import Any, TypeVar
+"""An exponential moving average of a generator's weights."""
 
 import torch
-from torch import Tensor, nn
-
-Module = TypeVar("Module", bound=nn.Module)
+from torch import nn
 
 RAMPUP = 0.05
 """Early in a training the half-life is at most this share of the images seen so far, since a longer memory would still
@@ -45,34 +39,3 @@ def update_(average: nn.Module, live: nn.Module, decay: float) -> None:
         mean.lerp_(parameter, 1 - decay)
     for copied, buffer in zip(average.buffers(), live.buffers(), strict=True):
         copied.copy_(buffer)
-
-
-@torch.no_grad()
-def with_own_statistics(module: Module, batches: Iterable[Tensor]) -> Module:
-    """Copy a module and estimate the running statistics of its norms anew, for the weights that it has.
-
-    The running statistics of averaged weights are not those of the live weights, whose activations differ. BigGAN's
-    "standing statistics" do the same (Brock et al. 2019, arXiv 1809.11096, section 3.2).
-
-    Args:
-        module: Left as it is.
-        batches: Inputs; the statistics are the plain mean over them.
-
-    Returns:
-        The copy, in evaluation mode.
-    """
-    module = copy.deepcopy(module).train()
-    tracking: list[Any] = [layer for layer in module.modules() if getattr(layer, "running_mean", None) is not None]
-    momenta = [layer.momentum for layer in tracking]
-    for layer in tracking:
-        if isinstance(layer, nn.SyncBatchNorm):
-            # One process may do this alone: statistics shared with the others would wait for them for ever.
-            layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
-        layer.reset_running_stats()
-        layer.momentum = None
-    if tracking:
-        for batch in batches:
-            module(batch)
-    for layer, momentum in zip(tracking, momenta, strict=True):
-        layer.momentum = momentum
-    return module.eval()

@@ -20,6 +20,7 @@ from lightning_modules import ema
 from lightning_modules.base import TrainingModule
 from lightning_modules.losses.adversarial import adversarial_loss
 from lightning_modules.networks.sngan import Discriminator, Generator, find_architecture
+from norms.recalibrate import recalibrate
 
 # Streams of noise within one step; the discriminator's k-th update takes FIRST_DISCRIMINATOR_LATENTS + k.
 GENERATOR_LATENTS, DEQUANTIZATION, FIRST_DISCRIMINATOR_LATENTS = range(3)
@@ -215,7 +216,8 @@ class GAN(TrainingModule):
         """Generate images in evaluation mode; neither the module nor any random state is changed.
 
         Running statistics are estimated anew from fixed noise: those of the averaged weights are not known, those of
-        the live weights lag behind. So the images depend on the weights and the latent vectors alone.
+        the live weights lag behind. So the images depend on the weights and the latent vectors alone. BigGAN's
+        "standing statistics" do the same (Brock et al. 2019, arXiv 1809.11096, section 3.2).
 
         Args:
             latents: Standard normal noise, shape (N, latent_dim).
@@ -226,7 +228,8 @@ class GAN(TrainingModule):
         """
         network = self.generator_ema if averaged else self.generator
         batches = (self._fixed_latents(STATISTICS, SAMPLING_BATCH, i) for i in range(STATISTICS_BATCHES))
-        network = ema.with_own_statistics(network, batches)
+        # One process may draw samples alone, and would wait for the others for ever.
+        network = recalibrate(copy.deepcopy(network), batches, sync=False).eval()
         with torch.no_grad():
             images = torch.cat([network(part) for part in latents.split(SAMPLING_BATCH)])
         return (images + 1) / 2
