@@ -1,0 +1,113 @@
+"""The benchmark of the norms runs, and compares layers with formulas that say the same."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import norms
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = Path(__file__).parents[1] / "benchmarks" / "norms.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_norms", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("textbook", "ours"),
+    [
+        ("textbook batch-instance", lambda: norms.BatchInstanceNorm2d(4)),
+        ("textbook switchable", lambda: norms.SwitchableNorm2d(4)),
+        ("textbook batch renorm", lambda: norms.BatchRenorm2d(4, schedule_steps=0)),
+    ],
+)
+def test_textbook_formulas_say_what_the_layers_say(textbook, ours, benchmark):
+    torch.manual_seed(0)
+    theirs, ours = benchmark.LAYERS[textbook](4).double(), ours().double()
+    for name, parameter in ours.named_parameters():
+        values = torch.rand_like(parameter)
+        for layer in (theirs, ours):
+            own = layer.get_parameter(name)
+            own.data.copy_(values.reshape(own.shape))
+    for scale in (1, 4, 0.1):
+        x = torch.randn(3, 4, 5, 6, dtype=torch.float64) * scale + 1
+        torch.testing.assert_close(theirs(x), ours(x))
+    for layer in (theirs, ours):
+        layer.eval()
+    torch.testing.assert_close(theirs(x), ours(x))
+
+
+def test_it_runs(benchmark, monkeypatch, tmp_path):
+    file = tmp_path / "norms.md"
+    arguments = ["--quick", "--shapes", "2x4x3x3", "3x2x3x3", "--threads", "1", "--markdown", str(file)]
+    layers = ["norms.SwitchableNorm2d", "nn.GroupNorm", "textbook batch renorm"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/norms.py", *arguments, "--norms", *layers])
+    threads = torch.get_num_threads()
+    try:
+        benchmark.main()
+    finally:
+        torch.set_num_threads(threads)
+    written = file.read_text()
+    assert "    python benchmarks/norms.py --quick" in written
+    assert f"torch {torch.__version__}" in written
+    tables = written.split("\n## ")[1:]
+    assert len(tables) == 3 * 2 + 1
+    for table in tables[:-1]:
+        assert "| layer | 2x4x3x3 | 3x2x3x3 |" in table
+        assert [row.split(" | ")[0] for row in table.splitlines()[4:]] == [
+            "| nn.BatchNorm2d takes",
+            *(f"| {x}" for x in layers),
+        ]
+    assert "of 12 targets are reached." in written
+
+
+def setting(benchmark, shape, **changes):
+    return benchmark.Setting(
+        **{"device": "cpu", "dtype": "float32", "compiled": False, "threads": 1, "layout": "nchw", **changes},
+        shape=shape,
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "measure", "changes", "shape", "target"),
+    [
+        ("norms.SwitchableNorm2d", "forward + backward", {}, (4, 128, 64, 64), 0.85),
+        ("norms.BatchRenorm2d", "forward", {}, (4, 128, 64, 64), 0.6),
+        ("norms.BatchInstanceNorm2d", "evaluation", {}, (4, 128, 64, 64), 1.0),
+        ("norms.BatchInstanceNorm2d", "forward", {}, (8, 16, 32, 32), 1.5),
+        ("norms.BatchInstanceNorm2d", "forward", {"compiled": True}, (8, 16, 32, 32), 1.0),
+        ("norms.BatchInstanceNorm2d", "forward + backward", {"device": "cuda"}, (8, 16, 32, 32), 1.1),
+        ("norms.BatchInstanceNorm2d", "forward", {"device": "cuda"}, (8, 16, 32, 32), None),
+        ("nn.GroupNorm", "forward", {}, (4, 128, 64, 64), None),
+    ],
+)
+def test_a_figure_that_misses_its_target_says_so(layer, measure, changes, shape, target, benchmark):
+    def cell(ratio):
+        return benchmark.Cell(setting(benchmark, shape, **changes), layer, measure, ratio, ratio, ratio, 1.0, None)
+
+    assert cell(9).target == target
+    assert str(cell(9)) == "9.00 (9.00-9.00)" + ("" if target is None else f" > {target}")
+    assert cell(9).hits == [False] * (target is not None)
+    assert str(cell(0.1)) == "0.10 (0.10-0.10)"
+
+
+def test_large_tensors_on_a_gpu_have_a_target_for_bandwidth(benchmark):
+    def cell(shape):
+        place = setting(benchmark, shape, device="cuda")
+        return benchmark.Cell(place, "norms.SwitchableNorm2d", "forward", 1.0, 1.0, 1.0, 1.0, 0.5)
+
+    assert str(cell((64, 256, 56, 56))) == "1.00 (1.00-1.00), 50% < 80%"
+    assert str(cell((8, 16, 32, 32))) == "1.00 (1.00-1.00), 50%"
+
+
+def test_saved_bytes_count_a_storage_once(benchmark):
+    shape = (2, 4, 8, 8)
+    size = 4 * 2 * 4 * 8 * 8
+    assert size <= benchmark.saved_bytes("nn.BatchNorm2d", shape) < 1.1 * size
+    assert benchmark.saved_bytes("textbook switchable", shape) > 2.9 * size
