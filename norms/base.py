@@ -1,5 +1,6 @@
 """What the norms of this package share, and what those that learn how to normalize add to it."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -91,9 +92,9 @@ class MomentNorm(nn.Module, ABC):
         return ()
 
     def _population(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance that stand in for those of a batch in evaluation."""
+        """Mean and power that stand in for those of a batch in evaluation."""
         assert self.running_mean is not None
-        return self.running_mean, self.get_buffer("running_var")
+        return self.running_mean, self.get_buffer("running_var") + self.eps
 
     def _initial_spread(self, mean: Tensor) -> Tensor:
         return torch.ones_like(mean)
@@ -164,9 +165,11 @@ class MomentNorm(nn.Module, ABC):
         formula = self._formula()
         population = None if self.training or self.running_mean is None else self._population()
         if population is not None and not formula.per_sample:
-            return standardize(x, *population, formula.eps, weight, bias)
+            return standardize(x, *population, weight, bias)
         sync = self.sync and self.training
-        y, batch = modulate(x, formula, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync)
+        y, batch = modulate(
+            x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync
+        )
         if self.training and batch is not None:
             self._update_running_stats(batch)
         return y
@@ -208,7 +211,10 @@ class MomentNorm(nn.Module, ABC):
         if self.spread is not None:
             updates.append((self.get_buffer(self.spread), self.observed_spread(batch.var, batch.total)))
         for running, new in updates:
-            running.copy_(running + momentum * (new - running))
+            if running.dtype == new.dtype:
+                running.lerp_(new, momentum)
+            else:
+                running.copy_(torch.lerp(running.to(new.dtype), new, momentum))
 
     def extra_repr(self) -> str:
         """The arguments, as in torch's own norms."""
@@ -233,7 +239,7 @@ class InstanceMomentNorm(MomentNorm):
         )
 
     def _check_count(self, x: Tensor) -> None:
-        if x.shape[2:].numel() == 1:
+        if math.prod(x.shape[2:]) == 1:
             raise ValueError(
                 f"{type(self).__name__} needs more than one value per channel and sample in training, "
                 f"got shape {tuple(x.shape)}: the instance variance of a single value does not exist"

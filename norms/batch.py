@@ -12,19 +12,16 @@ class BatchFormula(Formula):
 
     per_sample = False
 
-    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
-        scale = torch.rsqrt(batch.var + self.eps)
-        return scale, (plane.mean - batch.mean) * scale
+        scale = torch.rsqrt(moments.batch_power)
+        return scale, moments.deviation * scale
 
-    def gradients(
-        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
-    ) -> Gradients:
+    def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate scale and offset."""
-        scale = torch.rsqrt(batch.var + self.eps)
-        grad_mean = grad_offset * scale
-        grad_batch_scale = torch.addcmul(grad_scale, grad_offset, plane.mean - batch.mean).sum(0)
-        return Gradients((grad_mean, None), (-grad_mean.sum(0), grad_batch_scale * scale.pow(3) / -2))
+        scale = torch.rsqrt(moments.batch_power)
+        grad = torch.addcmul(grad_scale, grad_offset, moments.deviation).sum(0)
+        return Gradients(deviation=grad_offset * scale, batch_power=grad * scale / moments.batch_power / -2)
 
 
 class MeanOnlyBatchFormula(Formula):
@@ -32,15 +29,13 @@ class MeanOnlyBatchFormula(Formula):
 
     per_sample = False
 
-    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
-        return torch.ones_like(batch.mean), plane.mean - batch.mean
+        return torch.ones_like(moments.batch_mean), moments.deviation
 
-    def gradients(
-        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
-    ) -> Gradients:
+    def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate scale and offset."""
-        return Gradients((grad_offset, None), (-grad_offset.sum(0), None))
+        return Gradients(deviation=grad_offset)
 
 
 class _BatchNorm(MomentNorm):
@@ -60,7 +55,7 @@ class _BatchNorm(MomentNorm):
         self.reset_parameters()
 
     def _formula(self) -> Formula:
-        return BatchFormula(self.eps)
+        return BatchFormula()
 
 
 class _MeanOnlyBatchNorm(MomentNorm):
@@ -89,7 +84,7 @@ class _MeanOnlyBatchNorm(MomentNorm):
         self.reset_parameters()
 
     def _formula(self) -> Formula:
-        return MeanOnlyBatchFormula(self.eps)
+        return MeanOnlyBatchFormula()
 
     def _population(self) -> tuple[Tensor, Tensor]:
         assert self.running_mean is not None

@@ -8,31 +8,31 @@ from norms.moments import Formula, Gradients, Moments
 
 
 class BatchInstanceFormula(Formula):
-    """``scale = rho / std_batch + (1 - rho) / std_instance``, with gate rho of shape (C,)."""
+    """``scale = rho / std_batch + (1 - rho) / std_instance``, ``offset = (mean - mean_batch) * rho / std_batch``.
+
+    The mixing tensor is the gate rho, of shape (C,).
+    """
 
     per_sample = True
 
-    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
         (rho,) = mixing
-        batch_scale = rho * torch.rsqrt(batch.var + self.eps)
-        scale = torch.addcmul(batch_scale, 1 - rho, torch.rsqrt(plane.var + self.eps))
-        return scale, (plane.mean - batch.mean) * batch_scale
+        batch_scale = rho * torch.rsqrt(moments.batch_power)
+        # Not a lerp: at rho = 1 the scale is exactly that of batch normalization.
+        return torch.addcmul(batch_scale, 1 - rho, torch.rsqrt(moments.power)), moments.deviation * batch_scale
 
-    def gradients(
-        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
-    ) -> Gradients:
+    def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate scale and offset."""
         (rho,) = mixing
-        batch_rstd = torch.rsqrt(batch.var + self.eps)
-        rstd = torch.rsqrt(plane.var + self.eps)
-        by_rstd = grad_scale * rstd
-        grad_batch_scale = torch.addcmul(grad_scale, grad_offset, plane.mean - batch.mean).sum(0)
-        grad_mean = grad_offset * (rho * batch_rstd)
+        batch_rstd = torch.rsqrt(moments.batch_power)
+        by_rstd = grad_scale * torch.rsqrt(moments.power)
+        by_batch_rstd = torch.addcmul(grad_scale, grad_offset, moments.deviation).sum(0) * batch_rstd
         return Gradients(
-            plane=(grad_mean, by_rstd * rstd.square() * ((rho - 1) / 2)),
-            batch=(-grad_mean.sum(0), grad_batch_scale * batch_rstd.pow(3) * (rho / -2)),
-            mixing=(grad_batch_scale * batch_rstd - by_rstd.sum(0),),
+            deviation=grad_offset * (rho * batch_rstd),
+            power=by_rstd / moments.power * ((rho - 1) / 2),
+            batch_power=by_batch_rstd / moments.batch_power * (rho / -2),
+            mixing=(by_batch_rstd - by_rstd.sum(0),),
         )
 
 
@@ -64,7 +64,7 @@ class _BatchInstanceNorm(MixingNorm):
         nn.init.constant_(self.rho, self.initial_rho)
 
     def _formula(self) -> Formula:
-        return BatchInstanceFormula(self.eps)
+        return BatchInstanceFormula()
 
     def _mixing(self) -> tuple[Tensor, ...]:
         return (self.rho,)

@@ -15,29 +15,29 @@ class BatchRenormFormula(Formula):
 
     per_sample = False
 
-    def _correction(self, batch: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _correction(self, moments: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         running_mean, running_std, r_max, d_max = mixing
-        with torch.no_grad():
-            r = torch.sqrt(batch.var + self.eps) / running_std
-            d = (batch.mean - running_mean) / running_std
-            return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
+        r = moments.batch_power.sqrt() / running_std
+        d = (moments.batch_mean - running_mean) / running_std
+        return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
 
-    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
-        r, d = self._correction(batch, mixing)
-        scale = r * torch.rsqrt(batch.var + self.eps)
-        return scale, torch.addcmul(d, plane.mean - batch.mean, scale)
+        r, d = self._correction(moments, mixing)
+        scale = r * torch.rsqrt(moments.batch_power)
+        return scale, torch.addcmul(d, moments.deviation, scale)
 
-    def gradients(
-        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
-    ) -> Gradients:
+    def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate scale and offset."""
-        r, _ = self._correction(batch, mixing)
-        rstd = torch.rsqrt(batch.var + self.eps)
-        grad_mean = grad_offset * (r * rstd)
-        grad_batch_scale = torch.addcmul(grad_scale, grad_offset, plane.mean - batch.mean).sum(0)
-        grad_var = grad_batch_scale * r * rstd.pow(3) / -2
-        return Gradients((grad_mean, None), (-grad_mean.sum(0), grad_var), (None,) * len(mixing))
+        r, _ = self._correction(moments, mixing)
+        scale = r * torch.rsqrt(moments.batch_power)
+        grad = torch.addcmul(grad_scale, grad_offset, moments.deviation).sum(0)
+        return Gradients(
+            deviation=grad_offset * scale,
+            batch_power=grad * scale / moments.batch_power / -2,
+            mixing=(None,) * len(mixing),
+        )
 
 
 class _BatchRenorm(MomentNorm):
@@ -70,7 +70,7 @@ class _BatchRenorm(MomentNorm):
         self.reset_parameters()
 
     def _formula(self) -> Formula:
-        return BatchRenormFormula(self.eps)
+        return BatchRenormFormula()
 
     def _mixing(self) -> tuple[Tensor, ...]:
         assert self.running_mean is not None
@@ -79,9 +79,7 @@ class _BatchRenorm(MomentNorm):
 
     def _population(self) -> tuple[Tensor, Tensor]:
         assert self.running_mean is not None
-        # The standard deviation holds its epsilon already.
-        wide = self.get_buffer("running_std").to(torch.promote_types(self.running_mean.dtype, torch.float32))
-        return self.running_mean, wide.square() - self.eps
+        return self.running_mean, self.get_buffer("running_std").square()
 
     def limits(self) -> tuple[Tensor, Tensor]:
         """Limits of the correction in the next training batch: scalars r_max >= 1 and d_max >= 0."""

@@ -9,11 +9,15 @@ depends on where the tensor lives and how it lies in memory:
 * ``_Rows``, on the CPU in channels-last order: reductions run over rows of channels, in pieces that stay in the cache.
 * ``_Strided``, anything else: elementary operators that broadcast.
 
+The power of a plane is its biased variance plus the norm's epsilon: norms divide by the root of that, or of a mixture.
+
 Numeric policy: moments and sums are computed in float32 (float64 for float64 input), from terms centered on the mean of
 their plane; results have the dtype and the memory format of the input.
 """
 
+import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,16 +57,11 @@ class Kernels(ABC):
     size: int
 
     @abstractmethod
-    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean and biased variance of each plane, and a buffer that :meth:`normalize` uses up.
-
-        The variance has the precision of its sum with ``eps``, positive.
-        """
+    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Any]:
+        """Mean of each plane, its biased variance plus ``eps``, and what :meth:`normalize` can use of the work."""
 
     @abstractmethod
-    def normalize(
-        self, x: Tensor, mean: Tensor, var: Tensor, buffer: Tensor | None, eps: float, scale: Tensor, offset: Tensor
-    ) -> Tensor:
+    def normalize(self, x: Tensor, mean: Tensor, work: Any, scale: Tensor, offset: Tensor) -> Tensor:
         """``(x - mean) * scale + offset``."""
 
     @abstractmethod
@@ -77,64 +76,57 @@ class Kernels(ABC):
 class _Planes(Kernels):
     def __init__(self, x: Tensor) -> None:
         self.samples, self.channels = x.shape[:2]
-        self.size = x[0, 0].numel()
         count = self.samples * self.channels
+        self.size = x.numel() // count
         self.as_channels = (1, count, self.size)
         self.as_rows = (count, self.size)
-        self.as_column = (count, 1)
+        self.zero = x.new_zeros(count)
+        self.one = x.new_ones(count)
 
-    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Any]:
         standard, mean, rstd = torch.native_group_norm(
             x, None, None, self.samples, self.channels, self.size, self.channels, eps
         )
-        return mean, rstd.pow(-2).sub_(eps).clamp_min_(0), standard
+        return mean, rstd.square().reciprocal_(), (standard, rstd)
 
-    def normalize(
-        self, x: Tensor, mean: Tensor, var: Tensor, buffer: Tensor | None, eps: float, scale: Tensor, offset: Tensor
-    ) -> Tensor:
-        # The buffer holds (x - mean) / sqrt(var + eps).
-        assert buffer is not None
-        self._affine(buffer, (var + eps).sqrt_().mul_(scale), offset, buffer)
-        return buffer
+    def normalize(self, x: Tensor, mean: Tensor, work: Any, scale: Tensor, offset: Tensor) -> Tensor:
+        standard, rstd = work
+        self._affine(standard, scale / rstd, offset, standard)
+        return standard
 
     def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        mean = mean.reshape(-1)
-        one = torch.ones_like(mean)
         _, products, plain = torch.ops.aten.native_batch_norm_backward(
             grad.contiguous().view(self.as_channels),
             x.view(self.as_channels),
-            one,
-            mean,
-            one,
+            self.one,
+            mean.view(-1),
+            self.one,
             None,
             None,
             False,
             0.0,
             [False, True, True],
         )
-        return products.view(self.samples, self.channels), plain.view(self.samples, self.channels)
+        return products.view(mean.shape), plain.view(mean.shape)
 
     def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, level: Tensor) -> Tensor:
         result = torch.empty_like(x)
         self._affine(x, slope, level, result)
-        result.view(self.as_rows).addcmul_(grad.reshape(self.as_rows), scale.reshape(self.as_column))
+        result.view(self.as_rows).addcmul_(grad.reshape(self.as_rows), scale.reshape(-1, 1))
         return result
 
     def _affine(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
         # An affine map per plane is batch normalization in evaluation, with planes for channels, mean 0 and variance 1.
-        scale = scale.reshape(-1)
-        zero, one = torch.zeros_like(scale), torch.ones_like(scale)
-        unused = scale.new_empty(0)
         torch.native_batch_norm(
             x.view(self.as_channels),
-            scale,
+            scale.reshape(-1),
             shift.reshape(-1),
-            zero,
-            one,
+            self.zero,
+            self.one,
             False,
             0.0,
             0.0,
-            out=(out.view(self.as_channels), unused, unused.clone()),
+            out=(out.view(self.as_channels), self.zero[:0], self.zero[:0]),
         )
 
 
@@ -151,14 +143,12 @@ class _Rows(Kernels):
     def _activations(self, rows: Tensor) -> Tensor:
         return rows.view(self.shape).movedim(-1, 1)
 
-    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Any]:
         rows = self._rows(x)
         mean = rows.mean(1)
-        return mean, self._centered_sum(rows, mean, None).div_(self.size), None
+        return mean, self._centered_sum(rows, mean, None).div_(self.size).add_(eps), None
 
-    def normalize(
-        self, x: Tensor, mean: Tensor, var: Tensor, buffer: Tensor | None, eps: float, scale: Tensor, offset: Tensor
-    ) -> Tensor:
+    def normalize(self, x: Tensor, mean: Tensor, work: Any, scale: Tensor, offset: Tensor) -> Tensor:
         shift = torch.addcmul(offset, mean, scale, value=-1)
         return self._activations(torch.addcmul(shift.unsqueeze(1), self._rows(x), scale.unsqueeze(1)))
 
@@ -173,11 +163,14 @@ class _Rows(Kernels):
     def _centered_sum(self, rows: Tensor, mean: Tensor, factor: Tensor | None) -> Tensor:
         """``sum((rows - mean) * factor)`` over each plane, or of ``(rows - mean) ** 2`` without a factor."""
         total = torch.zeros_like(mean)
-        width = rows.shape[1] * rows.shape[2]
-        samples, size = max(1, _PIECE // width), min(self.size, max(1, _PIECE // rows.shape[2]))
+        channels = rows.shape[2]
+        samples, size = max(1, _PIECE // (self.size * channels)), min(self.size, max(1, _PIECE // channels))
+        scratch = rows.new_empty(min(samples, self.samples), size, channels)
         for i in range(0, self.samples, samples):
             for j in range(0, self.size, size):
-                piece = rows[i : i + samples, j : j + size] - mean[i : i + samples, None]
+                source = rows[i : i + samples, j : j + size]
+                piece = scratch[: source.shape[0], : source.shape[1]]
+                torch.sub(source, mean[i : i + samples, None], out=piece)
                 piece.mul_(piece if factor is None else factor[i : i + samples, j : j + size])
                 total[i : i + samples].add_(piece.sum(1))
         return total
@@ -185,7 +178,7 @@ class _Rows(Kernels):
 
 class _Strided(Kernels):
     def __init__(self, x: Tensor) -> None:
-        self.size = x.shape[2:].numel()
+        self.size = math.prod(x.shape[2:])
         self.dims = tuple(range(2, x.ndim))
 
     def _planes(self, values: Tensor) -> Tensor:
@@ -195,16 +188,14 @@ class _Strided(Kernels):
         # Of a tensor without positions, a sum over no dimensions would be the sum over all of them.
         return values.sum(self.dims) if self.dims else values
 
-    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Any]:
         wide = x.to(statistics_dtype(x))
         if not self.dims:
-            return wide, torch.zeros_like(wide), None
+            return wide, torch.full_like(wide, eps), None
         var, mean = torch.var_mean(wide, self.dims, correction=0)
-        return mean, var, None
+        return mean, var.add_(eps), None
 
-    def normalize(
-        self, x: Tensor, mean: Tensor, var: Tensor, buffer: Tensor | None, eps: float, scale: Tensor, offset: Tensor
-    ) -> Tensor:
+    def normalize(self, x: Tensor, mean: Tensor, work: Any, scale: Tensor, offset: Tensor) -> Tensor:
         shift = torch.addcmul(offset, mean, scale, value=-1)
         return torch.addcmul(self._planes(shift), x, self._planes(scale)).to(x.dtype)
 

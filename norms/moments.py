@@ -13,6 +13,7 @@ it all are put together here once.
 The map is centered on the plane's own mean, and its gradient saves only ``x`` and tensors of shape (N, C).
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,10 +26,39 @@ from norms.pooling import all_reduce, is_distributed, pool, pool_processes
 
 
 class Moments(NamedTuple):
-    """Mean and biased variance: of planes, shape (N, C), or of a batch, shape (C,)."""
+    """What the coefficients of a norm may depend on. A power is a biased variance plus the norm's epsilon.
+
+    Attributes:
+        mean: Means of the planes, shape (N, C).
+        power: Powers of the planes, shape (N, C).
+        batch_mean: Means of the batch, or of the population that stands in for it, shape (C,).
+        batch_power: Likewise, shape (C,).
+        deviation: ``mean - batch_mean``, shape (N, C).
+    """
 
     mean: Tensor
-    var: Tensor
+    power: Tensor
+    batch_mean: Tensor
+    batch_power: Tensor
+    deviation: Tensor
+
+
+class Gradients(NamedTuple):
+    """Gradients for what a formula depends on, of the same shapes; None stands for zero.
+
+    Attributes:
+        mean: For the means of the planes, at fixed deviation.
+        power: For the powers of the planes.
+        batch_power: For the power of the batch.
+        deviation: For the deviation.
+        mixing: For the other tensors.
+    """
+
+    mean: Tensor | None = None
+    power: Tensor | None = None
+    batch_power: Tensor | None = None
+    deviation: Tensor | None = None
+    mixing: tuple[Tensor | None, ...] = ()
 
 
 class BatchMoments(NamedTuple):
@@ -45,55 +75,39 @@ class BatchMoments(NamedTuple):
     total: int | Tensor
 
 
-class Gradients(NamedTuple):
-    """Gradients for the inputs of a formula, of their shapes; None stands for zero.
-
-    Attributes:
-        plane: For the moments of the planes.
-        batch: For the moments of the batch.
-        mixing: For the other tensors.
-    """
-
-    plane: tuple[Tensor | None, Tensor | None]
-    batch: tuple[Tensor | None, Tensor | None]
-    mixing: tuple[Tensor | None, ...] = ()
-
-
 class Formula(ABC):
     """A norm as a function of moments.
 
     Args:
-        eps: Added to variances, positive.
         uses_batch: Whether batch moments enter the coefficients.
     """
 
     per_sample: ClassVar[bool]
     """Whether a sample's own moments enter the coefficients, other than to center."""
 
-    def __init__(self, eps: float, uses_batch: bool = True) -> None:
-        self.eps = eps
+    def __init__(self, uses_batch: bool = True) -> None:
         self.uses_batch = uses_batch
 
     @abstractmethod
-    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset, each of a shape that broadcasts to (N, C), by differentiable operations.
 
+        The batch's mean may enter by the deviation only, or without a gradient.
+
         Args:
-            plane: Moments of the planes.
-            batch: Moments of the batch, or of the population that stands in for it.
+            moments: Moments of planes and batch.
             mixing: What else the coefficients depend on, such as rho.
         """
 
     @abstractmethod
-    def gradients(
-        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
-    ) -> Gradients:
+    def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate the coefficients, given the gradients for scale and offset, both of shape (N, C)."""
 
 
 def modulate(
     x: Tensor,
     formula: Formula,
+    eps: float,
     *mixing: Tensor,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -105,10 +119,11 @@ def modulate(
     Args:
         x: Activations, shape (N, C, *).
         formula: The norm.
+        eps: Added to variances, positive.
         mixing: What the formula depends on beside moments.
         weight: gamma, shape (C,), or (N, C) where samples have their own; None is 1.
         bias: beta, likewise; None is 0.
-        population: Mean and variance, each of shape (C,), to use in place of the batch's.
+        population: Mean and power, each of shape (C,), to use in place of the batch's.
         sync: Whether to pool the moments of the batch over all processes.
 
     Returns:
@@ -119,33 +134,31 @@ def modulate(
     small: list[Any] = [t if t is None else t.to(dtype) for t in (weight, bias, *(population or (None, None)), *mixing)]
     sync = sync and formula.uses_batch and is_distributed()
     if torch.compiler.is_compiling():
-        y, batch = _plain(x, formula, sync, *small)
+        y, batch = _plain(x, formula, eps, sync, *small)
         batch = BatchMoments(batch.mean.detach(), batch.var.detach(), batch.total)
     else:
-        y, *found = _Modulate.apply(x, formula, sync, *small)
+        y, *found = _Modulate.apply(x, formula, eps, sync, *small)
         batch = BatchMoments(*found)
     return y, batch if population is None and formula.uses_batch else None
 
 
-def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Normalize ``x`` by given moments alone: ``(x - mean) / sqrt(var + eps) * weight + bias``.
+def standardize(x: Tensor, mean: Tensor, power: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Normalize ``x`` by given moments alone: ``(x - mean) / sqrt(power) * weight + bias``.
 
     Args:
         x: Activations, shape (N, C, *).
         mean: Shape (C,).
-        var: Shape (C,).
-        eps: Added to the variance.
+        power: Shape (C,).
         weight: Shape (C,), or (N, C) where samples have their own; None is 1.
         bias: Likewise; None is 0.
     """
     dtype = kernels.statistics_dtype(x)
-    mean, var = mean.to(dtype), var.to(dtype)
+    mean, power = mean.to(dtype), power.to(dtype)
     weight, bias = (None if t is None else t.to(dtype) for t in (weight, bias))
     if all(t is None or t.ndim == 1 for t in (weight, bias)):
-        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
-    scale = torch.rsqrt(var + eps) * (1 if weight is None else weight)
-    shift = (0 if bias is None else bias) - mean * scale
-    return torch.addcmul(_broadcast(shift, x), x, _broadcast(scale, x)).to(x.dtype)
+        return F.batch_norm(x, mean, power, weight, bias, training=False, eps=0.0)
+    scale, offset = _with_affine(torch.rsqrt(power), -mean * torch.rsqrt(power), weight, bias)
+    return torch.addcmul(_broadcast(offset, x), x, _broadcast(scale, x)).to(x.dtype)
 
 
 class _Modulate(torch.autograd.Function):
@@ -154,99 +167,111 @@ class _Modulate(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         formula: Formula,
+        eps: float,
         sync: bool,
         weight: Tensor | None,
         bias: Tensor | None,
         population_mean: Tensor | None,
-        population_var: Tensor | None,
+        population_power: Tensor | None,
         *mixing: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
-        kernel = kernels.find(x, formula.per_sample or any(t is not None and t.ndim == 2 for t in (weight, bias)))
-        mean, var, buffer = kernel.moments(x, formula.eps)
-        plane = Moments(mean, var)
-        if population_mean is None or population_var is None:
-            batch = _batch_moments(plane, kernel.size, sync)
-        else:
-            batch = BatchMoments(population_mean, population_var, 1)
-        scale, offset = formula.coefficients(plane, Moments(batch.mean, batch.var), *mixing)
-        ctx.kernel, ctx.formula, ctx.sync, ctx.total = kernel, formula, sync, batch.total
-        ctx.save_for_backward(
-            x, mean, var, batch.mean, batch.var, scale, offset, weight, bias, population_mean, population_var, *mixing
-        )
-        ctx.mark_non_differentiable(batch.mean, batch.var)
+        own_affine = (weight is not None and weight.ndim == 2) or (bias is not None and bias.ndim == 2)
+        kernel = kernels.find(x, formula.per_sample or own_affine)
+        mean, power, work = kernel.moments(x, eps)
+        moments, total = _complete(mean, power, kernel.size, sync, population_mean, population_power)
+        scale, offset = formula.coefficients(moments, *mixing)
+        ctx.kernel, ctx.formula, ctx.eps, ctx.sync, ctx.total = kernel, formula, eps, sync, total
+        ctx.save_for_backward(x, *moments, scale, offset, weight, bias, population_mean, population_power, *mixing)
+        scale, offset = _with_affine(scale, offset, weight, bias)
+        y = kernel.normalize(x, mean, work, scale.expand_as(mean), offset.expand_as(mean))
+        # Other tensors than the saved ones: outputs belong to the caller.
+        batch_mean, batch_var = moments.batch_mean.view_as(moments.batch_mean), moments.batch_power - eps
+        ctx.mark_non_differentiable(batch_mean, batch_var)
         ctx.set_materialize_grads(False)
-        if weight is not None:
-            scale, offset = scale * weight, offset * weight
-        if bias is not None:
-            offset = offset + bias
-        y = kernel.normalize(x, mean, var, buffer, formula.eps, scale.expand_as(mean), offset.expand_as(mean))
-        return y, batch.mean, batch.var, batch.total
+        return y, batch_mean, batch_var, total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]]
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
-        x, mean, var, *rest = ctx.saved_tensors
-        batch_mean, batch_var, scale, offset, weight, bias, population_mean, population_var, *mixing = rest
+        x, mean, power, batch_mean, batch_power, deviation, scale, offset, weight, bias, *small = ctx.saved_tensors
+        population, mixing = small[:2], small[2:]
         if torch.is_grad_enabled():
-            small = [weight, bias, population_mean, population_var, *mixing]
-            grad_x, *grads = _differentiable_gradients(grad, x, ctx.formula, ctx.sync, small, needs)
-            return grad_x, None, None, *grads
-        plane, batch = Moments(mean, var), Moments(batch_mean, batch_var)
-        grad_scale, grad_offset = ctx.kernel.sums(grad, x, mean)
-        grad_sum = grad_offset
-        grad_weight = None if weight is None else _sum_to(grad_scale * scale + grad_offset * offset, weight)
-        grad_bias = None if bias is None else _sum_to(grad_offset, bias)
+            needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]]
+            inputs = [x, weight, bias, *small]
+            grad_x, *grads = _differentiable_gradients(grad, ctx.formula, ctx.eps, ctx.sync, inputs, needs)
+            return grad_x, None, None, None, *grads
+        kernel = ctx.kernel
+        grad_scale, grad_sum = kernel.sums(grad, x, mean)
+        grad_offset = grad_sum
+        grad_bias = None if bias is None else _sum_to(grad_sum, bias)
+        grad_weight = None
         if weight is not None:
+            grad_weight = _sum_to(torch.addcmul(grad_scale * scale, grad_offset, offset), weight)
             scale, grad_scale, grad_offset = scale * weight, grad_scale * weight, grad_offset * weight
-        grads = ctx.formula.gradients(plane, batch, grad_scale, grad_offset, *mixing)
+        moments = Moments(mean, power, batch_mean, batch_power, deviation)
+        grads = ctx.formula.gradients(moments, grad_scale, grad_offset, *mixing)
         grad_x = None
-        if needs[0]:
-            pooled = grads.batch if population_mean is None else (None, None)
-            grad_mean, grad_var = _plane_gradients(grads.plane, pooled, plane, batch, ctx)
-            slope = grad_var * (2 / ctx.kernel.size)
-            level = (grad_mean - scale * grad_sum) / ctx.kernel.size - mean * slope
-            grad_x = ctx.kernel.combine(grad, scale.expand_as(mean), x, slope, level)
-        return grad_x, None, None, grad_weight, grad_bias, None, None, *grads.mixing
+        if ctx.needs_input_grad[0]:
+            grad_mean, grad_power = _plane_gradients(grads, deviation, ctx, population[0] is None)
+            # The map is centered on the mean of the plane: that costs the gradient for the mean a scale per value.
+            slope = grad_power * (2 / kernel.size)
+            level = torch.addcmul((grad_mean - scale * grad_sum) / kernel.size, mean, slope, value=-1)
+            grad_x = kernel.combine(grad, scale.expand_as(mean), x, slope.expand_as(mean), level)
+        return grad_x, None, None, None, grad_weight, grad_bias, None, None, *grads.mixing
 
 
-def _batch_moments(plane: Moments, size: int, sync: bool) -> BatchMoments:
-    mean, var = (t.squeeze(0) for t in pool(*plane, dim=0))
-    count = plane.mean.shape[0] * size
-    return BatchMoments(*pool_processes(mean, var, count)) if sync else BatchMoments(mean, var, count)
+def _complete(
+    mean: Tensor,
+    power: Tensor,
+    size: int,
+    sync: bool,
+    population_mean: Tensor | None,
+    population_power: Tensor | None,
+) -> tuple[Moments, int | Tensor]:
+    """Add the moments of batch or population to those of planes of ``size`` values; also count the batch's values."""
+    total: int | Tensor = mean.shape[0] * size
+    if population_mean is not None and population_power is not None:
+        batch_mean, batch_power = population_mean, population_power
+    else:
+        batch_mean, batch_power = (t.squeeze(0) for t in pool(mean, power, dim=0))
+        if sync:
+            batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, mean.shape[0] * size)
+    return Moments(mean, power, batch_mean, batch_power, mean - batch_mean), total
 
 
-def _plane_gradients(
-    own: tuple[Tensor | None, Tensor | None],
-    pooled: tuple[Tensor | None, Tensor | None],
-    plane: Moments,
-    batch: Moments,
-    ctx: Any,
-) -> tuple[Tensor, Tensor]:
-    """Gradients for the moments of the planes, those that reach them through the moments of the batch included."""
-    zero = torch.zeros_like(batch.mean)
-    grad_mean, grad_var = (zero if t is None else t for t in pooled)
-    if ctx.sync:
-        grad_mean, grad_var = all_reduce(torch.stack([grad_mean, grad_var]))
-    share = ctx.kernel.size / ctx.total
-    grad_var = grad_var * share
-    grad_mean = torch.addcmul(grad_mean * share, plane.mean - batch.mean, grad_var, value=2)
-    own_mean, own_var = own
-    return (
-        grad_mean if own_mean is None else grad_mean + own_mean,
-        grad_var.expand_as(plane.var) if own_var is None else grad_var + own_var,
-    )
+def _with_affine(scale: Tensor, offset: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    if weight is None:
+        return scale, offset if bias is None else offset + bias
+    return scale * weight, offset * weight if bias is None else torch.addcmul(bias, offset, weight)
+
+
+def _plane_gradients(grads: Gradients, deviation: Tensor, ctx: Any, pooled: bool) -> tuple[Tensor, Tensor]:
+    """Gradients for mean and power of the planes, those that reach them through the moments of the batch included."""
+    zero = torch.zeros_like(deviation[:1])
+    grad_mean = zero if grads.deviation is None else grads.deviation
+    grad_power = zero if grads.power is None else grads.power
+    if pooled and ctx.formula.uses_batch:
+        of_mean = -grad_mean.sum(0)
+        of_power = zero[0] if grads.batch_power is None else grads.batch_power
+        if ctx.sync:
+            of_mean, of_power = all_reduce(torch.stack([of_mean, of_power]))
+        share = ctx.kernel.size / ctx.total
+        of_power = of_power * share
+        grad_mean = torch.addcmul(torch.add(grad_mean, of_mean * share), deviation, of_power, value=2)
+        grad_power = grad_power + of_power
+    return grad_mean if grads.mean is None else grad_mean + grads.mean, grad_power
 
 
 def _plain(
     x: Tensor,
     formula: Formula,
+    eps: float,
     sync: bool,
     weight: Tensor | None,
     bias: Tensor | None,
     population_mean: Tensor | None,
-    population_var: Tensor | None,
+    population_power: Tensor | None,
     *mixing: Any,
 ) -> tuple[Tensor, BatchMoments]:
     """The same map in elementary operations: what compilers fuse and what second derivatives differentiate."""
@@ -254,34 +279,27 @@ def _plain(
     dims = tuple(range(2, x.ndim))
     mean = wide.mean(dims) if dims else wide
     centered = wide - _broadcast(mean, x)
-    var = centered.square().mean(dims) if dims else centered.square()
-    plane = Moments(mean, var)
-    if population_mean is None or population_var is None:
-        batch = _batch_moments(plane, x.shape[2:].numel(), sync)
-    else:
-        batch = BatchMoments(population_mean, population_var, 1)
-    scale, offset = formula.coefficients(plane, Moments(batch.mean, batch.var), *mixing)
-    if weight is not None:
-        scale, offset = scale * weight, offset * weight
-    if bias is not None:
-        offset = offset + bias
-    y = centered * _broadcast(scale.expand_as(mean), x) + _broadcast(offset.expand_as(mean), x)
-    return y.to(x.dtype), batch
+    squares = centered.square()
+    power = (squares.mean(dims) if dims else squares) + eps
+    moments, total = _complete(mean, power, math.prod(x.shape[2:]), sync, population_mean, population_power)
+    scale, offset = _with_affine(*formula.coefficients(moments, *mixing), weight, bias)
+    y = centered * _broadcast(scale, x) + _broadcast(offset, x)
+    return y.to(x.dtype), BatchMoments(moments.batch_mean, moments.batch_power - eps, total)
 
 
 def _differentiable_gradients(
-    grad: Tensor, x: Tensor, formula: Formula, sync: bool, small: list[Any], needs: list[bool]
+    grad: Tensor, formula: Formula, eps: float, sync: bool, inputs: list[Any], needs: list[bool]
 ) -> list[Tensor | None]:
     # Aliases cut the graph: where one input was computed from another, each still gets its own partial derivative.
-    inputs: list[Any] = [t if t is None else t.view_as(t) for t in (x, *small)]
-    y, _ = _plain(inputs[0], formula, sync, *inputs[1:])
+    inputs = [t if t is None else t.view_as(t) for t in inputs]
+    y, _ = _plain(inputs[0], formula, eps, sync, *inputs[1:])
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
     found = iter(torch.autograd.grad((y,), wanted, (grad,), create_graph=True, materialize_grads=True))
     return [next(found) if need else None for need in needs]
 
 
 def _broadcast(values: Tensor, x: Tensor) -> Tensor:
-    return values.reshape(values.shape[:-1] + (-1,) + (1,) * (x.ndim - 2)) if values.numel() else values
+    return values.reshape(values.shape + (1,) * (x.ndim - 2))
 
 
 def _sum_to(grad: Tensor, parameter: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
     Args:
         mean: Means.
-        var: Biased variances, of the shape of ``mean``.
+        var: Biased variances, of the shape of ``mean``; a constant added to all of them stays added to the result.
         dim: The dimension to pool over, which stays with length 1.
 
     Returns:
@@ -21,7 +21,8 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     if mean.shape[dim] == 0:
         return mean.sum(dim, keepdim=True), var.sum(dim, keepdim=True) + 1
     pooled = mean.mean(dim, keepdim=True)
-    return pooled, (var + (mean - pooled).square()).mean(dim, keepdim=True)
+    deviation = mean - pooled
+    return pooled, torch.addcmul(var, deviation, deviation).mean(dim, keepdim=True)
 
 
 def is_distributed() -> bool:
@@ -36,7 +37,7 @@ def pool_processes(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tenso
 
     Args:
         mean: Means of this process, shape (C,).
-        var: Biased variances of this process, shape (C,).
+        var: Biased variances of this process, shape (C,), with or without a constant added.
         count: Number of values per channel behind them; may differ between processes and be 0.
 
     Returns:

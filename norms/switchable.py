@@ -15,70 +15,77 @@ STATISTICS = ("instance", "layer", "batch")
 
 
 class SwitchableFormula(Formula):
-    """``scale = 1 / sqrt(sum w'_k var_k + eps)`` and ``offset = (mean - sum w_k mean_k) * scale``.
+    """``scale = 1 / sqrt(sum w'_k power_k)`` and ``offset = (mean - sum w_k mean_k) * scale``.
 
-    The mixing tensors are the shares w and w', each of shape (K,), of the K statistics.
+    The mixing tensors are the shares w and w', each of shape (K,) and with sum 1, of the K statistics.
 
     Args:
-        eps: Added to the mixed variance.
         statistics: What is mixed, some of :data:`STATISTICS`.
     """
 
     per_sample = True
 
-    def __init__(self, eps: float, statistics: Sequence[str] = STATISTICS) -> None:
-        super().__init__(eps, uses_batch="batch" in statistics)
+    def __init__(self, statistics: Sequence[str] = STATISTICS) -> None:
+        super().__init__(uses_batch="batch" in statistics)
         self.statistics = statistics
 
-    def _sources(self, plane: Moments, batch: Moments) -> list[Moments]:
-        sources = {"instance": plane, "layer": Moments(*pool(*plane, dim=1)), "batch": batch}
-        return [sources[name] for name in self.statistics]
+    def _sources(self, moments: Moments) -> dict[str, tuple[Tensor, Tensor]]:
+        """By statistic, the distance of the plane's mean from its mean, and its power."""
+        sources: dict[str, tuple[Tensor, Tensor]] = {}
+        if "instance" in self.statistics:
+            sources["instance"] = moments.power.new_zeros(1), moments.power
+        if "layer" in self.statistics:
+            mean, power = pool(moments.mean, moments.power, dim=1)
+            sources["layer"] = moments.mean - mean, power
+        if "batch" in self.statistics:
+            sources["batch"] = moments.deviation, moments.batch_power
+        return sources
 
-    def coefficients(self, plane: Moments, batch: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
-        sources = self._sources(plane, batch)
-        mean = _mix(mixing[0], [source.mean for source in sources])
-        scale = torch.rsqrt(_mix(mixing[1], [source.var for source in sources]) + self.eps)
-        return scale, (plane.mean - mean) * scale
+        scale, centered = self._mix(self._sources(moments), mixing)
+        return scale, centered * scale
 
-    def gradients(
-        self, plane: Moments, batch: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor
-    ) -> Gradients:
+    def _mix(self, sources: dict[str, tuple[Tensor, Tensor]], mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        # Shares sum to 1, so that the mean of the plane minus the mixed mean is a mixture of distances.
+        of_mean, of_var = (shares.unbind() for shares in mixing)
+        distances, powers = zip(*sources.values(), strict=True)
+        return torch.rsqrt(_weighted_sum(of_var, powers)), _weighted_sum(of_mean, distances)
+
+    def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate scale and offset."""
-        sources = self._sources(plane, batch)
-        centered = plane.mean - _mix(mixing[0], [source.mean for source in sources])
-        scale = torch.rsqrt(_mix(mixing[1], [source.var for source in sources]) + self.eps)
-        grad_mean = grad_offset * scale
-        grad_var = torch.addcmul(grad_scale, grad_offset, centered).mul_(scale.pow(3)).div_(-2)
-        mixing_grads = (
-            torch.stack([-(grad_mean * source.mean).sum() for source in sources]),
-            torch.stack([(grad_var * source.var).sum() for source in sources]),
-        )
-        shares = dict(zip(self.statistics, zip(*mixing, strict=True), strict=True))
-        # The plane's mean is also what the map is centered on.
-        plane_mean, plane_var = grad_mean, torch.zeros_like(grad_var)
-        batch_grads: tuple[Tensor | None, Tensor | None] = (None, None)
-        if "instance" in shares:
-            of_mean, of_var = shares["instance"]
-            plane_mean, plane_var = plane_mean - of_mean * grad_mean, of_var * grad_var
-        if "layer" in shares:
-            of_mean, of_var = shares["layer"]
-            layer = Moments(*pool(*plane, dim=1))
-            layer_mean = grad_mean.mean(1, keepdim=True) * -of_mean
-            layer_var = grad_var.mean(1, keepdim=True) * of_var
-            plane_mean = torch.addcmul(plane_mean + layer_mean, plane.mean - layer.mean, layer_var, value=2)
-            plane_var = plane_var + layer_var
-        if "batch" in shares:
-            of_mean, of_var = shares["batch"]
-            batch_grads = (grad_mean.sum(0) * -of_mean, grad_var.sum(0) * of_var)
-        return Gradients((plane_mean, plane_var), batch_grads, mixing_grads)
+        sources = self._sources(moments)
+        scale, centered = self._mix(sources, mixing)
+        grad_centered = grad_offset * scale
+        grad_mixed = torch.addcmul(grad_scale, grad_offset, centered) * scale.pow(3) / -2
+        mean = power = batch_power = deviation = None
+        mean_grads, var_grads = [], []
+        for name, of_mean, of_var in zip(sources, *(m.unbind() for m in mixing), strict=True):
+            distance, own_power = sources[name]
+            mean_grads.append((grad_centered * distance).sum())
+            if name == "instance":
+                var_grads.append((grad_mixed * own_power).sum())
+                power = grad_mixed * of_var
+            elif name == "layer":
+                rows = grad_mixed.sum(1, keepdim=True)
+                var_grads.append((rows * own_power).sum())
+                share = rows * (of_var / grad_mixed.shape[1])
+                power = share.expand_as(grad_mixed) if power is None else power + share
+                pulled = (grad_centered - grad_centered.mean(1, keepdim=True)) * of_mean
+                mean = torch.addcmul(pulled, distance, share, value=2)
+            else:
+                columns = grad_mixed.sum(0)
+                var_grads.append((columns * own_power).sum())
+                batch_power = columns * of_var
+                deviation = grad_centered * of_mean
+        return Gradients(mean, power, batch_power, deviation, (torch.stack(mean_grads), torch.stack(var_grads)))
 
 
-def _mix(shares: Tensor, values: list[Tensor]) -> Tensor:
-    mixed = shares[0] * values[0]
-    for share, value in zip(shares[1:], values[1:], strict=True):
-        mixed = mixed + share * value
-    return mixed
+def _weighted_sum(shares: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    total = values[-1] * shares[-1]
+    for share, value in zip(shares[:-1], values[:-1], strict=True):
+        total = torch.addcmul(total, value, share)
+    return total
 
 
 def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
@@ -165,7 +172,7 @@ class _SwitchableNorm(MixingNorm):
             self.radius.zero_()
 
     def _formula(self) -> Formula:
-        return SwitchableFormula(self.eps, self.statistics)
+        return SwitchableFormula(self.statistics)
 
     def _share(self, logits: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
