@@ -30,29 +30,34 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def pool_processes(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def pool_processes(mean: Tensor, second: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pool moments over all processes by one collective, each process weighted by its number of values.
 
     It can be differentiated any number of times, provided that all processes do so.
 
     Args:
         mean: Means of this process, shape (C,).
-        var: Biased variances of this process, shape (C,), with or without a constant added.
+        second: Biased variances of this process, shape (C,), or biased covariances within groups of g channels, shape
+            (C/g, g, g); with or without a constant added.
         count: Number of values per channel behind them; may differ between processes and be 0.
 
     Returns:
-        Mean and biased variance, both of shape (C,), and the number of values per channel over all processes.
+        Mean and biased variance or covariance, of the given shapes, and the number of values per channel over all
+        processes.
     """
-    own = torch.cat([mean, var, mean.new_full((1,), count)])
+    own = torch.cat([mean, second.flatten(), mean.new_full((1,), count)])
     others = own.new_zeros(dist.get_world_size(), 1)
     others[dist.get_rank()] = 1
     # A sum with zeros from everybody else: a gathering whose gradient is as simple as a sum's.
     rows = all_reduce(others * own)
-    means, variances, counts = rows.split([len(mean), len(mean), 1], dim=1)
+    means, seconds, counts = rows.split([mean.numel(), second.numel(), 1], dim=1)
     total = counts.detach().sum().clamp_min(1)
     share = counts.detach() / total
     pooled = (share * means).sum(0)
-    return pooled, (share * (variances + (means - pooled).square())).sum(0), total
+    # A variance is a covariance within a group of one channel.
+    deviations = (means - pooled).unflatten(1, (-1, second.numel() // mean.numel()))
+    between = deviations.unsqueeze(-1) * deviations.unsqueeze(-2)
+    return pooled, (share * (seconds + between.flatten(1))).sum(0).view_as(second), total
 
 
 def all_reduce(values: Tensor) -> Tensor:
