@@ -2,7 +2,8 @@
 
 A layer and nn.BatchNorm2d take turns in one process, so that whatever else slows the machine slows both. A figure is
 the ratio of the two medians, followed by the interquartile range of the ratios of single rounds. The row of
-nn.BatchNorm2d against itself shows how far chance reaches.
+nn.BatchNorm2d against itself shows how far chance reaches. Textbook layers are their papers' formulas in operations of
+autograd. nn.GroupNorm has 32 groups, or fewer to have two channels in each.
 
     python benchmarks/norms.py --compile --markdown benchmarks/norms.md
 """
@@ -260,6 +261,11 @@ def make_step(module: nn.Module, measure: str, x: Tensor, grad: Tensor) -> Step:
     return train
 
 
+def candidates(setting: Setting, options: argparse.Namespace) -> list[str]:
+    """The layers to compare in a setting: compiling takes long, and is done for those of this package alone."""
+    return [layer for layer in options.norms if not setting.compiled or layer.startswith("norms.")]
+
+
 def compare(setting: Setting, copy_bandwidth: float | None, options: argparse.Namespace) -> Iterator[Cell]:
     """Compare all layers in one setting."""
     torch.set_num_threads(setting.threads)
@@ -273,7 +279,7 @@ def compare(setting: Setting, copy_bandwidth: float | None, options: argparse.Na
     )
     x.requires_grad_()
     reference = prepare("nn.BatchNorm2d", setting)
-    for layer in options.norms:
+    for layer in candidates(setting, options):
         candidate = prepare(layer, setting)
         for measure in MEASURES:
             steps = [make_step(module, measure, x, grad) for module in (candidate, reference)]
@@ -381,7 +387,7 @@ def main() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         todo = settings(options)
-        task = progress.add_task("", total=len(todo) * len(options.norms) * len(MEASURES))
+        task = progress.add_task("", total=sum(len(candidates(setting, options)) * len(MEASURES) for setting in todo))
         for setting in todo:
             progress.update(task, description=f"{setting.label}, {'x'.join(map(str, setting.shape))}")
             for cell in compare(setting, copy_bandwidth, options):
@@ -427,13 +433,15 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--norms", nargs="+", choices=list(LAYERS), default=list(LAYERS), metavar="LAYER")
+    parser.add_argument(
+        "--norms", nargs="+", choices=list(LAYERS), default=list(LAYERS), metavar="LAYER", help=", ".join(LAYERS)
+    )
     parser.add_argument("--shapes", nargs="+", type=_shape, metavar="NxCxHxW")
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="on the CPU")
     parser.add_argument("--device", choices=list(SHAPES), default="cpu")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), help="by default float32, on cuda also bfloat16")
-    parser.add_argument("--compile", action="store_true", help="compare compiled layers too")
+    parser.add_argument("--compile", action="store_true", help="compare compiled layers of this package too")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--quick", action="store_true", help="few and short rounds, to see whether it works")
     parser.add_argument("--markdown", type=Path, help="file to write")
