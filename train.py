@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import LayerSync
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,6 +34,7 @@ from lightning_modules.callbacks.samples import SampleImages
 from lightning_modules.callbacks.summary import print_summary
 from lightning_modules.checkpoints import find_checkpoint
 from lightning_modules.files import replacing
+from lightning_modules.layer_sync import NormSync
 from lightning_modules.loggers import CSVLogger
 
 TRAINER_DEFAULTS = {
@@ -175,11 +177,15 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; loggers wait for the run's folder."""
         config = {**self._get(self.config_init, "trainer"), **kwargs}
-        self._loggers, callbacks = (
+        self._loggers, callbacks, plugins = (
             value if isinstance(value, list) else [value] if value not in (None, True) else []
-            for value in (config["logger"], config["callbacks"])
+            for value in (config["logger"], config["callbacks"], config["plugins"])
         )
-        return Trainer(**{**config, "logger": False, "callbacks": [*callbacks, *self._callbacks()]})
+        # Lightning's own knows no norms but torch's. It refuses the option beside a plugin, which is right here too.
+        if config["sync_batchnorm"] and not any(isinstance(plugin, LayerSync) for plugin in plugins):
+            config["sync_batchnorm"], plugins = False, [*plugins, NormSync()]
+        callbacks = [*callbacks, *self._callbacks()]
+        return Trainer(**{**config, "logger": False, "callbacks": callbacks, "plugins": plugins})
 
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()

@@ -13,7 +13,9 @@ import pytest
 import torch
 import wandb_stand_ins
 import yaml
+from pytorch_lightning import Trainer
 
+from lightning_modules.layer_sync import NormSync
 from train import main
 
 ROOT = Path(__file__).parents[1]
@@ -198,6 +200,34 @@ class TestFit:
         assert steps == sorted(steps)
         assert len(steps) == 6 + 1 + 3
         assert Path("log.txt").read_text().count("finished after step") == 1
+
+    def test_norms_are_synchronized_by_lightnings_option(self, monkeypatch):
+        options = []
+        monkeypatch.setattr("train.Trainer", lambda **kwargs: options.append(kwargs) or Trainer(**kwargs))
+        for value in ("false", "true"):
+            assert fit("--trainer.max_steps", "1", "--trainer.sync_batchnorm", value) == 0
+        assert [[type(plugin) for plugin in each["plugins"]] for each in options] == [[], [NormSync]]
+        assert yaml.safe_load(Path("runs/tiny/version_1/config.yaml").read_text())["trainer"]["sync_batchnorm"]
+
+    def test_synchronizing_twice_is_refused(self, capsys):
+        plugins = ["--trainer.plugins", "lightning_modules.layer_sync.NormSync"]
+        assert fit("--trainer.sync_batchnorm", "true", *plugins) == 2
+        assert "Choose one or the other" in capsys.readouterr().err
+        assert fit("--trainer.max_steps", "1", *plugins) == 0
+
+    @pytest.mark.slow
+    def test_two_synchronized_processes_learn_what_one_learns_with_both_batches(self):
+        args = ["fit", "--config", f"{ROOT}/configs/classifier.yaml", "--trainer.max_steps", "3"]
+        args += ["--trainer.accelerator", "cpu", "--trainer.precision", "64-true", "--trainer.val_check_interval", "3"]
+        args += ["--model.widths", "[4, 8]", "--model.depths", "[1, 1]"]
+        processes = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.sync_batchnorm", "true"]
+        two = start(*args, *processes, "--data.batch_size", "2", "--name", "two")
+        assert main([*args, "--data.batch_size", "4", "--name", "one"]) == 0
+        assert two.wait(timeout=200) == 0, Path("log.txt").read_text()
+        weights, expected = (checkpoint(f"runs/{name}/version_0")["state_dict"] for name in ("two", "one"))
+        assert any(key.endswith("rho") for key in weights)
+        for key, value in expected.items():
+            torch.testing.assert_close(weights[key], value, rtol=1e-6, atol=1e-6, msg=key)
 
 
 class TestEvaluate:

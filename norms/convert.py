@@ -1,0 +1,331 @@
+"""Swapping the norms of a model for others, with what they have learned."""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from norms.base import MomentNorm
+from norms.batch import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    MeanOnlyBatchNorm1d,
+    MeanOnlyBatchNorm2d,
+    MeanOnlyBatchNorm3d,
+)
+from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from norms.layer_pixel import LayerNormPixel
+from norms.registry import build
+from norms.switchable import STATISTICS, SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+
+NATIVE_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+# By exact type: a subclass may have a forward of its own, which a norm in its place would not have.
+_NAMES: dict[type[nn.Module], str] = {
+    **dict.fromkeys((*NATIVE_BATCH_NORMS, nn.SyncBatchNorm, *BATCH_NORMS), "batch"),
+    **dict.fromkeys((BatchRenorm1d, BatchRenorm2d, BatchRenorm3d), "batch_renorm"),
+    **dict.fromkeys((MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d), "mean_only_batch"),
+    **dict.fromkeys(_INSTANCE_NORMS, "instance"),
+    LayerNormPixel: "layer_pixel",
+    nn.GroupNorm: "group",
+    **dict.fromkeys((BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d), "batch_instance"),
+    **dict.fromkeys((SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d), "switchable"),
+}
+_DIMS: dict[type[nn.Module], int] = {
+    kind: dims for kinds in (NATIVE_BATCH_NORMS, _INSTANCE_NORMS) for dims, kind in enumerate(kinds, 1)
+}
+
+# What of a norm's settings a norm of another kind takes over, beside eps and whether it is affine.
+_BATCH_SETTINGS = {
+    "batch": ("momentum", "track_running_stats"),
+    "batch_renorm": ("momentum",),
+    "mean_only_batch": ("momentum", "track_running_stats"),
+    "decorrelated_batch": ("momentum", "track_running_stats"),
+    "batch_instance": ("momentum", "track_running_stats"),
+    "switchable": ("momentum", "track_running_stats"),
+}
+
+
+def convert(
+    model: nn.Module,
+    to: str,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    exact: bool = False,
+    dims: int = 2,
+    **options: Any,
+) -> nn.Module:
+    """Swap the norms of ``model``, in place, for norms of another kind that go on with what was learned.
+
+    For instance::
+
+        model = torchvision.models.resnet18(weights="DEFAULT")
+        norms.convert(model, "batch_instance", where=lambda name, norm: name.startswith("layer1"))
+
+    Known are ``torch.nn.BatchNorm1d``, ``2d``, ``3d``, ``SyncBatchNorm``, ``InstanceNorm1d``, ``2d``, ``3d``,
+    ``GroupNorm`` and all norms of this package. Classes derived from them are left as they are, since a forward of
+    their own would be lost. So is ``torch.nn.LayerNorm``, which is not told its channels.
+
+    Carried over are gamma and beta, the running statistics with their count, and rho or switch logits where both have
+    them, as the same objects where their shape is the same: an optimizer made before goes on with them. Further the
+    settings that both have, dtype, device, training mode and what is frozen. Options count for all else: they replace
+    settings, and say where what is new starts. Forward hooks stay with the old layers.
+
+    What is not known of the result starts as in a new layer, running statistics for instance, which need training or
+    :func:`norms.recalibrate`, with these exceptions: rho starts at 0 where the norm uses the statistics of each
+    instance and at 1 elsewhere; a variance becomes the standard deviation of batch renormalization or the diagonal of
+    the covariance of decorrelated batch normalization, and back. Norms that need several values per plane in training,
+    such as ``batch_instance``, refuse the (N, C) input that ``BatchNorm1d`` takes: leave those out by ``where``.
+
+    These conversions leave the function in evaluation as it is, up to rounding, and are what ``exact`` allows; in
+    training the same holds but for ``batch_renorm`` and for instance normalization with running statistics:
+
+    =========================================  ====================================================================
+    from                                       to
+    =========================================  ====================================================================
+    ``batch``                                  ``batch_instance``; if running statistics are kept ``batch_renorm``
+    ``batch_renorm``                           ``batch``, ``batch_instance``
+    ``batch_instance`` with every rho 1        ``batch``; if running statistics are kept ``batch_renorm``
+    ``batch_instance`` with every rho 0        ``instance``, and ``group`` with as many groups as channels
+    ``instance``                               ``batch_instance``, and ``group`` with as many groups as channels
+    ``instance`` with running statistics       ``batch``, ``batch_instance``, ``batch_renorm``
+    ``group`` with as many groups as channels  ``instance``, ``batch_instance``
+    ``layer``                                  ``group`` with 1 group
+    ``switchable``, all weight on one          what stands here for ``batch``, ``instance`` or ``layer``
+    any                                        itself
+    =========================================  ====================================================================
+
+    Args:
+        model: Any module; a norm itself is not changed, but returned converted.
+        to: One of :func:`norms.names`.
+        where: Says of a norm by its dotted name and itself whether to convert it; by default all are. One that stands
+            at several places of the model is converted, and stays one, if any of the places is chosen.
+        exact: Refuse to change the function in evaluation. Then ``group`` has the number of groups that does not.
+        dims: Number of spatial dimensions of the activations, which GroupNorm, SyncBatchNorm and
+            :class:`norms.LayerNormPixel` do not know.
+        options: Options of the new norms, see :func:`norms.build`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If there is nothing to convert, an option does not fit, or ``exact`` is asked for and not possible;
+            the model is left as it was.
+    """
+    chosen: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) in _NAMES and (where is None or where(name, module)):
+            chosen.setdefault(module, name)
+    if not chosen:
+        raise ValueError(f"nothing to convert: {_describe_norms(model)}")
+    neighbors = _neighbors(model)
+    converted = {}
+    for norm, name in chosen.items():
+        try:
+            converted[norm] = _convert(norm, to, exact, dims, neighbors[norm], options)
+        except ValueError as error:
+            raise ValueError(f"{name or 'the norm'} ({type(norm).__name__}): {error}") from error
+    return replace_modules(model, converted)
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put other modules in the place of some of ``model``, everywhere they stand.
+
+    Args:
+        model: Any module; changed in place.
+        replacements: From the old to the new modules; old ones do not contain each other.
+
+    Returns:
+        The model, or what replaces it.
+    """
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if name and module in replacements:
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, replacements[module])
+    return replacements.get(model, model)
+
+
+@torch.no_grad()
+def carry_state(source: nn.Module, target: nn.Module) -> None:
+    """Give a new norm what another has learned, as the same objects where they fit, and its mode.
+
+    Args:
+        source: The norm to take from; not changed.
+        target: The norm to give to, new, on the same device.
+    """
+    own = dict(source.named_parameters(recurse=False))
+    frozen = bool(own) and not any(parameter.requires_grad for parameter in own.values())
+    if getattr(source, "statistics", None) != getattr(target, "statistics", None):
+        own = {name: own[name] for name in own.keys() & {"weight", "bias"}}  # logits of other statistics
+    for name, parameter in list(target.named_parameters(recurse=False)):
+        if name in own and own[name].shape == parameter.shape:
+            setattr(target, name, own[name])
+        elif frozen:
+            parameter.requires_grad_(False)
+    if getattr(source, "weight", None) is not None and source.bias is None:
+        target.register_parameter("bias", None)
+    buffers, variance = dict(source.named_buffers(recurse=False)), _running_variance(source)
+    for name, buffer in list(target.named_buffers(recurse=False)):
+        if name in buffers and buffers[name].shape == buffer.shape:
+            setattr(target, name, buffers[name])
+        elif name == _spread(target) and variance is not None:
+            buffer.copy_(_as_spread(variance, target))
+    target.train(source.training)
+
+
+def _convert(
+    norm: nn.Module, to: str, exact: bool, dims: int, like: Tensor | None, options: Mapping[str, Any]
+) -> nn.Module:
+    if _name(norm) == to and not options and type(norm) is not nn.SyncBatchNorm:
+        return norm
+    dims = getattr(norm, "spatial_dims", _DIMS.get(type(norm), dims))
+    new = build(to, _channels(norm), dims, **{**_settings(norm, to, exact), **options})
+    if like is not None:
+        new.to(like.device, like.dtype)
+    carry_state(norm, new)
+    if exact:
+        _check_exact(norm, new)
+    return new
+
+
+def _name(norm: nn.Module) -> str:
+    return "layer" if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 else _NAMES[type(norm)]
+
+
+def _channels(norm: Any) -> int:
+    if isinstance(norm, nn.LayerNorm):
+        return norm.normalized_shape[0]
+    return int(norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features)
+
+
+def _settings(norm: Any, to: str, exact: bool) -> dict[str, Any]:
+    if to == "none":
+        return {}
+    settings: dict[str, Any] = {"affine": norm.weight is not None or norm.bias is not None}
+    if to != "mean_only_batch":
+        settings["eps"] = norm.eps
+    if to in _BATCH_SETTINGS and _uses_batch(norm):
+        # What torch's norms keep decides, not their attribute: they normalize by it, whatever the attribute says later.
+        current = {"momentum": norm.momentum, "track_running_stats": norm.running_mean is not None}
+        settings |= {key: current[key] for key in _BATCH_SETTINGS[to]}
+        if getattr(norm, "sync", type(norm) is nn.SyncBatchNorm):
+            settings["sync"] = True
+    if _name(norm) == to:
+        others = set(inspect.signature(type(norm)).parameters) - {"num_features", "num_channels", "process_group"}
+        settings |= {key: value for key, value in vars(norm).items() if key in others - settings.keys()}
+    elif to == "batch_instance":
+        settings["initial_rho"] = 0.0 if _function(norm) == _per_sample(1, norm) else 1.0
+    elif to == "group" and exact:
+        settings["num_groups"] = 1 if _function(norm) == _per_sample(_channels(norm), norm) else _channels(norm)
+    return settings
+
+
+def _uses_batch(norm: Any) -> bool:
+    if isinstance(norm, MomentNorm):
+        return norm.uses_batch
+    return getattr(norm, "running_mean", None) is not None or _NAMES[type(norm)] == "batch"
+
+
+def _spread(norm: nn.Module) -> str | None:
+    return norm.spread if isinstance(norm, MomentNorm) else "running_var"
+
+
+def _running_variance(norm: Any) -> Tensor | None:
+    """The variances, shape (C,), that the norm's spread buffer holds, if it has one."""
+    spread = _spread(norm)
+    values: Tensor | None = getattr(norm, spread, None) if spread else None
+    if values is None:
+        return None
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    if spread == "running_std":
+        return values.square() - norm.eps
+    return values.diagonal(dim1=-2, dim2=-1).flatten() if spread == "running_covariance" else values
+
+
+def _as_spread(variance: Tensor, norm: Any) -> Tensor:
+    """What the norm's spread buffer holds for variances of shape (C,)."""
+    spread = _spread(norm)
+    if spread == "running_std":
+        return torch.sqrt(variance + norm.eps)
+    return variance.view(norm.running_covariance.shape[:2]).diag_embed() if spread == "running_covariance" else variance
+
+
+def _check_exact(norm: Any, new: Any) -> None:
+    before, after = _function(norm), _function(new)
+    if before != after:
+        raise ValueError(f"not exact, since it normalizes by {before}, which would become {after}")
+    for name in ("weight", "bias"):
+        if getattr(norm, name) is not None and getattr(new, name) is None:
+            raise ValueError(f"not exact, since its {name} would be lost")
+    if norm.eps != new.eps:
+        raise ValueError(f"not exact, since its eps of {norm.eps} would become {new.eps}")
+
+
+def _function(norm: Any) -> str:
+    """What the norm normalizes by in evaluation, in words: the same words for the same function."""
+    name = _NAMES.get(type(norm), "none")
+    if name == "none":
+        return "nothing"
+    if name == "layer_pixel":
+        return "statistics of each position"
+    if name == "group":
+        return _per_sample(norm.num_channels // norm.num_groups, norm)
+    batch = "statistics of the batch" if norm.running_mean is None else "running statistics"
+    if name == "mean_only_batch":
+        return f"the mean of {batch} alone"
+    if name == "instance" and norm.running_mean is None:
+        return _per_sample(1, norm)
+    if name == "batch_instance":
+        return _gated(norm, batch)
+    if name == "switchable":
+        return _switched(norm, batch)
+    return batch
+
+
+def _per_sample(channels: int, norm: nn.Module) -> str:
+    return f"statistics of each sample over {channels} of {_channels(norm)} channels"
+
+
+def _gated(norm: Any, batch: str) -> str:
+    instance = _per_sample(1, norm)
+    if (norm.rho == 1).all():
+        return batch
+    if (norm.rho == 0).all():
+        return instance
+    return f"{batch} and {instance}, mixed by rho"
+
+
+def _switched(norm: Any, batch: str) -> str:
+    functions = {"instance": _per_sample(1, norm), "layer": _per_sample(_channels(norm), norm), "batch": batch}
+    weights = [values.tolist() for values in norm.mixing_values().values()]
+    for index, name in enumerate(STATISTICS):
+        if all(values[index] == 1 and sum(values) == 1 for values in weights):
+            return functions[name]
+    mixture = " and ".join(" ".join(f"{value:g}" for value in values) for values in weights)
+    return f"{', '.join(functions.values())} with weights {mixture}"
+
+
+def _neighbors(model: nn.Module) -> dict[nn.Module, Tensor | None]:
+    """For each module a tensor whose device and dtype suit it: one of its own or else the nearest before it."""
+    nearest = next(filter(torch.is_floating_point, chain(model.parameters(), model.buffers())), None)
+    found = {}
+    for module in model.modules():
+        own = chain(module.parameters(recurse=False), module.buffers(recurse=False))
+        nearest = found[module] = next(filter(torch.is_floating_point, own), nearest)
+    return found
+
+
+def _describe_norms(model: nn.Module) -> str:
+    kinds = [type(module) for module in model.modules()]
+    found = Counter(kind.__name__ for kind in kinds if kind in _NAMES or "norm" in kind.__name__.lower())
+    if not found:
+        return "the model has no norm"
+    reason = "where chooses none" if any(kind in _NAMES for kind in kinds) else "none is known"
+    return f"{reason} of the model's norms ({', '.join(f'{count} {name}' for name, count in found.items())})"
