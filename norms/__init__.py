@@ -11,6 +11,8 @@ from norms.batch import (
 )
 from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from norms.conditional import ConditionalNorm
+from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
 from norms.layer_pixel import LayerNormPixel
 from norms.mixing import MixingValue, mixing_layers, mixing_values, param_groups, project_
 from norms.registry import build, names
@@ -27,6 +29,10 @@ __all__ = [
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "ConditionalNorm",
+    "DecorrelatedBatchNorm1d",
+    "DecorrelatedBatchNorm2d",
+    "DecorrelatedBatchNorm3d",
     "LayerNormPixel",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from norms.base import MixingNorm
+from norms.conditional import ConditionalNorm
 from norms.switchable import STATISTICS
 
 
@@ -173,9 +174,9 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters of ``model`` into groups for an optimizer.
 
-    Weights of two dimensions or more decay. Biases and the gamma and beta of norms do not: decay would pull a
-    normalized layer's scale to 0 for no gain. Mixing parameters do not either, since decay would pull rho to instance
-    normalization and switch weights to equal shares, and have learning rates of their own.
+    Weights of two dimensions or more decay. Biases and the gamma and beta of norms, also in tables by condition, do
+    not: decay would pull a normalized layer's scale to 0 for no gain. Mixing parameters do not either, since decay
+    would pull rho to instance normalization and switch weights to equal shares, and have learning rates of their own.
 
     Args:
         model: Any module.
@@ -191,7 +192,10 @@ def param_groups(
         Nam & Kim 2018, section 4, for the rate and the missing decay of rho.
     """
     multipliers = {"rho": rho_lr_multiplier, "switch": switch_lr_multiplier}
-    mixing = {p: layer.optimizer_group for _, layer in mixing_layers(model) for p in layer.mixing_parameters()}
+    by_layer = {p: layer.optimizer_group for _, layer in mixing_layers(model) for p in layer.mixing_parameters()}
+    for module in model.modules():
+        if isinstance(module, ConditionalNorm):
+            by_layer.update(dict.fromkeys(module.parameters(recurse=False), "affine"))
     groups: dict[str, dict[str, Any]] = {
         "weights": {"params": [], "lr": lr, "weight_decay": weight_decay},
         "affine": {"params": [], "lr": lr, "weight_decay": 0.0},
@@ -200,7 +204,7 @@ def param_groups(
     for parameter in model.parameters():
         if parameter.requires_grad:
             by_shape = "weights" if parameter.ndim > 1 else "affine"
-            groups[mixing.get(parameter, by_shape)]["params"].append(parameter)
+            groups[by_layer.get(parameter, by_shape)]["params"].append(parameter)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
 
 

@@ -17,6 +17,8 @@ from norms.batch import (
 )
 from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from norms.conditional import ConditionalNorm
+from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
 from norms.layer_pixel import LayerNormPixel
 from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 
@@ -41,6 +43,7 @@ _BUILDERS: dict[str, Sequence[Callable[..., nn.Module]]] = {
     "batch": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     "batch_renorm": (BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
     "mean_only_batch": (MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d),
+    "decorrelated_batch": (DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d),
     "instance": (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     "layer": (_layer,) * 3,
     "layer_pixel": (LayerNormPixel,) * 3,
@@ -53,8 +56,14 @@ _BUILDERS: dict[str, Sequence[Callable[..., nn.Module]]] = {
 # torch's batch normalization shares no statistics between processes; ours does.
 _SYNCHRONIZED = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 
-# torch leaves instance normalization without gamma and beta; here a norm of any name has them unless told otherwise.
-_DEFAULTS: dict[str, dict[str, Any]] = {"instance": {"affine": True}}
+
+def _defaults(name: str, num_features: int) -> dict[str, Any]:
+    """What is different here from the defaults of the classes: every norm has gamma and beta and fits every C."""
+    if name == "instance":
+        return {"affine": True}
+    if name == "decorrelated_batch":
+        return {"group_size": max(size for size in range(1, 17) if num_features % size == 0)}
+    return {}
 
 
 def names() -> list[str]:
@@ -62,7 +71,7 @@ def names() -> list[str]:
     return list(_BUILDERS)
 
 
-def build(name: str, num_features: int, dims: int = 2, **options: Any) -> nn.Module:
+def build(name: str, num_features: int, dims: int = 2, num_conditions: int | None = None, **options: Any) -> nn.Module:
     """Build a normalization layer by name.
 
     ========================  =======================================================================
@@ -72,6 +81,8 @@ def build(name: str, num_features: int, dims: int = 2, **options: Any) -> nn.Mod
                               ``sync=True``
     ``batch_renorm``          :class:`norms.BatchRenorm1d`, ``2d``, ``3d``
     ``mean_only_batch``       :class:`norms.MeanOnlyBatchNorm1d`, ``2d``, ``3d``
+    ``decorrelated_batch``    :class:`norms.DecorrelatedBatchNorm1d`, ``2d``, ``3d``, in groups of 16 channels or of the
+                              next smaller number that divides C
     ``instance``              ``torch.nn.InstanceNorm1d/2d/3d``, with ``affine=True`` by default
     ``layer``                 layer normalization over (C, H, W) of each sample
     ``layer_pixel``           layer normalization over C of each pixel
@@ -85,6 +96,8 @@ def build(name: str, num_features: int, dims: int = 2, **options: Any) -> nn.Mod
         name: One of :func:`names`.
         num_features: Number of channels C.
         dims: Number of spatial dimensions: 1, 2 or 3.
+        num_conditions: Number of conditions, such as classes or styles, that have a gamma and beta each: the layer is a
+            :class:`norms.ConditionalNorm` around the named one then, also around ``none``.
         options: Further arguments of the layer, such as ``eps`` or ``initial_rho``.
 
     Returns:
@@ -106,4 +119,11 @@ def build(name: str, num_features: int, dims: int = 2, **options: Any) -> nn.Mod
     if unknown:
         known = f"its options are {', '.join(allowed)}" if allowed else "it has no options"
         raise ValueError(f"norm '{name}' has no option '{unknown[0]}' ({known})")
-    return builder(num_features, **{**_DEFAULTS.get(name, {}), **options})
+    defaults = _defaults(name, num_features)
+    if num_conditions is None:
+        return builder(num_features, **{**defaults, **options})
+    if "affine" in allowed:
+        defaults["affine"] = False
+    norm = builder(num_features, **{**defaults, **options})
+    table = {key: options[key] for key in ("device", "dtype") if key in options}
+    return ConditionalNorm(norm, num_conditions, num_features, **table)

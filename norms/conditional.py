@@ -1,0 +1,166 @@
+"""Conditional normalization: gamma and beta by class or style (Dumoulin et al., 2017; de Vries et al., 2017)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from norms.base import MomentNorm
+from norms.layer_pixel import LayerNormPixel
+
+
+class ConditionalNorm(nn.Module):
+    r"""Any norm with a gamma and beta for each condition, such as a class or a style.
+
+    .. math::
+        y_n = \gamma_{k_n} \odot \mathrm{norm}(x)_n + \beta_{k_n}
+
+    where :math:`k_n` is the condition of sample n, and all conditions share the statistics. In place of one
+    condition, a sample may have a share :math:`s_{nk}` in each:
+
+    .. math::
+        \gamma_n = \sum_k s_{nk} \gamma_k, \qquad \beta_n = \sum_k s_{nk} \beta_k
+
+    Shares that sum to 1 interpolate, as between styles. They are taken as they are, so that others extrapolate or, with
+    sum 0, move along the difference of two conditions.
+
+    In a conditional GAN, each norm of the generator is told the class, while the discriminator has other means::
+
+        class Block(nn.Module):
+            def __init__(self, channels, classes):
+                super().__init__()
+                self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+                self.norm = norms.build("batch", channels, num_conditions=classes)
+
+            def forward(self, x, label):
+                return torch.relu(self.norm(self.conv(x), label))
+
+    In a network for many styles, every norm around ``instance`` is told the style, for one image or for all, and a
+    mixture at the end::
+
+        norm = norms.build("instance", 32, num_conditions=16)
+        y = norm(x, 3)
+        blend = 0.7 * F.one_hot(torch.tensor(3), 16) + 0.3 * F.one_hot(torch.tensor(8), 16)
+        y = norm(x, blend)
+
+    ``nn.Sequential`` hands on a single argument: a network passes the condition to its blocks itself. With ``none`` for
+    a norm it is feature-wise linear modulation alone.
+
+    Args:
+        norm: The norm, without gamma and beta of its own.
+        num_conditions: Number of conditions K.
+        num_features: Number of channels C; None asks the norm.
+        device: Where the tables live.
+        dtype: Dtype of the tables.
+
+    Attributes:
+        weight (Parameter): gamma of each condition, shape (K, C), starts at the norm's ``initial_gamma``, or at 1.
+        bias (Parameter): beta of each condition, shape (K, C), starts at 0.
+
+    Raises:
+        ValueError: If the norm has a gamma or beta, does not tell its channels or has others than ``num_features``, or
+            if ``num_conditions`` is below 1; in the forward pass if the condition does not fit. That an index is too
+            large is found on the CPU; on a GPU the look would wait for it, and the index fails where it is used.
+
+    Shape:
+        Input and output: (N, C, \*), as the norm has it. Condition: an int; integers, shape (N,), or () for all
+        samples alike; or shares of a floating dtype, shape (N, K), or (K,) for all samples alike. gamma and beta are
+        applied in the norm's own pass if it is one of this package, otherwise after it, in float32 for bfloat16 and
+        float16 input.
+
+    Source:
+        Dumoulin et al., A Learned Representation for Artistic Style, ICLR 2017, section 2.2; de Vries et al.,
+        Modulating Early Visual Processing by Language, NeurIPS 2017, section 3; Miyato & Koyama, cGANs with Projection
+        Discriminator, ICLR 2018, for classes; Perez et al., FiLM, AAAI 2018, without a norm.
+    """
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        num_conditions: int,
+        num_features: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if getattr(norm, "weight", None) is not None or getattr(norm, "bias", None) is not None:
+            raise ValueError(f"{type(norm).__name__} has a gamma or beta of its own: build the norm with affine=False")
+        if num_conditions < 1:
+            raise ValueError(f"num_conditions must be at least 1, got {num_conditions}")
+        self.norm = norm
+        self.num_conditions = num_conditions
+        self.num_features = _num_features(norm, num_features)
+        shape = (num_conditions, self.num_features)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Return gamma and beta of every condition to their initial values."""
+        nn.init.constant_(self.weight, getattr(self.norm, "initial_gamma", 1.0))
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
+        """Normalize ``x`` and apply gamma and beta of the condition.
+
+        Args:
+            x: Activations, shape (N, C, *).
+            condition: Index or shares, for each sample or for all.
+
+        Returns:
+            The normalized activations, of the shape of ``x``.
+
+        Raises:
+            ValueError: If the condition has a wrong shape or an index is out of range.
+        """
+        weight, bias = self._affine(condition, len(x))
+        if isinstance(self.norm, MomentNorm):
+            # By a call of the norm and not of its method, which the hooks on the norm would not see.
+            return torch.func.functional_call(self.norm, {"weight": weight, "bias": bias}, (x,))
+        y = self.norm(x)
+        weight, bias = (t.reshape(t.shape + (1,) * (x.ndim - 2)) for t in (weight, bias))
+        return torch.addcmul(bias, y, weight).to(y.dtype)
+
+    def _affine(self, condition: Tensor | int, samples: int) -> tuple[Tensor, Tensor]:
+        """Gamma and beta: of each sample, shape (N, C), or of all, shape (C,)."""
+        if isinstance(condition, int):
+            self._check_range(condition, condition)
+            return self.weight[condition], self.bias[condition]
+        mixed = condition.is_floating_point()
+        shapes = [(self.num_conditions,), (samples, self.num_conditions)] if mixed else [(), (samples,)]
+        if tuple(condition.shape) not in shapes or condition.dtype == torch.bool:
+            raise ValueError(
+                f"condition must be integers of shape () or ({samples},), or shares of a floating dtype and shape "
+                f"({self.num_conditions},) or ({samples}, {self.num_conditions}), got {condition.dtype} of shape "
+                f"{tuple(condition.shape)}"
+            )
+        if mixed:
+            # No matrix product, which autocast would round.
+            shares = condition.unsqueeze(-1)
+            return (shares * self.weight).sum(-2), (shares * self.bias).sum(-2)
+        if condition.device.type == "cpu" and condition.numel() > 0 and not torch.compiler.is_compiling():
+            lowest, highest = condition.aminmax()
+            self._check_range(int(lowest), int(highest))
+        index = condition.long()
+        return F.embedding(index, self.weight), F.embedding(index, self.bias)
+
+    def _check_range(self, lowest: int, highest: int) -> None:
+        if lowest < 0 or highest >= self.num_conditions:
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(f"condition must lie in [0, {self.num_conditions - 1}], got {wrong}")
+
+    def extra_repr(self) -> str:
+        """The arguments, as in torch's own norms."""
+        return f"num_conditions={self.num_conditions}, num_features={self.num_features}"
+
+
+def _num_features(norm: nn.Module, given: int | None) -> int:
+    if isinstance(norm, LayerNormPixel):
+        known: int | None = norm.normalized_shape[0]
+    else:
+        known = getattr(norm, "num_features", getattr(norm, "num_channels", None))
+    found = known if given is None else given
+    if found is None:
+        raise ValueError(f"{type(norm).__name__} does not tell its number of channels: give num_features")
+    if known is not None and known != found:
+        raise ValueError(f"num_features must be the {known} channels of {type(norm).__name__}, got {given}")
+    return found
