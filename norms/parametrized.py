@@ -1,0 +1,107 @@
+"""What weight and spectral normalization share: a weight that is computed from other tensors."""
+
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
+
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED_CONVOLUTIONS)
+
+
+class WeightParametrization(nn.Module):
+    """Base of the parametrizations in this package, by which they are found in a model.
+
+    Attributes:
+        hook: What the parametrized layer calls on behalf of the parametrization, if anything.
+    """
+
+    hook: RemovableHandle | None = None
+
+
+P = TypeVar("P", bound=WeightParametrization)
+
+
+class ParametrizedWeight(NamedTuple, Generic[P]):
+    """A weight that :func:`parametrized_weights` has found.
+
+    Attributes:
+        label: Dotted name of the layer, followed by that of the tensor unless it is ``weight``.
+        layer: The module that has the weight.
+        name: Name of the tensor in the layer.
+        originals: The tensors that the weight is computed from.
+        parametrization: How it is computed.
+    """
+
+    label: str
+    layer: nn.Module
+    name: str
+    originals: parametrize.ParametrizationList
+    parametrization: P
+
+
+def parametrized_weights(model: nn.Module, kind: type[P]) -> Iterator[ParametrizedWeight[P]]:
+    """Find the weights of a model that have a parametrization of this kind, in the order of ``named_modules``."""
+    for path, originals in model.named_modules():
+        if isinstance(originals, parametrize.ParametrizationList) and isinstance(originals[0], kind):
+            prefix, _, name = path.rpartition("parametrizations.")
+            owner = prefix.removesuffix(".")
+            label = owner if name == "weight" else prefix + name
+            yield ParametrizedWeight(label, model.get_submodule(owner), name, originals, originals[0])
+
+
+def check_weight(module: nn.Module, name: str) -> Tensor:
+    """Look up a weight that is to be parametrized.
+
+    Raises:
+        ValueError: If the module has no such parameter, or it is parametrized already, has no shape yet or no inputs.
+    """
+    where = f"{type(module).__name__}.{name}"
+    if parametrize.is_parametrized(module, name):
+        raise ValueError(f"{where} is parametrized already: remove that first, see norms.fold_")
+    weight = dict(module.named_parameters(recurse=False)).get(name)
+    if weight is None:
+        raise ValueError(f"{type(module).__name__} has no parameter '{name}'")
+    if nn.parameter.is_lazy(weight):
+        raise ValueError(f"{where} has no shape yet: run the module once before its weight is normalized")
+    if weight.ndim < 2:
+        raise ValueError(f"{where} must have outputs and inputs, 2 dimensions or more, got shape {tuple(weight.shape)}")
+    return weight
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype to compute in: float32, or float64 for float64."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+@torch.no_grad()
+def fold_(model: nn.Module) -> nn.Module:
+    """Replace every weight- or spectrally normalized weight by the plain weight it is now, in place.
+
+    This is for inference and export: outputs in evaluation mode stay the same bit for bit, the state dict has the keys
+    of the plain layers, and nothing is normalized any more. A folded weight is a new parameter, unknown to optimizers
+    made before. Parametrizations that others have put on top of ours are folded with them. To keep a model trainable,
+    fold a copy: ``fold_(copy.deepcopy(model))``.
+
+    Args:
+        model: Any module, which may itself be a normalized layer.
+
+    Returns:
+        ``model``.
+    """
+    for _, layer, name, originals, parametrization in list(parametrized_weights(model, WeightParametrization)):
+        trainable = any(original.requires_grad for original in originals.parameters(recurse=False))
+        weight = nn.Parameter(getattr(layer, name), trainable)
+        if parametrization.hook is not None:
+            parametrization.hook.remove()
+        # Copies of a parametrized layer share its class, from which torch removes the parametrized attribute.
+        shared = type(layer)
+        layer.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+        parametrize.remove_parametrizations(layer, name)
+        # torch has left a buffer here if the weight came from several tensors, as gradients are off.
+        delattr(layer, name)
+        layer.register_parameter(name, weight)
+    return model

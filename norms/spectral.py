@@ -1,0 +1,293 @@
+"""Spectral normalization (Miyato et al., 2018)."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from norms.parametrized import (
+    CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    WeightParametrization,
+    check_weight,
+    parametrized_weights,
+    wide_dtype,
+)
+
+_FIRST_ITERATIONS = 15
+"""Power iterations at the start, as many as torch's spectral_norm makes."""
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """The weight as a matrix, whose rows are the slices along ``dim``."""
+
+    dim: int
+
+    def input_shape(self, weight: Tensor) -> tuple[int, ...]:
+        return (weight.numel() // weight.shape[self.dim],)
+
+    def apply(self, weight: Tensor, v: Tensor) -> Tensor:
+        return weight.movedim(self.dim, 0).flatten(1) @ v
+
+    def adjoint(self, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return weight.movedim(self.dim, 0).flatten(1).T @ u
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """The linear map from one unbatched input of a convolution to its output."""
+
+    channels: int
+    size: tuple[int, ...]
+    padding_mode: str
+    around_input: tuple[int, ...]
+    geometry: tuple[Any, ...]
+
+    def input_shape(self, weight: Tensor) -> tuple[int, ...]:
+        return (self.channels, *self.size)
+
+    def apply(self, weight: Tensor, v: Tensor) -> Tensor:
+        padded = F.pad(v.unsqueeze(0), self.around_input, self.padding_mode)
+        return torch.convolution(padded, weight, None, *self.geometry).squeeze(0)
+
+    def adjoint(self, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        pull_back = torch.func.vjp(partial(self.apply, weight), v)[1]
+        return pull_back(u)[0]
+
+
+class _SpectralNorm(WeightParametrization):
+    """Divides the weight by u^T W v; W is the linear map ``operator`` that the weight defines."""
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, weight: Tensor, operator: _Matrix | _Convolution, n_power_iterations: int, eps: float) -> None:
+        super().__init__()
+        self.operator = operator
+        self.n_power_iterations = n_power_iterations
+        self.eps = eps
+        weight = weight.detach().to(wide_dtype(weight))
+        v = weight.new_zeros(operator.input_shape(weight))
+        u = torch.randn_like(operator.apply(weight, v))
+        self.register_buffer("_u", u / torch.linalg.vector_norm(u))
+        self.register_buffer("_v", v)
+        self.power_iterate_(weight, _FIRST_ITERATIONS)
+
+    @torch.no_grad()
+    def power_iterate_(self, weight: Tensor, iterations: int | None = None) -> None:
+        weight = weight.to(wide_dtype(weight))
+        with _without_autocast(weight.device):
+            for _ in range(iterations or self.n_power_iterations):
+                # In place, so that replicas of a data-parallel module and compiled graphs write to the same memory.
+                self._v.copy_(self._unit(self.operator.adjoint(weight, self._u, self._v), self._v))
+                self._u.copy_(self._unit(self.operator.apply(weight, self._v), self._u))
+
+    def _unit(self, vector: Tensor, otherwise: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(vector)
+        return torch.where(norm > self.eps, vector / norm, otherwise)
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        weight = weight.to(wide_dtype(weight))
+        # Clones, since the next forward pass may move u and v before this one's backward pass needs them.
+        u, v = self._u.clone(), self._v.clone()
+        with _without_autocast(weight.device):
+            return (u * self.operator.apply(weight, v)).sum()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        sigma = self.sigma(weight)
+        # A weight of 0 stays 0, and may learn to be something else.
+        divisor = torch.where(sigma.abs() > self.eps, sigma, 1)
+        return (weight.to(divisor.dtype) / divisor).to(weight.dtype)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_SpectralNorm":
+        before = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers():
+            if wide_dtype(buffer) != buffer.dtype:
+                # A module in half precision keeps u and v in float32: rounded, they would no longer be unit vectors.
+                setattr(self, name, before[name].to(buffer.device))
+        return self
+
+    def extra_repr(self) -> str:
+        update = "forward" if self.hook else "step"
+        size = f", input_size={self.operator.size}" if isinstance(self.operator, _Convolution) else ""
+        return f"n_power_iterations={self.n_power_iterations}, eps={self.eps}, update={update}{size}"
+
+
+def spectral_norm(
+    module: nn.Module,
+    name: str = "weight",
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    update: Literal["forward", "step"] = "forward",
+    input_size: Sequence[int] | None = None,
+) -> nn.Module:
+    r"""Divide the weight of a layer by its spectral norm, in place.
+
+    .. math::
+        \bar W = \frac{W}{\sigma(W)}, \qquad \sigma(W) = \max_{v \neq 0} \frac{\lVert W v \rVert}{\lVert v \rVert}
+        \approx u^\top W v
+
+    where u and v follow the leading singular vectors of W by power iteration,
+
+    .. math::
+        v \leftarrow \frac{W^\top u}{\lVert W^\top u \rVert}, \qquad u \leftarrow \frac{W v}{\lVert W v \rVert}
+
+    15 times here, and then ``n_power_iterations`` times per update. The gradient flows through W in
+    :math:`u^\top W v`, with u and v constant.
+
+    By default W is the weight reshaped to a matrix with one row per output channel. For a convolution that is what the
+    paper does, but not the norm of the linear map that the layer is: with a kernel of k positions that may be up to
+    :math:`\sqrt{k}` times larger. With ``input_size`` W is the layer's map itself, with its stride, padding, dilation
+    and groups, for inputs of that size; an update then costs a forward and a backward pass of one sample, and as its
+    singular values lie closer together, the iteration needs more steps.
+
+    Reading the weight never moves u and v. With ``update="forward"`` they move at each forward call of the module in
+    training mode, as published. With ``update="step"`` they move when :func:`power_iterate_` is called, which is for
+    once per optimizer step: for weights that are read other than in the module's own forward pass, for activation
+    checkpointing, which repeats forward passes, and for many forward passes per step.
+
+    Initialize the weight before: afterwards ``nn.init`` on it has no effect. An average of models must copy u and v
+    and never average them, since an average of unit vectors is none and sigma would come out too small: with
+    ``torch.optim.swa_utils.AveragedModel`` that is ``use_buffers=False``.
+
+    The module has afterwards, in place of the weight:
+
+    - ``parametrizations.weight.original`` (Parameter): W before the division, starts at the weight.
+    - ``parametrizations.weight.0._u`` (buffer): u, shape (out,); with ``input_size`` the shape of an output,
+      (out_channels, \*). Its random start is drawn from torch's global generator.
+    - ``parametrizations.weight.0._v`` (buffer): v, shape (numel / out,); with ``input_size`` (in_channels,
+      \*input_size).
+
+    Names and shapes are those of ``torch.nn.utils.parametrizations.spectral_norm`` (without ``input_size``), so that
+    either loads what the other has saved.
+
+    Numeric policy: everything is computed in float32 for half-precision weights, under autocast also, and u and v
+    stay in float32 when the module is cast to half precision.
+
+    Args:
+        module: The layer.
+        name: Its parameter to normalize, which must have at least 2 dimensions. Outputs are along its first dimension,
+            in transposed convolutions along the second.
+        n_power_iterations: Iterations per update, at least 1.
+        eps: A norm no larger than this is taken as 0: then u, v and the weight are left as they are. Positive.
+        update: When u and v move.
+        input_size: Spatial size of a convolution's inputs: (L,), (H, W) or (D, H, W).
+
+    Returns:
+        ``module``.
+
+    Raises:
+        ValueError: If there is no such parameter, or it is parametrized already, has no shape yet or is a vector; if
+            another argument is outside its range.
+
+    Source:
+        Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018, section 2.1 and
+        algorithm 1.
+    """
+    weight = check_weight(module, name)
+    if n_power_iterations < 1:
+        raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")
+    if eps <= 0:
+        raise ValueError(f"eps must be positive, got {eps}")
+    if update not in ("forward", "step"):
+        raise ValueError(f"update must be 'forward' or 'step', got '{update}'")
+    operator = _matrix(module) if input_size is None else _convolution(module, name, weight, tuple(input_size))
+    parametrization = _SpectralNorm(weight, operator, n_power_iterations, eps)
+    nn.utils.parametrize.register_parametrization(module, name, parametrization)
+    if update == "forward":
+        parametrization.hook = module.register_forward_pre_hook(partial(_power_iterate_in_training, name=name))
+    return module
+
+
+@torch.no_grad()
+def sigmas(model: nn.Module) -> dict[str, float]:
+    """Read the spectral norms u^T W v that spectrally normalized weights are divided by in evaluation mode.
+
+    Nothing is changed: neither u and v nor anything else.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        sigma by the layer's dotted name; for a parameter other than ``weight`` its name follows that of the layer. It
+        is 0 for a weight of 0, which is not divided.
+    """
+    found = parametrized_weights(model, _SpectralNorm)
+    return {w.label: float(w.parametrization.sigma(w.originals.original)) for w in found}
+
+
+def power_iterate_(model: nn.Module) -> None:
+    """Move u and v of every spectrally normalized weight by its ``n_power_iterations``, in place.
+
+    Layers made with ``update="step"`` need it once after each optimizer step. It may be called for others too, and
+    more often, for a sharper sigma.
+
+    Args:
+        model: Any module, in any mode.
+    """
+    for weight in parametrized_weights(model, _SpectralNorm):
+        weight.parametrization.power_iterate_(weight.originals.original)
+
+
+def _power_iterate_in_training(module: nn.Module, args: tuple[Any, ...], *, name: str) -> None:
+    if module.training:
+        originals: Any = module.get_submodule(f"parametrizations.{name}")
+        originals[0].power_iterate_(originals.original)
+
+
+def _matrix(module: nn.Module) -> _Matrix:
+    return _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
+
+
+def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, ...]) -> _Convolution:
+    kind = type(module).__name__
+    if not isinstance(module, CONVOLUTIONS) or name != "weight":
+        raise ValueError(f"input_size is for the weight of a convolution, not for {kind}.{name}")
+    dims = weight.ndim - 2
+    if len(size) != dims or min(size) < 1:
+        raise ValueError(f"input_size must be {dims} positive numbers for {kind}, got {size}")
+    if isinstance(module, TRANSPOSED_CONVOLUTIONS):
+        # Its padding is cropped from the output.
+        around_input, cropping, transposed = (0, 0) * dims, module.padding, True
+    else:
+        around_input, cropping, transposed = _padding(module), (0,) * dims, False
+    operator = _Convolution(
+        channels=module.in_channels,
+        size=size,
+        padding_mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
+        around_input=around_input,
+        geometry=(module.stride, cropping, module.dilation, transposed, module.output_padding, module.groups),
+    )
+    try:
+        operator.apply(weight, weight.new_zeros(operator.input_shape(weight)))
+    except RuntimeError as error:
+        raise ValueError(f"input_size {size} does not fit this {kind}: {error}") from error
+    return operator
+
+
+def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
+    """What the convolution adds to its input, in the order of ``F.pad``: the last dimension first."""
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    elif isinstance(module.padding, str):
+        sides = [(0, 0)] * len(module.kernel_size)
+    else:
+        sides = [(p, p) for p in module.padding]
+    return tuple(p for side in reversed(sides) for p in side)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    # Devices without autocast, such as meta, refuse to switch it off.
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
