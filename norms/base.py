@@ -209,7 +209,7 @@ class MomentNorm(nn.Module, ABC):
         momentum = 1 / self.num_batches_tracked.to(batch.mean.dtype) if self.momentum is None else self.momentum
         updates = [(self.running_mean, batch.mean)]
         if self.spread is not None:
-            updates.append((self.get_buffer(self.spread), self.observed_spread(batch.var, batch.total)))
+            updates.append((self.get_buffer(self.spread), self.observed_spread(batch.power - self.eps, batch.total)))
         for running, new in updates:
             if running.dtype == new.dtype:
                 running.lerp_(new, momentum)

@@ -21,7 +21,7 @@ class BatchFormula(Formula):
         """Differentiate scale and offset."""
         scale = torch.rsqrt(moments.batch_power)
         grad = torch.addcmul(grad_scale, grad_offset, moments.deviation).sum(0)
-        return Gradients(deviation=grad_offset * scale, batch_power=grad * scale / moments.batch_power / -2)
+        return Gradients(deviation=grad_offset * scale, batch_power=grad * scale / moments.batch_power)
 
 
 class MeanOnlyBatchFormula(Formula):

@@ -18,9 +18,8 @@ class BatchInstanceFormula(Formula):
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
         (rho,) = mixing
-        batch_scale = rho * torch.rsqrt(moments.batch_power)
-        # Not a lerp: at rho = 1 the scale is exactly that of batch normalization.
-        return torch.addcmul(batch_scale, 1 - rho, torch.rsqrt(moments.power)), moments.deviation * batch_scale
+        batch_rstd = torch.rsqrt(moments.batch_power)
+        return torch.lerp(torch.rsqrt(moments.power), batch_rstd, rho), moments.deviation * (rho * batch_rstd)
 
     def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate scale and offset."""
@@ -28,10 +27,11 @@ class BatchInstanceFormula(Formula):
         batch_rstd = torch.rsqrt(moments.batch_power)
         by_rstd = grad_scale * torch.rsqrt(moments.power)
         by_batch_rstd = torch.addcmul(grad_scale, grad_offset, moments.deviation).sum(0) * batch_rstd
+        by_power = by_rstd / moments.power
         return Gradients(
             deviation=grad_offset * (rho * batch_rstd),
-            power=by_rstd / moments.power * ((rho - 1) / 2),
-            batch_power=by_batch_rstd / moments.batch_power * (rho / -2),
+            power=torch.addcmul(by_power, by_power, rho, value=-1),
+            batch_power=by_batch_rstd / moments.batch_power * rho,
             mixing=(by_batch_rstd - by_rstd.sum(0),),
         )
 

@@ -35,7 +35,7 @@ class BatchRenormFormula(Formula):
         grad = torch.addcmul(grad_scale, grad_offset, moments.deviation).sum(0)
         return Gradients(
             deviation=grad_offset * scale,
-            batch_power=grad * scale / moments.batch_power / -2,
+            batch_power=grad * scale / moments.batch_power,
             mixing=(None,) * len(mixing),
         )
 

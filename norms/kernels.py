@@ -17,13 +17,12 @@ their plane; results have the dtype and the memory format of the input.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-_PIECE = 1 << 18
-"""Values of a piece: a megabyte of float32, measured to be best on cores with two megabytes of cache."""
+_PIECE = 1 << 19
+"""Values of a piece: two megabytes of float32, the size of a core's cache."""
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -48,51 +47,71 @@ def find(x: Tensor, per_sample: bool) -> "Kernels":
 
 
 class Kernels(ABC):
-    """The passes over activations of one shape and layout; what belongs to planes has shape (samples, C).
+    """The passes over activations of one shape and layout.
 
     Attributes:
+        shape: Shape of what belongs to planes: (samples, C).
         size: Number of values in a plane.
     """
 
+    shape: tuple[int, int]
     size: int
 
     @abstractmethod
-    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Any]:
-        """Mean of each plane, its biased variance plus ``eps``, and what :meth:`normalize` can use of the work."""
+    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Mean and power of each plane."""
 
     @abstractmethod
-    def normalize(self, x: Tensor, mean: Tensor, work: Any, scale: Tensor, offset: Tensor) -> Tensor:
-        """``(x - mean) * scale + offset``."""
+    def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """``x * scale + shift``."""
 
     @abstractmethod
     def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """``sum(grad * (x - mean))`` and ``sum(grad)`` over each plane."""
 
     @abstractmethod
-    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, level: Tensor) -> Tensor:
-        """``grad * scale + x * slope + level``."""
+    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+        """``grad * scale + x * slope + shift``."""
 
 
 class _Planes(Kernels):
     def __init__(self, x: Tensor) -> None:
-        self.samples, self.channels = x.shape[:2]
-        count = self.samples * self.channels
-        self.size = x.numel() // count
-        self.as_channels = (1, count, self.size)
-        self.as_rows = (count, self.size)
-        self.zero = x.new_zeros(count)
-        self.one = x.new_ones(count)
+        self.shape = (x.shape[0], x.shape[1])
+        self.count = self.shape[0] * self.shape[1]
+        self.size = x.numel() // self.count
+        self.as_channels = (1, self.count, self.size)
+        self.as_rows = (self.count, self.size)
+        self.one = x.new_ones(self.count)
 
-    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Any]:
-        standard, mean, rstd = torch.native_group_norm(
-            x, None, None, self.samples, self.channels, self.size, self.channels, eps
+    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        rows = x.view(self.as_rows)
+        planes = max(1, _PIECE // self.size)
+        if planes >= self.count:
+            mean, rstd = self._piece_moments(rows, eps)
+        else:
+            pieces = [self._piece_moments(piece, eps) for piece in rows.split(planes)]
+            mean, rstd = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+        return mean.view(self.shape), rstd.view(self.shape).square().reciprocal_()
+
+    def _piece_moments(self, rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        # Of a large tensor the normalized values, which nobody needs, never leave the cache.
+        planes = rows.shape[0]
+        _, mean, rstd = torch.native_group_norm(rows, None, None, 1, planes, self.size, planes, eps)
+        return mean, rstd
+
+    def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        # An affine map per plane is batch normalization in evaluation, with planes for channels, mean 0 and variance 1.
+        y, _, _ = torch.native_batch_norm(
+            x.view(self.as_channels),
+            self._flat(scale),
+            self._flat(shift),
+            torch.zeros_like(self.one),
+            self.one,
+            False,
+            0.0,
+            0.0,
         )
-        return mean, rstd.square().reciprocal_(), (standard, rstd)
-
-    def normalize(self, x: Tensor, mean: Tensor, work: Any, scale: Tensor, offset: Tensor) -> Tensor:
-        standard, rstd = work
-        self._affine(standard, scale / rstd, offset, standard)
-        return standard
+        return y.view(x.shape)
 
     def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         _, products, plain = torch.ops.aten.native_batch_norm_backward(
@@ -105,68 +124,56 @@ class _Planes(Kernels):
             None,
             False,
             0.0,
-            [False, True, True],
+            (False, True, True),
         )
-        return products.view(mean.shape), plain.view(mean.shape)
+        return products.view(self.shape), plain.view(self.shape)
 
-    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, level: Tensor) -> Tensor:
-        result = torch.empty_like(x)
-        self._affine(x, slope, level, result)
-        result.view(self.as_rows).addcmul_(grad.reshape(self.as_rows), scale.reshape(-1, 1))
+    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+        result = self.affine(x, slope, shift)
+        result.view(self.as_rows).addcmul_(grad.reshape(self.as_rows), self._flat(scale).unsqueeze(1))
         return result
 
-    def _affine(self, x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
-        # An affine map per plane is batch normalization in evaluation, with planes for channels, mean 0 and variance 1.
-        torch.native_batch_norm(
-            x.view(self.as_channels),
-            scale.reshape(-1),
-            shift.reshape(-1),
-            self.zero,
-            self.one,
-            False,
-            0.0,
-            0.0,
-            out=(out.view(self.as_channels), self.zero[:0], self.zero[:0]),
-        )
+    def _flat(self, values: Tensor) -> Tensor:
+        return values.expand(self.shape).reshape(-1) if values.shape != self.shape else values.view(-1)
 
 
 class _Rows(Kernels):
     def __init__(self, x: Tensor, per_sample: bool) -> None:
-        self.samples = x.shape[0] if per_sample else 1
-        self.size = x.numel() // (self.samples * x.shape[1])
-        self.as_rows = (self.samples, self.size, x.shape[1])
-        self.shape = x.movedim(1, -1).shape
+        self.shape = (x.shape[0] if per_sample else 1, x.shape[1])
+        self.size = x.numel() // (self.shape[0] * self.shape[1])
+        self.as_rows = (self.shape[0], self.size, self.shape[1])
+        self.moved = x.movedim(1, -1).shape
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.movedim(1, -1).reshape(self.as_rows)
 
     def _activations(self, rows: Tensor) -> Tensor:
-        return rows.view(self.shape).movedim(-1, 1)
+        return rows.view(self.moved).movedim(-1, 1)
 
-    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Any]:
+    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         rows = self._rows(x)
         mean = rows.mean(1)
-        return mean, self._centered_sum(rows, mean, None).div_(self.size).add_(eps), None
+        return mean, self._centered_sum(rows, mean, None).div_(self.size).add_(eps)
 
-    def normalize(self, x: Tensor, mean: Tensor, work: Any, scale: Tensor, offset: Tensor) -> Tensor:
-        shift = torch.addcmul(offset, mean, scale, value=-1)
-        return self._activations(torch.addcmul(shift.unsqueeze(1), self._rows(x), scale.unsqueeze(1)))
+    def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return self._activations(torch.addcmul(shift.unsqueeze(-2), self._rows(x), scale.unsqueeze(-2)))
 
     def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         rows = self._rows(grad)
         return self._centered_sum(self._rows(x), mean, rows), rows.sum(1)
 
-    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, level: Tensor) -> Tensor:
-        result = torch.addcmul(level.unsqueeze(1), self._rows(x), slope.unsqueeze(1))
-        return self._activations(result.addcmul_(self._rows(grad), scale.unsqueeze(1)))
+    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+        result = self.affine(x, slope, shift)
+        self._rows(result).addcmul_(self._rows(grad), scale.unsqueeze(-2))
+        return result
 
     def _centered_sum(self, rows: Tensor, mean: Tensor, factor: Tensor | None) -> Tensor:
         """``sum((rows - mean) * factor)`` over each plane, or of ``(rows - mean) ** 2`` without a factor."""
         total = torch.zeros_like(mean)
         channels = rows.shape[2]
         samples, size = max(1, _PIECE // (self.size * channels)), min(self.size, max(1, _PIECE // channels))
-        scratch = rows.new_empty(min(samples, self.samples), size, channels)
-        for i in range(0, self.samples, samples):
+        scratch = rows.new_empty(min(samples, self.shape[0]), size, channels)
+        for i in range(0, self.shape[0], samples):
             for j in range(0, self.size, size):
                 source = rows[i : i + samples, j : j + size]
                 piece = scratch[: source.shape[0], : source.shape[1]]
@@ -178,6 +185,7 @@ class _Rows(Kernels):
 
 class _Strided(Kernels):
     def __init__(self, x: Tensor) -> None:
+        self.shape = (x.shape[0], x.shape[1])
         self.size = math.prod(x.shape[2:])
         self.dims = tuple(range(2, x.ndim))
 
@@ -188,21 +196,20 @@ class _Strided(Kernels):
         # Of a tensor without positions, a sum over no dimensions would be the sum over all of them.
         return values.sum(self.dims) if self.dims else values
 
-    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Any]:
+    def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         wide = x.to(statistics_dtype(x))
         if not self.dims:
-            return wide, torch.full_like(wide, eps), None
+            return wide, torch.full_like(wide, eps)
         var, mean = torch.var_mean(wide, self.dims, correction=0)
-        return mean, var.add_(eps), None
+        return mean, var.add_(eps)
 
-    def normalize(self, x: Tensor, mean: Tensor, work: Any, scale: Tensor, offset: Tensor) -> Tensor:
-        shift = torch.addcmul(offset, mean, scale, value=-1)
+    def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return torch.addcmul(self._planes(shift), x, self._planes(scale)).to(x.dtype)
 
     def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         wide = grad.to(mean.dtype)
         return self._sum(wide * (x - self._planes(mean))), self._sum(wide)
 
-    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, level: Tensor) -> Tensor:
-        result = torch.addcmul(self._planes(level), x, self._planes(slope))
+    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+        result = torch.addcmul(self._planes(shift), x, self._planes(slope))
         return result.addcmul_(grad, self._planes(scale)).to(x.dtype)

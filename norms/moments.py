@@ -44,12 +44,14 @@ class Moments(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients for what a formula depends on, of the same shapes; None stands for zero.
+    """Gradients for what a formula depends on, of the same shapes or shapes that broadcast to them; None stands for 0.
+
+    Those for powers are multiplied by -2, the factor that the derivative of ``power ** -0.5`` divides by.
 
     Attributes:
         mean: For the means of the planes, at fixed deviation.
-        power: For the powers of the planes.
-        batch_power: For the power of the batch.
+        power: For the powers of the planes, times -2.
+        batch_power: For the power of the batch, times -2.
         deviation: For the deviation.
         mixing: For the other tensors.
     """
@@ -66,12 +68,12 @@ class BatchMoments(NamedTuple):
 
     Attributes:
         mean: Shape (C,).
-        var: Biased, shape (C,).
+        power: Biased variance plus epsilon, shape (C,).
         total: Number of values per channel.
     """
 
     mean: Tensor
-    var: Tensor
+    power: Tensor
     total: int | Tensor
 
 
@@ -131,11 +133,12 @@ def modulate(
         detached; None where the formula does not use them or a population stands in.
     """
     dtype = kernels.statistics_dtype(x)
-    small: list[Any] = [t if t is None else t.to(dtype) for t in (weight, bias, *(population or (None, None)), *mixing)]
+    given = (weight, bias, *(population or (None, None)), *mixing)
+    small: list[Any] = [t if t is None or t.dtype == dtype else t.to(dtype) for t in given]
     sync = sync and formula.uses_batch and is_distributed()
     if torch.compiler.is_compiling():
         y, batch = _plain(x, formula, eps, sync, *small)
-        batch = BatchMoments(batch.mean.detach(), batch.var.detach(), batch.total)
+        batch = BatchMoments(batch.mean.detach(), batch.power.detach(), batch.total)
     else:
         y, *found = _Modulate.apply(x, formula, eps, sync, *small)
         batch = BatchMoments(*found)
@@ -176,19 +179,20 @@ class _Modulate(torch.autograd.Function):
         *mixing: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
         own_affine = (weight is not None and weight.ndim == 2) or (bias is not None and bias.ndim == 2)
+        own_affine = (weight is not None and weight.ndim == 2) or (bias is not None and bias.ndim == 2)
         kernel = kernels.find(x, formula.per_sample or own_affine)
-        mean, power, work = kernel.moments(x, eps)
+        mean, power = kernel.moments(x, eps)
         moments, total = _complete(mean, power, kernel.size, sync, population_mean, population_power)
         scale, offset = formula.coefficients(moments, *mixing)
         ctx.kernel, ctx.formula, ctx.eps, ctx.sync, ctx.total = kernel, formula, eps, sync, total
         ctx.save_for_backward(x, *moments, scale, offset, weight, bias, population_mean, population_power, *mixing)
-        scale, offset = _with_affine(scale, offset, weight, bias)
-        y = kernel.normalize(x, mean, work, scale.expand_as(mean), offset.expand_as(mean))
-        # Other tensors than the saved ones: outputs belong to the caller.
-        batch_mean, batch_var = moments.batch_mean.view_as(moments.batch_mean), moments.batch_power - eps
-        ctx.mark_non_differentiable(batch_mean, batch_var)
         ctx.set_materialize_grads(False)
-        return y, batch_mean, batch_var, total
+        scale, offset = _with_affine(scale, offset, weight, bias)
+        y = kernel.affine(x, scale, torch.addcmul(offset, mean, scale, value=-1))
+        # Aliases: outputs belong to the caller, saved tensors do not.
+        batch_mean, batch_power = moments.batch_mean.view_as(moments.batch_mean), moments.batch_power.detach()
+        ctx.mark_non_differentiable(batch_mean, batch_power)
+        return y, batch_mean, batch_power, total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -202,23 +206,26 @@ class _Modulate(torch.autograd.Function):
             grad_x, *grads = _differentiable_gradients(grad, ctx.formula, ctx.eps, ctx.sync, inputs, needs)
             return grad_x, None, None, None, *grads
         kernel = ctx.kernel
-        grad_scale, grad_sum = kernel.sums(grad, x, mean)
-        grad_offset = grad_sum
-        grad_bias = None if bias is None else _sum_to(grad_sum, bias)
-        grad_weight = None
+        grad_scale, grad_offset = kernel.sums(grad, x, mean)
+        grad_bias = None if bias is None else _sum_to(grad_offset, bias)
+        grad_weight, full_scale = None, scale
+        # Gradients for moments are divided by the size of a plane from here on: each of its values has an equal part.
+        part: float | Tensor = 1 / kernel.size
         if weight is not None:
             grad_weight = _sum_to(torch.addcmul(grad_scale * scale, grad_offset, offset), weight)
-            scale, grad_scale, grad_offset = scale * weight, grad_scale * weight, grad_offset * weight
+            full_scale, part = scale * weight, weight * part
+        grad_scale, grad_offset = grad_scale * part, grad_offset * part
         moments = Moments(mean, power, batch_mean, batch_power, deviation)
         grads = ctx.formula.gradients(moments, grad_scale, grad_offset, *mixing)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_mean, grad_power = _plane_gradients(grads, deviation, ctx, population[0] is None)
-            # The map is centered on the mean of the plane: that costs the gradient for the mean a scale per value.
-            slope = grad_power * (2 / kernel.size)
-            level = torch.addcmul((grad_mean - scale * grad_sum) / kernel.size, mean, slope, value=-1)
-            grad_x = kernel.combine(grad, scale.expand_as(mean), x, slope.expand_as(mean), level)
-        return grad_x, None, None, None, grad_weight, grad_bias, None, None, *grads.mixing
+            # The map is centered on the plane's mean, which therefore has the scale's part in the gradient too.
+            level = torch.addcmul(grad_mean, scale, grad_offset, value=-1)
+            shift = torch.addcmul(level, mean, grad_power)
+            grad_x = kernel.combine(grad, full_scale, x, -grad_power, shift)
+        grad_mixing = (None if t is None else t * kernel.size for t in grads.mixing)
+        return grad_x, None, None, None, grad_weight, grad_bias, None, None, *grad_mixing
 
 
 def _complete(
@@ -234,7 +241,7 @@ def _complete(
     if population_mean is not None and population_power is not None:
         batch_mean, batch_power = population_mean, population_power
     else:
-        batch_mean, batch_power = (t.squeeze(0) for t in pool(mean, power, dim=0))
+        batch_mean, batch_power = pool(mean, power, dim=0)
         if sync:
             batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, mean.shape[0] * size)
     return Moments(mean, power, batch_mean, batch_power, mean - batch_mean), total
@@ -252,13 +259,13 @@ def _plane_gradients(grads: Gradients, deviation: Tensor, ctx: Any, pooled: bool
     grad_mean = zero if grads.deviation is None else grads.deviation
     grad_power = zero if grads.power is None else grads.power
     if pooled and ctx.formula.uses_batch:
-        of_mean = -grad_mean.sum(0)
+        of_mean = grad_mean.sum(0)
         of_power = zero[0] if grads.batch_power is None else grads.batch_power
         if ctx.sync:
             of_mean, of_power = all_reduce(torch.stack([of_mean, of_power]))
         share = ctx.kernel.size / ctx.total
         of_power = of_power * share
-        grad_mean = torch.addcmul(torch.add(grad_mean, of_mean * share), deviation, of_power, value=2)
+        grad_mean = torch.addcmul(grad_mean - of_mean * share, deviation, of_power, value=-1)
         grad_power = grad_power + of_power
     return grad_mean if grads.mean is None else grad_mean + grads.mean, grad_power
 
@@ -284,7 +291,7 @@ def _plain(
     moments, total = _complete(mean, power, math.prod(x.shape[2:]), sync, population_mean, population_power)
     scale, offset = _with_affine(*formula.coefficients(moments, *mixing), weight, bias)
     y = centered * _broadcast(scale, x) + _broadcast(offset, x)
-    return y.to(x.dtype), BatchMoments(moments.batch_mean, moments.batch_power - eps, total)
+    return y.to(x.dtype), BatchMoments(moments.batch_mean, moments.batch_power, total)
 
 
 def _differentiable_gradients(

@@ -7,22 +7,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def pool(mean: Tensor, power: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """Pool moments of equally large sets along one dimension; over none at all they are 0 and 1.
 
     Args:
         mean: Means.
-        var: Biased variances, of the shape of ``mean``; a constant added to all of them stays added to the result.
-        dim: The dimension to pool over, which stays with length 1.
+        power: Biased variances plus a constant, of the shape of ``mean``.
+        dim: The dimension to pool over.
+        keepdim: Whether to keep it with length 1.
 
     Returns:
-        Mean and biased variance of the united sets.
+        Mean, and biased variance plus the constant, of the united sets.
     """
     if mean.shape[dim] == 0:
-        return mean.sum(dim, keepdim=True), var.sum(dim, keepdim=True) + 1
+        return mean.sum(dim, keepdim=keepdim), power.sum(dim, keepdim=keepdim) + 1
     pooled = mean.mean(dim, keepdim=True)
     deviation = mean - pooled
-    return pooled, torch.addcmul(var, deviation, deviation).mean(dim, keepdim=True)
+    return pooled if keepdim else pooled.squeeze(dim), torch.addcmul(power, deviation, deviation).mean(dim, keepdim)
 
 
 def is_distributed() -> bool:

@@ -35,7 +35,7 @@ class SwitchableFormula(Formula):
         if "instance" in self.statistics:
             sources["instance"] = moments.power.new_zeros(1), moments.power
         if "layer" in self.statistics:
-            mean, power = pool(moments.mean, moments.power, dim=1)
+            mean, power = pool(moments.mean, moments.power, dim=1, keepdim=True)
             sources["layer"] = moments.mean - mean, power
         if "batch" in self.statistics:
             sources["batch"] = moments.deviation, moments.batch_power
@@ -48,43 +48,44 @@ class SwitchableFormula(Formula):
 
     def _mix(self, sources: dict[str, tuple[Tensor, Tensor]], mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         # Shares sum to 1, so that the mean of the plane minus the mixed mean is a mixture of distances.
-        of_mean, of_var = (shares.unbind() for shares in mixing)
         distances, powers = zip(*sources.values(), strict=True)
-        return torch.rsqrt(_weighted_sum(of_var, powers)), _weighted_sum(of_mean, distances)
+        return torch.rsqrt(_weighted_sum(mixing[1], powers)), _weighted_sum(mixing[0], distances)
 
     def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate scale and offset."""
         sources = self._sources(moments)
         scale, centered = self._mix(sources, mixing)
         grad_centered = grad_offset * scale
-        grad_mixed = torch.addcmul(grad_scale, grad_offset, centered) * scale.pow(3) / -2
+        # -2 times the gradient for the mixed power.
+        grad_mixed = torch.addcmul(grad_scale, grad_offset, centered) * scale.pow(3)
         mean = power = batch_power = deviation = None
         mean_grads, var_grads = [], []
-        for name, of_mean, of_var in zip(sources, *(m.unbind() for m in mixing), strict=True):
-            distance, own_power = sources[name]
+        for index, (name, (distance, own_power)) in enumerate(sources.items()):
+            of_mean, of_var = mixing[0][index], mixing[1][index]
             mean_grads.append((grad_centered * distance).sum())
             if name == "instance":
                 var_grads.append((grad_mixed * own_power).sum())
                 power = grad_mixed * of_var
             elif name == "layer":
-                rows = grad_mixed.sum(1, keepdim=True)
-                var_grads.append((rows * own_power).sum())
-                share = rows * (of_var / grad_mixed.shape[1])
-                power = share.expand_as(grad_mixed) if power is None else power + share
+                rows = grad_mixed.mean(1, keepdim=True)
+                var_grads.append((rows * own_power).sum() * grad_mixed.shape[1])
+                share = rows * of_var
+                power = share if power is None else power + share
                 pulled = (grad_centered - grad_centered.mean(1, keepdim=True)) * of_mean
-                mean = torch.addcmul(pulled, distance, share, value=2)
+                mean = torch.addcmul(pulled, distance, share, value=-1)
             else:
                 columns = grad_mixed.sum(0)
                 var_grads.append((columns * own_power).sum())
                 batch_power = columns * of_var
                 deviation = grad_centered * of_mean
-        return Gradients(mean, power, batch_power, deviation, (torch.stack(mean_grads), torch.stack(var_grads)))
+        mixing_grads = torch.stack(mean_grads), torch.stack(var_grads) / -2
+        return Gradients(mean, power, batch_power, deviation, mixing_grads)
 
 
-def _weighted_sum(shares: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+def _weighted_sum(shares: Tensor, values: Sequence[Tensor]) -> Tensor:
     total = values[-1] * shares[-1]
-    for share, value in zip(shares[:-1], values[:-1], strict=True):
-        total = torch.addcmul(total, value, share)
+    for index, value in enumerate(values[:-1]):
+        total = torch.addcmul(total, value, shares[index])
     return total
 
 
