@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import update_bn
 
 import norms
+from norms.conditional import ConditionalNorm
 from norms.recalibrate import recalibrate
 
 FAMILY = ["batch", "batch_instance", "switchable", "batch_renorm", "mean_only_batch", "decorrelated_batch"]
@@ -264,6 +265,13 @@ def test_a_layer_used_twice_pools_all_its_inputs():
 
     recalibrate(layer, [first], forward=forward)
     assert_close(running(layer), tracked("batch", layer, torch.cat([first, second])), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_norms_inside_of_conditional_norms(name):
+    model = ConditionalNorm(build(name, affine=False), 3).double()
+    recalibrate(model, data(), forward=lambda model, batch: model(batch, 1))
+    assert_close(running(model), tracked(name, model.norm, torch.cat(data())), rtol=1e-12, atol=1e-12)
 
 
 def test_a_layer_without_inputs_keeps_its_statistics():
