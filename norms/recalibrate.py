@@ -32,7 +32,7 @@ def recalibrate(
     Running statistics are moving averages over weights that have changed since, they are few batches long, and for
     averaged weights or data of another domain they are simply wrong. Two estimates are known for layer inputs x:
 
-    - ``population`` takes the moments of all data as if they were one batch; how they are split does not matter:
+    - ``population`` takes the moments of all that the layer is given as if it were one batch:
 
       .. math::
           \mu = \frac{1}{n} \sum_b n_b \mu_b, \qquad
@@ -45,8 +45,9 @@ def recalibrate(
           \sigma^2 = \frac{1}{n} \sum_b n_b \frac{n_b}{n_b - 1} \sigma_b^2
 
     where :math:`n_b` is the number of values per channel in batch b, :math:`n` their sum, and :math:`\sigma_b^2` the
-    biased variance of the batch. So a smaller last batch has less weight. The second is the smaller of the two, by the
-    variance of the batch means.
+    biased variance of the batch. So a smaller last batch has less weight. Where the values of a batch depend on each
+    other, as those of an image do, the means of batches differ by more than chance, which the first estimate counts and
+    the second does not.
 
     Covered are the norms of this package and ``torch.nn.BatchNorm``, ``SyncBatchNorm`` and ``InstanceNorm`` in all
     dimensions, as far as they keep running statistics. What a layer keeps is what it gets: the mean alone, a standard
@@ -79,8 +80,8 @@ def recalibrate(
             if the statistics of a layer are not finite.
 
     Source:
-        Ioffe & Szegedy, Batch Normalization, 2015, algorithm 2, for ``minibatch``; Wu & Johnson, Rethinking "Batch" in
-        BatchNorm, 2021, section 3, for the difference between the two and to moving averages.
+        Wu & Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3, for ``population``; Ioffe & Szegedy, Batch
+        Normalization, 2015, algorithm 2, for ``minibatch``.
     """
     if estimate not in ESTIMATES:
         raise ValueError(f"estimate must be one of {', '.join(ESTIMATES)}, got '{estimate}'")
