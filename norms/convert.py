@@ -20,6 +20,7 @@ from norms.batch import (
 )
 from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
 from norms.layer_pixel import LayerNormPixel
 from norms.registry import build
 from norms.switchable import STATISTICS, SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
@@ -33,6 +34,7 @@ _NAMES: dict[type[nn.Module], str] = {
     **dict.fromkeys((*NATIVE_BATCH_NORMS, nn.SyncBatchNorm, *BATCH_NORMS), "batch"),
     **dict.fromkeys((BatchRenorm1d, BatchRenorm2d, BatchRenorm3d), "batch_renorm"),
     **dict.fromkeys((MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d), "mean_only_batch"),
+    **dict.fromkeys((DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d), "decorrelated_batch"),
     **dict.fromkeys(_INSTANCE_NORMS, "instance"),
     LayerNormPixel: "layer_pixel",
     nn.GroupNorm: "group",
@@ -81,8 +83,8 @@ def convert(
     What is not known of the result starts as in a new layer, running statistics for instance, which need training or
     :func:`norms.recalibrate`, with these exceptions: rho starts at 0 where the norm uses the statistics of each
     instance and at 1 elsewhere; a variance becomes the standard deviation of batch renormalization or the diagonal of
-    the covariance of decorrelated batch normalization, and back. Norms that need several values per plane in training,
-    such as ``batch_instance``, refuse the (N, C) input that ``BatchNorm1d`` takes: leave those out by ``where``.
+    the covariance of decorrelated batch normalization, and back. Norms with instance statistics refuse the (N, C) input
+    that ``BatchNorm1d`` takes, and in training planes of a single value: leave those out by ``where``.
 
     These conversions leave the function in evaluation as it is, up to rounding, and are what ``exact`` allows; in
     training the same holds but for ``batch_renorm`` and for instance normalization with running statistics:
@@ -98,7 +100,7 @@ def convert(
     ``instance`` with running statistics       ``batch``, ``batch_instance``, ``batch_renorm``
     ``group`` with as many groups as channels  ``instance``, ``batch_instance``
     ``layer``                                  ``group`` with 1 group
-    ``switchable``, all weight on one          what stands here for ``batch``, ``instance`` or ``layer``
+    ``switchable``, all weight on one          ``batch``, ``instance`` or ``layer``, and what that may become
     any                                        itself
     =========================================  ====================================================================
 
@@ -119,6 +121,8 @@ def convert(
         ValueError: If there is nothing to convert, an option does not fit, or ``exact`` is asked for and not possible;
             the model is left as it was.
     """
+    if "num_conditions" in options:
+        raise ValueError("convert makes no conditional norms, whose forward takes a condition: build them in the model")
     chosen: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) in _NAMES and (where is None or where(name, module)):
@@ -280,6 +284,8 @@ def _function(norm: Any) -> str:
     batch = "statistics of the batch" if norm.running_mean is None else "running statistics"
     if name == "mean_only_batch":
         return f"the mean of {batch} alone"
+    if name == "decorrelated_batch":
+        return f"{batch}, decorrelated in groups of {norm.group_size} by {norm.iterations} iterations"
     if name == "instance" and norm.running_mean is None:
         return _per_sample(1, norm)
     if name == "batch_instance":
