@@ -112,7 +112,7 @@ class ConditionalNorm(nn.Module):
         Raises:
             ValueError: If the condition has a wrong shape or an index is out of range.
         """
-        weight, bias = self._affine(condition, len(x))
+        weight, bias = self._affine(condition, x.shape[0])
         if isinstance(self.norm, MomentNorm):
             # By a call of the norm and not of its method, which the hooks on the norm would not see.
             return torch.func.functional_call(self.norm, {"weight": weight, "bias": bias}, (x,))

@@ -106,9 +106,9 @@ class _DecorrelatedBatchNorm(MomentNorm):
                 # In the matrix, gamma costs no pass over the values, and its gradient saves none of them.
                 y = torch.baddbmm(self._groups(bias[:, None]), matrix * self._groups(weight[:, None]), centered)
             else:
-                standard = (matrix @ centered).view(self.num_features, len(x), -1)
+                standard = (matrix @ centered).view(self.num_features, x.shape[0], -1)
                 y = torch.addcmul(_columns(bias), standard, _columns(weight))
-        y = y.reshape(self.num_features, len(x), *x.shape[2:]).movedim(0, 1)
+        y = y.reshape(self.num_features, x.shape[0], *x.shape[2:]).movedim(0, 1)
         return torch.empty_like(x).copy_(y)
 
     def _center(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class _DecorrelatedBatchNorm(MomentNorm):
             mean, covariance, total = pool_processes(mean, covariance, values.shape[1])
             centered = values - mean[:, None]
         if self.training:
-            self._update_running_stats(BatchMoments(mean, covariance, total))
+            self._update_running_stats(BatchMoments(mean, covariance + self.eps, total))
         return self._groups(centered), covariance
 
     def _groups(self, values: Tensor) -> Tensor:
