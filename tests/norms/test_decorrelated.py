@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_the_covariance_of_the_output_approaches_the_identity(groups, group_size
         torch.testing.assert_close(values(y).mean(1), torch.zeros(channels, dtype=torch.float64), rtol=0, atol=1e-9)
         covariance = torch.stack([torch.cov(g, correction=0).reshape(len(g), -1) for g in values(y).split(group_size)])
         errors.append((covariance - torch.eye(group_size)).norm().item())
-    assert all(later <= earlier + 1e-9 for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later <= earlier + 1e-9 for earlier, later in pairwise(errors))
     assert errors[-1] < 1e-6
     assert group_size == 1 or errors[0] > 1e-3
 
@@ -441,7 +442,7 @@ CUTS = [3, 4, 6]
 
 
 def gradients(layer, x):
-    """Output, gradient, gradient of a gradient penalty and gradients of parameters, of a loss that sums over samples."""
+    """Output and gradient of a loss that sums over samples, and the gradients of a gradient penalty."""
     x = x.clone().requires_grad_()
     y = layer(x)
     (grad,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
