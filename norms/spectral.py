@@ -74,7 +74,7 @@ class _SpectralNorm(WeightParametrization):
         self.eps = eps
         weight = weight.detach().to(wide_dtype(weight))
         v = weight.new_zeros(operator.input_shape(weight))
-        u = torch.randn_like(operator.apply(weight, v))
+        u = torch.randn_like(operator.apply(weight, v), dtype=weight.dtype)
         self.register_buffer("_u", u / torch.linalg.vector_norm(u))
         self.register_buffer("_v", v)
         self.power_iterate_(weight, _FIRST_ITERATIONS)
@@ -82,11 +82,13 @@ class _SpectralNorm(WeightParametrization):
     @torch.no_grad()
     def power_iterate_(self, weight: Tensor, iterations: int | None = None) -> None:
         weight = weight.to(wide_dtype(weight))
+        u, v = self._u.to(weight.dtype), self._v.to(weight.dtype)
         with _without_autocast(weight.device):
             for _ in range(iterations or self.n_power_iterations):
-                # In place, so that replicas of a data-parallel module and compiled graphs write to the same memory.
-                self._v.copy_(self._unit(self.operator.adjoint(weight, self._u, self._v), self._v))
-                self._u.copy_(self._unit(self.operator.apply(weight, self._v), self._u))
+                v = self._unit(self.operator.adjoint(weight, u, v), v)
+                u = self._unit(self.operator.apply(weight, v), u)
+        self._u.copy_(u)
+        self._v.copy_(v)
 
     def _unit(self, vector: Tensor, otherwise: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(vector)
@@ -94,8 +96,8 @@ class _SpectralNorm(WeightParametrization):
 
     def sigma(self, weight: Tensor) -> Tensor:
         weight = weight.to(wide_dtype(weight))
-        # Clones, since the next forward pass may move u and v before this one's backward pass needs them.
-        u, v = self._u.clone(), self._v.clone()
+        # Copies, since the next forward pass may move u and v before this one's backward pass needs them.
+        u, v = self._u.to(weight.dtype, copy=True), self._v.to(weight.dtype, copy=True)
         with _without_autocast(weight.device):
             return (u * self.operator.apply(weight, v)).sum()
 
@@ -114,7 +116,7 @@ class _SpectralNorm(WeightParametrization):
         for name, buffer in self.named_buffers():
             if wide_dtype(buffer) != buffer.dtype:
                 # A module in half precision keeps u and v in float32: rounded, they would no longer be unit vectors.
-                setattr(self, name, before[name].to(buffer.device))
+                setattr(self, name, before[name].to(buffer.device, wide_dtype(buffer)))
         return self
 
     def extra_repr(self) -> str:
@@ -269,7 +271,7 @@ def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, 
         geometry=(module.stride, cropping, module.dilation, transposed, module.output_padding, module.groups),
     )
     try:
-        operator.apply(weight, weight.new_zeros(operator.input_shape(weight)))
+        operator.apply(weight.detach(), weight.new_zeros(operator.input_shape(weight)))
     except RuntimeError as error:
         raise ValueError(f"input_size {size} does not fit this {kind}: {error}") from error
     return operator

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import ParametrizationList
 
 import norms
+from norms.spectral import spectral_norm
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Scores images: the higher, the more real. Every layer's weight is divided by its spectral norm.
 
+    That is the norm of the weight as a matrix, by one power iteration per forward pass in training mode; see
+    :func:`norms.spectral_norm`, and :func:`norms.sigmas` for reading it.
+
     Args:
         architecture: A row of ``ARCHITECTURES``.
         channels: Channels of the images.
@@ -143,7 +145,9 @@ class Discriminator(nn.Module):
         self.linear = nn.Linear(widths[-1] * side**2, 1)
         # Parametrizing comes last: initializing a parametrized weight afterwards has no effect.
         initialize(self, architecture.family)
-        normalize_spectrally(self)
+        for layer in list(self.modules()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                spectral_norm(layer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Score each image."""
@@ -224,49 +228,3 @@ def initialize(network: nn.Module, family: Literal["resnet", "cnn"]) -> None:
             nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2) if in_residual else 1.0)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-class Float32(nn.Module):
-    """Runs a parametrization outside autocast.
-
-    Under autocast the matrix-vector products of torch's power iteration would run in half precision on some devices,
-    which puts an error of about a percent into the spectral norm.
-    """
-
-    def __init__(self, parametrization: nn.Module) -> None:
-        super().__init__()
-        self.parametrization = parametrization
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Parametrize the weight."""
-        with torch.autocast(weight.device.type, enabled=False):
-            return self.parametrization(weight)
-
-
-def normalize_spectrally(network: nn.Module) -> None:
-    """Divide the weight of every convolution and linear layer by its largest singular value, W / sigma(W).
-
-    W is reshaped to (out, in * height * width); sigma is estimated by one power iteration per forward pass in training
-    mode (Miyato et al. 2018, section 2.1 and algorithm 1), and its vectors u and v are buffers.
-    """
-    for layer in list(network.modules()):
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            spectral_norm(layer)
-            parametrizations = layer.get_submodule("parametrizations.weight")
-            assert isinstance(parametrizations, ParametrizationList)
-            parametrizations[0] = Float32(parametrizations[0])
-
-
-@torch.no_grad()
-def spectral_norms(network: nn.Module) -> dict[str, float]:
-    """Read the spectral norm sigma(W) of every normalized layer, by the layer's dotted name.
-
-    It is the estimate that a forward pass in evaluation mode divides by. Unlike reading a layer's ``weight`` in
-    training mode, this leaves the power iteration where it is.
-    """
-    found = {}
-    for name, layer in network.named_modules():
-        if isinstance(layer, ParametrizationList) and isinstance(layer[0], Float32):
-            u, v = (layer[0].parametrization.get_buffer(vector) for vector in ("_u", "_v"))
-            found[name.removesuffix(".parametrizations.weight")] = float(u @ layer.original.flatten(1) @ v)
-    return found

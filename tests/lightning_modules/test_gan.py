@@ -257,7 +257,7 @@ def test_bfloat16_takes_the_same_step(tmp_path):
 
         def record(name, module):
             network = {"g": module.generator, "d": module.discriminator}[name]
-            found.append({key: p.grad.clone() for key, p in network.named_parameters()})
+            found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
 
         torch.manual_seed(0)
         module = GAN(**{**SMALL, "n_dis": 2}, lr=0.05)
@@ -267,10 +267,9 @@ def test_bfloat16_takes_the_same_step(tmp_path):
 
     single, half = gradients("32-true"), gradients("bf16-mixed")
     assert len(single) == len(half) == 3
-    for update, expected in zip(half, single, strict=True):
-        for name, gradient in update.items():
-            if expected[name].norm() > 1e-3:  # a norm cancels the bias before it
-                assert torch.cosine_similarity(gradient.flatten(), expected[name].flatten(), dim=0) > 0.8, name
+    # A short parameter alone may differ more, where terms of its gradient cancel.
+    for gradient, expected in zip(half, single, strict=True):
+        assert torch.cosine_similarity(gradient, expected, dim=0) > 0.9
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])

@@ -14,13 +14,11 @@ from lightning_modules.networks.sngan import (
     Architecture,
     Discriminator,
     DownBlock,
-    Float32,
     Generator,
     UpBlock,
     find_architecture,
-    normalize_spectrally,
-    spectral_norms,
 )
+from norms.spectral import power_iterate_, sigmas
 
 SMALL = {
     "resnet": Architecture("resnet", 4, (8, 8, 4), (4, 6, 8), 2),
@@ -162,11 +160,8 @@ def test_no_weight_of_the_discriminator_stretches(name):
     architecture = find_architecture(name)
     d = Discriminator(architecture)
     layers = [m for m in d.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    with torch.no_grad():
-        for layer in layers:
-            for _ in range(30):
-                _ = layer.weight
-    d.eval()
+    for _ in range(30):
+        power_iterate_(d)
     for layer in layers:
         assert parametrize.is_parametrized(layer, "weight")
         stretch = torch.linalg.matrix_norm(layer.weight.flatten(1).double(), 2).item()
@@ -179,49 +174,23 @@ def test_generator_is_not_spectrally_normalized():
 
 def test_one_power_iteration_per_forward_in_training_only():
     torch.manual_seed(0)
-    layer = nn.Conv2d(3, 6, 3)
-    normalize_spectrally(layer)
-    state = layer.parametrizations.weight[0].parametrization
-    weight, v = layer.parametrizations.weight.original.detach().flatten(1), state._v.clone()
-    layer(torch.randn(1, 3, 8, 8))
-    u = F.normalize(weight @ v, dim=0)
-    torch.testing.assert_close(state._u, u)
-    torch.testing.assert_close(state._v, F.normalize(weight.T @ u, dim=0))
-    kept = state._u.clone()
-    layer.eval()(torch.randn(1, 3, 8, 8))
-    assert torch.equal(state._u, kept)
-
-
-def test_gradient_flows_through_sigma():
-    torch.manual_seed(0)
-    layer = nn.Linear(4, 3, bias=False).double()
-    normalize_spectrally(layer)
-    for _ in range(200):
-        _ = layer.weight
-    layer.eval()
-    original = layer.parametrizations.weight.original
-    target = torch.randn(3, 4, dtype=torch.float64)
-    (layer.weight * target).sum().backward()
-    exact = original.detach().clone().requires_grad_()
-    (exact / torch.linalg.matrix_norm(exact, 2) * target).sum().backward()
-    torch.testing.assert_close(original.grad, exact.grad)
+    d, images = Discriminator(SMALL["resnet"], 1), torch.randn(2, 1, 16, 16)
+    expected = copy.deepcopy(d)
+    d(images)
+    power_iterate_(expected)
+    d.eval()(images)
+    for (name, buffer), moved in zip(d.named_buffers(), expected.buffers(), strict=True):
+        assert torch.equal(buffer, moved), name
 
 
 def test_power_iteration_runs_in_float32_under_autocast():
     torch.manual_seed(0)
-    d = Discriminator(SMALL["resnet"], 1)
+    d, images = Discriminator(SMALL["resnet"], 1), torch.randn(2, 1, 16, 16)
     reference = copy.deepcopy(d)
-    autocast = []
-    for module in d.modules():
-        if isinstance(module, Float32):
-            module.parametrization.register_forward_hook(lambda *_: autocast.append(torch.is_autocast_enabled("cpu")))
-    x = torch.randn(2, 1, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        d(x)
-    reference(x)
-    assert autocast == [False] * len(spectral_norms(d))
+        d(images)
+    reference(images)
     for (name, buffer), expected in zip(d.named_buffers(), reference.buffers(), strict=True):
-        assert buffer.dtype == torch.float32
         assert torch.equal(buffer, expected), name
 
 
@@ -238,19 +207,9 @@ def test_images_and_scores_are_float32_under_autocast(family):
     assert all(p.grad.dtype == torch.float32 for p in d.parameters())
 
 
-def test_spectral_norms_are_read_without_moving_them():
-    torch.manual_seed(0)
+def test_every_layer_is_spectrally_normalized():
     d = Discriminator(SMALL["resnet"], 1)
-    before = {name: value.clone() for name, value in d.state_dict().items()}
-    found = spectral_norms(d)
-    assert d.training
-    assert all(torch.equal(value, before[name]) for name, value in d.state_dict().items())
-    layers = {name: m for name, m in d.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    assert list(found) == list(layers)
-    d.eval()
-    for name, layer in layers.items():
-        ratio = (layer.parametrizations.weight.original / layer.weight).detach()
-        torch.testing.assert_close(ratio, torch.full_like(ratio, found[name]), rtol=1e-4, atol=0)
+    assert list(sigmas(d)) == [name for name, m in d.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
 
 def test_state_dict_carries_the_power_iteration():
