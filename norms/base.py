@@ -196,7 +196,6 @@ class MomentNorm(nn.Module, ABC):
                 "the variance of a single value does not exist"
             )
 
-    @torch.no_grad()
     def _update_running_stats(self, batch: BatchMoments) -> None:
         if (
             self.running_mean is None

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from norms.base import MomentNorm
+from norms.batch import BatchFormula
 from norms.moments import Formula, Gradients, Moments
 
 
@@ -70,10 +71,12 @@ class _BatchRenorm(MomentNorm):
         self.reset_parameters()
 
     def _formula(self) -> Formula:
-        return BatchRenormFormula()
+        # Without running statistics there is nothing to correct to, as while norms.recalibrate estimates them.
+        return BatchFormula() if self.running_mean is None else BatchRenormFormula()
 
     def _mixing(self) -> tuple[Tensor, ...]:
-        assert self.running_mean is not None
+        if self.running_mean is None:
+            return ()
         # Copies, because the originals move before the gradient is computed.
         return self.running_mean.clone(), self.get_buffer("running_std").clone(), *self.limits()
 

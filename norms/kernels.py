@@ -17,12 +17,15 @@ their plane; results have the dtype and the memory format of the input.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-_PIECE = 1 << 19
-"""Values of a piece: two megabytes of float32, the size of a core's cache."""
+from norms.pooling import pool_batch
+
+_PIECE = 1 << 18
+"""Values of a piece: a megabyte of float32, so that what is read once is still in a core's cache when needed again."""
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -35,12 +38,11 @@ def find(x: Tensor, per_sample: bool) -> "Kernels":
 
     Args:
         x: Activations, shape (N, C, *).
-        per_sample: Whether samples have coefficients of their own. If not, and if each channel's values follow one
-            another throughout the batch, as they do in channels-last memory, the batch is taken for one long sample.
+        per_sample: Whether samples have coefficients of their own. If not, the batch may be taken for one long sample.
     """
     if x.device.type == "cpu" and x.dtype == statistics_dtype(x) and x.numel() > 0:
         if x.is_contiguous() and (x.ndim > 2 or per_sample):
-            return _Planes(x)
+            return _Planes(x, per_sample)
         if x.movedim(1, -1).is_contiguous():
             return _Rows(x, per_sample)
     return _Strided(x)
@@ -62,63 +64,65 @@ class Kernels(ABC):
         """Mean and power of each plane."""
 
     @abstractmethod
-    def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """``x * scale + shift``."""
+    def affine(self, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        """``(x - mean) * scale + offset``."""
 
     @abstractmethod
     def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """``sum(grad * (x - mean))`` and ``sum(grad)`` over each plane."""
 
     @abstractmethod
-    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-        """``grad * scale + x * slope + shift``."""
+    def combine(self, grad: Tensor, weight: Tensor, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        """``grad * weight + (x - mean) * scale + offset``."""
 
 
 class _Planes(Kernels):
-    def __init__(self, x: Tensor) -> None:
-        self.shape = (x.shape[0], x.shape[1])
-        self.count = self.shape[0] * self.shape[1]
-        self.size = x.numel() // self.count
-        self.as_channels = (1, self.count, self.size)
-        self.as_rows = (self.count, self.size)
-        self.one = x.new_ones(self.count)
+    def __init__(self, x: Tensor, per_sample: bool) -> None:
+        samples, channels = x.shape[:2]
+        self.planes = (samples, channels)
+        self.shape = (samples if per_sample else 1, channels)
+        self.size = x.numel() // math.prod(self.shape)
+        # Batch normalization's kernels see every plane as a channel, or each channel's planes together.
+        self.as_channels = (samples // self.shape[0], math.prod(self.shape), -1)
+        self.one = x.new_ones(self.as_channels[1])
 
     def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        rows = x.view(self.as_rows)
-        planes = max(1, _PIECE // self.size)
-        if planes >= self.count:
-            mean, rstd = self._piece_moments(rows, eps)
-        else:
-            pieces = [self._piece_moments(piece, eps) for piece in rows.split(planes)]
-            mean, rstd = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
-        return mean.view(self.shape), rstd.view(self.shape).square().reciprocal_()
-
-    def _piece_moments(self, rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        samples, channels = self.planes
+        step = max(1, _PIECE * samples // x.numel())
         # Of a large tensor the normalized values, which nobody needs, never leave the cache.
-        planes = rows.shape[0]
-        _, mean, rstd = torch.native_group_norm(rows, None, None, 1, planes, self.size, planes, eps)
-        return mean, rstd
+        pieces = [x] if step >= samples else x.split(step)
+        size = x.numel() // (samples * channels)
+        found = [torch.native_group_norm(p, None, None, len(p), channels, size, channels, eps)[1:] for p in pieces]
+        mean, rstd = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found, strict=True))
+        power = rstd.square().reciprocal_()
+        if self.planes != self.shape:
+            mean, power = (pooled.unsqueeze(0) for pooled in pool_batch(mean, power))
+        return mean, power
 
-    def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        # An affine map per plane is batch normalization in evaluation, with planes for channels, mean 0 and variance 1.
-        y, _, _ = torch.native_batch_norm(
+    def affine(self, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        # Batch normalization in evaluation is an affine map. It writes to a result of x's own shape, since autograd
+        # would not let the caller modify a view in place.
+        result = torch.empty_like(x)
+        unused = self.one[:0]
+        torch.native_batch_norm(
             x.view(self.as_channels),
             self._flat(scale),
-            self._flat(shift),
-            torch.zeros_like(self.one),
+            self._flat(offset),
+            self._flat(mean),
             self.one,
             False,
             0.0,
             0.0,
+            out=(result.view(self.as_channels), unused, unused),
         )
-        return y.view(x.shape)
+        return result
 
     def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         _, products, plain = torch.ops.aten.native_batch_norm_backward(
             grad.contiguous().view(self.as_channels),
             x.view(self.as_channels),
             self.one,
-            mean.view(-1),
+            self._flat(mean),
             self.one,
             None,
             None,
@@ -128,59 +132,70 @@ class _Planes(Kernels):
         )
         return products.view(self.shape), plain.view(self.shape)
 
-    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-        result = self.affine(x, slope, shift)
-        result.view(self.as_rows).addcmul_(grad.reshape(self.as_rows), self._flat(scale).unsqueeze(1))
+    def combine(self, grad: Tensor, weight: Tensor, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        result = self.affine(x, mean, scale, offset)
+        result.view(self.as_channels).addcmul_(grad.reshape(self.as_channels), self._flat(weight).unsqueeze(1))
         return result
 
     def _flat(self, values: Tensor) -> Tensor:
-        return values.expand(self.shape).reshape(-1) if values.shape != self.shape else values.view(-1)
+        return values.view(-1) if values.shape == self.shape else values.expand(self.shape).reshape(-1)
 
 
 class _Rows(Kernels):
     def __init__(self, x: Tensor, per_sample: bool) -> None:
         self.shape = (x.shape[0] if per_sample else 1, x.shape[1])
-        self.size = x.numel() // (self.shape[0] * self.shape[1])
+        self.size = x.numel() // math.prod(self.shape)
         self.as_rows = (self.shape[0], self.size, self.shape[1])
-        self.moved = x.movedim(1, -1).shape
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.movedim(1, -1).reshape(self.as_rows)
 
-    def _activations(self, rows: Tensor) -> Tensor:
-        return rows.view(self.moved).movedim(-1, 1)
+    def _pieces(self) -> Iterator[tuple[slice, slice]]:
+        """Samples and positions of each piece."""
+        samples, size, channels = self.as_rows
+        step = max(1, _PIECE // (size * channels))
+        positions = size if step > 1 else min(size, max(1, _PIECE // channels))
+        for i in range(0, samples, step):
+            for j in range(0, size, positions):
+                yield slice(i, min(i + step, samples)), slice(j, min(j + positions, size))
 
     def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         rows = self._rows(x)
-        mean = rows.mean(1)
-        return mean, self._centered_sum(rows, mean, None).div_(self.size).add_(eps)
+        means, powers, shares = [], [], []
+        for samples, positions in self._pieces():
+            piece = rows[samples, positions]
+            mean = piece.mean(1)
+            means.append(mean)
+            powers.append((piece - mean.unsqueeze(1)).square_().mean(1))
+            shares.append(piece.shape[1] / self.size)
+        if shares[0] == 1:
+            return torch.cat(means), torch.cat(powers).add_(eps)
+        # The pieces of a sample follow one another; the law of total variance puts them together.
+        per_sample = (self.shape[0], -1, self.shape[1])
+        share = torch.tensor(shares, dtype=x.dtype).view(self.shape[0], -1, 1)
+        mean, power = (torch.cat(t).view(per_sample) for t in (means, powers))
+        pooled = (mean * share).sum(1)
+        return pooled, ((power + (mean - pooled.unsqueeze(1)).square()) * share).sum(1).add_(eps)
 
-    def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return self._activations(torch.addcmul(shift.unsqueeze(-2), self._rows(x), scale.unsqueeze(-2)))
-
-    def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        rows = self._rows(grad)
-        return self._centered_sum(self._rows(x), mean, rows), rows.sum(1)
-
-    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-        result = self.affine(x, slope, shift)
-        self._rows(result).addcmul_(self._rows(grad), scale.unsqueeze(-2))
+    def affine(self, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        shift = torch.addcmul(offset, mean, scale, value=-1)
+        result = torch.empty_like(x)
+        torch.addcmul(shift.unsqueeze(-2), self._rows(x), scale.unsqueeze(-2), out=self._rows(result))
         return result
 
-    def _centered_sum(self, rows: Tensor, mean: Tensor, factor: Tensor | None) -> Tensor:
-        """``sum((rows - mean) * factor)`` over each plane, or of ``(rows - mean) ** 2`` without a factor."""
-        total = torch.zeros_like(mean)
-        channels = rows.shape[2]
-        samples, size = max(1, _PIECE // (self.size * channels)), min(self.size, max(1, _PIECE // channels))
-        scratch = rows.new_empty(min(samples, self.shape[0]), size, channels)
-        for i in range(0, self.shape[0], samples):
-            for j in range(0, self.size, size):
-                source = rows[i : i + samples, j : j + size]
-                piece = scratch[: source.shape[0], : source.shape[1]]
-                torch.sub(source, mean[i : i + samples, None], out=piece)
-                piece.mul_(piece if factor is None else factor[i : i + samples, j : j + size])
-                total[i : i + samples].add_(piece.sum(1))
-        return total
+    def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        rows, grads = self._rows(x), self._rows(grad)
+        products, plain = torch.zeros_like(mean), torch.zeros_like(mean)
+        for samples, positions in self._pieces():
+            piece = grads[samples, positions]
+            plain[samples].add_(piece.sum(1))
+            products[samples].add_((rows[samples, positions] - mean[samples].unsqueeze(1)).mul_(piece).sum(1))
+        return products, plain
+
+    def combine(self, grad: Tensor, weight: Tensor, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        result = self.affine(x, mean, scale, offset)
+        self._rows(result).addcmul_(self._rows(grad), weight.unsqueeze(-2))
+        return result
 
 
 class _Strided(Kernels):
@@ -198,18 +213,20 @@ class _Strided(Kernels):
 
     def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         wide = x.to(statistics_dtype(x))
-        if not self.dims:
-            return wide, torch.full_like(wide, eps)
+        if self.size <= 1 or x.numel() == 0:
+            return self._sum(wide), torch.full(self.shape, eps, dtype=wide.dtype, device=wide.device)
         var, mean = torch.var_mean(wide, self.dims, correction=0)
         return mean, var.add_(eps)
 
-    def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def affine(self, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        shift = torch.addcmul(offset, mean, scale, value=-1)
         return torch.addcmul(self._planes(shift), x, self._planes(scale)).to(x.dtype)
 
     def sums(self, grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         wide = grad.to(mean.dtype)
         return self._sum(wide * (x - self._planes(mean))), self._sum(wide)
 
-    def combine(self, grad: Tensor, scale: Tensor, x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-        result = torch.addcmul(self._planes(shift), x, self._planes(slope))
-        return result.addcmul_(grad, self._planes(scale)).to(x.dtype)
+    def combine(self, grad: Tensor, weight: Tensor, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        shift = torch.addcmul(offset, mean, scale, value=-1)
+        result = torch.addcmul(self._planes(shift), x, self._planes(scale))
+        return result.addcmul_(grad, self._planes(weight)).to(x.dtype)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from norms import kernels
-from norms.pooling import all_reduce, is_distributed, pool, pool_processes
+from norms.pooling import all_reduce, is_distributed, pool_batch, pool_processes
 
 
 class Moments(NamedTuple):
@@ -177,8 +177,7 @@ class _Modulate(torch.autograd.Function):
         population_mean: Tensor | None,
         population_power: Tensor | None,
         *mixing: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
-        own_affine = (weight is not None and weight.ndim == 2) or (bias is not None and bias.ndim == 2)
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, int | Tensor]:
         own_affine = (weight is not None and weight.ndim == 2) or (bias is not None and bias.ndim == 2)
         kernel = kernels.find(x, formula.per_sample or own_affine)
         mean, power = kernel.moments(x, eps)
@@ -188,11 +187,11 @@ class _Modulate(torch.autograd.Function):
         ctx.save_for_backward(x, *moments, scale, offset, weight, bias, population_mean, population_power, *mixing)
         ctx.set_materialize_grads(False)
         scale, offset = _with_affine(scale, offset, weight, bias)
-        y = kernel.affine(x, scale, torch.addcmul(offset, mean, scale, value=-1))
-        # Aliases: outputs belong to the caller, saved tensors do not.
-        batch_mean, batch_power = moments.batch_mean.view_as(moments.batch_mean), moments.batch_power.detach()
-        ctx.mark_non_differentiable(batch_mean, batch_power)
-        return y, batch_mean, batch_power, total
+        y = kernel.affine(x, mean, scale, offset)
+        if population_mean is not None:
+            return y, None, None, total
+        ctx.mark_non_differentiable(moments.batch_mean, moments.batch_power)
+        return y, moments.batch_mean, moments.batch_power, total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -222,8 +221,7 @@ class _Modulate(torch.autograd.Function):
             grad_mean, grad_power = _plane_gradients(grads, deviation, ctx, population[0] is None)
             # The map is centered on the plane's mean, which therefore has the scale's part in the gradient too.
             level = torch.addcmul(grad_mean, scale, grad_offset, value=-1)
-            shift = torch.addcmul(level, mean, grad_power)
-            grad_x = kernel.combine(grad, full_scale, x, -grad_power, shift)
+            grad_x = kernel.combine(grad, full_scale, x, mean, -grad_power, level)
         grad_mixing = (None if t is None else t * kernel.size for t in grads.mixing)
         return grad_x, None, None, None, grad_weight, grad_bias, None, None, *grad_mixing
 
@@ -241,7 +239,7 @@ def _complete(
     if population_mean is not None and population_power is not None:
         batch_mean, batch_power = population_mean, population_power
     else:
-        batch_mean, batch_power = pool(mean, power, dim=0)
+        batch_mean, batch_power = pool_batch(mean, power)
         if sync:
             batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, mean.shape[0] * size)
     return Moments(mean, power, batch_mean, batch_power, mean - batch_mean), total

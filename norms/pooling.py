@@ -7,23 +7,36 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def pool(mean: Tensor, power: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Pool moments of equally large sets along one dimension; over none at all they are 0 and 1.
+def pool_batch(mean: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+    """Pool the moments of planes over the batch; over no planes at all they are 0 and 1.
 
     Args:
-        mean: Means.
-        power: Biased variances plus a constant, of the shape of ``mean``.
-        dim: The dimension to pool over.
-        keepdim: Whether to keep it with length 1.
+        mean: Means, shape (N, C).
+        power: Biased variances plus a constant, shape (N, C).
 
     Returns:
-        Mean, and biased variance plus the constant, of the united sets.
+        Mean of each channel over all its planes and its biased variance plus the constant, each of shape (C,).
     """
-    if mean.shape[dim] == 0:
-        return mean.sum(dim, keepdim=keepdim), power.sum(dim, keepdim=keepdim) + 1
-    pooled = mean.mean(dim, keepdim=True)
+    if mean.shape[0] == 0:
+        return mean.sum(0), power.sum(0) + 1
+    pooled = mean.mean(0)
     deviation = mean - pooled
-    return pooled if keepdim else pooled.squeeze(dim), torch.addcmul(power, deviation, deviation).mean(dim, keepdim)
+    return pooled, torch.addcmul(power, deviation, deviation).mean(0)
+
+
+def pool_layer(mean: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+    """Pool the moments of planes over the channels of each sample.
+
+    Args:
+        mean: Means, shape (N, C).
+        power: Biased variances plus a constant, shape (N, C).
+
+    Returns:
+        Mean of each sample over all its planes and its biased variance plus the constant, each of shape (N, 1).
+    """
+    pooled = mean.mean(1, keepdim=True)
+    deviation = mean - pooled
+    return pooled, torch.addcmul(power, deviation, deviation).mean(1, keepdim=True)
 
 
 def is_distributed() -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from norms.base import MixingNorm
 from norms.moments import Formula, Gradients, Moments
-from norms.pooling import pool
+from norms.pooling import pool_layer
 
 STATISTICS = ("instance", "layer", "batch")
 """What the switch weights weigh, in their index order."""
@@ -35,7 +35,7 @@ class SwitchableFormula(Formula):
         if "instance" in self.statistics:
             sources["instance"] = moments.power.new_zeros(1), moments.power
         if "layer" in self.statistics:
-            mean, power = pool(moments.mean, moments.power, dim=1, keepdim=True)
+            mean, power = pool_layer(moments.mean, moments.power)
             sources["layer"] = moments.mean - mean, power
         if "batch" in self.statistics:
             sources["batch"] = moments.deviation, moments.batch_power
