@@ -12,11 +12,27 @@ from norms.batch import (
 from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from norms.conditional import ConditionalNorm
+from norms.convert import convert
 from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
 from norms.layer_pixel import LayerNormPixel
-from norms.mixing import MixingValue, mixing_layers, mixing_values, param_groups, project_
+from norms.mixing import (
+    LayerReport,
+    MixingValue,
+    Report,
+    freeze_mixing_,
+    mixing_layers,
+    mixing_values,
+    param_groups,
+    project_,
+    report,
+)
+from norms.parametrized import fold_
+from norms.recalibrate import recalibrate
 from norms.registry import build, names
+from norms.spectral import power_iterate_, sigmas, spectral_norm
 from norms.switchable import STATISTICS, SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from norms.synchronize import desynchronize_, synchronize_
+from norms.weight import initialize_weight_norm_, weight_norm
 
 __all__ = [
     "STATISTICS",
@@ -34,19 +50,33 @@ __all__ = [
     "DecorrelatedBatchNorm2d",
     "DecorrelatedBatchNorm3d",
     "LayerNormPixel",
+    "LayerReport",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
     "MeanOnlyBatchNorm3d",
     "MixingNorm",
     "MixingValue",
     "MomentNorm",
+    "Report",
     "SwitchableNorm1d",
     "SwitchableNorm2d",
     "SwitchableNorm3d",
     "build",
+    "convert",
+    "desynchronize_",
+    "fold_",
+    "freeze_mixing_",
+    "initialize_weight_norm_",
     "mixing_layers",
     "mixing_values",
     "names",
     "param_groups",
+    "power_iterate_",
     "project_",
+    "recalibrate",
+    "report",
+    "sigmas",
+    "spectral_norm",
+    "synchronize_",
+    "weight_norm",
 ]
