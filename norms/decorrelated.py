@@ -96,6 +96,7 @@ class _DecorrelatedBatchNorm(MomentNorm):
 
     def modulated(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         self._check_input(x)
+        shape = (self.num_features, x.shape[0], *x.shape[2:])
         with _without_autocast(x.device):
             values = x.movedim(1, 0).flatten(1).to(statistics_dtype(x))
             centered, covariance = self._center(values)
@@ -104,12 +105,11 @@ class _DecorrelatedBatchNorm(MomentNorm):
             bias = values.new_zeros(self.num_features) if bias is None else bias.to(values.dtype)
             if weight.ndim == bias.ndim == 1:
                 # In the matrix, gamma costs no pass over the values, and its gradient saves none of them.
-                y = torch.baddbmm(self._groups(bias[:, None]), matrix * self._groups(weight[:, None]), centered)
+                matrix = matrix * self._groups(weight[:, None])
+                y = torch.baddbmm(self._groups(bias[:, None]), matrix, centered).view(shape)
             else:
-                standard = (matrix @ centered).view(self.num_features, x.shape[0], -1)
-                y = torch.addcmul(_columns(bias), standard, _columns(weight))
-        y = y.reshape(self.num_features, x.shape[0], *x.shape[2:]).movedim(0, 1)
-        return torch.empty_like(x).copy_(y)
+                y = torch.addcmul(_as(shape, bias), (matrix @ centered).view(shape), _as(shape, weight))
+        return torch.empty_like(x).copy_(y.movedim(0, 1))
 
     def _center(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Center values of shape (C, M), returned as groups, on the mean of batch or population.
@@ -141,9 +141,9 @@ class _DecorrelatedBatchNorm(MomentNorm):
         return f"{super().extra_repr()}, group_size={self.group_size}, iterations={self.iterations}"
 
 
-def _columns(affine: Tensor) -> Tensor:
-    """Bring gamma or beta, of shape (C,) or (N, C), to the shape of (C, N, positions)."""
-    return affine.movedim(-1, 0).reshape(affine.shape[-1], -1, 1)
+def _as(shape: tuple[int, ...], affine: Tensor) -> Tensor:
+    """Make gamma or beta, of shape (C,) or (N, C), broadcast to a shape (C, N, *)."""
+    return affine.movedim(-1, 0)[(..., *(None,) * (len(shape) - affine.ndim))]
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -387,6 +387,10 @@ class TestUnusualInput:
         assert (layer.weight.grad == 0).all()
         assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
+    def test_no_samples_have_no_gamma(self):
+        empty = torch.empty(0, 4, dtype=torch.float64)
+        assert build().modulated(batch()[:0], empty, empty).shape == (0, 4, 5, 4)
+
     def test_constant_channels_give_beta_and_finite_gradients(self):
         layer = build().float()
         x = torch.full((2, 4, 3, 3), 7.0, requires_grad=True)
