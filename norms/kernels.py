@@ -87,13 +87,14 @@ class _Planes(Kernels):
         self.one = x.new_ones(self.as_channels[1])
 
     def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        samples, channels = self.planes
-        step = max(1, _PIECE * samples // x.numel())
+        count = math.prod(self.planes)
+        size = x.numel() // count
+        rows = x.view(count, size)
         # Of a large tensor the normalized values, which nobody needs, never leave the cache.
-        pieces = [x] if step >= samples else x.split(step)
-        size = x.numel() // (samples * channels)
-        found = [torch.native_group_norm(p, None, None, len(p), channels, size, channels, eps)[1:] for p in pieces]
-        mean, rstd = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found, strict=True))
+        pieces = [rows] if x.numel() <= _PIECE else rows.split(max(1, _PIECE // size))
+        found = [torch.native_group_norm(p, None, None, 1, len(p), size, len(p), eps)[1:] for p in pieces]
+        mean, rstd = found[0] if len(found) == 1 else (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        mean, rstd = mean.view(self.planes), rstd.view(self.planes)
         power = rstd.square().reciprocal_()
         if self.planes != self.shape:
             mean, power = (pooled.unsqueeze(0) for pooled in pool_batch(mean, power))
