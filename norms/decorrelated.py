@@ -131,7 +131,7 @@ class _DecorrelatedBatchNorm(MomentNorm):
             mean, covariance, total = pool_processes(mean, covariance, values.shape[1])
             centered = values - mean[:, None]
         if self.training:
-            self._update_running_stats(BatchMoments(mean, covariance + self.eps, total))
+            self._update_running_stats(BatchMoments(mean.detach(), covariance.detach() + self.eps, total))
         return self._groups(centered), covariance
 
     def _groups(self, values: Tensor) -> Tensor:

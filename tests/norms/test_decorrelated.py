@@ -116,6 +116,13 @@ def test_evaluation_whitens_by_averages_of_unbiased_covariances(dims, momentum):
     assert layer.num_batches_tracked == 3
 
 
+def test_running_statistics_have_no_gradient():
+    layer = build()
+    for _ in range(2):
+        layer(batch().requires_grad_()).pow(3).sum().backward()
+    assert not any(buffer.requires_grad for buffer in layer.buffers())
+
+
 def test_evaluation_without_running_statistics_uses_the_batch():
     layer = build(track_running_stats=False).eval()
     x = batch()
