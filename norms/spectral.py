@@ -148,10 +148,10 @@ def spectral_norm(
     :math:`u^\top W v`, with u and v constant.
 
     By default W is the weight reshaped to a matrix with one row per output channel. For a convolution that is what the
-    paper does, but not the norm of the linear map that the layer is: with a kernel of k positions that may be up to
-    :math:`\sqrt{k}` times larger. With ``input_size`` W is the layer's map itself, with its stride, padding, dilation
-    and groups, for inputs of that size; an update then costs a forward and a backward pass of one sample, and as its
-    singular values lie closer together, the iteration needs more steps.
+    paper does, but not the norm of the linear map that the layer is: with k positions in the kernel and zero padding
+    that may be up to :math:`\sqrt{k}` times larger. With ``input_size`` W is the layer's map itself, with its stride,
+    padding, dilation and groups, for inputs of that size; an update then costs a forward and a backward pass of one
+    sample, and as its singular values lie closer together, the iteration needs more steps.
 
     Reading the weight never moves u and v. With ``update="forward"`` they move at each forward call of the module in
     training mode, as published. With ``update="step"`` they move when :func:`power_iterate_` is called, which is for
@@ -160,7 +160,8 @@ def spectral_norm(
 
     Initialize the weight before: afterwards ``nn.init`` on it has no effect. An average of models must copy u and v
     and never average them, since an average of unit vectors is none and sigma would come out too small: with
-    ``torch.optim.swa_utils.AveragedModel`` that is ``use_buffers=False``.
+    ``torch.optim.swa_utils.AveragedModel`` that is ``use_buffers=False``. Processes that train the same weights from
+    the same u keep the same u and v without exchanging them.
 
     The module has afterwards, in place of the weight:
 
@@ -203,7 +204,11 @@ def spectral_norm(
         raise ValueError(f"eps must be positive, got {eps}")
     if update not in ("forward", "step"):
         raise ValueError(f"update must be 'forward' or 'step', got '{update}'")
-    operator = _matrix(module) if input_size is None else _convolution(module, name, weight, tuple(input_size))
+    operator: _Matrix | _Convolution
+    if input_size is None:
+        operator = _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
+    else:
+        operator = _convolution(module, name, weight, tuple(input_size))
     parametrization = _SpectralNorm(weight, operator, n_power_iterations, eps)
     nn.utils.parametrize.register_parametrization(module, name, parametrization)
     if update == "forward":
@@ -247,10 +252,6 @@ def _power_iterate_in_training(module: nn.Module, args: tuple[Any, ...], *, name
         originals[0].power_iterate_(originals.original)
 
 
-def _matrix(module: nn.Module) -> _Matrix:
-    return _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
-
-
 def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, ...]) -> _Convolution:
     kind = type(module).__name__
     if not isinstance(module, CONVOLUTIONS) or name != "weight":
@@ -290,6 +291,5 @@ def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    # Devices without autocast, such as meta, refuse to switch it off.
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+    # The meta device has no autocast that could be switched off.
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -17,7 +17,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 import norms
-from norms.spectral import spectral_norm
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Discriminator(nn.Module):
         initialize(self, architecture.family)
         for layer in list(self.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                spectral_norm(layer)
+                norms.spectral_norm(layer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Score each image."""

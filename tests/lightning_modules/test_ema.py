@@ -9,7 +9,6 @@ from torch import nn
 import norms
 from lightning_modules import ema
 from lightning_modules.networks.sngan import Architecture, Discriminator
-from norms.spectral import sigmas
 
 unit = st.floats(0, 1, width=32)
 
@@ -67,4 +66,4 @@ def test_buffers_are_copied():
     for (name, buffer), expected in zip(average.named_buffers(), live.buffers(), strict=True):
         assert torch.equal(buffer, expected)
         assert buffer.norm().item() == pytest.approx(1), name
-    assert sigmas(average) != sigmas(live)
+    assert norms.sigmas(average) != norms.sigmas(live)

@@ -6,9 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from norms.parametrized import fold_
-from norms.spectral import power_iterate_, sigmas, spectral_norm
-from norms.weight import weight_norm
+from norms import fold_, power_iterate_, sigmas, spectral_norm, weight_norm
 
 
 def network():

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from norms.spectral import power_iterate_, sigmas, spectral_norm
+from norms import power_iterate_, sigmas, spectral_norm
 
 LAYERS = {
     "linear": (lambda: nn.Linear(3, 4), (5, 3)),

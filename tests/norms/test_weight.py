@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from norms.weight import initialize_weight_norm_, weight_norm
+from norms import MeanOnlyBatchNorm2d, initialize_weight_norm_, weight_norm
 
 LAYERS = {
     "linear": (lambda: nn.Linear(3, 4), (5, 3)),
@@ -382,12 +382,12 @@ def test_a_layer_that_is_called_twice_is_initialized_at_its_first_call():
 
 
 class Centering(nn.Module):
-    """Mean-only batch normalization: no scale of its own."""
+    """Mean-only batch normalization that puts new tensors in the place of its statistics."""
 
     def __init__(self, channels):
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels).double())
-        self.register_buffer("running_mean", torch.zeros(channels).double())
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
 
     def forward(self, x):
         mean = self.running_mean
@@ -397,13 +397,14 @@ class Centering(nn.Module):
         return x - (mean - self.bias)[:, None, None]
 
 
-def test_mean_only_batch_normalization_completes_layers_without_bias():
+@pytest.mark.parametrize("centering", [Centering, MeanOnlyBatchNorm2d])
+def test_mean_only_batch_normalization_completes_layers_without_bias(centering):
     torch.manual_seed(0)
     model = nn.Sequential()
     for _ in range(2):
-        model.extend([weight_norm(nn.Conv2d(2, 2, 3, bias=False).double()), Centering(2), nn.ReLU()])
+        model.extend([weight_norm(nn.Conv2d(2, 2, 3, bias=False)), centering(2), nn.ReLU()])
     x = batch()
-    initialize_weight_norm_(model.eval(), x)
+    initialize_weight_norm_(model.double().eval(), x)
     assert not model[1].running_mean.any()
     assert not model.training
     for y in outputs_of([model[1], model[4]], lambda: model.train()(x)):
