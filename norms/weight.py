@@ -142,7 +142,7 @@ def initialize_weight_norm_(model: nn.Module, *batch: Any, init_scale: float = 1
 
     Raises:
         ValueError: If ``init_scale`` is not positive; if the model has no layer to initialize or the forward pass does
-            not reach all of them; if a layer has one value per channel, or values that are not finite.
+            not reach all of them; if a layer has fewer than two outputs per channel, or any that is not finite.
 
     Source:
         Salimans & Kingma, Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural
@@ -155,10 +155,9 @@ def initialize_weight_norm_(model: nn.Module, *batch: Any, init_scale: float = 1
     if not pending:
         raise ValueError("the model has no weight-normalized linear or convolutional layer")
     pairs = [(w.originals.original0, w.layer.bias) for w in pending.values()]
-    targets = [t for pair in pairs for t in pair if isinstance(t, Tensor)]
     with ExitStack() as stack:
-        stack.enter_context(_restoring(model, targets))
-        # A compiled model would not notice the hooks.
+        stack.enter_context(_restoring(model, [t for pair in pairs for t in pair if isinstance(t, Tensor)]))
+        # The hooks are not made to be compiled.
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for label, weight in pending.items():
             hook = partial(_initialize_at_first_call, label=label, init_scale=init_scale, pending=pending)
@@ -167,9 +166,6 @@ def initialize_weight_norm_(model: nn.Module, *batch: Any, init_scale: float = 1
         if pending:
             names = ", ".join(f"'{label}'" for label in pending)
             raise ValueError(f"nothing was initialized, since the forward pass did not reach {names}")
-        if is_distributed():
-            for target in targets:
-                distributed.broadcast(target.detach(), src=0)
 
 
 def _initialize_at_first_call(
@@ -191,17 +187,19 @@ def _initialize_at_first_call(
     # The module itself would call this hook again.
     outputs = layer.forward(*args, **kwargs)
     outputs = outputs.to(wide_dtype(outputs)).movedim(1 - v.ndim, 0).flatten(1)
-    if outputs.shape[1] < 2:
-        raise ValueError(
-            f"'{label}' needs more than one value per output channel, got {outputs.shape[1]}: a larger batch"
-        )
     var, mean = torch.var_mean(outputs, 1, correction=0)
     scale = init_scale * torch.rsqrt(var + _VARIANCE_EPS)
-    if not (mean * scale).isfinite().all():
-        raise ValueError(f"'{label}' has outputs that are not finite on this batch")
-    g.copy_(scale.view_as(g))
+    if outputs.shape[1] < 2:
+        scale.fill_(math.nan)
+    initial = torch.stack([scale, -mean * scale])
+    if is_distributed():
+        # Before the next layer, whose inputs may depend on all processes. And before any complaint: all must agree.
+        distributed.broadcast(initial, src=0)
+    if not initial.isfinite().all():
+        raise ValueError(f"'{label}' needs two outputs or more per channel, all finite, which it does not have here")
+    g.copy_(initial[0].view_as(g))
     if bias is not None:
-        bias.copy_(-mean * scale)
+        bias.copy_(initial[1])
 
 
 @contextmanager

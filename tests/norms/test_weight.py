@@ -443,8 +443,8 @@ def bypassing():
     ("model", "x", "message"),
     [
         (bypassing(), batch(), "nothing was initialized, since the forward pass did not reach 'spare', 'spares.0'$"),
-        (Network(), batch() * math.nan, "'down' has outputs that are not finite on this batch$"),
-        (Network(), batch(size=1), "'last' needs more than one value per output channel, got 1: a larger batch$"),
+        (Network(), batch() * math.nan, "'down' needs two outputs or more per channel, all finite, which it does not"),
+        (Network(), batch(size=1), "'last' needs two outputs or more per channel, all finite, which it does not"),
         (nn.Sequential(Network(), Broken()), batch(), "broken$"),
     ],
 )
@@ -470,7 +470,7 @@ def test_there_must_be_something_to_initialize():
 
 def test_compiled_models_are_initialized_alike():
     reference, model, x = Network(), Network(), batch()
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
     compiled(x)
     for network in (compiled, reference):
         initialize_weight_norm_(network, x)
@@ -484,10 +484,19 @@ def initialize_by(rank, sizes):
     return model.state_dict()
 
 
+def initialize_together(rank):
+    state = initialize_by(rank, (6, 1))
+    try:
+        initialize_by(rank, (1, 6))
+    except ValueError as error:
+        return state, str(error)
+    return state, "no error"
+
+
 def test_two_processes_agree_on_the_first_one_s_batch(tmp_path):
-    sizes = (6, 3)
-    expected = initialize_by(0, sizes)
-    for state in run_on_two(initialize_by, tmp_path, sizes):
+    expected = initialize_by(0, (6, 3))
+    for state, error in run_on_two(initialize_together, tmp_path):
         assert all(torch.equal(value, expected[name]) for name, value in state.items())
-    other = initialize_by(1, sizes)
+        assert error.startswith("'last' needs two outputs or more")
+    other = initialize_by(1, (6, 3))
     assert not torch.equal(other["down.bias"], expected["down.bias"])
