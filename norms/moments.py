@@ -178,8 +178,7 @@ class _Modulate(torch.autograd.Function):
         population_power: Tensor | None,
         *mixing: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, int | Tensor]:
-        own_affine = (weight is not None and weight.ndim == 2) or (bias is not None and bias.ndim == 2)
-        kernel = kernels.find(x, formula.per_sample or own_affine)
+        kernel = kernels.find(x, _per_sample(formula, weight, bias))
         mean, power = kernel.moments(x, eps)
         moments, total = _complete(mean, power, kernel.size, sync, population_mean, population_power)
         scale, offset = formula.coefficients(moments, *mixing)
@@ -224,6 +223,10 @@ class _Modulate(torch.autograd.Function):
             grad_x = kernel.combine(grad, full_scale, x, mean, -grad_power, level)
         grad_mixing = (None if t is None else t * kernel.size for t in grads.mixing)
         return grad_x, None, None, None, grad_weight, grad_bias, None, None, *grad_mixing
+
+
+def _per_sample(formula: Formula, weight: Tensor | None, bias: Tensor | None) -> bool:
+    return formula.per_sample or any(t is not None and t.ndim == 2 for t in (weight, bias))
 
 
 def _complete(
@@ -282,11 +285,16 @@ def _plain(
     """The same map in elementary operations: what compilers fuse and what second derivatives differentiate."""
     wide = x.to(kernels.statistics_dtype(x))
     dims = tuple(range(2, x.ndim))
-    mean = wide.mean(dims) if dims else wide
-    centered = wide - _broadcast(mean, x)
+    size = math.prod(x.shape[2:])
+    if not _per_sample(formula, weight, bias) and x.shape[0] > 0:
+        # The batch as one long sample, which spares compiled code the moments of each plane.
+        dims, size = (0, *dims), size * x.shape[0]
+    mean = wide.mean(dims, keepdim=True) if dims else wide
+    centered = wide - mean
     squares = centered.square()
-    power = (squares.mean(dims) if dims else squares) + eps
-    moments, total = _complete(mean, power, math.prod(x.shape[2:]), sync, population_mean, population_power)
+    power = (squares.mean(dims, keepdim=True) if dims else squares) + eps
+    mean, power = (t.reshape(t.shape[:2]) for t in (mean, power))
+    moments, total = _complete(mean, power, size, sync, population_mean, population_power)
     scale, offset = _with_affine(*formula.coefficients(moments, *mixing), weight, bias)
     y = centered * _broadcast(scale, x) + _broadcast(offset, x)
     return y.to(x.dtype), BatchMoments(moments.batch_mean, moments.batch_power, total)
