@@ -44,7 +44,8 @@ class GAN(TrainingModule):
     ``dequantize: true`` and no average.
 
     On several processes the strategy must be ``ddp_find_unused_parameters_true``: each backward pass leaves one of the
-    two networks without gradients. Norms take their statistics per process.
+    two networks without gradients. Norms take their statistics per process, or over all of them with
+    ``trainer.sync_batchnorm``.
 
     Args:
         architecture: One of ``resnet32``, ``resnet48``, ``cnn32``, ``cnn48`` (published) or ``resnet16`` (small).

@@ -1,14 +1,20 @@
-"""The configurations and the README say what is true of the code."""
+"""The configurations and the documents say what is true of the code."""
 
+import doctest
 import re
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
+import torch
 
+import norms
+from lightning_modules import StyleTransfer
 from train import main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "norms/README.md", "CONTRIBUTING.md")}
+README, OF_NORMS = DOCUMENTS["README.md"], DOCUMENTS["norms/README.md"]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
@@ -34,7 +40,60 @@ def test_the_training_commands_of_the_readme_are_accepted(command, monkeypatch, 
     assert main([*command.split(), "--print_config"]) == 0
 
 
-def test_the_files_that_the_readme_points_to_exist():
-    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_files_that_a_document_points_to_exist(document):
+    prose = re.sub(r"```.*?```", "", DOCUMENTS[document], flags=re.DOTALL)
+    targets = re.findall(r"\]\((?!http)([^)#]+)", prose)
     assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()] == []
+
+
+@pytest.mark.parametrize(("text", "row"), [(README, r"^\| `(\w+)` "), (OF_NORMS, r"^\| (?:[^|]*; )?`(\w+)`")])
+def test_the_tables_of_the_norms_have_a_row_for_every_name(text, row):
+    assert [name for name in re.findall(row, text, re.MULTILINE) if name in norms.names()] == norms.names()
+
+
+def test_the_document_of_the_norms_names_all_that_they_export():
+    code = "\n".join(re.findall(r"```python\n.*?```|`[^`\n]+`", OF_NORMS, re.DOTALL))
+    expected = {re.sub(r"[13]d$", "2d", name) for name in norms.__all__}
+    assert expected - set(re.findall(r"\w+", code)) == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_names_nothing_of_the_norms_that_does_not_exist(document):
+    named = re.findall(r"\bnorms\.(\w+)", re.sub(r"norms\.(md|py)\b", "", DOCUMENTS[document]))
+    assert [name for name in named if not hasattr(norms, name)] == []
+
+
+def snippets():
+    found = []
+    for document, text in DOCUMENTS.items():
+        for match in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
+            line = text.count("\n", 0, match.start(1))
+            # Empty lines before it, so that a traceback shows the line of the document.
+            found.append(pytest.param(document, "\n" * line + match[1], id=f"{document}:{line + 1}"))
+    return found
+
+
+@pytest.fixture
+def _a_style_run(tmp_path, monkeypatch):
+    """The run that the README reads from, as small as can be."""
+    module = StyleTransfer(style="night", style_size=64, widths=[4, 8], num_blocks=1)
+    module.setup("fit")
+    for _, layer in norms.mixing_layers(module):
+        torch.nn.init.constant_(layer.rho, 0.585)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "runs/style_transfer/version_0/checkpoints/last.ckpt")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_a_style_run")
+@pytest.mark.parametrize(("document", "code"), snippets())
+def test_the_snippets_run_and_print_what_they_say(document, code, capsys):
+    torch.manual_seed(0)
+    exec(compile(code, ROOT / document, "exec"), {"__name__": "__main__"})
+    # A comment over a whole line is what the snippet prints.
+    said = "".join(re.findall(r"^# (.*\n)", code, re.MULTILINE))
+    shown = capsys.readouterr().out
+    assert doctest.OutputChecker().check_output(said, shown, doctest.ELLIPSIS), shown
