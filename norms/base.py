@@ -12,9 +12,9 @@ from norms.pooling import is_distributed
 
 
 class MomentNorm(nn.Module, ABC):
-    """Base of the norms that derive an affine map from moments (see :mod:`norms.moments`).
+    """Base of the norms of this package: their arguments, parameters and running statistics.
 
-    A subclass says which map by :meth:`_formula`. Conventions are those of ``torch.nn.BatchNorm2d``: normalization uses
+    Conventions are those of ``torch.nn.BatchNorm2d``: normalization uses
     the biased variance, ``running_var`` estimates the unbiased one, ``momentum`` weighs the new value, and evaluation
     uses the running statistics if they are tracked, otherwise the batch's own.
 
@@ -83,19 +83,6 @@ class MomentNorm(nn.Module, ABC):
         """Whether batch statistics enter, so that running ones stand in for them in evaluation."""
         return True
 
-    @abstractmethod
-    def _formula(self) -> Formula:
-        """The norm as a function of moments."""
-
-    def _mixing(self) -> tuple[Tensor, ...]:
-        """What the formula depends on beside moments."""
-        return ()
-
-    def _population(self) -> tuple[Tensor, Tensor]:
-        """Mean and power that stand in for those of a batch in evaluation."""
-        assert self.running_mean is not None
-        return self.running_mean, self.get_buffer("running_var") + self.eps
-
     def _initial_spread(self, mean: Tensor) -> Tensor:
         return torch.ones_like(mean)
 
@@ -105,7 +92,8 @@ class MomentNorm(nn.Module, ABC):
 
     def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
         """What the spread buffer tracks, from a biased second central moment over ``count`` values per channel."""
-        return second * (count / (count - 1))
+        others = max(count - 1, 1) if isinstance(count, int) else (count - 1).clamp_min(1)
+        return second * (count / others)
 
     @torch.no_grad()
     def load_population_(self, mean: Tensor, spread: Tensor) -> None:
@@ -139,11 +127,14 @@ class MomentNorm(nn.Module, ABC):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``.
 
         Args:
             x: Activations, shape (N, C, L), (N, C, H, W) or (N, C, D, H, W) by the class's dimension.
+            weight: gamma in place of the layer's own, shape (C,), or (N, C) for one per sample.
+            bias: beta, likewise.
 
         Returns:
             The normalized activations: shape, dtype and memory format of ``x``.
@@ -151,28 +142,6 @@ class MomentNorm(nn.Module, ABC):
         Raises:
             ValueError: If the shape does not fit, or in training if there are too few values for a variance.
         """
-        return self.modulated(x, self.weight, self.bias)
-
-    def modulated(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Normalize ``x`` as :meth:`forward` does, with a gamma and beta from elsewhere.
-
-        Args:
-            x: Activations.
-            weight: gamma, shape (C,), or (N, C) for one per sample; None is 1.
-            bias: beta, likewise; None is 0.
-        """
-        self._check_input(x)
-        formula = self._formula()
-        population = None if self.training or self.running_mean is None else self._population()
-        if population is not None and not formula.per_sample:
-            return standardize(x, *population, weight, bias)
-        sync = self.sync and self.training
-        y, batch = modulate(
-            x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync
-        )
-        if self.training and batch is not None:
-            self._update_running_stats(batch)
-        return y
 
     def _check_input(self, x: Tensor) -> None:
         name, dims = type(self).__name__, self.spatial_dims
@@ -228,7 +197,41 @@ class MomentNorm(nn.Module, ABC):
         return ", ".join(parts)
 
 
-class InstanceMomentNorm(MomentNorm):
+class FormulaNorm(MomentNorm):
+    """A norm that is an affine map of each plane, which a formula derives from moments (see :mod:`norms.moments`)."""
+
+    @abstractmethod
+    def _formula(self) -> Formula:
+        """The norm as a function of moments."""
+
+    def _mixing(self) -> tuple[Tensor, ...]:
+        """What the formula depends on beside moments."""
+        return ()
+
+    def _population(self) -> tuple[Tensor, Tensor]:
+        """Mean and power that stand in for those of a batch in evaluation."""
+        assert self.running_mean is not None
+        return self.running_mean, self.get_buffer("running_var") + self.eps
+
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Normalize ``x``; see :meth:`MomentNorm.forward`."""
+        self._check_input(x)
+        weight = self.weight if weight is None else weight
+        bias = self.bias if bias is None else bias
+        formula = self._formula()
+        population = None if self.training or self.running_mean is None else self._population()
+        if population is not None and not formula.per_sample:
+            return standardize(x, *population, weight, bias)
+        sync = self.sync and self.training
+        y, batch = modulate(
+            x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync
+        )
+        if self.training and batch is not None:
+            self._update_running_stats(batch)
+        return y
+
+
+class InstanceMomentNorm(FormulaNorm):
     """A norm that uses the moments of single instances, which single values do not have."""
 
     def _check_without_positions(self, x: Tensor) -> None:

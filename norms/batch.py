@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from norms.base import MomentNorm
+from norms.base import FormulaNorm
 from norms.moments import Formula, Gradients, Moments
 
 
@@ -38,7 +38,7 @@ class MeanOnlyBatchFormula(Formula):
         return Gradients(deviation=grad_offset)
 
 
-class _BatchNorm(MomentNorm):
+class _BatchNorm(FormulaNorm):
     def __init__(
         self,
         num_features: int,
@@ -58,7 +58,7 @@ class _BatchNorm(MomentNorm):
         return BatchFormula()
 
 
-class _MeanOnlyBatchNorm(MomentNorm):
+class _MeanOnlyBatchNorm(FormulaNorm):
     spread = None
 
     def __init__(

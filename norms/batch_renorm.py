@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from norms.base import MomentNorm
+from norms.base import FormulaNorm
 from norms.batch import BatchFormula
 from norms.moments import Formula, Gradients, Moments
 
@@ -41,7 +41,7 @@ class BatchRenormFormula(Formula):
         )
 
 
-class _BatchRenorm(MomentNorm):
+class _BatchRenorm(FormulaNorm):
     spread = "running_std"
 
     def __init__(

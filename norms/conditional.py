@@ -114,8 +114,8 @@ class ConditionalNorm(nn.Module):
         """
         weight, bias = self._affine(condition, x.shape[0])
         if isinstance(self.norm, MomentNorm):
-            # By a call of the norm and not of its method, which the hooks on the norm would not see.
-            return torch.func.functional_call(self.norm, {"weight": weight, "bias": bias}, (x,))
+            normalized: Tensor = self.norm(x, weight, bias)
+            return normalized
         y = self.norm(x)
         weight, bias = (t.reshape(t.shape + (1,) * (x.ndim - 2)) for t in (weight, bias))
         return torch.addcmul(bias, y, weight).to(y.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from norms.base import MomentNorm
 from norms.kernels import statistics_dtype
-from norms.moments import BatchMoments, Formula
+from norms.moments import BatchMoments
 from norms.pooling import is_distributed, pool_processes
 
 
@@ -83,9 +83,6 @@ class _DecorrelatedBatchNorm(MomentNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, initial_gamma, sync, device, dtype)
         self.reset_parameters()
 
-    def _formula(self) -> Formula:
-        raise NotImplementedError("whitening mixes channels, which no map per plane does")
-
     def _initial_spread(self, mean: Tensor) -> Tensor:
         identity = torch.eye(self.group_size, device=mean.device, dtype=mean.dtype)
         return identity.repeat(self.num_features // self.group_size, 1, 1)
@@ -94,8 +91,11 @@ class _DecorrelatedBatchNorm(MomentNorm):
         """Average the outer products within groups of centered values of shape (C, M) over M, shape (C/g, g, g)."""
         return _Gram.apply(self._groups(centered)) / max(centered.shape[1], 1)
 
-    def modulated(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Normalize ``x``; see :meth:`MomentNorm.forward`."""
         self._check_input(x)
+        weight = self.weight if weight is None else weight
+        bias = self.bias if bias is None else bias
         shape = (self.num_features, x.shape[0], *x.shape[2:])
         with _without_autocast(x.device):
             values = x.movedim(1, 0).flatten(1).to(statistics_dtype(x))

@@ -183,8 +183,9 @@ class _SwitchableNorm(MixingNorm):
     def _mixing(self) -> tuple[Tensor, ...]:
         return self._share(self.mean_weight), self._share(self.var_weight)
 
-    def modulated(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        y = super().modulated(x, weight, bias)
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Normalize ``x``; see :meth:`MomentNorm.forward`."""
+        y = super().forward(x, weight, bias)
         if self.training and self.radius is not None and self.sparse_steps is not None:
             last = math.sqrt((len(self.statistics) - 1) / len(self.statistics))
             with torch.no_grad():

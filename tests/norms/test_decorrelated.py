@@ -212,26 +212,26 @@ class TestModulated:
         x = batch(dims)
         white = layer(x)
         weight, bias = torch.rand(2, 3, 4, dtype=torch.float64)
-        y = layer.modulated(x, weight, bias)
+        y = layer(x, weight, bias)
         for n in range(3):
             column = (-1, *(1,) * dims)
             torch.testing.assert_close(y[n], white[n] * weight[n].reshape(column) + bias[n].reshape(column))
-        torch.testing.assert_close(layer.modulated(x, weight, None), y - bias.reshape(3, 4, *(1,) * dims))
-        shared = layer.modulated(x, weight[0], bias)
-        torch.testing.assert_close(shared, layer.modulated(x, weight[:1].expand(3, -1), bias))
+        torch.testing.assert_close(layer(x, weight, None), y - bias.reshape(3, 4, *(1,) * dims))
+        shared = layer(x, weight[0], bias)
+        torch.testing.assert_close(shared, layer(x, weight[:1].expand(3, -1), bias))
 
     def test_derivatives(self):
         layer = build(iterations=2, affine=False)
         weight, bias = torch.rand(2, 2, 4, dtype=torch.float64)
         inputs = (batch(n=2)[..., :2].clone(), weight, bias)
-        assert torch.autograd.gradcheck(layer.modulated, [t.requires_grad_() for t in inputs])
-        assert torch.autograd.gradgradcheck(layer.modulated, inputs)
+        assert torch.autograd.gradcheck(layer, [t.requires_grad_() for t in inputs])
+        assert torch.autograd.gradgradcheck(layer, inputs)
 
     def test_input_without_positions(self):
         layer = build(1, affine=False)
         x = batch(1).movedim(1, 2).flatten(0, 1)
         weight, bias = torch.rand(2, len(x), 4, dtype=torch.float64)
-        torch.testing.assert_close(layer.modulated(x, weight, bias), layer(x) * weight + bias)
+        torch.testing.assert_close(layer(x, weight, bias), layer(x) * weight + bias)
 
 
 def test_input_without_positions_is_input_with_one():
@@ -396,7 +396,7 @@ class TestUnusualInput:
 
     def test_no_samples_have_no_gamma(self):
         empty = torch.empty(0, 4, dtype=torch.float64)
-        assert build().modulated(batch()[:0], empty, empty).shape == (0, 4, 5, 4)
+        assert build()(batch()[:0], empty, empty).shape == (0, 4, 5, 4)
 
     def test_constant_channels_give_beta_and_finite_gradients(self):
         layer = build().float()
