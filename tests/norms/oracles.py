@@ -249,3 +249,10 @@ def draw(shape: tuple[int, ...], seed: int) -> Tensor:
         for size in (shape, (*shape[:2], *(1,) * len(shape[2:])), (1, shape[1], *(1,) * len(shape[2:])))
     )
     return x * (1 + spread.abs()) + 0.5 * level + 2 * spread
+
+
+def derivatives(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """Gradients of a function of ``y`` that has second derivatives, and those of a penalty on the gradients."""
+    first = torch.autograd.grad((draw(y.shape, seed=3) * y + y.square() / 3).sum(), inputs, create_graph=True)
+    penalty = sum(gradient.square().sum() for gradient in first)
+    return [*first, *torch.autograd.grad(penalty, inputs, allow_unused=True, materialize_grads=True)]

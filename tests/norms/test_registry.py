@@ -13,8 +13,15 @@ def test_every_name_builds_a_layer_that_keeps_the_shape(name, dims):
     x = torch.randn(2, 8, *(4,) * dims)
     layer = norms.build(name, 8, dims)
     assert layer(x).shape == x.shape
-    learned = sum(p.numel() for n, p in layer.named_parameters() if n in ("weight", "bias"))
-    assert learned == (0 if name == "none" else 16)
+    affine = {key: len(value) for key, value in layer.named_parameters() if key in ("weight", "bias")}
+    learned = {"none": set(), "mean_only_batch": {"bias"}}.get(name, {"weight", "bias"})
+    assert affine == dict.fromkeys(learned, 8)
+
+
+@pytest.mark.parametrize("name", [name for name in norms.names() if name != "none"])
+def test_gamma_and_beta_can_be_left_out(name):
+    parameters = dict(norms.build(name, 8, affine=False).named_parameters())
+    assert not {"weight", "bias"} & set(parameters)
 
 
 def test_the_two_layer_norms_average_over_what_their_names_say():
@@ -42,7 +49,7 @@ def test_a_misspelled_name_is_answered_with_the_nearest(name, guess):
 
 
 def test_a_name_like_no_other_is_answered_with_the_list():
-    with pytest.raises(ValueError, match=r"unknown norm 'xyz' \(known: batch, instance, layer"):
+    with pytest.raises(ValueError, match=rf"unknown norm 'xyz' \(known: {', '.join(norms.names())}\)"):
         norms.build("xyz", 4)
 
 
@@ -60,11 +67,35 @@ def test_wrong_options_are_refused(name, options, reason):
         norms.build(name, 4, **options)
 
 
-def test_dims_beyond_three_are_refused():
-    with pytest.raises(ValueError, match="dims=4"):
-        norms.build("batch", 4, dims=4)
+@pytest.mark.parametrize("dims", [0, 4])
+def test_other_dims_are_refused(dims):
+    with pytest.raises(ValueError, match=f"1, 2 or 3 spatial dimensions, got dims={dims}"):
+        norms.build("batch", 4, dims=dims)
 
 
-def test_native_layers_stay_native():
-    assert type(norms.build("batch", 4)) is nn.BatchNorm2d
-    assert type(norms.build("instance", 4, dims=1)) is nn.InstanceNorm1d
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_native_layers_stay_native_unless_they_are_to_share_statistics(dims):
+    batch, instance = (getattr(nn, f"{kind}Norm{dims}d") for kind in ("Batch", "Instance"))
+    assert type(norms.build("batch", 4, dims)) is batch
+    assert type(norms.build("instance", 4, dims)) is instance
+    shared = norms.build("batch", 4, dims, sync=True, initial_gamma=0.5)
+    assert type(shared) is getattr(norms, f"BatchNorm{dims}d")
+    assert shared.sync
+    assert shared.weight.tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("batch_renorm", "BatchRenorm"),
+        ("mean_only_batch", "MeanOnlyBatchNorm"),
+        ("decorrelated_batch", "DecorrelatedBatchNorm"),
+        ("batch_instance", "BatchInstanceNorm"),
+        ("switchable", "SwitchableNorm"),
+    ],
+)
+def test_a_name_stands_for_the_class_of_the_dimension(name, kind, dims):
+    layer = norms.build(name, 4, dims, sync=True)
+    assert type(layer) is getattr(norms, f"{kind}{dims}d")
+    assert layer.sync

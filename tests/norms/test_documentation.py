@@ -1,0 +1,84 @@
+"""What is public is documented, and the documentation tells what there is."""
+
+import inspect
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import norms
+
+over = pytest.mark.parametrize
+PUBLIC = {name: getattr(norms, name) for name in norms.__all__}
+CLASSES = [value for value in PUBLIC.values() if inspect.isclass(value)]
+LAYERS = [kind for kind in CLASSES if issubclass(kind, nn.Module) and not inspect.isabstract(kind)]
+FUNCTIONS = [value for value in PUBLIC.values() if inspect.isfunction(value)]
+
+
+def section(thing, title):
+    """The text under a title of a docstring, or nothing."""
+    found = re.search(rf"^{title}:\n((?:[ ]+.*\n|\n)+)", inspect.getdoc(thing) + "\n", re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def entries(thing, title):
+    return re.findall(r"^ {4}(\w+)(?: \([\w\[\], .|]+\))?:", section(thing, title), re.MULTILINE)
+
+
+@over("thing", [*LAYERS, *FUNCTIONS], ids=lambda thing: thing.__name__)
+def test_the_arguments_are_those_of_the_signature(thing):
+    assert entries(thing, "Args") == list(inspect.signature(thing).parameters)
+
+
+@over("kind", LAYERS, ids=lambda kind: kind.__name__)
+def test_every_layer_has_a_formula_a_shape_and_a_source(kind):
+    assert ".. math::" in inspect.getdoc(kind)
+    for title in ("Shape", "Source"):
+        assert section(kind, title).strip(), title
+
+
+@over("kind", [kind for kind in LAYERS if issubclass(kind, norms.MomentNorm)], ids=lambda kind: kind.__name__)
+def test_every_norm_tells_its_parameters_and_buffers_and_where_they_start(kind):
+    layer = kind(16, **({"sparse_steps": 3} if "sparse_steps" in inspect.signature(kind).parameters else {}))
+    documented = section(kind, "Attributes")
+    assert set(entries(kind, "Attributes")) == set(layer.state_dict())
+    for name, value in layer.state_dict().items():
+        kind_of_value = "Parameter" if name in dict(layer.named_parameters()) else "Tensor"
+        (text,) = re.findall(
+            rf"^ {{4}}{name} \({kind_of_value}\): ((?:.+\n?)(?: {{8}}.+\n?)*)", documented, re.MULTILINE
+        )
+        text = " ".join(text.split())
+        if value.dtype == torch.int64:
+            assert "int64 scalar" in text
+        else:
+            shape = {(): "scalar", (3,): "(K,)", (16,): "(C,)", (1, 16, 16): "(C/g, g, g)"}[tuple(value.shape)]
+            assert shape in text or "likewise" in text
+    assert "bfloat16 and float16" in section(kind, "Shape")
+    assert "ValueError" in section(kind, "Raises")
+
+
+STARTS_AT_ONE = {"weight", "rho", "mean_weight", "var_weight", "running_var", "running_std"}
+
+
+@over("kind", [kind for kind in LAYERS if issubclass(kind, norms.MomentNorm)], ids=lambda kind: kind.__name__)
+def test_norms_start_where_they_tell(kind):
+    for name, value in kind(16).state_dict().items():
+        if name == "running_covariance":
+            assert torch.equal(value, torch.eye(16)[None])
+        else:
+            assert value.eq(1 if name in STARTS_AT_ONE else 0).all(), name
+
+
+def test_the_table_of_the_registry_has_every_name():
+    rows = re.findall(r"^``(\w+)`` ", inspect.getdoc(norms.build), re.MULTILINE)
+    assert rows == norms.names()
+
+
+@over("kind", LAYERS, ids=lambda kind: kind.__name__)
+def test_the_methods_of_layers_are_documented(kind):
+    own = [
+        member for _, member in inspect.getmembers(kind, inspect.isfunction) if member.__module__.startswith("norms.")
+    ]
+    undocumented = [member.__name__ for member in own if member.__name__[0] != "_" and not inspect.getdoc(member)]
+    assert not [name for name in undocumented if not inspect.getdoc(getattr(kind, name))]
