@@ -7,8 +7,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from norms.moments import BatchMoments, Formula, modulate, standardize
+from norms.moments import Formula, modulate, standardize
 from norms.pooling import is_distributed
+
+
+@torch.library.custom_op("norms::snapshot", mutates_args=())
+def _opaque_snapshot(buffer: Tensor) -> Tensor:
+    return buffer.clone()
+
+
+@_opaque_snapshot.register_fake
+def _(buffer: Tensor) -> Tensor:
+    return torch.empty_like(buffer)
+
+
+def snapshot(buffer: Tensor) -> Tensor:
+    """Copy a buffer that moves before a gradient that depends on it is computed."""
+    # A compiler takes a plain copy for the buffer itself, and reads it when it has moved.
+    return _opaque_snapshot(buffer) if torch.compiler.is_compiling() else buffer.clone()
 
 
 class MomentNorm(nn.Module, ABC):
@@ -92,8 +108,7 @@ class MomentNorm(nn.Module, ABC):
 
     def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
         """What the spread buffer tracks, from a biased second central moment over ``count`` values per channel."""
-        others = max(count - 1, 1) if isinstance(count, int) else (count - 1).clamp_min(1)
-        return second * (count / others)
+        return second * (count / (count - 1))
 
     @torch.no_grad()
     def load_population_(self, mean: Tensor, spread: Tensor) -> None:
@@ -165,20 +180,20 @@ class MomentNorm(nn.Module, ABC):
                 "the variance of a single value does not exist"
             )
 
-    def _update_running_stats(self, batch: BatchMoments) -> None:
-        if (
-            self.running_mean is None
-            or self.num_batches_tracked is None
-            or (isinstance(batch.total, int) and batch.total == 0)
-        ):
+    @torch.no_grad()
+    def _update_running_stats(self, mean: Tensor, second: Tensor, total: int | Tensor) -> None:
+        if self.running_mean is None or self.num_batches_tracked is None or (isinstance(total, int) and total == 0):
             return
-        self.num_batches_tracked.add_(1)
+        self.num_batches_tracked.add_(1 if isinstance(total, int) else (total > 0).to(torch.int64))
         # A tensor, not a float: reading the count back would break a compiled graph.
-        momentum = 1 / self.num_batches_tracked.to(batch.mean.dtype) if self.momentum is None else self.momentum
-        updates = [(self.running_mean, batch.mean)]
+        momentum = 1 / self.num_batches_tracked.clamp_min(1).to(mean.dtype) if self.momentum is None else self.momentum
+        updates = [(self.running_mean, mean)]
         if self.spread is not None:
-            updates.append((self.get_buffer(self.spread), self.observed_spread(batch.power - self.eps, batch.total)))
+            updates.append((self.get_buffer(self.spread), self.observed_spread(second, total)))
         for running, new in updates:
+            if not isinstance(total, int):
+                # All processes together may have had too little.
+                new = torch.where(total > 1, new, running)
             if running.dtype == new.dtype:
                 running.lerp_(new, momentum)
             else:
@@ -227,7 +242,7 @@ class FormulaNorm(MomentNorm):
             x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync
         )
         if self.training and batch is not None:
-            self._update_running_stats(batch)
+            self._update_running_stats(batch.mean, (batch.power - self.eps).clamp_min(0), batch.total)
         return y
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from norms.base import FormulaNorm
+from norms.base import FormulaNorm, snapshot
 from norms.batch import BatchFormula
 from norms.moments import Formula, Gradients, Moments
 
@@ -77,8 +77,7 @@ class _BatchRenorm(FormulaNorm):
     def _mixing(self) -> tuple[Tensor, ...]:
         if self.running_mean is None:
             return ()
-        # Copies, because the originals move before the gradient is computed.
-        return self.running_mean.clone(), self.get_buffer("running_std").clone(), *self.limits()
+        return snapshot(self.running_mean), snapshot(self.get_buffer("running_std")), *self.limits()
 
     def _population(self) -> tuple[Tensor, Tensor]:
         assert self.running_mean is not None
@@ -87,7 +86,7 @@ class _BatchRenorm(FormulaNorm):
     def limits(self) -> tuple[Tensor, Tensor]:
         """Limits of the correction in the next training batch: scalars r_max >= 1 and d_max >= 0."""
         assert self.num_batches_tracked is not None
-        step = self.num_batches_tracked.to(torch.float32)
+        step = snapshot(self.num_batches_tracked).to(torch.float32)
         if self.schedule_steps == 0:
             return torch.full_like(step, self.r_max), torch.full_like(step, self.d_max)
         # The paper's breakpoints, 5k, 25k and 40k steps, as parts of the whole.

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from norms.base import MomentNorm
 from norms.kernels import statistics_dtype
-from norms.moments import BatchMoments
 from norms.pooling import is_distributed, pool_processes
 
 
@@ -131,7 +130,7 @@ class _DecorrelatedBatchNorm(MomentNorm):
             mean, covariance, total = pool_processes(mean, covariance, values.shape[1])
             centered = values - mean[:, None]
         if self.training:
-            self._update_running_stats(BatchMoments(mean.detach(), covariance.detach() + self.eps, total))
+            self._update_running_stats(mean.detach(), covariance.detach(), total)
         return self._groups(centered), covariance
 
     def _groups(self, values: Tensor) -> Tensor:

@@ -86,7 +86,11 @@ class Report(list[LayerReport]):
 
 
 def mixing_layers(model: nn.Module) -> Iterator[tuple[str, MixingNorm]]:
-    """Yield (dotted name, layer) for every layer of ``model`` that learns how to normalize, in the model's order."""
+    """Yield (dotted name, layer) for every layer that learns how to normalize, in the model's order.
+
+    Args:
+        model: Any module.
+    """
     return ((name, module) for name, module in model.named_modules() if isinstance(module, MixingNorm))
 
 
@@ -160,6 +164,9 @@ def project_(model: nn.Module) -> None:
     """Return every mixing parameter of ``model`` to its allowed set, in place: rho to [0, 1].
 
     Call it after each optimizer step, for instance by ``optimizer.register_step_post_hook``.
+
+    Args:
+        model: Any module.
     """
     for _, layer in mixing_layers(model):
         layer.project_()

@@ -158,6 +158,9 @@ def standardize(x: Tensor, mean: Tensor, power: Tensor, weight: Tensor | None, b
     dtype = kernels.statistics_dtype(x)
     mean, power = mean.to(dtype), power.to(dtype)
     weight, bias = (None if t is None else t.to(dtype) for t in (weight, bias))
+    if weight is None and bias is not None:
+        # torch's gradient for a bias without a weight is wrong.
+        weight = torch.ones_like(mean)
     if all(t is None or t.ndim == 1 for t in (weight, bias)):
         return F.batch_norm(x, mean, power, weight, bias, training=False, eps=0.0)
     scale, offset = _with_affine(torch.rsqrt(power), -mean * torch.rsqrt(power), weight, bias)
@@ -190,7 +193,8 @@ class _Modulate(torch.autograd.Function):
         if population_mean is not None:
             return y, None, None, total
         ctx.mark_non_differentiable(moments.batch_mean, moments.batch_power)
-        return y, moments.batch_mean, moments.batch_power, total
+        # A copy, since an output that the context holds would hold the context.
+        return y, moments.batch_mean, moments.batch_power, total if isinstance(total, int) else total.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -208,7 +212,7 @@ class _Modulate(torch.autograd.Function):
         grad_bias = None if bias is None else _sum_to(grad_offset, bias)
         grad_weight, full_scale = None, scale
         # Gradients for moments are divided by the size of a plane from here on: each of its values has an equal part.
-        part: float | Tensor = 1 / kernel.size
+        part: float | Tensor = 1 / max(kernel.size, 1)
         if weight is not None:
             grad_weight = _sum_to(torch.addcmul(grad_scale * scale, grad_offset, offset), weight)
             full_scale, part = scale * weight, weight * part
@@ -256,15 +260,16 @@ def _with_affine(scale: Tensor, offset: Tensor, weight: Tensor | None, bias: Ten
 
 def _plane_gradients(grads: Gradients, deviation: Tensor, ctx: Any, pooled: bool) -> tuple[Tensor, Tensor]:
     """Gradients for mean and power of the planes, those that reach them through the moments of the batch included."""
-    zero = torch.zeros_like(deviation[:1])
+    zero = deviation.new_zeros(deviation.shape[1])
     grad_mean = zero if grads.deviation is None else grads.deviation
     grad_power = zero if grads.power is None else grads.power
     if pooled and ctx.formula.uses_batch:
         of_mean = grad_mean.sum(0)
-        of_power = zero[0] if grads.batch_power is None else grads.batch_power
+        of_power = zero if grads.batch_power is None else grads.batch_power
+        # The gradients given are divided by the size of this process's planes, which others need not have.
+        share = ctx.kernel.size / max(ctx.total, 1) if isinstance(ctx.total, int) else 1 / ctx.total.clamp_min(1)
         if ctx.sync:
-            of_mean, of_power = all_reduce(torch.stack([of_mean, of_power]))
-        share = ctx.kernel.size / ctx.total
+            of_mean, of_power = all_reduce(torch.stack([of_mean, of_power]) * ctx.kernel.size)
         of_power = of_power * share
         grad_mean = torch.addcmul(grad_mean - of_mean * share, deviation, of_power, value=-1)
         grad_power = grad_power + of_power

@@ -65,8 +65,8 @@ def pool_processes(mean: Tensor, second: Tensor, count: int) -> tuple[Tensor, Te
     # A sum with zeros from everybody else: a gathering whose gradient is as simple as a sum's.
     rows = all_reduce(others * own)
     means, seconds, counts = rows.split([mean.numel(), second.numel(), 1], dim=1)
-    total = counts.detach().sum().clamp_min(1)
-    share = counts.detach() / total
+    total = counts.detach().sum()
+    share = counts.detach() / total.clamp_min(1)
     pooled = (share * means).sum(0)
     # A variance is a covariance within a group of one channel.
     deviations = (means - pooled).unflatten(1, (-1, second.numel() // mean.numel()))

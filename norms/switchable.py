@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from norms.base import MixingNorm
+from norms.base import MixingNorm, snapshot
 from norms.moments import Formula, Gradients, Moments
 from norms.pooling import pool_layer
 
@@ -105,6 +105,8 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
         Shao et al. 2019, section 3.2; sparsemax from Martins & Astudillo 2016, arXiv 1602.02068, algorithm 1.
     """
     count = len(logits)
+    corners = radius >= math.sqrt((count - 1) / count)
+    radius = radius.to(logits.dtype)
     shares = _sparsemax(logits)
     # Each round leaves the circle within the face that the shares lie on; where that leaves the face, the next round
     # goes on from a face of it, which has one corner less.
@@ -118,7 +120,7 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
         inside = (length < remaining) & (length > 1e-11)
         shares = _sparsemax(torch.where(inside, center + direction * (remaining / length), shares))
     corner = torch.zeros_like(shares).scatter(0, shares.argmax(0, keepdim=True), 1.0)
-    return torch.where(radius >= math.sqrt((count - 1) / count), corner, shares)
+    return torch.where(corners, corner, shares)
 
 
 def _sparsemax(logits: Tensor) -> Tensor:
@@ -157,8 +159,8 @@ class _SwitchableNorm(MixingNorm):
         self.sparse_steps = sparse_steps
         self.mean_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
         self.var_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
-        self.radius: Tensor | None
-        self.register_buffer("radius", None if sparse_steps is None else torch.zeros((), device=device))
+        self.sparse_step: Tensor | None
+        self.register_buffer("sparse_step", None if sparse_steps is None else torch.tensor(0, device=device))
         self.reset_parameters()
 
     @property
@@ -169,16 +171,24 @@ class _SwitchableNorm(MixingNorm):
         super().reset_parameters()
         nn.init.ones_(self.mean_weight)
         nn.init.ones_(self.var_weight)
-        if self.radius is not None:
-            self.radius.zero_()
+        if self.sparse_step is not None:
+            self.sparse_step.zero_()
 
     def _formula(self) -> Formula:
         return SwitchableFormula(self.statistics)
 
+    @property
+    def radius(self) -> Tensor | None:
+        """Radius of the circle that the shares have left, scalar; None without ``sparse_steps``."""
+        if self.sparse_step is None or self.sparse_steps is None:
+            return None
+        progress = (snapshot(self.sparse_step).to(torch.float32) / self.sparse_steps).clamp_max(1)
+        return progress * math.sqrt((len(self.statistics) - 1) / len(self.statistics))
+
     def _share(self, logits: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        # The radius moves before the gradient is computed.
-        return logits.softmax(0) if self.radius is None else sparsestmax(logits, self.radius.clone())
+        radius = self.radius
+        return logits.softmax(0) if radius is None else sparsestmax(logits, radius)
 
     def _mixing(self) -> tuple[Tensor, ...]:
         return self._share(self.mean_weight), self._share(self.var_weight)
@@ -186,10 +196,9 @@ class _SwitchableNorm(MixingNorm):
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``; see :meth:`MomentNorm.forward`."""
         y = super().forward(x, weight, bias)
-        if self.training and self.radius is not None and self.sparse_steps is not None:
-            last = math.sqrt((len(self.statistics) - 1) / len(self.statistics))
+        if self.training and self.sparse_step is not None:
             with torch.no_grad():
-                self.radius.add_(last / self.sparse_steps).clamp_(max=last)
+                self.sparse_step.add_(1)
         return y
 
     def mixing_parameters(self) -> list[nn.Parameter]:
@@ -259,7 +268,7 @@ Attributes:
     running_mean (Tensor): Shape (C,), starts at 0.
     running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
     num_batches_tracked (Tensor): int64 scalar.
-    radius (Tensor): Radius of the circle, scalar, starts at 0; None without ``sparse_steps``.
+    sparse_step (Tensor): Training batches since the circle began to grow, int64 scalar; None without ``sparse_steps``.
 
 Raises:
     ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a

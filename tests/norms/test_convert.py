@@ -284,7 +284,7 @@ class TestSettings:
         new = convert(layer, "switchable", sparse_steps=9)
         assert (new.sparse_steps, new.eps, new.statistics, new.sync) == (9, 0.1, ("layer", "batch"), True)
         assert new.mean_weight is layer.mean_weight
-        assert new.radius == 0
+        assert new.sparse_step == 0
         renorm = convert(norms.build("batch_renorm", 4, r_max=2.0), "batch_renorm", d_max=1.0)
         assert (renorm.r_max, renorm.d_max) == (2.0, 1.0)
         assert convert(nn.GroupNorm(2, 8), "group", eps=0.1).num_groups == 2

@@ -78,7 +78,9 @@ def test_the_table_of_the_registry_has_every_name():
 @over("kind", LAYERS, ids=lambda kind: kind.__name__)
 def test_the_methods_of_layers_are_documented(kind):
     own = [
-        member for _, member in inspect.getmembers(kind, inspect.isfunction) if member.__module__.startswith("norms.")
+        name
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if name[0] != "_" and method.__module__.startswith("norms.")
     ]
-    undocumented = [member.__name__ for member in own if member.__name__[0] != "_" and not inspect.getdoc(member)]
-    assert not [name for name in undocumented if not inspect.getdoc(getattr(kind, name))]
+    assert "forward" in own
+    assert not [name for name in own if not inspect.getdoc(getattr(kind, name))]

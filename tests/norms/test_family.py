@@ -26,6 +26,7 @@ CASES = [
     for options in FAMILY[name].variants
 ]
 PLANAR = [case for case in CASES if case.dims == 2]
+COUNTS = ("num_batches_tracked", "sparse_step")
 OURS = [case for case in PLANAR if isinstance(case.build(), norms.MomentNorm)]
 KINDS = [case for case in PLANAR if not {"affine", "track_running_stats"} & set(case.options)]
 OUR_KINDS = [case for case in KINDS if case in OURS]
@@ -172,6 +173,7 @@ def test_output_and_gradient_have_the_memory_format_of_the_input(case, dtype, tr
             assert y.stride() == x_grad.stride() == x.stride()
 
 
+COUNTS = ("num_batches_tracked", "sparse_step")
 HALVES = [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)]
 
 
@@ -189,7 +191,7 @@ def test_half_precision_input_costs_the_rounding_of_the_result_alone(case, dtype
     if case in OURS:
         assert_equal([value.double() for value in results[2:]], exact_results[2:], rtol=1e-4, atol=1e-4)
     for (name, value), expected in zip(layer.named_buffers(), exact.buffers(), strict=True):
-        assert value.dtype == (torch.int64 if name == "num_batches_tracked" else torch.float32)
+        assert value.dtype == (torch.int64 if name in COUNTS else torch.float32)
         assert_equal(value.double(), expected.double(), rtol=1e-4, atol=1e-5)
 
 
@@ -217,7 +219,7 @@ def test_a_module_in_half_precision_trains(case, dtype):
     assert {value.dtype for value in results} == {dtype}
     assert_equal(results[0].double(), exact(x.double()), rtol=2**-7, atol=2**-7)
     for (name, value), expected in zip(layer.named_buffers(), exact.buffers(), strict=True):
-        assert value.dtype == (torch.int64 if name == "num_batches_tracked" else dtype)
+        assert value.dtype == (torch.int64 if name in COUNTS else dtype)
         assert_equal(value.double(), expected.double(), rtol=2**-7, atol=2**-7)
 
 
@@ -270,8 +272,7 @@ def test_a_layer_made_on_the_meta_device_starts_as_any_other(case):
 def test_device_and_dtype_can_be_chosen_at_construction(case):
     state = case.build(device="meta", dtype=torch.bfloat16).state_dict()
     assert all(value.is_meta for value in state.values())
-    counted = ("num_batches_tracked", "radius")
-    assert {value.dtype for name, value in state.items() if name not in counted} <= {torch.bfloat16}
+    assert {value.dtype for name, value in state.items() if name not in COUNTS} <= {torch.bfloat16}
 
 
 # Torch's own norms need no test of ours, and options that only leave out a statistic or change a size add no operation.
@@ -467,7 +468,7 @@ def test_an_empty_batch_moves_nothing(case, training):
     assert y.shape == x_grad.shape == x.shape
     assert all(gradient.eq(0).all() for gradient in gradients)
     for name, value in layer.state_dict().items():
-        if name != "radius":
+        if name != "sparse_step":
             assert_equal(value, before[name], rtol=0, atol=0)
 
 
@@ -554,11 +555,12 @@ SPLITS = {
     "uneven_channels_last": (4, 2),
     "empty": (6, 0),
     "single_values": (5, 1),
+    "nothing": (0, 0),
 }
 
 
 def shared_batch(case, split):
-    """Six samples; those of one value a channel tell whether the other process makes up for a lone one."""
+    """Six samples, or none; those of one value a channel tell whether the other process makes up for a lone one."""
     n = sum(SPLITS[split])
     x = draw((n, 4, 1, 1), seed=1) if split == "single_values" else case.data(n=n)
     return LAYOUTS["channels_last"](x) if "channels_last" in split else x
