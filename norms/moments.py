@@ -249,6 +249,8 @@ def _complete(
         batch_mean, batch_power = pool_batch(mean, power)
         if sync:
             batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, mean.shape[0] * size)
+            # As of no values in one process.
+            batch_power = torch.where(total > 0, batch_power, 1)
     return Moments(mean, power, batch_mean, batch_power, mean - batch_mean), total
 
 
