@@ -1,14 +1,13 @@
 """Decorrelated batch normalization (Huang et al., 2018) by Newton's iteration (Huang et al., 2019)."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from norms.base import MomentNorm
-from norms.kernels import statistics_dtype
 from norms.pooling import is_distributed, pool_processes
+from norms.precision import wide_dtype, without_autocast
 
 
 def whitening_matrix(covariance: Tensor, iterations: int, eps: float) -> Tensor:
@@ -96,8 +95,8 @@ class _DecorrelatedBatchNorm(MomentNorm):
         weight = self.weight if weight is None else weight
         bias = self.bias if bias is None else bias
         shape = (self.num_features, x.shape[0], *x.shape[2:])
-        with _without_autocast(x.device):
-            values = x.movedim(1, 0).flatten(1).to(statistics_dtype(x))
+        with without_autocast(x.device):
+            values = x.movedim(1, 0).flatten(1).to(wide_dtype(x))
             centered, covariance = self._center(values)
             matrix = whitening_matrix(covariance, self.iterations, self.eps)
             weight = values.new_ones(self.num_features) if weight is None else weight.to(values.dtype)
@@ -143,12 +142,6 @@ class _DecorrelatedBatchNorm(MomentNorm):
 def _as(shape: tuple[int, ...], affine: Tensor) -> Tensor:
     """Make gamma or beta, of shape (C,) or (N, C), broadcast to a shape (C, N, *)."""
     return affine.movedim(-1, 0)[(..., *(None,) * (len(shape) - affine.ndim))]
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    # Devices without autocast, such as meta, refuse to switch it off.
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 _DOCUMENTATION = r"""Decorrelated Batch Normalization over {shape} input.

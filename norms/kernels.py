@@ -23,14 +23,10 @@ import torch
 from torch import Tensor
 
 from norms.pooling import pool_batch
+from norms.precision import wide_dtype
 
 _PIECE = 1 << 18
 """Values of a piece: a megabyte of float32, so that what is read once is still in a core's cache when needed again."""
-
-
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of moments: float32, or float64 for float64 input."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def find(x: Tensor, per_sample: bool) -> "Kernels":
@@ -40,7 +36,7 @@ def find(x: Tensor, per_sample: bool) -> "Kernels":
         x: Activations, shape (N, C, *).
         per_sample: Whether samples have coefficients of their own. If not, the batch may be taken for one long sample.
     """
-    if x.device.type == "cpu" and x.dtype == statistics_dtype(x) and x.numel() > 0:
+    if x.device.type == "cpu" and x.dtype == wide_dtype(x) and x.numel() > 0:
         if x.is_contiguous() and (x.ndim > 2 or per_sample):
             return _Planes(x, per_sample)
         if x.movedim(1, -1).is_contiguous():
@@ -213,7 +209,7 @@ class _Strided(Kernels):
         return values.sum(self.dims) if self.dims else values
 
     def moments(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        wide = x.to(statistics_dtype(x))
+        wide = x.to(wide_dtype(x))
         if self.size <= 1 or x.numel() == 0:
             return self._sum(wide), torch.full(self.shape, eps, dtype=wide.dtype, device=wide.device)
         var, mean = torch.var_mean(wide, self.dims, correction=0)

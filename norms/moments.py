@@ -23,6 +23,7 @@ from torch import Tensor
 
 from norms import kernels
 from norms.pooling import all_reduce, is_distributed, pool_batch, pool_processes
+from norms.precision import wide_dtype
 
 
 class Moments(NamedTuple):
@@ -132,7 +133,7 @@ def modulate(
         The normalized activations, of the shape, dtype and memory format of ``x``, and the moments of the batch,
         detached; None where the formula does not use them or a population stands in.
     """
-    dtype = kernels.statistics_dtype(x)
+    dtype = wide_dtype(x)
     given = (weight, bias, *(population or (None, None)), *mixing)
     small: list[Any] = [t if t is None or t.dtype == dtype else t.to(dtype) for t in given]
     sync = sync and formula.uses_batch and is_distributed()
@@ -155,7 +156,7 @@ def standardize(x: Tensor, mean: Tensor, power: Tensor, weight: Tensor | None, b
         weight: Shape (C,), or (N, C) where samples have their own; None is 1.
         bias: Likewise; None is 0.
     """
-    dtype = kernels.statistics_dtype(x)
+    dtype = wide_dtype(x)
     mean, power = mean.to(dtype), power.to(dtype)
     weight, bias = (None if t is None else t.to(dtype) for t in (weight, bias))
     if weight is None and bias is not None:
@@ -290,7 +291,7 @@ def _plain(
     *mixing: Any,
 ) -> tuple[Tensor, BatchMoments]:
     """The same map in elementary operations: what compilers fuse and what second derivatives differentiate."""
-    wide = x.to(kernels.statistics_dtype(x))
+    wide = x.to(wide_dtype(x))
     dims = tuple(range(2, x.ndim))
     size = math.prod(x.shape[2:])
     if not _per_sample(formula, weight, bias) and x.shape[0] > 0:

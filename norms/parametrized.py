@@ -72,11 +72,6 @@ def check_weight(module: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def wide_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype to compute in: float32, or float64 for float64."""
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
 @torch.no_grad()
 def fold_(model: nn.Module) -> nn.Module:
     """Replace every weight- or spectrally normalized weight by the plain weight it is now, in place.

@@ -1,7 +1,6 @@
 """Spectral normalization (Miyato et al., 2018)."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,8 +15,8 @@ from norms.parametrized import (
     WeightParametrization,
     check_weight,
     parametrized_weights,
-    wide_dtype,
 )
+from norms.precision import wide_dtype, without_autocast
 
 _FIRST_ITERATIONS = 15
 """Power iterations at the start, as many as torch's spectral_norm makes."""
@@ -83,7 +82,7 @@ class _SpectralNorm(WeightParametrization):
     def power_iterate_(self, weight: Tensor, iterations: int | None = None) -> None:
         weight = weight.to(wide_dtype(weight))
         u, v = self._u.to(weight.dtype), self._v.to(weight.dtype)
-        with _without_autocast(weight.device):
+        with without_autocast(weight.device):
             for _ in range(iterations or self.n_power_iterations):
                 v = self._unit(self.operator.adjoint(weight, u, v), v)
                 u = self._unit(self.operator.apply(weight, v), u)
@@ -98,7 +97,7 @@ class _SpectralNorm(WeightParametrization):
         weight = weight.to(wide_dtype(weight))
         # Copies, since the next forward pass may move u and v before this one's backward pass needs them.
         u, v = self._u.to(weight.dtype, copy=True), self._v.to(weight.dtype, copy=True)
-        with _without_autocast(weight.device):
+        with without_autocast(weight.device):
             return (u * self.operator.apply(weight, v)).sum()
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -288,8 +287,3 @@ def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
     else:
         sides = [(p, p) for p in module.padding]
     return tuple(p for side in reversed(sides) for p in side)
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    # The meta device has no autocast that could be switched off.
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

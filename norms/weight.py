@@ -16,9 +16,9 @@ from norms.parametrized import (
     WeightParametrization,
     check_weight,
     parametrized_weights,
-    wide_dtype,
 )
 from norms.pooling import is_distributed
+from norms.precision import wide_dtype
 
 _VARIANCE_EPS = 1e-10
 """Keeps the scale of a constant channel finite. As small as the variances that good layers can have."""

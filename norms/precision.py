@@ -1,0 +1,19 @@
+"""The precision that statistics and weights are computed in."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype to compute in: float32, or float64 for float64."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context without autocast, which would round matrix products to half precision."""
+    # Devices without autocast, such as meta, refuse to switch it off.
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
