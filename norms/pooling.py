@@ -85,7 +85,9 @@ class _AllReduce(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor) -> Tensor:
         values = values.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(values)
-        return values
+        # Another tensor: a communication thread may hold the one it has summed a little longer, and with an output it
+        # would hold the whole graph.
+        return values.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
