@@ -11,6 +11,7 @@ class BatchFormula(Formula):
     """``scale = 1 / std_batch`` and ``offset = (mean - mean_batch) * scale``."""
 
     per_sample = False
+    standardizes = True
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""

@@ -15,6 +15,7 @@ class BatchRenormFormula(Formula):
     """
 
     per_sample = False
+    standardizes = True
 
     @torch.no_grad()
     def _correction(self, moments: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

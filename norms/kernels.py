@@ -71,6 +71,16 @@ class Kernels(ABC):
     def combine(self, grad: Tensor, weight: Tensor, x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         """``grad * weight + (x - mean) * scale + offset``."""
 
+    def standardized_gradients(
+        self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Gradients of ``(x - mean) * rstd * weight + bias`` for x, weight and bias, or None without a kernel for them.
+
+        Mean and rstd are those of x over the whole batch, and their part in the gradient for x is included. They and
+        the weight have shape (C,).
+        """
+        return None
+
 
 class _Planes(Kernels):
     def __init__(self, x: Tensor, per_sample: bool) -> None:
@@ -134,6 +144,11 @@ class _Planes(Kernels):
         result.view(self.as_channels).addcmul_(grad.reshape(self.as_channels), self._flat(weight).unsqueeze(1))
         return result
 
+    def standardized_gradients(
+        self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        return _batch_norm_gradients(grad.contiguous(), x, mean, rstd, weight) if self.shape[0] == 1 else None
+
     def _flat(self, values: Tensor) -> Tensor:
         return values.view(-1) if values.shape == self.shape else values.expand(self.shape).reshape(-1)
 
@@ -194,6 +209,14 @@ class _Rows(Kernels):
         self._rows(result).addcmul_(self._rows(grad), weight.unsqueeze(-2))
         return result
 
+    def standardized_gradients(
+        self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        if self.shape[0] > 1 or x.ndim not in (4, 5):
+            return None
+        memory_format = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        return _batch_norm_gradients(grad.contiguous(memory_format=memory_format), x, mean, rstd, weight)
+
 
 class _Strided(Kernels):
     def __init__(self, x: Tensor) -> None:
@@ -227,3 +250,12 @@ class _Strided(Kernels):
         shift = torch.addcmul(offset, mean, scale, value=-1)
         result = torch.addcmul(self._planes(shift), x, self._planes(scale))
         return result.addcmul_(grad, self._planes(weight)).to(x.dtype)
+
+
+def _batch_norm_gradients(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        grad, x, weight, None, None, mean, rstd, True, 0.0, (True, True, True)
+    )
+    return found

@@ -87,6 +87,8 @@ class Formula(ABC):
 
     per_sample: ClassVar[bool]
     """Whether a sample's own moments enter the coefficients, other than to center."""
+    standardizes: ClassVar[bool] = False
+    """Whether the map is that of batch normalization but for constant factors and offsets of each channel."""
 
     def __init__(self, uses_batch: bool = True) -> None:
         self.uses_batch = uses_batch
@@ -209,6 +211,15 @@ class _Modulate(torch.autograd.Function):
             grad_x, *grads = _differentiable_gradients(grad, ctx.formula, ctx.eps, ctx.sync, inputs, needs)
             return grad_x, None, None, None, *grads
         kernel = ctx.kernel
+        whole_batch = not _per_sample(ctx.formula, weight, bias) and population[0] is None
+        if ctx.formula.standardizes and whole_batch and not ctx.sync:
+            rstd = torch.rsqrt(batch_power)
+            found = kernel.standardized_gradients(grad, x, batch_mean, rstd, _times(scale / rstd, weight))
+            if found is not None:
+                grad_x, of_standard, grad_bias = found
+                grad_weight = of_standard * (scale / rstd) + grad_bias * offset.squeeze(0)
+                affine = (None if t is None else g for t, g in ((weight, grad_weight), (bias, grad_bias)))
+                return grad_x, None, None, None, *affine, None, None, *[None] * len(mixing)
         grad_scale, grad_offset = kernel.sums(grad, x, mean)
         grad_bias = None if bias is None else _sum_to(grad_offset, bias)
         grad_weight, full_scale = None, scale
@@ -255,10 +266,14 @@ def _complete(
     return Moments(mean, power, batch_mean, batch_power, mean - batch_mean), total
 
 
+def _times(scale: Tensor, weight: Tensor | None) -> Tensor:
+    return scale if weight is None else scale * weight
+
+
 def _with_affine(scale: Tensor, offset: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    if weight is None:
-        return scale, offset if bias is None else offset + bias
-    return scale * weight, offset * weight if bias is None else torch.addcmul(bias, offset, weight)
+    if weight is None or bias is None:
+        return _times(scale, weight), _times(offset, weight) if bias is None else _times(offset, weight) + bias
+    return scale * weight, torch.addcmul(bias, offset, weight)
 
 
 def _plane_gradients(grads: Gradients, deviation: Tensor, ctx: Any, pooled: bool) -> tuple[Tensor, Tensor]:
