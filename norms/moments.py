@@ -313,13 +313,16 @@ def _plain(
         # The batch as one long sample, which spares compiled code the moments of each plane.
         dims, size = (0, *dims), size * x.shape[0]
     mean = wide.mean(dims, keepdim=True) if dims else wide
-    centered = wide - mean
+    # The drift is 0, but not its derivatives: that centering costs no gradient over the values spares compiled code a
+    # sum over all of them.
+    center = mean.detach()
+    centered, drift = wide - center, mean - center
     squares = centered.square()
-    power = (squares.mean(dims, keepdim=True) if dims else squares) + eps
-    mean, power = (t.reshape(t.shape[:2]) for t in (mean, power))
+    power = (squares.mean(dims, keepdim=True) if dims else squares) - drift.square() + eps
+    mean, power, drift = (t.reshape(t.shape[:2]) for t in (mean, power, drift))
     moments, total = _complete(mean, power, size, sync, population_mean, population_power)
     scale, offset = _with_affine(*formula.coefficients(moments, *mixing), weight, bias)
-    y = centered * _broadcast(scale, x) + _broadcast(offset, x)
+    y = centered * _broadcast(scale, x) + _broadcast(offset - drift * scale, x)
     return y.to(x.dtype), BatchMoments(moments.batch_mean, moments.batch_power, total)
 
 
