@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pandas import CategoricalDtype, DataFrame
+from scipy.special import stdtrit
 
 from norms.switchable import STATISTICS
 
@@ -35,6 +36,18 @@ KINDS: Mapping[str, tuple[str, ...] | None] = {
 ``var_weight`` the shares of instance, layer and batch statistics. ``rho_summary`` stands for the channels of a layer
 where their source knows no more of them than the log's summary, as the history of W&B does.
 """
+
+PUBLISHED_SHARES = {"share_below_0.1": 0.10, "share_above_0.9": 0.72}
+"""About how many gates a trained ResNet has near either end (Nam & Kim 2018, figure 2: in [0, 0.1] and [0.9, 1])."""
+
+SUMMARY = ("count", "mean", "std", "min", "q25", "median", "q75", "max", "share_below_0.1", "share_above_0.9")
+
+BIMODAL = 5 / 9
+"""Sarle's coefficient of the uniform distribution; above it a distribution has two peaks, or is strongly skewed."""
+
+THIRDS = ("first", "middle", "last")
+
+CONFIDENCE = 0.95
 
 Values = Mapping[str, np.ndarray]
 """What a network holds at one step: from ``<layer>/<kind>`` to the values, in the network's order."""
@@ -68,16 +81,14 @@ class Run:
         return sorted(self.frame["step"].unique().tolist())
 
     @property
-    def architecture(self) -> tuple[tuple[str, tuple[tuple[str, int], ...]], ...]:
-        """What must agree for runs to be averaged: the layers, each with its kinds and their number of values."""
+    def architecture(self) -> dict[str, int | None]:
+        """From each layer to its number of gates: 0 for switch weights, None where only a summary is known."""
         mixing = self.frame[self.frame["kind"] != "gamma"]
-        counts = mixing.drop_duplicates(["layer", "kind", "channel", "statistic"]).groupby(
-            ["layer", "kind"], observed=True, sort=False
-        )
-        layers: dict[str, list[tuple[str, int]]] = {}
-        for (layer, kind), count in counts.size().items():
-            layers.setdefault(layer, []).append((kind, int(count)))
-        return tuple((layer, tuple(sorted(kinds))) for layer, kinds in layers.items())
+        gates: dict[str, int | None] = {}
+        for (layer, kind), channels in mixing.groupby(["layer", "kind"], observed=True)["channel"]:
+            known = None if channels.isna().all() else int(channels.max()) + 1
+            gates[layer] = gates.get(layer) or (known if kind in ("rho", "rho_summary") else 0)
+        return gates
 
 
 def frame(steps: Mapping[int, Values]) -> DataFrame:
@@ -145,3 +156,229 @@ def combine(runs: Sequence[Run]) -> DataFrame:
     group_codes = [groups.index(run.group) for run in runs]
     table["group"] = pd.Categorical.from_codes(np.repeat(group_codes, lengths), groups)
     return table[list(COLUMNS)]
+
+
+def at_last_step(table: DataFrame) -> DataFrame:
+    """The rows of the last step at which each run has mixing values."""
+    steps = table["step"].where(table["kind"] != "gamma", -1)
+    return table[table["step"] == steps.groupby(table["run"], observed=True).transform("max")]
+
+
+def with_thirds(table: DataFrame) -> DataFrame:
+    """Add the column ``third``: which of :data:`THIRDS` of its network, by depth, a layer lies in."""
+    layers = table["depth"].groupby(table["run"], observed=True).transform("max") + 1
+    codes = (3 * table["depth"] // layers).to_numpy()
+    return table.assign(third=pd.Categorical.from_codes(codes, list(THIRDS), ordered=True))
+
+
+def summaries(table: DataFrame, by: Sequence[str] = ("run", "group", "step", "layer", "depth")) -> DataFrame:
+    """Summarize the gates rho, by default of each layer at each step.
+
+    Args:
+        table: Any rows of the table.
+        by: The columns that tell apart what is summarized.
+
+    Returns:
+        The columns ``by``, then those of :data:`SUMMARY` (``std`` is biased, quartiles are interpolated linearly) and
+        ``bimodality``, see :func:`bimodality`. NaNs are left out. Where only the log's summary of a layer is known,
+        the columns that it lacks are NaN and ``count`` is 0; several such layers are averaged with equal weights.
+    """
+    gates = table[table["kind"] == "rho"].dropna(subset="value")
+    grouped = gates.groupby(list(by), observed=True, sort=False)
+    keys = gates.drop_duplicates(list(by))[list(by)].reset_index(drop=True)
+    known = pd.concat([keys, _describe(grouped.ngroup().to_numpy(), gates["value"].to_numpy(), len(keys))], axis=1)
+    logged = table[table["kind"] == "rho_summary"]
+    if logged.empty:
+        return known
+    means = logged.groupby([*by, "statistic"], observed=True, sort=False)["value"].mean().unstack("statistic")
+    columns = means.rename_axis(columns=None).reset_index().assign(count=0)
+    return pd.concat([known, columns], ignore_index=True).drop_duplicates(list(by)).reset_index(drop=True)
+
+
+def _describe(codes: np.ndarray, values: np.ndarray, groups: int) -> DataFrame:
+    order = np.lexsort((values, codes))
+    ordered = values[order].astype(np.float64)
+    count = np.bincount(codes, minlength=groups)
+    first = np.cumsum(count) - count
+    total = lambda weights: np.bincount(codes, weights, minlength=groups)  # noqa: E731
+    mean = total(values) / count
+    centered = values - mean[codes]
+    second, third, fourth = (total(centered**power) / count for power in (2, 3, 4))
+
+    def quantile(share: float) -> np.ndarray:
+        place = share * (count - 1)
+        lower = np.floor(place).astype(np.int64)
+        upper = np.minimum(lower + 1, count - 1)
+        return ordered[first + lower] + (place - lower) * (ordered[first + upper] - ordered[first + lower])
+
+    columns = (
+        *(count, mean, np.sqrt(second), quantile(0), quantile(0.25), quantile(0.5), quantile(0.75), quantile(1)),
+        *(total(values < 0.1) / count, total(values > 0.9) / count),
+    )
+    described = DataFrame(dict(zip(SUMMARY, columns, strict=True)))
+    return described.assign(bimodality=_sarle(count, second, third, fourth))
+
+
+def bimodality(values: np.ndarray) -> float:
+    r"""Sarle's bimodality coefficient, for a finite sample.
+
+    .. math::
+        b = \frac{G_1^2 + 1}{G_2 + \frac{3 (n - 1)^2}{(n - 2) (n - 3)}}
+
+    with the unbiased estimates :math:`G_1` of the skewness and :math:`G_2` of the excess kurtosis. It lies in (0, 1],
+    is 5/9 for the uniform distribution, 1/3 for the normal one and 1 for two values. Above 5/9
+    (:data:`BIMODAL`) the distribution has two peaks or is strongly skewed: look at the histogram too.
+
+    Args:
+        values: Shape (n,).
+
+    Returns:
+        b, or NaN for less than four values and for values that are all equal.
+
+    Source:
+        Pfister et al., Good things peak in pairs: a note on the bimodality coefficient, Frontiers in Psychology 2013.
+    """
+    values = np.asarray(values, np.float64)
+    return float(_describe(np.zeros(len(values), np.int64), values, 1)["bimodality"].iloc[0])
+
+
+def _sarle(count: np.ndarray, second: np.ndarray, third: np.ndarray, fourth: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n = np.where(count > 3, count, np.nan)
+        spread = np.where(second > 1e-12, second, np.nan)
+        skewness = np.sqrt(n * (n - 1)) / (n - 2) * third / spread**1.5
+        kurtosis = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (fourth / spread**2 - 3) + 6)
+        return (skewness**2 + 1) / (kurtosis + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+
+
+def histogram(table: DataFrame, by: Sequence[str] = ("run",), bins: int = 20) -> DataFrame:
+    """Count the gates rho in bins of equal width over [0, 1].
+
+    Args:
+        table: Any rows of the table, for instance those of :func:`at_last_step`, :func:`with_thirds`.
+        by: The columns that tell the histograms apart; none for one of everything.
+        bins: How many.
+
+    Returns:
+        The columns ``by``, ``left`` and ``right`` of each bin (the last holds 1 too), ``count`` and ``share`` of the
+        histogram. NaNs are left out.
+    """
+    gates = table[table["kind"] == "rho"].dropna(subset="value")
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.clip(np.digitize(gates["value"], edges.astype(np.float32)) - 1, 0, bins - 1)
+    if by:
+        codes = gates.groupby(list(by), observed=True, sort=False).ngroup().to_numpy()
+        keys = gates.drop_duplicates(list(by))[list(by)]
+    else:
+        codes, keys = np.zeros(len(gates), np.int64), DataFrame(index=range(min(1, len(gates))))
+    counts = np.bincount(codes * bins + index, minlength=len(keys) * bins).reshape(-1, bins)
+    result = keys.loc[keys.index.repeat(bins)].reset_index(drop=True)
+    result["left"], result["right"] = np.tile(edges[:-1], len(keys)), np.tile(edges[1:], len(keys))
+    result["count"] = counts.ravel()
+    result["share"] = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).ravel()
+    return result
+
+
+def correlations(table: DataFrame) -> DataFrame:
+    """Correlate the gates rho of each layer with its gamma, over the channels, where a checkpoint has both.
+
+    Returns:
+        The columns run, group, step, layer, depth, ``count`` and ``pearson``, ``spearman`` (with gamma),
+        ``pearson_abs``, ``spearman_abs`` (with its absolute value); NaN where one of the two is constant.
+    """
+    by = ["run", "group", "step", "layer", "depth"]
+    gates, gammas = (table[table["kind"] == kind][[*by, "channel", "value"]] for kind in ("rho", "gamma"))
+    pairs = gates.merge(gammas, on=[*by, "channel"], suffixes=("", "_gamma")).rename(columns={"value": "rho"})
+    pairs = pairs.dropna(subset=["rho", "value_gamma"]).astype({"rho": np.float64, "value_gamma": np.float64})
+    pairs["gamma"], pairs["absolute"] = pairs["value_gamma"], pairs["value_gamma"].abs()
+    grouped = pairs.groupby(by, observed=True, sort=False)
+    ranks = grouped[["rho", "gamma", "absolute"]].rank()
+    codes = grouped.ngroup().to_numpy()
+    result = pairs.drop_duplicates(by)[by].reset_index(drop=True)
+    result["count"] = np.bincount(codes, minlength=len(result))
+    for kind, values in (("pearson", pairs), ("spearman", ranks)):
+        for name, column in ((kind, "gamma"), (f"{kind}_abs", "absolute")):
+            result[name] = _correlate(codes, values["rho"].to_numpy(), values[column].to_numpy(), len(result))
+    return result
+
+
+def _correlate(codes: np.ndarray, x: np.ndarray, y: np.ndarray, groups: int) -> np.ndarray:
+    count = np.maximum(np.bincount(codes, minlength=groups), 1)
+
+    def center(values: np.ndarray) -> np.ndarray:
+        return values - (np.bincount(codes, values, minlength=groups) / count)[codes]
+
+    x, y = center(x), center(y)
+    products, powers_x, powers_y = (np.bincount(codes, w, minlength=groups) for w in (x * y, x * x, y * y))
+    constant = np.minimum(powers_x, powers_y) <= 1e-12 * count
+    return np.clip(products / np.where(constant, np.nan, np.sqrt(powers_x * powers_y)), -1, 1)
+
+
+def layer_values(table: DataFrame) -> DataFrame:
+    """One number for each layer: the mean rho of its channels, and its switch weights.
+
+    Returns:
+        The columns run, group, step, layer, depth, kind (``rho``, ``mean_weight``, ``var_weight``), statistic and
+        value (float64).
+    """
+    by = ["run", "group", "step", "layer", "depth"]
+    gates = summaries(table)[[*by, "mean"]].rename(columns={"mean": "value"})
+    gates = gates.assign(kind=pd.Categorical.from_codes(np.zeros(len(gates), np.int8), list(KINDS)))
+    gates["statistic"] = pd.Categorical.from_codes(np.full(len(gates), -1), table["statistic"].cat.categories)
+    weights = table[table["kind"].isin(["mean_weight", "var_weight"])].astype({"value": np.float64})
+    columns = [*by, "kind", "statistic", "value"]
+    return pd.concat([gates[columns], weights[columns]], ignore_index=True)
+
+
+def over_seeds(table: DataFrame) -> DataFrame:
+    """Fold the runs of each group, the seeds, into mean and spread.
+
+    Returns:
+        The columns group, step, layer, depth, kind, statistic, ``runs`` (how many), ``mean`` and ``std`` (unbiased
+        variance, NaN for a single run) of :func:`layer_values` over the runs.
+    """
+    by = ["group", "step", "layer", "depth", "kind", "statistic"]
+    grouped = layer_values(table).groupby(by, observed=True, sort=False, dropna=False)["value"]
+    return grouped.agg(runs="count", mean="mean", std="std").reset_index()
+
+
+def differences(table: DataFrame, first: str, second: str) -> DataFrame:
+    r"""Compare two groups of runs at the last steps, layer by layer, with the uncertainty of their seeds.
+
+    The interval is Welch's, for seeds that vary more in one group than in the other:
+
+    .. math::
+        \bar x_2 - \bar x_1 \pm t_{0.975, \nu} \sqrt{\frac{s_1^2}{n_1} + \frac{s_2^2}{n_2}}, \qquad
+        \nu = \frac{(s_1^2 / n_1 + s_2^2 / n_2)^2}{\frac{(s_1^2 / n_1)^2}{n_1 - 1} + \frac{(s_2^2 / n_2)^2}{n_2 - 1}}
+
+    It holds for each layer by itself: of twenty layers without any difference, one is expected to show one.
+
+    Args:
+        table: The table.
+        first: Name of a group.
+        second: Name of the group it is compared with.
+
+    Returns:
+        The columns layer, depth, kind, statistic, ``runs_first``, ``runs_second``, ``mean_first``, ``mean_second``,
+        ``difference`` (second minus first), ``low`` and ``high`` (the 95 % interval, NaN if a group has a single run),
+        for the layers that both groups have.
+
+    Source:
+        Welch, The generalization of Student's problem when several different population variances are involved,
+        Biometrika 1947.
+    """
+    folded = over_seeds(at_last_step(table).assign(step=0)).drop(columns="step")
+    by = ["layer", "depth", "kind", "statistic"]
+    pairs = folded[folded["group"] == first].merge(
+        folded[folded["group"] == second], on=by, suffixes=("_first", "_second")
+    )
+    of_mean = [pairs[f"std_{group}"] ** 2 / pairs[f"runs_{group}"] for group in ("first", "second")]
+    variance = of_mean[0] + of_mean[1]
+    summands = (of_mean[0] ** 2 / (pairs["runs_first"] - 1), of_mean[1] ** 2 / (pairs["runs_second"] - 1))
+    # Without any variance the degrees of freedom do not matter, but 0 / 0 would.
+    freedom = (variance**2 / (summands[0] + summands[1])).where(variance != 0, 1.0)
+    half = stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(variance)
+    pairs["difference"] = pairs["mean_second"] - pairs["mean_first"]
+    pairs["low"], pairs["high"] = pairs["difference"] - half, pairs["difference"] + half
+    sides = ["runs_first", "runs_second", "mean_first", "mean_second"]
+    return pairs[[*by, *sides, "difference", "low", "high"]]
