@@ -96,10 +96,15 @@ def _by_settings(runs: Sequence[Run], groups: Mapping[str, str]) -> list[str]:
 
 def _settings(run: Run) -> frozenset[tuple[str, str]]:
     return frozenset(
-        (key, repr(value))
+        (key, _plain(value))
         for key, value in flat(dict(run.config or {})).items()
         if not SEED.fullmatch(key) and not IRRELEVANT.fullmatch(key)
     )
+
+
+def _plain(value: object) -> str:
+    # What W&B stores as 10 was 10.0 before.
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _seeds(run: Run) -> frozenset[tuple[str, str]]:

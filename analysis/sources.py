@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from analysis import wandb_runs
 from analysis.values import Run, Values, frame
 from lightning_modules.callbacks.mixing import layer_labels
 from lightning_modules.checkpoints import find_checkpoint
@@ -53,11 +54,15 @@ def read_runs(sources: Sequence[str]) -> list[Run]:
 
 
 def _read(source: str) -> Run:
+    if source.startswith(wandb_runs.PREFIX):
+        return wandb_runs.read_online(source)
     path = Path(source)
     if path.is_file():
         return _read_file(path, source)
     if not path.is_dir():
         raise MisconfigurationException(f"no such run: {source} (expected {EXPECTED})")
+    if wandb_runs.offline_files(path):
+        return wandb_runs.read_offline(path, source)
     return _read_folder(_run_folder(path), source)
 
 
@@ -104,7 +109,8 @@ def _read_folder(folder: Path, source: str) -> Run:
     if not steps:
         raise MisconfigurationException(f"{folder} holds neither mixing values nor a checkpoint")
     name = folder.resolve().as_posix()
-    return Run(name, source, frame(steps), "", _config_of(folder), checkpoint, tuple(notes))
+    config = _config_of(folder)
+    return Run(name, source, frame(steps), config=config, checkpoint=checkpoint, notes=tuple(notes))
 
 
 def _checkpoint_of(folder: Path) -> Path | None:
@@ -140,7 +146,7 @@ def _read_file(path: Path, source: str) -> Run:
     resolved = path.resolve()
     name = resolved.as_posix() if folder is None else f"{resolved.parents[1].as_posix()}:{path.name}"
     config = None if folder is None else _config_of(folder)
-    return Run(name, source, frame({step: values}), "", config, path, tuple(notes))
+    return Run(name, source, frame({step: values}), config=config, checkpoint=path, notes=tuple(notes))
 
 
 def _read_checkpoint(path: Path) -> tuple[int, Values, list[str]]:
@@ -169,7 +175,8 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, since the weights themselves and the optimizer's state need not be read.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if "Weights only load failed" in reason:

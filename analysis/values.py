@@ -181,7 +181,8 @@ def summaries(table: DataFrame, by: Sequence[str] = ("run", "group", "step", "la
     Returns:
         The columns ``by``, then those of :data:`SUMMARY` (``std`` is biased, quartiles are interpolated linearly) and
         ``bimodality``, see :func:`bimodality`. NaNs are left out. Where only the log's summary of a layer is known,
-        the columns that it lacks are NaN and ``count`` is 0; several such layers are averaged with equal weights.
+        ``count`` is 0 and the columns that it lacks are NaN; of several such layers, the mean and the shares are
+        averaged with equal weights, and all else is NaN.
     """
     gates = table[table["kind"] == "rho"].dropna(subset="value")
     grouped = gates.groupby(list(by), observed=True, sort=False)
@@ -191,8 +192,11 @@ def summaries(table: DataFrame, by: Sequence[str] = ("run", "group", "step", "la
     if logged.empty:
         return known
     means = logged.groupby([*by, "statistic"], observed=True, sort=False)["value"].mean().unstack("statistic")
+    if "layer" not in by:
+        means[["min", "max", "std"]] = np.nan
     columns = means.rename_axis(columns=None).reset_index().assign(count=0)
-    return pd.concat([known, columns], ignore_index=True).drop_duplicates(list(by)).reset_index(drop=True)
+    both = pd.concat([known, columns], ignore_index=True).drop_duplicates(list(by))
+    return both.sort_values(list(by), ignore_index=True)
 
 
 def _describe(codes: np.ndarray, values: np.ndarray, groups: int) -> DataFrame:
