@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.csv
 from pandas import CategoricalDtype, DataFrame
 from scipy.special import stdtrit
 
@@ -38,7 +40,7 @@ where their source knows no more of them than the log's summary, as the history 
 """
 
 PUBLISHED_SHARES = {"share_below_0.1": 0.10, "share_above_0.9": 0.72}
-"""About how many gates a trained ResNet has near either end (Nam & Kim 2018, figure 2: in [0, 0.1] and [0.9, 1])."""
+"""About how many gates a trained network has near either end (Nam & Kim 2018, figure 2: in [0, 0.1] and [0.9, 1])."""
 
 SUMMARY = ("count", "mean", "std", "min", "q25", "median", "q75", "max", "share_below_0.1", "share_above_0.9")
 
@@ -158,6 +160,12 @@ def combine(runs: Sequence[Run]) -> DataFrame:
     return table[list(COLUMNS)]
 
 
+def write_csv(table: DataFrame, path: Path) -> None:
+    """Write the table as text; every value has as many digits as tell it from all others of float32."""
+    options = pyarrow.csv.WriteOptions(quoting_style="needed")
+    pyarrow.csv.write_csv(pyarrow.Table.from_pandas(table, preserve_index=False), path, options)
+
+
 def at_last_step(table: DataFrame) -> DataFrame:
     """The rows of the last step at which each run has mixing values."""
     steps = table["step"].where(table["kind"] != "gamma", -1)
@@ -184,10 +192,9 @@ def summaries(table: DataFrame, by: Sequence[str] = ("run", "group", "step", "la
         ``count`` is 0 and the columns that it lacks are NaN; of several such layers, the mean and the shares are
         averaged with equal weights, and all else is NaN.
     """
-    gates = table[table["kind"] == "rho"].dropna(subset="value")
-    grouped = gates.groupby(list(by), observed=True, sort=False)
-    keys = gates.drop_duplicates(list(by))[list(by)].reset_index(drop=True)
-    known = pd.concat([keys, _describe(grouped.ngroup().to_numpy(), gates["value"].to_numpy(), len(keys))], axis=1)
+    gates = table[(table["kind"] == "rho") & table["value"].notna()]
+    codes, keys = _groups(gates, by)
+    known = pd.concat([keys, _describe(codes, gates["value"].to_numpy(), len(keys))], axis=1)
     logged = table[table["kind"] == "rho_summary"]
     if logged.empty:
         return known
@@ -199,6 +206,22 @@ def summaries(table: DataFrame, by: Sequence[str] = ("run", "group", "step", "la
     return both.sort_values(list(by), ignore_index=True)
 
 
+def _groups(table: DataFrame, by: Sequence[str]) -> tuple[np.ndarray, DataFrame]:
+    """Number the combinations of the columns ``by``: of each row its number, and of each number its combination.
+
+    As pandas' ``groupby(...).ngroup()`` does, in a tenth of the time.
+    """
+    codes = np.zeros(len(table), np.int64)
+    for name in by:
+        column = table[name]
+        categorical = isinstance(column.dtype, CategoricalDtype)
+        own = column.cat.codes.to_numpy() if categorical else pd.factorize(column)[0]
+        codes = pd.factorize(codes * (int(own.max(initial=0)) + 2) + own + 1)[0]
+    first = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
+    first[codes[::-1]] = np.arange(len(table))[::-1]
+    return codes, table[list(by)].iloc[first].reset_index(drop=True)
+
+
 def _describe(codes: np.ndarray, values: np.ndarray, groups: int) -> DataFrame:
     order = np.lexsort((values, codes))
     ordered = values[order].astype(np.float64)
@@ -207,7 +230,8 @@ def _describe(codes: np.ndarray, values: np.ndarray, groups: int) -> DataFrame:
     total = lambda weights: np.bincount(codes, weights, minlength=groups)  # noqa: E731
     mean = total(values) / count
     centered = values - mean[codes]
-    second, third, fourth = (total(centered**power) / count for power in (2, 3, 4))
+    squared = centered * centered
+    second, third, fourth = (total(power) / count for power in (squared, squared * centered, squared * squared))
 
     def quantile(share: float) -> np.ndarray:
         place = share * (count - 1)
@@ -267,14 +291,10 @@ def histogram(table: DataFrame, by: Sequence[str] = ("run",), bins: int = 20) ->
         The columns ``by``, ``left`` and ``right`` of each bin (the last holds 1 too), ``count`` and ``share`` of the
         histogram. NaNs are left out.
     """
-    gates = table[table["kind"] == "rho"].dropna(subset="value")
+    gates = table[(table["kind"] == "rho") & table["value"].notna()]
     edges = np.linspace(0, 1, bins + 1)
     index = np.clip(np.digitize(gates["value"], edges.astype(np.float32)) - 1, 0, bins - 1)
-    if by:
-        codes = gates.groupby(list(by), observed=True, sort=False).ngroup().to_numpy()
-        keys = gates.drop_duplicates(list(by))[list(by)]
-    else:
-        codes, keys = np.zeros(len(gates), np.int64), DataFrame(index=range(min(1, len(gates))))
+    codes, keys = _groups(gates, by)
     counts = np.bincount(codes * bins + index, minlength=len(keys) * bins).reshape(-1, bins)
     result = keys.loc[keys.index.repeat(bins)].reset_index(drop=True)
     result["left"], result["right"] = np.tile(edges[:-1], len(keys)), np.tile(edges[1:], len(keys))
@@ -295,10 +315,8 @@ def correlations(table: DataFrame) -> DataFrame:
     pairs = gates.merge(gammas, on=[*by, "channel"], suffixes=("", "_gamma")).rename(columns={"value": "rho"})
     pairs = pairs.dropna(subset=["rho", "value_gamma"]).astype({"rho": np.float64, "value_gamma": np.float64})
     pairs["gamma"], pairs["absolute"] = pairs["value_gamma"], pairs["value_gamma"].abs()
-    grouped = pairs.groupby(by, observed=True, sort=False)
-    ranks = grouped[["rho", "gamma", "absolute"]].rank()
-    codes = grouped.ngroup().to_numpy()
-    result = pairs.drop_duplicates(by)[by].reset_index(drop=True)
+    codes, result = _groups(pairs, by)
+    ranks = pairs.groupby(codes)[["rho", "gamma", "absolute"]].rank()
     result["count"] = np.bincount(codes, minlength=len(result))
     for kind, values in (("pearson", pairs), ("spearman", ranks)):
         for name, column in ((kind, "gamma"), (f"{kind}_abs", "absolute")):
@@ -326,12 +344,16 @@ def layer_values(table: DataFrame) -> DataFrame:
         value (float64).
     """
     by = ["run", "group", "step", "layer", "depth"]
-    gates = summaries(table)[[*by, "mean"]].rename(columns={"mean": "value"})
-    gates = gates.assign(kind=pd.Categorical.from_codes(np.zeros(len(gates), np.int8), list(KINDS)))
-    gates["statistic"] = pd.Categorical.from_codes(np.full(len(gates), -1), table["statistic"].cat.categories)
+    gates = table[(table["kind"] == "rho") & table["value"].notna()]
+    codes, means = _groups(gates, by)
+    means["value"] = np.bincount(codes, gates["value"]) / np.bincount(codes)
+    logged = table[(table["kind"] == "rho_summary") & (table["statistic"] == "mean")]
+    rho = pd.concat([means, logged[[*by, "value"]].astype({"value": np.float64})], ignore_index=True)
+    rho["kind"] = pd.Categorical.from_codes(np.zeros(len(rho), np.int8), list(KINDS))
+    rho["statistic"] = pd.Categorical.from_codes(np.full(len(rho), -1), table["statistic"].cat.categories)
     weights = table[table["kind"].isin(["mean_weight", "var_weight"])].astype({"value": np.float64})
     columns = [*by, "kind", "statistic", "value"]
-    return pd.concat([gates[columns], weights[columns]], ignore_index=True)
+    return pd.concat([rho[columns], weights[columns]], ignore_index=True)
 
 
 def over_seeds(table: DataFrame) -> DataFrame:
