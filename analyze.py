@@ -7,13 +7,14 @@ Example:
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from pandas import DataFrame
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -72,7 +73,9 @@ def _run(options: argparse.Namespace) -> None:
         console.print(shown)
     for note in notes[:MOST_ROWS]:
         console.print(f"note: {note}")
-    console.print(f"wrote {options.output / CSV} and {PARQUET}: {len(table)} values of {len(runs)} {_plural('run', runs)}")
+    console.print(
+        f"wrote {options.output / CSV} and {PARQUET}: {len(table)} values of {len(runs)} {_plural('run', runs)}"
+    )
     console.print(f"wrote {options.output / FIGURES}: {len(drawn)} {_plural('file', drawn)}")
     console.print(f"wrote {options.output / PAGE}")
     console.print("next:")
@@ -99,63 +102,83 @@ def _plural(word: str, things: Sequence[object]) -> str:
 
 def _tables(table: DataFrame, runs: Sequence[Run], evaluated: DataFrame | None) -> Iterator[Table]:
     last = values.at_last_step(table)
-    by = ["layer"] if len(runs) == 1 else ["group"]
+    by = "layer" if len(runs) == 1 else "group"
     if last["kind"].isin(["rho", "rho_summary"]).any():
         yield _gates(last, by)
     if last["kind"].isin(["mean_weight", "var_weight"]).any():
         yield _switches(last, by)
     if evaluated is not None and len(evaluated):
-        yield _snapped(evaluated)
+        yield _snapped(evaluated, {run.name: run.group for run in runs})
 
 
-def _gates(last: DataFrame, by: Sequence[str]) -> Table:
+def _table(*texts: str, numbers: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for text in texts:
+        table.add_column(text, overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table
+
+
+def _gates(last: DataFrame, by: str) -> Table:
     """The gates of each layer, or of each group with the spread over its runs; and of all, beside the published."""
     columns = ["mean", "share_below_0.1", "share_above_0.9", "bimodality"]
-    shown = Table(*by, "runs", "gates", "mean rho", "rho < 0.1", "rho > 0.9", "bimodality")
-    each = values.summaries(last, ["run", *by])
-    for name, rows in list(each.groupby(by[0], observed=True, sort=False))[:MOST_ROWS]:
+    shown = _table(by, numbers=["gates", "mean rho", "< 0.1", "> 0.9", "bimodality"])
+    each = [(_title(name, rows), rows) for name, rows in _parts(values.summaries(last, ["run", by]), by)]
+    if by == "layer":
+        each.append(("all layers", values.summaries(last, ["run"])))
+    for name, rows in each:
         numbers = [_spread(rows[column], percent="share" in column) for column in columns]
-        shown.add_row(str(name), str(len(rows)), _count(rows["count"]), *numbers)
-    if by == ["layer"]:
-        whole = values.summaries(last, ["run"])
-        numbers = [_spread(whole[column], percent="share" in column) for column in columns]
-        shown.add_row("all layers", "1", _count(whole["count"]), *numbers)
-    shares = [f"about {PUBLISHED_SHARES[column]:.0%}" for column in columns[1:3]]
-    shown.add_row("published*", "", "", "", *shares, "")
+        shown.add_row(name, _count(rows["count"]), *numbers)
+    shown.add_row("published*", "", "", *(f"about {PUBLISHED_SHARES[column]:.0%}" for column in columns[1:3]), "")
     shown.caption = "* Nam & Kim 2018, figure 2. A bimodality above 0.56 tells of two peaks, or of a strong skew."
     return shown
 
 
-def _switches(last: DataFrame, by: Sequence[str]) -> Table:
-    """The switch weights of each layer, or of each group, over the layers, with the spread over its runs."""
-    kinds = ("mean_weight", "var_weight")
-    names = [f"{kind.removesuffix('_weight')}: {statistic}" for kind in kinds for statistic in STATISTICS]
-    shown = Table(*by, "runs", *names)
-    weights = last[last["kind"].isin(kinds)]
-    each = weights.groupby(["run", *by, "kind", "statistic"], observed=True, sort=False)["value"].mean().reset_index()
-    for name, rows in list(each.groupby(by[0], observed=True, sort=False))[:MOST_ROWS]:
-        cells = [rows[(rows["kind"] == kind) & (rows["statistic"] == name)] for kind in kinds for name in STATISTICS]
-        shown.add_row(str(name), str(rows["run"].nunique()), *(_spread(cell["value"]) for cell in cells))
+def _switches(last: DataFrame, by: str) -> Table:
+    """The switch weights of each layer, or the means over the layers of each group with the spread over its runs."""
+    shown = _table(by, "weights of", numbers=STATISTICS)
+    weights = last[last["kind"].isin(["mean_weight", "var_weight"])]
+    each = weights.groupby(["run", by, "kind", "statistic"], observed=True, sort=False)["value"].mean().reset_index()
+    for name, rows in _parts(each, by):
+        for kind, words in (("mean_weight", "means"), ("var_weight", "variances")):
+            cells = [rows[(rows["kind"] == kind) & (rows["statistic"] == statistic)] for statistic in STATISTICS]
+            first = _title(name, rows) if kind == "mean_weight" else ""
+            shown.add_row(first, words, *(_spread(cell["value"]) for cell in cells))
     return shown
 
 
-def _snapped(evaluated: DataFrame) -> Table:
-    shown = Table("run", "metric", "statistics", "learned", "snapped", "change")
-    shown.title = "with every rho at 0 or 1, and every switch at its largest weight"
-    for row in evaluated.head(MOST_ROWS).itertuples(index=False):
-        change = f"{row.snapped - row.learned:+.3g}"
-        shown.add_row(row.run, row.metric, row.statistics, f"{row.learned:.4g}", f"{row.snapped:.4g}", change)
+def _snapped(evaluated: DataFrame, groups: Mapping[str, str]) -> Table:
+    """What snapping changes, for each group with the spread over its runs."""
+    shown = _table("group", "metric", "statistics", numbers=["learned", "snapped", "change"])
+    shown.title = "with every rho at 0 or 1, every switch at its largest weight"
+    results = evaluated.assign(group=evaluated["run"].map(groups), change=evaluated["snapped"] - evaluated["learned"])
+    for name, own in _parts(results, "group"):
+        title = _title(name, own)
+        for (metric, statistics), rows in own.groupby(["metric", "statistics"], sort=False):
+            numbers = f"{rows['learned'].mean():.4g}", f"{rows['snapped'].mean():.4g}"
+            change = f"{rows['change'].mean():+.2g}" + (f"±{rows['change'].std():.1g}" if len(rows) > 1 else "")
+            shown.add_row(title, metric, statistics, *numbers, change)
+            title = ""
     return shown
+
+
+def _parts(frame: DataFrame, by: str) -> list[tuple[str, DataFrame]]:
+    return list(frame.groupby(by, observed=True, sort=False))[:MOST_ROWS]
+
+
+def _title(name: str, rows: DataFrame) -> str:
+    runs = rows["run"].nunique()
+    return name if runs == 1 else f"{name} ({runs} runs)"
 
 
 def _spread(numbers: pd.Series, percent: bool = False) -> str:
-    known = numbers.dropna()
+    known = (100 if percent else 1) * numbers.dropna()
     if known.empty:
         return "?"
-    text = f"{known.mean():.1%}" if percent else f"{known.mean():.3f}"
-    if len(known) > 1:
-        text += f" ± {known.std():.1%}" if percent else f" ± {known.std():.3f}"
-    return text
+    digits = 1 if percent else 3
+    spread = f"±{known.std():.{digits}f}" if len(known) > 1 else ""
+    return f"{known.mean():.{digits}f}{spread}{'%' if percent else ''}"
 
 
 def _count(counts: pd.Series) -> str:
@@ -170,10 +193,13 @@ def _next_commands(runs: Sequence[Run]) -> list[str]:
     if len({run.group for run in runs}) < len(runs):
         return []
     for run in runs:
-        config = Path(run.source) / "config.yaml"
-        if run.config is not None and config.is_file():
-            seeds = "--seed_everything 1 --model.seed 1 --data.seed 1"
-            return [f"python train.py fit --config {shlex.quote(str(config))} {seeds}  # another seed, to see the spread"]
+        config = run.checkpoint and run.checkpoint.parents[1] / "config.yaml"
+        if run.config is not None and config is not None and config.is_file():
+            seed = int(run.config.get("seed_everything") or 0) + 1
+            seeds = f"--seed_everything {seed} --model.seed {seed} --data.seed {seed}"
+            return [
+                f"python train.py fit --config {shlex.quote(str(config))} {seeds}  # another seed, to see the spread"
+            ]
     return []
 
 

@@ -34,7 +34,9 @@ def renewed(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
         path = folder / output
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if os.path.lexists(file) and not file.is_dir() and file.relative_to(folder).as_posix() not in own:
-                raise MisconfigurationException(f"{file} is not of a report of analyze.py: choose another folder with -o")
+                raise MisconfigurationException(
+                    f"{file} is not of a report of analyze.py: choose another folder with -o"
+                )
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

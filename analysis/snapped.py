@@ -57,9 +57,9 @@ def evaluate(run: Run, batches: int = 32) -> DataFrame:
     """Evaluate a run's network with the gates it has learned and with snapped ones, each on a copy of its own.
 
     The metrics are those of the module's own validation, on held-out images. A GAN's validation does not see its
-    generator; of the live generator, and the same latent vectors, these are told instead: ``images/rms_change``, the
+    generator; of the live generator, and the same latent vectors, these are told instead: ``rms_change``, the
     root mean square by which snapping changes the images, in units of their range from 0 to 1; for comparison
-    ``images/rms_between``, that between images of different latent vectors; and ``d_fake``, the discriminator's mean
+    ``rms_between``, that between images of different latent vectors; and ``d_fake``, the discriminator's mean
     score.
 
     Args:
@@ -93,7 +93,7 @@ def _versions(network: nn.Module, inputs: Iterable[Any]) -> Iterator[tuple[str, 
     yield STATISTICS[0], network, snapped
     if any(getattr(layer, "running_mean", None) is not None for layer in network.modules()):
         batches = list(inputs)
-        yield STATISTICS[1], *(_recalibrated(version, batches) for version in (network, snapped))
+        yield STATISTICS[1], _recalibrated(network, batches), _recalibrated(snapped, batches)
 
 
 def _recalibrated(network: nn.Module, batches: list[Any]) -> nn.Module:
@@ -141,8 +141,8 @@ def _generator_scores(gan: GAN) -> Scores:
 
     for statistics, learned, snapped in _versions(gan.generator, population):
         before, after = draw(learned), draw(snapped)
-        yield "images/rms_change", statistics, 0.0, _rms(after - before)
-        yield "images/rms_between", statistics, _rms(before - before.roll(1, 0)), _rms(after - after.roll(1, 0))
+        yield "rms_change", statistics, 0.0, _rms(after - before)
+        yield "rms_between", statistics, _rms(before - before.roll(1, 0)), _rms(after - after.roll(1, 0))
         score = [gan.discriminator(images).mean().item() for images in (before, after)]
         yield "d_fake", statistics, score[0], score[1]
 

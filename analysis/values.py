@@ -97,7 +97,7 @@ def frame(steps: Mapping[int, Values]) -> DataFrame:
     """Put the values of one run into rows.
 
     Args:
-        steps: From the step to what the network holds then.
+        steps: From the step to what the network holds then; at least one.
 
     Returns:
         The columns of :data:`COLUMNS` but ``run`` and ``group``, ordered by step, layer and kind.
@@ -110,9 +110,9 @@ def frame(steps: Mapping[int, Values]) -> DataFrame:
         signature = tuple((key, len(array)) for key, array in steps[step].items())
         if signature not in layouts:
             layouts[signature] = _layout(signature, layers, statistics)
-        parts.append((step, layouts[signature], np.concatenate([np.float32([]), *steps[step].values()])))
+        parts.append((step, layouts[signature], np.concatenate([*steps[step].values()])))
     layer, kind, statistic, channel = (
-        np.concatenate([np.int32([]), *(layout[column] for _, layout, _ in parts)]) for column in range(4)
+        np.concatenate([layout[column] for _, layout, _ in parts]) for column in range(4)
     )
     lengths = [len(values) for _, _, values in parts]
     return DataFrame(
@@ -123,7 +123,7 @@ def frame(steps: Mapping[int, Values]) -> DataFrame:
             "channel": pd.arrays.IntegerArray(np.maximum(channel, 0), channel < 0),
             "kind": pd.Categorical.from_codes(kind, list(KINDS)),
             "statistic": pd.Categorical.from_codes(statistic, statistics),
-            "value": np.concatenate([np.float32([]), *(values for _, _, values in parts)]).astype(np.float32),
+            "value": np.concatenate([values for _, _, values in parts]).astype(np.float32),
         }
     )
 
@@ -132,7 +132,7 @@ def _layout(
     signature: Iterable[tuple[str, int]], layers: Sequence[str], statistics: Sequence[str]
 ) -> tuple[np.ndarray, ...]:
     """Codes of layer, kind and statistic, and the channel, of every value of a step; -1 is none."""
-    columns: list[list[np.ndarray]] = [[np.int32([])] for _ in range(4)]
+    columns: list[list[np.ndarray]] = [[] for _ in range(4)]
     for key, count in signature:
         layer, _, kind = key.rpartition("/")
         names = KINDS[kind]

@@ -144,6 +144,7 @@ def _layer_values(row: Row) -> dict[str, np.ndarray]:
     for key, value in row.items():
         if value is None:
             continue
+        names: tuple[str, ...]
         if match := RHO.fullmatch(key):
             layer, kind, names, statistic = match[1], "rho_summary", LAYER_SUMMARY, match[2]
         elif match := SWITCH.fullmatch(key):
