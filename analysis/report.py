@@ -12,23 +12,10 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
+from analysis.figures import BINS, PUBLISHED
 from analysis.values import Run, at_last_step, correlations, histogram, summaries, with_thirds
 from lightning_modules.files import replacing
 from norms.switchable import STATISTICS
-
-PUBLISHED = {
-    "network": {"below": 0.10, "above": 0.72},
-    "first": {"below": 0.21},
-    "last": {"below": 0.07},
-}
-"""About which shares of the gates ended in [0, 0.1] and in [0.9, 1], in the whole network and in thirds of its depth.
-
-Source:
-    Read off figure 2 of Nam & Kim 2018, which speaks of lower and upper layers.
-"""
-
-BINS = 10
-"""Bins of the histograms of rho, as wide as the published shares are."""
 
 MOST_CELLS = 100_000
 """Of how many pairs of step and layer, over all runs, a page holds the summaries, 30 bytes each and a third more in
@@ -118,7 +105,7 @@ def contents(
         }
         for run in runs
     }
-    page = {
+    return {
         "runs": list(described.values()),
         "groups": groups,
         "architectures": architectures,
@@ -128,9 +115,8 @@ def contents(
         "switch": _switches(mixing, kept, layers[layers["switched"]], described),
         "gamma": _gammas(table, list(described)),
         "snapped": None if snapped is None or snapped.empty else _rows(snapped),
-        "notes": [*(f"{run.name}: {note}" for run in runs for note in run.notes), *notes],
+        "notes": list(notes),
     }
-    return page
 
 
 def _layers(mixing: DataFrame) -> DataFrame:
