@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from pandas import DataFrame
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -80,30 +81,35 @@ def evaluate(run: Run, batches: int = 32) -> DataFrame:
         scores = (
             _generator_scores(module) if isinstance(module, GAN) else _validation_scores(module, _data(run), batches)
         )
-        return DataFrame([(run.name, *row) for row in scores], columns=list(COLUMNS))
+        try:
+            rows = [(run.name, *row) for row in scores]
+        except (ValueError, OSError) as error:
+            raise MisconfigurationException(" ".join(str(error).split())) from error
+        return DataFrame(rows, columns=list(COLUMNS))
 
 
 Scores = Iterator[tuple[str, str, float, float]]
 
 
-def _versions(network: nn.Module, inputs: Iterable[Any]) -> Iterator[tuple[str, Any, Any]]:
+def _versions(network: nn.Module, inputs: Iterable[Any], device: torch.device) -> Iterator[tuple[str, Any, Any]]:
     """Copies of a network: by statistics, with the learned gates and with snapped ones."""
     snapped = copy.deepcopy(network)
     snap_(snapped)
     yield STATISTICS[0], network, snapped
     if any(getattr(layer, "running_mean", None) is not None for layer in network.modules()):
         batches = list(inputs)
-        yield STATISTICS[1], _recalibrated(network, batches), _recalibrated(snapped, batches)
+        yield STATISTICS[1], _recalibrated(network, batches, device), _recalibrated(snapped, batches, device)
 
 
-def _recalibrated(network: nn.Module, batches: list[Any]) -> nn.Module:
+def _recalibrated(network: nn.Module, batches: list[Any], device: torch.device) -> nn.Module:
     def forward(module: nn.Module, batch: Any) -> None:
+        batch = move_data_to_device(batch, device)
         if isinstance(module, TrainingModule):
-            module.predict_step({key: value.to(module.device) for key, value in batch.items()}, 0)
+            module.predict_step(batch, 0)
         else:
             module(batch)
 
-    return recalibrate(copy.deepcopy(network), batches, forward=forward, sync=False)
+    return recalibrate(copy.deepcopy(network).to(device), batches, forward=forward, sync=False)
 
 
 def _validation_scores(module: TrainingModule, data: LightningDataModule, batches: int) -> Scores:
@@ -126,7 +132,7 @@ def _validation_scores(module: TrainingModule, data: LightningDataModule, batche
         data.setup("fit")
         return islice(data.train_dataloader(), batches)
 
-    for statistics, learned, snapped in _versions(module, training_batches()):
+    for statistics, learned, snapped in _versions(module, training_batches(), trainer.strategy.root_device):
         before, after = validate(learned), validate(snapped)
         yield from ((metric, statistics, before[metric], after[metric]) for metric in before)
 
@@ -139,7 +145,7 @@ def _generator_scores(gan: GAN) -> Scores:
     def draw(network: nn.Module) -> Tensor:
         return torch.cat([network(part) for part in latents])
 
-    for statistics, learned, snapped in _versions(gan.generator, population):
+    for statistics, learned, snapped in _versions(gan.generator, population, gan.device):
         before, after = draw(learned), draw(snapped)
         yield "rms_change", statistics, 0.0, _rms(after - before)
         yield "rms_between", statistics, _rms(before - before.roll(1, 0)), _rms(after - after.roll(1, 0))

@@ -25,8 +25,8 @@ from norms.switchable import STATISTICS, sparsestmax
 
 EXPECTED = "a run folder, a checkpoint (.ckpt, .pt, .safetensors), a W&B offline folder or wandb:ENTITY/PROJECT/RUN"
 
-AVERAGED = re.compile(r"(^|_)(ema|swa|avg|average|averaged|shadow)(_|$)", re.IGNORECASE)
-"""A component of a dotted name that says that what is below is a moving average of another network."""
+AVERAGE = re.compile(r"((?:.*\.)?(?:[^.]*_)?(?:ema|swa|avg|average|averaged|shadow)(?:_[^.]*)?)\..+", re.IGNORECASE)
+"""A layer below a name that says that it holds a moving average of another network."""
 
 KEY = re.compile(r"(?:(.*)\.)?(rho|mean_weight|var_weight)")
 
@@ -197,25 +197,29 @@ def _flat(state: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def _mixing_layers(state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     """The names of the layers, without those of an averaged copy of a network, and a note if there was one."""
-    found = dict.fromkeys(
-        match[1] or ""
-        for key, value in state.items()
-        if (match := KEY.fullmatch(key)) and value.ndim == 1 and value.is_floating_point()
-    )
-    live = [name for name in found if not AVERAGED.search(name.replace(".", "_"))]
-    copies = [name for name in found if name not in live and _is_copy(name, live)]
-    notes = []
-    if copies:
-        owners = dict.fromkeys(next(part for part in name.split(".") if AVERAGED.search(part)) for name in copies)
-        notes = [f"without the {len(copies)} layers of {', '.join(owners)}, an averaged copy of the network"]
-    return [name for name in found if name not in copies], notes
+    shapes: dict[str, dict[str, int]] = {}
+    for key, value in state.items():
+        if (match := KEY.fullmatch(key)) and value.ndim == 1 and value.is_floating_point():
+            shapes.setdefault(match[1] or "", {})[match[2]] = len(value)
+    averages: dict[str, list[str]] = {}
+    for name in shapes:
+        if match := AVERAGE.fullmatch(name):
+            averages.setdefault(match[1], []).append(name)
+    live = [name for name in shapes if not AVERAGE.fullmatch(name)]
+    copies = {owner: names for owner, names in averages.items() if _are_copies(owner, names, live, shapes)}
+    notes = [
+        f"without the {len(names)} layers of {owner}, an averaged copy of the network"
+        for owner, names in copies.items()
+    ]
+    return [name for name in shapes if not any(name in names for names in copies.values())], notes
 
 
-def _is_copy(name: str, live: Sequence[str]) -> bool:
-    parts = name.split(".")
-    position = next(index for index, part in enumerate(parts) if AVERAGED.search(part))
-    tail = ".".join(parts[position + 1 :]).removeprefix("module.")
-    return any(f".{other}".endswith(f".{tail}") for other in live)
+def _are_copies(owner: str, names: Sequence[str], live: Sequence[str], shapes: Mapping[str, dict[str, int]]) -> bool:
+    """Whether some part of the live network has all layers that ``owner`` has, and of the same sizes."""
+    tails = {name.removeprefix(f"{owner}.").removeprefix("module."): name for name in names}
+    first = next(iter(tails))
+    parts = [other.removesuffix(first) for other in live if f".{other}".endswith(f".{first}")]
+    return any(all(shapes.get(part + tail) == shapes[name] for tail, name in tails.items()) for part in parts)
 
 
 def _layer_values(

@@ -103,8 +103,8 @@ def read_offline(folder: Path, source: str) -> Run:
                 name = f"{record['run']['run_id']}/{record['run'].get('display_name', '')}".rstrip("/")
 
     def read_table(path: str) -> list[list[Any]]:
-        (found,) = [file.parent / "files" / path for file in files if (file.parent / "files" / path).is_file()]
-        return json.loads(found.read_text())["data"]
+        kept = [file.parent / "files" / path for file in files]
+        return json.loads(next(filter(Path.is_file, kept), kept[-1]).read_text())["data"]
 
     return _run(source, f"{folder.resolve().as_posix()}/{name}", config, rows, read_table)
 

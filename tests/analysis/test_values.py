@@ -159,7 +159,10 @@ def test_summaries_leave_out_what_is_no_number():
 def test_of_a_logged_summary_there_is_what_was_logged():
     logged = {
         0: {"00.a/rho_summary": np.float32([0.5, 0.25, 1, 0.125, 0.75, 0]), "01.b/rho": np.float32([1, 0.5])},
-        1: {"00.a/rho_summary": np.float32([0.25, 0, 1, 0.5, 0, 1]), "01.b/rho_summary": np.float32([1, 1, 1, 0, 0, 1])},
+        1: {
+            "00.a/rho_summary": np.float32([0.25, 0, 1, 0.5, 0, 1]),
+            "01.b/rho_summary": np.float32([1, 1, 1, 0, 0, 1]),
+        },
     }
     table = combine([Run("w", "w", frame(logged), "w")])
     result = summaries(table).set_index(["step", "layer"])
@@ -235,7 +238,9 @@ def test_correlations_are_those_of_scipy(table):
     assert len(result) == 3 + 3 + 5
     rows = table[(table["run"] == "b/0") & (table["step"] == 10)]
     for layer in ("00.a", "04.a"):
-        rho, gamma = (rows[(rows["layer"] == layer) & (rows["kind"] == k)]["value"].to_numpy() for k in ("rho", "gamma"))
+        rho, gamma = (
+            rows[(rows["layer"] == layer) & (rows["kind"] == k)]["value"].to_numpy() for k in ("rho", "gamma")
+        )
         own = result.loc[("b/0", layer)]
         assert own["count"] == len(rho)
         assert own["pearson"] == pytest.approx(scipy.stats.pearsonr(rho, gamma)[0], abs=1e-6)
