@@ -125,6 +125,8 @@ def _save(figure: Figure, path: Path) -> list[Path]:
         with replacing(target) as partial:
             # Without a date equal values make equal files.
             figure.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        # The second file has the layout of the first, which takes as long to find as a file to draw.
+        figure.set_layout_engine("none")
     return paths
 
 
@@ -178,7 +180,7 @@ def _layers(last: DataFrame, groups: Groups) -> Figure:
                 _dots(axes, gates[gates["group"] == name], list(folded.index))
             elif own["run"].nunique() > 1:
                 where = own["depth"].map(dict(zip(folded.index, rows, strict=True)))
-                axes.plot(own["mean"], where, ".", color=GROUP_COLORS[index], markersize=3, alpha=0.6)
+                axes.plot(own["mean"], where, "|", color=GROUP_COLORS[index], markersize=8)
             axes.hlines(rows, folded["q25"], folded["q75"], color=GROUP_COLORS[index], linewidth=1.8)
             _mark(axes, folded["mean"], rows, index)
         axes.set(xlim=(-0.02, 1.02), xlabel="rho: 0 is instance, 1 is batch normalization")
@@ -218,7 +220,7 @@ def _channels(last: DataFrame, groups: Groups) -> Figure:
                 extent=(0, 1, row + 0.45, row - 0.45),
                 interpolation="nearest",
             )
-        _rows(axes, list(layers[name]["layer"]))
+        _rows(axes, list(layers[name]["layer"]), _names_needed(every, axes, columns, list(layers[name]["layer"])))
         axes.set(title=name, xlim=(0, 1), xlabel="channels, sorted by rho")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.grid(visible=False)
@@ -329,7 +331,7 @@ def _switch_training(table: DataFrame, groups: Groups) -> Figure:
                 _curve(axes, means, "value", COLORS[statistic], DASHES[index])
         axes.axhline(1 / 3, color=SOFT, linewidth=0.6, linestyle=":")
         axes.set(title=f"Weights of {words}", xlabel="step")
-        axes.set_ylim(bottom=0)
+    every[0].set_ylim(bottom=0)
     handles = [mpl.lines.Line2D([], [], color=COLORS[statistic], label=statistic) for statistic in STATISTICS]
     every[1].legend(handles=handles)
     _legend(figure, groups)
@@ -385,7 +387,7 @@ def _by_architecture(
         own = rows[rows["group"] == name].drop_duplicates("layer").sort_values("depth")
         if len(own):
             alike.setdefault(tuple(own["layer"]), {})[name] = index
-    tall = max(len(layers) * (height + 0.06 * (len(shown) - 1)) for layers, shown in alike.items())
+    tall = max(len(layers) * (height + 0.045 * (len(shown) - 1)) for layers, shown in alike.items())
     figure = Figure(figsize=(WIDTH, 0.8 + tall), layout="constrained")
     for axes, (layers, shown) in zip(figure.subplots(1, len(alike), squeeze=False)[0], alike.items(), strict=True):
         draw(axes, shown, list(layers))

@@ -111,6 +111,8 @@ def contents(
         "architectures": architectures,
         "published": PUBLISHED,
         "statistics": STATISTICS,
+        "bins": BINS,
+        "largest": LARGEST,
         "rho": _gates(mixing, kept, layers[layers["gated"]], described),
         "switch": _switches(mixing, kept, layers[layers["switched"]], described),
         "gamma": _gammas(table, list(described)),
@@ -239,7 +241,7 @@ def _gammas(table: DataFrame, runs: list[str]) -> list[dict[str, Any]]:
                 "name": layer,
                 "r": None if np.isnan(correlation) else round(correlation, 4),
                 "rho": [round(value, 4) for value in part["value_rho"].iloc[::stride].tolist()],
-                "gamma": [float(f"{value:.4g}") for value in part["value_gamma"].iloc[::stride].tolist()],
+                "gamma": [float(f"{value:.5g}") for value in part["value_gamma"].iloc[::stride].tolist()],
             }
         )
     return list(result.values())
