@@ -193,13 +193,12 @@ def _next_commands(runs: Sequence[Run]) -> list[str]:
     if len({run.group for run in runs}) < len(runs):
         return []
     for run in runs:
-        config = run.checkpoint and run.checkpoint.parents[1] / "config.yaml"
-        if run.config is not None and config is not None and config.is_file():
-            seed = int(run.config.get("seed_everything") or 0) + 1
-            seeds = f"--seed_everything {seed} --model.seed {seed} --data.seed {seed}"
-            return [
-                f"python train.py fit --config {shlex.quote(str(config))} {seeds}  # another seed, to see the spread"
-            ]
+        if run.config is None or run.checkpoint is None:
+            continue
+        config = shlex.quote(str(run.checkpoint.parents[1] / "config.yaml"))
+        seed = int(run.config.get("seed_everything") or 0) + 1
+        seeds = f"--seed_everything {seed} --model.seed {seed} --data.seed {seed}"
+        return [f"python train.py fit --config {config} {seeds}  # another seed, to see the spread"]
     return []
 
 
