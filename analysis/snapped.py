@@ -181,7 +181,8 @@ def _data(run: Run) -> LightningDataModule:
 def _configured(run: Run, part: str, base: type) -> Any:
     if run.config is None:
         raise MisconfigurationException("there is no config.yaml beside its checkpoint, which says how to evaluate it")
-    path = (run.config.get(part) or {}).get("class_path", "")
+    section = run.config.get(part)
+    path = section.get("class_path", "") if isinstance(section, Mapping) else str(section)
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

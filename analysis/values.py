@@ -192,7 +192,7 @@ def summaries(table: DataFrame, by: Sequence[str] = ("run", "group", "step", "la
         ``count`` is 0 and the columns that it lacks are NaN; of several such layers, the mean and the shares are
         averaged with equal weights, and all else is NaN.
     """
-    gates = table[(table["kind"] == "rho") & table["value"].notna()]
+    gates = table.loc[(table["kind"] == "rho") & table["value"].notna(), [*by, "value"]]
     codes, keys = _groups(gates, by)
     known = pd.concat([keys, _describe(codes, gates["value"].to_numpy(), len(keys))], axis=1)
     logged = table[table["kind"] == "rho_summary"]
@@ -223,25 +223,29 @@ def _groups(table: DataFrame, by: Sequence[str]) -> tuple[np.ndarray, DataFrame]
 
 
 def _describe(codes: np.ndarray, values: np.ndarray, groups: int) -> DataFrame:
-    order = np.lexsort((values, codes))
-    ordered = values[order].astype(np.float64)
     count = np.bincount(codes, minlength=groups)
-    first = np.cumsum(count) - count
-    total = lambda weights: np.bincount(codes, weights, minlength=groups)  # noqa: E731
-    mean = total(values) / count
+
+    def average(numbers: np.ndarray) -> np.ndarray:
+        return np.bincount(codes, numbers, minlength=groups) / count
+
+    mean = average(values)
     centered = values - mean[codes]
     squared = centered * centered
-    second, third, fourth = (total(power) / count for power in (squared, squared * centered, squared * squared))
+    second, third, fourth = (average(power) for power in (squared, squared * centered, squared * squared))
+    del centered, squared
+    ordered = values[np.lexsort((values, codes))]
+    first = np.cumsum(count) - count
 
     def quantile(share: float) -> np.ndarray:
         place = share * (count - 1)
         lower = np.floor(place).astype(np.int64)
         upper = np.minimum(lower + 1, count - 1)
-        return ordered[first + lower] + (place - lower) * (ordered[first + upper] - ordered[first + lower])
+        below, above = (ordered[first + index].astype(np.float64) for index in (lower, upper))
+        return below + (place - lower) * (above - below)
 
     columns = (
         *(count, mean, np.sqrt(second), quantile(0), quantile(0.25), quantile(0.5), quantile(0.75), quantile(1)),
-        *(total(values < 0.1) / count, total(values > 0.9) / count),
+        *(average(values < 0.1), average(values > 0.9)),
     )
     described = DataFrame(dict(zip(SUMMARY, columns, strict=True)))
     return described.assign(bimodality=_sarle(count, second, third, fourth))
@@ -291,7 +295,7 @@ def histogram(table: DataFrame, by: Sequence[str] = ("run",), bins: int = 20) ->
         The columns ``by``, ``left`` and ``right`` of each bin (the last holds 1 too), ``count`` and ``share`` of the
         histogram. NaNs are left out.
     """
-    gates = table[(table["kind"] == "rho") & table["value"].notna()]
+    gates = table.loc[(table["kind"] == "rho") & table["value"].notna(), [*by, "value"]]
     edges = np.linspace(0, 1, bins + 1)
     index = np.clip(np.digitize(gates["value"], edges.astype(np.float32)) - 1, 0, bins - 1)
     codes, keys = _groups(gates, by)
@@ -311,7 +315,9 @@ def correlations(table: DataFrame) -> DataFrame:
         ``pearson_abs``, ``spearman_abs`` (with its absolute value); NaN where one of the two is constant.
     """
     by = ["run", "group", "step", "layer", "depth"]
-    gates, gammas = (table[table["kind"] == kind][[*by, "channel", "value"]] for kind in ("rho", "gamma"))
+    columns = [*by, "channel", "value"]
+    gammas = table.loc[table["kind"] == "gamma", columns]
+    gates = table.loc[(table["kind"] == "rho") & table["step"].isin(gammas["step"].unique()), columns]
     pairs = gates.merge(gammas, on=[*by, "channel"], suffixes=("", "_gamma")).rename(columns={"value": "rho"})
     pairs = pairs.dropna(subset=["rho", "value_gamma"]).astype({"rho": np.float64, "value_gamma": np.float64})
     pairs["gamma"], pairs["absolute"] = pairs["value_gamma"], pairs["value_gamma"].abs()
@@ -344,7 +350,7 @@ def layer_values(table: DataFrame) -> DataFrame:
         value (float64).
     """
     by = ["run", "group", "step", "layer", "depth"]
-    gates = table[(table["kind"] == "rho") & table["value"].notna()]
+    gates = table.loc[(table["kind"] == "rho") & table["value"].notna(), [*by, "value"]]
     codes, means = _groups(gates, by)
     means["value"] = np.bincount(codes, gates["value"]) / np.bincount(codes)
     logged = table[(table["kind"] == "rho_summary") & (table["statistic"] == "mean")]

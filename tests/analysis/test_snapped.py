@@ -276,6 +276,8 @@ def test_runs_that_cannot_be_evaluated(tmp_path):
         == "its config.yaml names a model that is not there: 'no.such.Module'"
     )
     assert error_of(changed("model", "nothing")) == "its config.yaml names a model that is not there: 'nothing'"
+    incomplete = Run("r", "r", run.frame, config={"seed": 1}, checkpoint=run.checkpoint)
+    assert error_of(incomplete) == "its config.yaml names a model that is not there: 'None'"
     message = "its config.yaml names a model that is no TrainingModule: 'torch.nn.Linear'"
     assert error_of(changed("model", "torch.nn.Linear")) == message
     assert "is a checkpoint of SingleNorm, not of TinyModel" in error_of(changed("model", "stand_ins.TinyModel"))
