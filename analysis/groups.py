@@ -40,7 +40,8 @@ def fold(runs: Sequence[Run], named: Mapping[str, Sequence[str]]) -> list[Run]:
             if groups.setdefault(run.name, group) != group:
                 raise MisconfigurationException(f"{run.name} cannot be in both groups {groups[run.name]} and {group}")
             _check_architecture(chosen[0], run)
-    return [replace(run, group=group) for run, group in zip(runs, _by_settings(runs, groups), strict=True)]
+    groups, repetitions = _by_settings(runs, groups)
+    return [replace(run, group=groups[run.name], notes=run.notes + repetitions.get(run.name, ())) for run in runs]
 
 
 def _find(runs: Sequence[Run], group: str, member: str) -> Run:
@@ -74,15 +75,19 @@ def _describe(layer: str, gates: int | None) -> str:
     return f"{layer} with switch weights" if gates == 0 else f"{layer} with {gates or 'some'} gates"
 
 
-def _by_settings(runs: Sequence[Run], groups: Mapping[str, str]) -> list[str]:
+def _by_settings(runs: Sequence[Run], groups: Mapping[str, str]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """The groups of all runs, by their names; and notes of those that are alone because they repeat another."""
     alike: dict[Hashable, list[Run]] = {}
+    notes: dict[str, tuple[str, ...]] = {}
     for run in runs:
         if run.name in groups:
             continue
         key: Hashable = run.name if run.config is None else _settings(run)
         members = alike.setdefault(key, [])
-        repeated = any(_seeds(member) == _seeds(run) for member in members)
-        if members and (repeated or _difference(members[0], run)):
+        repeated = next((member.name for member in members if _seeds(member) == _seeds(run)), None)
+        if repeated is not None:
+            notes[run.name] = (f"not averaged with {repeated}, which has the same settings and the same seeds",)
+        if repeated is not None or (members and _difference(members[0], run)):
             alike[run.name] = [run]
         else:
             members.append(run)
@@ -91,7 +96,7 @@ def _by_settings(runs: Sequence[Run], groups: Mapping[str, str]) -> list[str]:
         others = [other for other in alike.values() if other is not members]
         name = _group_name(members, others, groups.values())
         found.update((run.name, name) for run in members)
-    return [found[run.name] for run in runs]
+    return found, notes
 
 
 def _settings(run: Run) -> frozenset[tuple[str, str]]:

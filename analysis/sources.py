@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from analysis import wandb_runs
-from analysis.values import Run, Values, frame
+from analysis.values import KINDS, Run, Values, frame
 from lightning_modules.callbacks.mixing import layer_labels
 from lightning_modules.checkpoints import find_checkpoint
 from norms.switchable import STATISTICS, sparsestmax
@@ -90,7 +90,7 @@ def _version(folder: Path) -> int:
 
 
 def _read_folder(folder: Path, source: str) -> Run:
-    steps = {int(path.stem.removeprefix("step_")): _read_arrays(path) for path in folder.glob("mixing/step_*.npz")}
+    steps = {int(path.stem.removeprefix("step_")): _read_arrays(path) for path in folder.glob("mixing/step_[0-9]*.npz")}
     notes: list[str] = []
     checkpoint = _checkpoint_of(folder)
     if checkpoint is not None:
@@ -131,9 +131,13 @@ def _config_of(folder: Path) -> Mapping[str, Any] | None:
 def _read_arrays(path: Path) -> Values:
     try:
         with np.load(path) as file:
-            return dict(file)
+            values = dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise MisconfigurationException(f"{path} is damaged: {error}") from error
+    for key, array in values.items():
+        if key.rpartition("/")[2] not in KINDS or array.ndim != 1:
+            raise MisconfigurationException(f"{path} holds {key} of shape {array.shape}, which is no mixing value")
+    return values
 
 
 def _layers(values: Values) -> list[str]:
@@ -201,6 +205,7 @@ def _mixing_layers(state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     for key, value in state.items():
         if (match := KEY.fullmatch(key)) and value.ndim == 1 and value.is_floating_point():
             shapes.setdefault(match[1] or "", {})[match[2]] = len(value)
+    shapes = {name: own for name, own in shapes.items() if "rho" in own or len(own) == 2}
     averages: dict[str, list[str]] = {}
     for name in shapes:
         if match := AVERAGE.fullmatch(name):

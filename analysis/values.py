@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Run:
         """The steps of which there are values, in order."""
         return sorted(self.frame["step"].unique().tolist())
 
-    @property
+    @cached_property
     def architecture(self) -> dict[str, int | None]:
         """From each layer to its number of gates: 0 for switch weights, None where only a summary is known."""
         mixing = self.frame[self.frame["kind"] != "gamma"]

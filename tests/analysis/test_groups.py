@@ -89,7 +89,10 @@ def test_groups_that_no_short_name_tells_apart_are_named_by_a_run():
 
 
 def test_a_repeated_seed_is_no_further_one():
-    assert groups([run("a/0", 0), run("a/1", 1), run("a/2", 1)]) == ["a", "a", "a/2"]
+    folded = fold([run("a/0", 0), run("a/1", 1), run("a/2", 1)], {})
+    assert [run.group for run in folded] == ["a", "a", "a/2"]
+    note = "not averaged with a/1, which has the same settings and the same seeds"
+    assert [run.notes for run in folded] == [(), (), (note,)]
 
 
 def test_runs_of_unknown_settings_stay_alone():

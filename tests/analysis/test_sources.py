@@ -174,6 +174,11 @@ def test_damaged_arrays_are_told(run_dir):
     assert "step_0000005.npz is damaged: " in error_of(run_dir)
 
 
+def test_foreign_arrays_are_told(run_dir):
+    np.savez(run_dir / "mixing" / "step_0000005.npz", **{"00.a/sigma": np.ones(3)})
+    assert error_of(run_dir).endswith("step_0000005.npz holds 00.a/sigma of shape (3,), which is no mixing value")
+
+
 def test_folders_and_files_that_are_no_runs(tmp_path):
     assert error_of(tmp_path / "none").startswith(f"no such run: {tmp_path / 'none'} (expected a run folder")
     assert (
@@ -342,9 +347,10 @@ def test_a_gamma_of_each_condition_is_none_of_the_layers(tmp_path):
         ([1, 2], "is not a checkpoint: it holds a list"),
         ({"epoch": 3}, "holds no layer that learns how to normalize: none of its 0 tensors"),
         ({"block.rho": torch.ones(1, 4, 1, 1)}, "holds no layer that learns how to normalize"),
+        ({"block.mean_weight": torch.ones(4)}, "holds no layer that learns how to normalize"),
         ({"model": nn.Linear(1, 1)}, "holds more than tensors and plain values"),
     ],
-    ids=["nonsense", "empty", "list", "no tensors", "another program's rho", "objects"],
+    ids=["nonsense", "empty", "list", "no tensors", "another program's rho", "another program's weight", "objects"],
 )
 @pytest.mark.parametrize("name", ["foreign.ckpt", "foreign.pt"])
 def test_foreign_checkpoints_are_told(content, reason, name, tmp_path):
