@@ -88,34 +88,47 @@ def write(table: DataFrame, runs: Sequence[Run], folder: str | Path) -> list[Pat
         The files: those of ``rho_histogram``, ``rho_layers``, ``rho_channels``, ``rho_training``, ``rho_gamma``,
         ``switch_layers``, ``switch_training`` and ``differences`` for which there are values.
     """
+    written = []
+    with mpl.rc_context(STYLE):
+        for name, draw in drawings(table, runs).items():
+            figure = draw()
+            if figure is not None:
+                written += _save(figure, Path(folder) / name)
+    return written
+
+
+def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Callable[[], Figure | None]]:
+    """Say what can be drawn of the runs.
+
+    Args:
+        table: See :func:`write`.
+        runs: See :func:`write`.
+
+    Returns:
+        From a figure's name to what draws it; that returns None if its values are nowhere together.
+    """
     names = list(dict.fromkeys(run.group for run in runs))[:MOST_GROUPS]
     groups = {name: index for index, name in enumerate(names)}
     table = table[table["group"].isin(names)]
     last = with_thirds(at_last_step(table))
     over_time = table.groupby("run", observed=True)["step"].nunique().gt(1).any()
-    drawings: dict[str, Callable[[], Figure | None]] = {}
+    found: dict[str, Callable[[], Figure | None]] = {}
     if (table["kind"] == "rho").any():
-        drawings |= {
+        found |= {
             "rho_histogram": lambda: _histograms(last, groups),
             "rho_layers": lambda: _layers(last, groups),
             "rho_channels": lambda: _channels(last, groups),
             "rho_gamma": lambda: _gamma(table, groups),
         }
-    if table["kind"].isin(["rho", "rho_summary"]).any() and over_time:
-        drawings["rho_training"] = lambda: _rho_training(table, groups)
+    if over_time and table["kind"].isin(["rho", "rho_summary"]).any():
+        found["rho_training"] = lambda: _rho_training(table, groups)
     if (table["kind"] == "mean_weight").any():
-        drawings["switch_layers"] = lambda: _bars(last, groups)
+        found["switch_layers"] = lambda: _bars(last, groups)
         if over_time:
-            drawings["switch_training"] = lambda: _switch_training(table, groups)
+            found["switch_training"] = lambda: _switch_training(table, groups)
     if len(groups) > 1:
-        drawings["differences"] = lambda: _differences(table, groups)
-    written = []
-    with mpl.rc_context(STYLE):
-        for name, draw in drawings.items():
-            figure = draw()
-            if figure is not None:
-                written += _save(figure, Path(folder) / name)
-    return written
+        found["differences"] = lambda: _differences(table, groups)
+    return found
 
 
 def _save(figure: Figure, path: Path) -> list[Path]:
@@ -199,32 +212,18 @@ def _dots(axes: Axes, gates: DataFrame, depths: list[int]) -> None:
 def _channels(last: DataFrame, groups: Groups) -> Figure:
     gates = last[last["kind"] == "rho"]
     shown = [name for name in groups if (gates["group"] == name).any()]
-    columns = min(3, len(shown))
-    layers = {name: gates[gates["group"] == name].drop_duplicates("layer").sort_values("depth") for name in shown}
-    tallest = max(len(part) for part in layers.values())
-    height = -(-len(shown) // columns) * (0.7 + 0.16 * tallest)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    every = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
-    for axes in every[len(shown) :]:
-        axes.remove()
-    for axes, name in zip(every, shown, strict=False):
+    layers = [gates[gates["group"] == name].sort_values("depth")["layer"].unique().tolist() for name in shown]
+    figure, every = _panels(layers)
+    for axes, name, rows in zip(every, shown, layers, strict=True):
         own = gates[gates["group"] == name]
-        for row, layer in enumerate(layers[name]["layer"]):
+        for row, layer in enumerate(rows):
             values = np.sort(own.loc[own["layer"] == layer, "value"].to_numpy())
-            axes.imshow(
-                values[None],
-                cmap=RHO,
-                vmin=0,
-                vmax=1,
-                aspect="auto",
-                extent=(0, 1, row + 0.45, row - 0.45),
-                interpolation="nearest",
-            )
-        _rows(axes, list(layers[name]["layer"]), _names_needed(every, axes, columns, list(layers[name]["layer"])))
-        axes.set(title=name, xlim=(0, 1), xlabel="channels, sorted by rho")
+            place = (0, 1, row + 0.45, row - 0.45)
+            axes.imshow(values[None], cmap=RHO, vmin=0, vmax=1, aspect="auto", extent=place, interpolation="nearest")
+        axes.set(title=name, xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), xlabel="channels, sorted by rho")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.grid(visible=False)
-    bar = figure.colorbar(mpl.cm.ScalarMappable(cmap=RHO), ax=every[: len(shown)].tolist(), fraction=0.03, pad=0.01)
+    bar = figure.colorbar(mpl.cm.ScalarMappable(cmap=RHO), ax=every, fraction=0.03, pad=0.01)
     bar.outline.set_visible(False)
     bar.set_label("rho")
     return figure
@@ -340,7 +339,7 @@ def _switch_training(table: DataFrame, groups: Groups) -> Figure:
 
 def _differences(table: DataFrame, groups: Groups) -> Figure | None:
     first, *others = groups
-    found = {other: differences(table, first, other) for other in others}
+    found = {other: differences(table, first, other).sort_values("depth") for other in others}
     panels = [
         (other, kind, statistic, rows)
         for other, pairs in found.items()
@@ -348,33 +347,16 @@ def _differences(table: DataFrame, groups: Groups) -> Figure | None:
     ]
     if not panels:
         return None
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    tallest = max(len(rows) for *_, rows in panels)
-    figure = Figure(figsize=(WIDTH, lines * (0.8 + 0.16 * tallest)), layout="constrained")
-    every = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in every[len(panels) :]:
-        axes.remove()
-    for axes, (other, kind, statistic, rows) in zip(every, panels, strict=False):
-        rows = rows.sort_values("depth")
+    figure, every = _panels([rows["layer"].tolist() for *_, rows in panels])
+    for axes, (other, kind, statistic, rows) in zip(every, panels, strict=True):
         places = np.arange(len(rows))
         clear = (rows["low"] > 0) | (rows["high"] < 0)
         axes.hlines(places, rows["low"], rows["high"], color=INK, linewidth=1.4)
-        axes.scatter(
-            rows["difference"],
-            places,
-            s=18,
-            facecolor=np.where(clear, INK, "white"),
-            edgecolor=INK,
-            linewidth=1,
-            zorder=3,
-        )
+        fill = np.where(clear, INK, "white")
+        axes.scatter(rows["difference"], places, s=18, facecolor=fill, edgecolor=INK, linewidth=1, zorder=3)
         axes.axvline(0, color=SOFT, linewidth=0.8)
-        measure = (
-            "mean rho" if pd.isna(statistic) else f"{statistic}, {'means' if kind == 'mean_weight' else 'variances'}"
-        )
-        _rows(axes, rows["layer"].tolist())
-        axes.set(title=measure, xlabel=f"{other} minus {first}")
+        moment = "means" if kind == "mean_weight" else "variances"
+        axes.set(title="mean rho" if kind == "rho" else f"{statistic}, {moment}", xlabel=f"{other} minus {first}")
     return figure
 
 
@@ -395,6 +377,19 @@ def _by_architecture(
         axes.grid(visible=False, axis="y")
     _legend(figure, groups)
     return figure
+
+
+def _panels(layers: list[list[str]]) -> tuple[Figure, list[Axes]]:
+    """Plots side by side and below each other, each with a row for each of its layers."""
+    columns = min(3, len(layers))
+    lines = -(-len(layers) // columns)
+    figure = Figure(figsize=(WIDTH, lines * (0.8 + 0.16 * max(map(len, layers)))), layout="constrained")
+    every = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for axes in every[len(layers) :]:
+        axes.remove()
+    for index, (axes, names) in enumerate(zip(every, layers, strict=False)):
+        _rows(axes, names, named=index % columns == 0 or names != layers[index - 1])
+    return figure, every[: len(layers)]
 
 
 def _rows(axes: Axes, layers: list[str], named: bool = True) -> None:

@@ -245,13 +245,17 @@ function choice(label, key, options) {
 }
 
 function markOf(one, x, y, size) {
-  return shape("path", { class: "mark", d: MARKS[one.slot], fill: one.color, transform: `translate(${x} ${y}) scale(${size})` });
+  const transform = `translate(${x} ${y}) scale(${size})`;
+  return shape("path", { class: "mark", d: MARKS[one.slot], fill: one.color, transform });
 }
+
+const strokeOf = (one, color = one.color, width = 2, dash = one.dash) =>
+  ({ stroke: color, "stroke-width": width, "stroke-dasharray": dash || null });
 
 function swatch(one) {
   const icon = shape("svg", { width: 26, height: 12, "aria-hidden": "true" });
-  const line = { x1: 0, x2: 26, y1: 6, y2: 6, stroke: one.color, "stroke-width": 2, "stroke-dasharray": one.dash || null };
-  icon.append(shape("line", line), markOf(one, 13, 6, 4));
+  const line = shape("path", { class: "line", d: "M0 6H26", ...strokeOf(one) });
+  icon.append(line, markOf(one, 13, 6, 4));
   return icon;
 }
 
@@ -291,12 +295,29 @@ class Plot {
     return pixel(bottom - ((value - low) / (high - low || 1)) * (bottom - this.top));
   }
 
-  add(name, attributes, text) { return this.node.appendChild(shape(name, attributes, text)); }
-  text(x, y, text, anchor = "middle") { return this.add("text", { x, y, "text-anchor": anchor }, text); }
-  segment(x1, y1, x2, y2, attributes) { this.add("line", { x1, y1, x2, y2, ...attributes }); }
-  box(x, y, width, height, attributes) { this.add("rect", { x, y, width: Math.max(0, pixel(width)), height, ...attributes }); }
-  dot(x, y, attributes) { this.add("circle", { class: "dot", cx: x, cy: pixel(y), r: 2.5, ...attributes }); }
-  mark(one, x, y, size = 5) { this.node.append(markOf(one, x, y, size)); }
+  add(name, attributes, text) {
+    return this.node.appendChild(shape(name, attributes, text));
+  }
+
+  text(x, y, text, anchor = "middle") {
+    return this.add("text", { x, y, "text-anchor": anchor }, text);
+  }
+
+  segment(x1, y1, x2, y2, attributes) {
+    this.add("line", { x1, y1, x2, y2, ...attributes });
+  }
+
+  box(x, y, width, height, attributes) {
+    this.add("rect", { x: pixel(x), y, width: Math.max(0, pixel(width)), height, ...attributes });
+  }
+
+  dot(x, y, attributes) {
+    this.add("circle", { class: "dot", cx: x, cy: pixel(y), r: 2.5, ...attributes });
+  }
+
+  mark(one, x, y, size = 5) {
+    this.node.append(markOf(one, x, y, size));
+  }
 
   vertical(value, kind = "grid") {
     this.segment(this.X(value), this.top, this.X(value), this.height - this.bottom, { class: kind });
@@ -323,7 +344,8 @@ class Plot {
 
   line(points, attributes) {
     const there = points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => `${this.X(x)} ${this.Y(y)}`);
-    if (there.length) this.add("path", { d: `M${there.join("L")}`, ...attributes, class: `line ${attributes.class ?? ""}` });
+    const kind = `line ${attributes.class ?? ""}`;
+    if (there.length) this.add("path", { ...attributes, class: kind, d: `M${there.join("L")}` });
   }
 
   band(points, attributes) {
@@ -334,7 +356,9 @@ class Plot {
   }
 
   /* A place whose values are told when the pointer or the arrow keys come to it. */
-  probe(x, y, title, ...rows) { this.probes.push({ x, y, title, rows }); }
+  probe(x, y, title, ...rows) {
+    this.probes.push({ x, y, title, rows });
+  }
 }
 
 /* A plot with a row for each layer, from input to output. */
@@ -347,10 +371,14 @@ class RowPlot extends Plot {
     layers.forEach((layer, l) => named && this.label(layer.name, this.row(l)));
   }
 
-  row(l) { return this.top + l * this.rowHeight; }
+  row(l) {
+    return this.top + l * this.rowHeight;
+  }
 
   /* The height at which a row shows one of several series. */
-  lane(l, s = 0, n = 1) { return this.row(l) + this.rowHeight * (n === 1 ? 0.5 : 0.12 + (0.76 * (s + 0.5)) / n); }
+  lane(l, s = 0, n = 1) {
+    return this.row(l) + this.rowHeight * (n === 1 ? 0.5 : 0.12 + (0.76 * (s + 0.5)) / n);
+  }
 
   label(name, y) {
     const fits = Math.max(4, Math.floor((this.left - 10) / 6.1)), bottom = y + this.rowHeight;
@@ -359,14 +387,16 @@ class RowPlot extends Plot {
     this.text(this.left - 8, y + this.rowHeight / 2 + 4, words, "end").append(shape("title", {}, name));
   }
 
-  shares() { this.xAxis(ticks([0, 1], 5), tenth); }
+  shares() {
+    this.xAxis(ticks([0, 1], 5), tenth);
+  }
 }
 
 /* Rows with a mark for each series that a stem joins to what it is compared with. */
 function stems(label, { layers, series }, width, { x, from, value, row }) {
   const plot = new RowPlot(label, layers, width, Math.max(18, 8 * series.length + 6), { x });
   plot.xAxis(ticks(x, 5), tenth);
-  plot.vertical(from, "axis");
+  plot.vertical(from, "cursor");
   series.forEach((one, s) => layers.forEach((layer, l) => {
     const values = known(value(one, layer, l));
     if (!values.length) return;
@@ -402,13 +432,15 @@ figures["rho-histogram"] = {
       `The published network had about ${rounded(network.below)} and ${rounded(network.above)}.`;
   },
   after(figure) {
-    const heads = ["Gates", ...(several() ? [state.unit] : []), "below 0.1", "published", "between", "above 0.9", "published", "mean rho"];
+    const numeric = ["below 0.1", "published", "between", "above 0.9", "published", "mean rho"];
+    const heads = ["Gates", ...(several() ? [state.unit] : []), ...numeric];
     const rows = Object.entries(PARTS).flatMap(([part, words]) => withKind("rho").map((one, i) => {
       const { belows, aboves, below, above, means } = networkOver(one.members, state.step, part);
       const { below: fewer, above: more } = (i === 0 && PUBLISHED[part]) || {};
       const about = value => element("i", {}, value === undefined ? "" : `≈ ${rounded(value)}`);
-      const numbers = [folded(belows, percent), about(fewer), percent(1 - below - above), folded(aboves, percent), about(more)];
-      return [i ? "" : words, ...named(one).flat(), ...numbers, folded(means, fixed)];
+      const lower = [folded(belows, percent), about(fewer)], upper = [folded(aboves, percent), about(more)];
+      const numbers = [...lower, percent(1 - below - above), ...upper, folded(means, fixed)];
+      return [i ? "" : words, ...named(one).flat(), ...numbers];
     }));
     figure.querySelector(".table").replaceChildren(table(heads, rows, several() ? 2 : 1));
   },
@@ -419,11 +451,11 @@ function histogram(series, of, part, width, height, high) {
   const edge = b => plot.X(b / BINS), base = plot.Y(0);
   plot.yAxis(ticks([0, high], 5), rounded);
   for (const value of [0, 0.5, 1]) plot.text(plot.X(value), height - 9, tenth(value), value === 1 ? "end" : "middle");
-  for (const [side, b] of [["below", 0], ["above", BINS - 1]]) {
-    const value = PUBLISHED[part]?.[side];
-    if (value === undefined) continue;
-    plot.add("path", { class: "published", d: `M${edge(b) + 1} ${base}V${plot.Y(value)}H${edge(b + 1) - 1}V${base}` });
-    plot.probe((edge(b) + edge(b + 1)) / 2, plot.Y(value), "Nam & Kim 2018", ["about", rounded(value)]);
+  const published = [["below", 0], ["above", BINS - 1]].filter(([side]) => PUBLISHED[part]?.[side] !== undefined);
+  for (const [side, b] of published) {
+    const value = PUBLISHED[part][side], y = plot.Y(value), left = edge(b) + 1, width = edge(b + 1) - left - 1;
+    plot.box(left, y, width, base - y, { class: "published" });
+    plot.probe(left + width / 2, y, "Nam & Kim 2018", ["about", rounded(value)]);
   }
   series.forEach((one, s) => {
     const { shares, counts } = of[s];
@@ -436,6 +468,10 @@ function histogram(series, of, part, width, height, high) {
       plot.probe((left + right) / 2, y, bin, ...named(one), ["share", percent(value)], ["gates", whole(counts[b])]);
     });
   });
+  for (const [side, b] of published) {
+    const outline = `M${edge(b) + 1} ${base}V${plot.Y(PUBLISHED[part][side])}H${edge(b + 1) - 1}V${base}`;
+    plot.add("path", { class: "outline", d: outline });
+  }
   plot.horizontal(0, "axis");
   return plot.node;
 }
@@ -474,7 +510,7 @@ figures["rho-depth"] = {
       const { mean, means, lower, upper } = layerOver(one.members, state.step, l), y = plot.lane(l, s, series.length);
       if (one.members.length > 1) seedTicks(plot, one, layer, means, y);
       else if (!several()) channelDots(plot, one.members[0], layer, l, y);
-      if (Number.isFinite(lower + upper)) plot.segment(plot.X(lower), y, plot.X(upper), y, { class: "half", stroke: one.color });
+      if (Number.isFinite(lower)) plot.segment(plot.X(lower), y, plot.X(upper), y, { class: "half", stroke: one.color });
       plot.mark(one, plot.X(mean), y, series.length > 3 ? 4 : 5);
       const rows = [["mean rho", folded(means, fixed)], ["middle half", `${fixed(lower)} to ${fixed(upper)}`]];
       plot.probe(plot.X(mean), y, layer.name, ...named(one), ...rows, ["channels", whole(layer.channels || "–")]);
@@ -521,8 +557,8 @@ figures["rho-channels"] = {
     return withKind("rho").filter(hasChannels).map(one => {
       const layers = ownLayers(one, "rho"), height = layers.length > 24 || n > 1 ? 15 : 22;
       const plot = new RowPlot(`Channels of ${one.name}, sorted by rho`, layers, size, height);
-      layers.forEach((layer, l) => sortedRow(plot, sortedChannels(one, l), layer.name, l));
       plot.xAxis(size > 400 ? [0, 0.25, 0.5, 0.75, 1] : [0, 0.5, 1], rounded);
+      layers.forEach((layer, l) => sortedRow(plot, sortedChannels(one, l), layer.name, l));
       return panel(several() ? seriesTitle(one) : null, plot.node);
     });
   },
@@ -548,7 +584,7 @@ function sortedRow(plot, values, name, l) {
   for (const c of range(cells)) {
     const [from, to] = [c, c + 1].map(edge => Math.round((edge * values.length) / cells));
     const value = average(values.slice(from, to)), left = plot.left + c * width;
-    plot.box(pixel(left), plot.row(l) + 1, width + 0.4, plot.rowHeight - 2, { fill: ramp(value) });
+    plot.box(left, plot.row(l) + 1, width + 0.4, plot.rowHeight - 2, { fill: ramp(value) });
     const place = to - from > 1 ? `${from + 1} to ${to}` : to;
     plot.probe(left + width / 2, plot.lane(l), name, ["rho", fixed(value)], ["place", `${place} of ${values.length}`]);
   }
@@ -590,17 +626,22 @@ function overSteps(label, { width, height, span, large }, high = 1) {
   return plot;
 }
 
-const trackLine = (one, color, large, dashed) =>
-  ({ stroke: color, "stroke-width": large ? 2.3 : 1.6, "stroke-dasharray": (dashed && one.dash) || null });
+const strokeWidth = large => (large ? 2.3 : 1.6);
+
+const SIDES = [
+  { side: "below", statistic: "instance", words: "below 0.1" },
+  { side: "above", statistic: "batch", words: "above 0.9" },
+];
 
 figures["rho-training"] = {
   exists: () => runsWith("rho").some(run => runs[run].steps.length > 1),
   options: () => [layerSelect("rho", "rhoLayer")],
   draw: width => trainingPanels("rho", "rhoLayer", width, (series, frame) => {
     const name = state.rhoLayer, note = name || "all layers";
-    const colors = [element("em", { class: "instance" }, "below 0.1"), " ", element("em", { class: "batch" }, "above 0.9"), " "];
-    const gates = element("h4", {}, "Gates ", colors, element("small", {}, note));
-    return [panel(title("rho ", note), rhoOverSteps(series, name, frame)), panel(gates, sharesOverSteps(series, name, frame))];
+    const sides = SIDES.map(({ statistic, words }) => element("em", { class: statistic }, words));
+    const gates = element("h4", {}, "Gates", sides, element("small", {}, note));
+    const shares = panel(gates, sharesOverSteps(series, name, frame));
+    return [panel(title("rho ", note), rhoOverSteps(series, name, frame)), shares];
   }, rhoOverSteps),
   finding() {
     const [one] = withKind("rho"), [first, last] = trainingSpan([one]);
@@ -618,11 +659,14 @@ function rhoOverSteps(series, name, frame) {
     const at = step => (l < 0 ? networkOver(one.members, step) : layerOver(one.members, step, l));
     const track = stepsOf(one).map(step => ({ step, ...at(step) }));
     if (l >= 0) plot.band(track.map(({ step, lower, upper }) => [step, lower, upper]), { fill: one.color });
-    if (frame.large) fineTracks(one, l, track).forEach(([points, stroke]) => plot.line(points, { class: "fine", stroke }));
-    plot.line(track.map(({ step, mean }) => [step, mean]), trackLine(one, one.color, frame.large, frame.large));
+    const fine = frame.large ? fineTracks(one, l, track) : [];
+    fine.forEach(([points, stroke]) => plot.line(points, { class: "fine", stroke }));
+    const stroke = strokeOf(one, one.color, strokeWidth(frame.large), frame.large && one.dash);
+    plot.line(track.map(({ step, mean }) => [step, mean]), stroke);
     for (const { step, mean, means, lower, upper } of track) {
       const half = l < 0 ? [] : [["middle half", `${fixed(lower)} to ${fixed(upper)}`]];
-      plot.probe(plot.X(step), plot.Y(mean), `step ${whole(step)}`, ...named(one), ["mean rho", folded(means, fixed)], ...half);
+      const rows = [...named(one), ["mean rho", folded(means, fixed)], ...half];
+      plot.probe(plot.X(step), plot.Y(mean), `step ${whole(step)}`, ...rows);
     }
   }
   return plot.node;
@@ -630,13 +674,14 @@ function rhoOverSteps(series, name, frame) {
 
 /* What a mean is of: the runs of a group, else the layers of a network, else the channels of a layer. */
 function fineTracks(one, l, track) {
-  const [run] = one.members;
-  if (one.members.length > 1) return one.members.map((_, m) => [track.map(({ step, means }) => [step, means[m]]), one.color]);
+  const [run] = one.members, layers = ownLayers(one, "rho");
+  const over = value => track.map((each, i) => [each.step, value(each, i)]);
+  if (one.members.length > 1) return one.members.map((_, m) => [over(({ means }) => means[m]), one.color]);
   if (several()) return [];
-  if (l < 0) return ownLayers(one, "rho").map((_, k) => [track.map(({ step }) => [step, gatesOf(run, step, k).mean]), "var(--soft)"]);
-  if (!keepsChannels(run) || ownLayers(one, "rho")[l].channels > MOST_DOTS) return [];
+  if (l < 0) return layers.map((_, k) => [over(({ step }) => gatesOf(run, step, k).mean), "var(--soft)"]);
+  if (!keepsChannels(run) || layers[l].channels > MOST_DOTS) return [];
   const values = track.map(({ step }) => channelsOf(run, step, l));
-  return values.at(-1).map((last, c) => [track.map(({ step }, i) => [step, values[i][c]?.value]), ramp(last.value)]);
+  return values.at(-1).map((last, c) => [over((_, i) => values[i][c]?.value), ramp(last.value)]);
 }
 
 function sharesOverSteps(series, name, frame) {
@@ -646,8 +691,8 @@ function sharesOverSteps(series, name, frame) {
     if (name && l < 0) continue;
     const at = step => (l < 0 ? networkOver(one.members, step) : layerOver(one.members, step, l));
     const track = stepsOf(one).map(step => ({ step, ...at(step) }));
-    for (const [side, color, words] of [["below", "var(--instance)", "below 0.1"], ["above", "var(--batch)", "above 0.9"]]) {
-      plot.line(track.map(each => [each.step, each[side]]), trackLine(one, color, true, true));
+    for (const { side, statistic, words } of SIDES) {
+      plot.line(track.map(each => [each.step, each[side]]), strokeOf(one, `var(--${statistic})`, strokeWidth(true)));
       for (const each of track) {
         const [x, y] = [plot.X(each.step), plot.Y(each[side])];
         plot.probe(x, y, `step ${whole(each.step)}`, ...named(one), [words, percent(each[side])]);
@@ -664,9 +709,8 @@ const bimodalityOf = (one, layer, l) => one.members.map(run => runs[run].bimodal
 figures["rho-bimodality"] = {
   exists: () => runsWith("rho").some(run => known(runs[run].bimodality).length),
   draw(width) {
-    const options = { x: [0, 1], from: BIMODAL, value: bimodalityOf, row: "bimodality" };
-    const plots = byArchitecture("rho").map(alike => stems("Bimodality of rho in each layer", alike, Math.min(width, 680), options));
-    return plots.map(plot => panel(plot));
+    const options = { x: [0, 1], from: BIMODAL, value: bimodalityOf, row: "bimodality" }, size = Math.min(width, 680);
+    return byArchitecture("rho").map(alike => panel(stems("Bimodality of rho in each layer", alike, size, options)));
   },
   finding() {
     const found = withKind("rho").map(one => {
@@ -678,7 +722,7 @@ figures["rho-bimodality"] = {
   },
 };
 
-const gammaOf = one => one.members.flatMap(run => data.gamma.filter(each => each.run === run)).flatMap(each => each.layers);
+const gammaOf = one => data.gamma.filter(({ run }) => one.members.includes(run)).flatMap(({ layers }) => layers);
 
 figures["rho-gamma"] = {
   exists: () => data.gamma.length > 0,
@@ -688,7 +732,8 @@ figures["rho-gamma"] = {
     if (!series.length) return [element("p", {}, "What is shown has no checkpoint, so that its gamma is not known.")];
     const value = (one, layer) => gammaOf(one).filter(each => each.name === layer.name).map(each => each.r);
     const options = { x: [-1, 1], from: 0, value, row: "correlation" };
-    const rows = byArchitecture("rho").map(alike => stems("Correlation of rho and gamma in each layer", alike, size, options));
+    const label = "Correlation of rho and gamma in each layer";
+    const rows = byArchitecture("rho").map(alike => stems(label, alike, size, options));
     const scatter = panel(title("gamma over rho ", state.gammaLayer || "all layers"), gammaScatter(series, size));
     return [grid(n, "wide", panel(title("Correlation in each layer"), ...rows), scatter)];
   },
@@ -701,11 +746,11 @@ figures["rho-gamma"] = {
 function gammaScatter(series, width) {
   const layers = one => gammaOf(one).filter(layer => !state.gammaLayer || layer.name === state.gammaLayer);
   const gammas = series.flatMap(one => layers(one).flatMap(layer => layer.gamma));
-  const low = gammas.reduce((a, b) => Math.min(a, b), Infinity), high = gammas.reduce((a, b) => Math.max(a, b), -Infinity);
-  const margin = (high - low || 1) * 0.04, y = [low - margin, high + margin];
-  const plot = new Plot("rho and gamma of the channels", { width, height: 340, left: 40, bottom: 38, x: [-0.02, 1.02], y });
+  const low = Math.min(...gammas), high = Math.max(...gammas), margin = (high - low || 1) * 0.04;
+  const frame = { width, height: 340, left: 40, bottom: 38, x: [-0.02, 1.02], y: [low - margin, high + margin] };
+  const plot = new Plot("rho and gamma of the channels", frame);
   plot.xAxis(ticks([0, 1], 5), tenth);
-  plot.yAxis(ticks(y, 6), high - low < 1 ? short : tenth);
+  plot.yAxis(ticks(frame.y, 6), high - low < 1 ? short : tenth);
   plot.text(plot.X(0.5), plot.height - 4, "rho");
   series.forEach(one => layers(one).forEach(layer => layer.rho.forEach((value, i) => {
     const [left, top] = [plot.X(value), plot.Y(layer.gamma[i])];
@@ -748,9 +793,10 @@ function stackedBars(one, moment, width) {
       const upTo = end => each.map(values => sum(values.slice(0, end))), [start, end] = [k, k + 1].map(upTo);
       const [left, right] = [start, end].map(values => plot.X(average(values)));
       plot.box(left, plot.row(l) + 2, right - left - 1, height - 4, { fill: `var(--${name})` });
-      plot.probe((left + right) / 2, plot.lane(l), layer.name, [`${name}, ${MOMENTS[moment]}`, folded(each.map(values => values[k]), fixed)]);
-      const spread = plot.X(deviation(end)) - plot.X(0);
-      if (k + 1 < STATISTICS.length && spread > 0) plot.segment(right - spread, plot.lane(l), right + spread, plot.lane(l), { class: "whisker" });
+      const weight = folded(each.map(values => values[k]), fixed), y = plot.lane(l);
+      plot.probe((left + right) / 2, y, layer.name, [`${name}, ${MOMENTS[moment]}`, weight]);
+      const spread = k + 1 < STATISTICS.length ? plot.X(deviation(end)) - plot.X(0) : 0;
+      if (spread > 0) plot.segment(right - spread, y, right + spread, y, { class: "whisker" });
     });
   });
   [1 / 3, 2 / 3].forEach(value => plot.vertical(value, "start"));
@@ -769,24 +815,31 @@ function highestWeight(series) {
 
 figures["switch-training"] = {
   exists: () => runsWith("switch").some(run => runs[run].steps.length > 1),
-  options: () => [layerSelect("switch", "switchLayer"), choice("Small plots", "moment", [["0", "means"], ["1", "variances"]])],
+  options() {
+    return [layerSelect("switch", "switchLayer"), choice("Small plots", "moment", Object.entries(MOMENTS))];
+  },
   draw(width) {
     const high = highestWeight(withKind("switch")), name = state.switchLayer;
-    const large = (series, frame) => MOMENTS.map((words, moment) =>
-      panel(title(`Weights of ${words} `, name || "mean over all layers"), weightsOverSteps(series, name, frame, moment, high)));
+    const large = (series, frame) => MOMENTS.map((words, moment) => {
+      const plot = weightsOverSteps(series, name, frame, moment, high);
+      return panel(title(`Weights of ${words} `, name || "mean over all layers"), plot);
+    });
     const small = (series, layer, frame) => weightsOverSteps(series, layer, frame, Number(state.moment), high);
     return trainingPanels("switch", "switchLayer", width, large, small);
   },
   finding() {
     const [one] = withKind("switch"), layers = range(ownLayers(one, "switch").length);
-    const of = run => layers.flatMap(l => [0, 1].flatMap(m => STATISTICS.map((_, k) => weightOf(run, Infinity, l, m, k))));
+    const ofLayer = (run, l) => [0, 1].flatMap(moment => STATISTICS.map((_, k) => weightOf(run, Infinity, l, moment, k)));
+    const of = run => layers.flatMap(l => ofLayer(run, l));
     const subject = several() ? `the weights of ${one.name}` : "the weights";
-    return `From ⅓, ${subject} have moved as far as ${between(one.members.flatMap(of), short)} at the end.`;
+    const all = one.members.flatMap(of);
+    return `From ⅓ each, ${subject} have spread to between ${short(Math.min(...all))} and ${short(Math.max(...all))}.`;
   },
 };
 
 function weightsOverSteps(series, name, frame, moment, high) {
-  const plot = overSteps(`Switch weights of ${MOMENTS[moment]} over the training, ${name || "mean over all layers"}`, frame, high);
+  const label = `Switch weights of ${MOMENTS[moment]} over the training, ${name || "mean over all layers"}`;
+  const plot = overSteps(label, frame, high);
   plot.horizontal(1 / 3, "third");
   for (const one of series) {
     const l = layerIndex(one, "switch", name), steps = stepsOf(one);
@@ -799,7 +852,7 @@ function weightsOverSteps(series, name, frame, moment, high) {
       const seeds = one.members.length > 1 ? one.members.map(run => over([run], layers, k)) : null;
       const fine = seeds ?? (several() ? [] : layers.map(layer => over(one.members, [layer], k)));
       if (frame.large) fine.forEach(points => plot.line(points, { class: "fine", stroke }));
-      plot.line(track, trackLine(one, stroke, frame.large, true));
+      plot.line(track, strokeOf(one, stroke, strokeWidth(frame.large)));
       for (const [step, value] of track) {
         plot.probe(plot.X(step), plot.Y(value), `step ${whole(step)}`, ...named(one), [statistic, fixed(value)]);
       }
@@ -826,9 +879,9 @@ if (weights) {
 
 /* To begin with, two series are compared that have the same layers, if there are such. */
 function chooseCompared() {
-  const architecture = one => runs[one.members[0]].architecture;
-  const first = Math.max(0, compared.findIndex((a, i) => compared.some((b, k) => k > i && architecture(a) === architecture(b))));
-  const second = compared.findIndex((b, k) => k > first && architecture(b) === architecture(compared[first]));
+  const built = compared.map(one => runs[one.members[0]].architecture);
+  const first = Math.max(0, built.findIndex((one, i) => built.includes(one, i + 1)));
+  const second = built.indexOf(built[first], first + 1);
   const measure = Object.keys(measures).find(name => ownLayers(compared[first], measures[name].kind).length);
   Object.assign(state, { first: String(first), second: String(Math.max(second, 1)), measure });
 }
@@ -838,7 +891,8 @@ function layerDifferences() {
   return ownLayers(second, kind).flatMap((layer, l) => {
     const other = layerIndex(first, kind, layer.name);
     if (other < 0) return [];
-    return [{ layer, ...welch(first.members.map(run => value(run, other)), second.members.map(run => value(run, l))) }];
+    const [before, after] = [first.members.map(run => value(run, other)), second.members.map(run => value(run, l))];
+    return [{ layer, ...welch(before, after) }];
   });
 }
 
@@ -920,9 +974,9 @@ function chip(series) {
   // One is always left; and no more are shown than can be told apart.
   const disabled = shown ? !several() : full;
   const words = series.members.length > 1 ? `${series.name} (${series.members.length} runs)` : series.name;
-  const box = { type: "checkbox", "data-key": `show:${series.name}`, checked: Boolean(shown), disabled, onchange: toggle };
-  const hint = !shown && full ? `${MARKS.length} at most are shown at once` : null;
-  return element("label", { class: "chip", title: hint }, element("input", box), shown ? swatch(shown) : null, words);
+  const box = { type: "checkbox", "data-key": `show:${series.name}`, checked: Boolean(shown), disabled };
+  const hint = !shown && full ? `${MARKS.length} at most are shown at once` : null, icon = shown ? swatch(shown) : null;
+  return element("label", { class: "chip", title: hint }, element("input", { ...box, onchange: toggle }), icon, words);
 }
 
 function drawSeries() {
@@ -939,7 +993,8 @@ function drawSeries() {
 function drawUnit() {
   const change = unit => () => { choose(unit); update(); };
   byId("unit").hidden = !folds;
-  byId("unit").replaceChildren(...Object.keys(units).map(unit => pressed(`unit:${unit}`, state.unit === unit, change(unit), `${unit}s`)));
+  const button = unit => pressed(`unit:${unit}`, state.unit === unit, change(unit), `${unit}s`);
+  byId("unit").replaceChildren(...Object.keys(units).map(button));
 }
 
 function drawStep() {
@@ -1007,6 +1062,8 @@ function conditions() {
   };
 }
 
+const isWanted = ({ figure, stale, near }, far) => stale && (near || far) && !figure.closest("[hidden]");
+
 let requested = 0;
 
 function update() {
@@ -1025,7 +1082,7 @@ function redraw(everything = false) {
       const section = document.querySelector(`section[data-needs=${kind}]`);
       if (section) section.hidden = !withKind(kind).length;
     }
-    entries.filter(({ figure, stale, near }) => stale && (near || everything) && !figure.closest("[hidden]")).forEach(drawFigure);
+    entries.filter(entry => isWanted(entry, everything)).forEach(drawFigure);
     const now = conditions();
     document.querySelectorAll("[data-when]").forEach(node => { node.hidden = !now[node.dataset.when]; });
   });
@@ -1036,12 +1093,14 @@ function redraw(everything = false) {
 const namesOf = run => [...layersOf(run, "rho"), ...layersOf(run, "switch")].map(layer => layer.name);
 
 function lead() {
-  const layers = new Set(range(runs.length).flatMap(namesOf)).size, steps = runs.flatMap(run => run.steps);
-  const what = [rho && "the gates rho of batch-instance normalization", weights && "the weights of switchable normalization"];
-  const whom = runs.length === 1 ? runs[0].name : count(runs.length, "run") + (folds ? `, in ${count(data.groups.length, "group")}` : "");
-  const [first, last] = [Math.min(...steps), Math.max(...steps)].map(whole);
+  const gates = "the gates rho of batch-instance normalization", shares = "the weights of switchable normalization";
+  const what = [rho && gates, weights && shares].filter(Boolean).join(" and ");
+  const groups = folds ? `, in ${count(data.groups.length, "group")}` : "";
+  const whom = runs.length === 1 ? runs[0].name : count(runs.length, "run") + groups;
+  const layers = count(new Set(range(runs.length).flatMap(namesOf)).size, "layer");
+  const steps = ascending(runs.flatMap(run => run.steps)), [first, last] = [steps[0], steps.at(-1)].map(whole);
   const when = first === last ? `at step ${last}` : `from step ${first} to ${last}`;
-  byId("lead").textContent = `What ${what.filter(Boolean).join(" and ")} became in ${whom}: ${count(layers, "layer")}, ${when}.`;
+  byId("lead").textContent = `What ${what} became in ${whom}: ${layers}, ${when}.`;
 }
 
 /* A number of several runs: mean and deviation if they are of one group, which may be averaged, else its range. */
@@ -1051,8 +1110,10 @@ function over(members, value, form) {
 }
 
 function facts() {
-  const fact = (words, value, note) => byId("numbers").append(element("div", {},
-    element("dt", {}, words), element("dd", { class: value.length > 12 ? "long" : null }, value, element("small", {}, note))));
+  const fact = (words, value, note) => {
+    const number = element("dd", { class: value.length > 12 ? "long" : null }, value, element("small", {}, note));
+    byId("numbers").append(element("div", {}, element("dt", {}, words), number));
+  };
   const gated = runsWith("rho"), switched = runsWith("switch"), { network, first, last } = PUBLISHED;
   if (gated.length) {
     const of = (name, form, part) => over(gated, run => networkOver([run], Infinity, part)[name], form);
@@ -1060,15 +1121,19 @@ function facts() {
     fact("Gates below 0.1", of("below", rounded), `about ${rounded(network.below)} as published`);
     fact("Gates above 0.9", of("above", rounded), `about ${rounded(network.above)} as published`);
     const thirds = ["first", "last"].map(part => of("below", rounded, part)).join(" · ");
-    fact("Below 0.1, lower · upper third", thirds, `about ${rounded(first.below)} · ${rounded(last.below)} as published`);
+    const published = [first, last].map(({ below }) => rounded(below)).join(" · ");
+    fact("Below 0.1, lower · upper third", thirds, `about ${published} as published`);
   }
   STATISTICS.forEach((name, k) => {
     if (!switched.length) return;
     const mean = (run, moment) => average(layersOf(run, "switch").map((_, l) => weightOf(run, Infinity, l, moment, k)));
     const both = [0, 1].map(moment => over(switched, run => mean(run, moment), short)).join(" · ");
-    fact(element("em", { class: name }, `${name} weight at the end`), both, "of means · of variances, over all layers");
+    fact(element("em", { class: name }, `${name} weight`), both, "of means · of variances, over all layers");
   });
 }
+
+const FEW = 8;
+const folding = (words, content) => element("details", {}, element("summary", {}, words), content);
 
 function runTable() {
   const heads = ["Run", ...(folds ? ["Group"] : []), "Read from", "Layers", "Gates", "Steps"];
@@ -1079,12 +1144,12 @@ function runTable() {
     return [run.name, ...group, element("code", {}, run.source), layers, gates ? whole(gates) : "–", steps];
   });
   const list = table(heads, rows, folds ? 3 : 2);
-  byId("runs").append(runs.length > 8 ? element("details", {}, element("summary", {}, `The ${runs.length} runs`), list) : list);
+  byId("runs").append(runs.length > FEW ? folding(`The ${runs.length} runs`, list) : list);
 }
 
 function notes() {
-  const items = data.notes.map(text => element("li", {}, text)), few = items.length <= 8;
-  const list = few ? items : [element("li", {}, element("details", {}, element("summary", {}, count(items.length, "further note")), element("ul", {}, items)))];
+  const items = data.notes.map(text => element("li", {}, text)), many = items.length > FEW;
+  const list = many ? [element("li", {}, folding(count(items.length, "further note"), element("ul", {}, items)))] : items;
   byId("notes-list").append(...list);
 }
 
@@ -1100,7 +1165,8 @@ function showTip(plot, index, aloud) {
   hideTip();
   plot.at = index;
   plot.add("circle", { class: "ring", cx: x, cy: y, r: 7 });
-  tip.replaceChildren(element("b", {}, title), ...rows.map(row => element("span", {}, row.map(part => element("span", {}, String(part))))));
+  const lines = rows.map(row => element("span", {}, row.map(part => element("span", {}, String(part)))));
+  tip.replaceChildren(element("b", {}, title), ...lines);
   tip.hidden = false;
   const { left, top } = plot.node.getBoundingClientRect();
   const across = Math.min(Math.max(left + x - tip.offsetWidth / 2, 6), page.clientWidth - tip.offsetWidth - 6);
@@ -1148,7 +1214,7 @@ function walk(event) {
 function watchFigures() {
   const observer = new IntersectionObserver(seen => {
     for (const { target, isIntersecting } of seen) entries.find(entry => entry.figure === target).near = isIntersecting;
-    redraw();
+    if (entries.some(entry => isWanted(entry, false))) redraw();
   }, { rootMargin: "600px" });
   for (const [id, spec] of Object.entries(figures)) {
     const figure = byId(id), section = figure?.closest("section");
@@ -1164,9 +1230,16 @@ function watchFigures() {
 }
 
 function listen() {
-  byId("step").addEventListener("input", event => { play(false); state.step = shownSteps()[event.target.value]; update(); });
+  byId("step").addEventListener("input", event => {
+    play(false);
+    state.step = shownSteps()[event.target.value];
+    update();
+  });
   byId("play").addEventListener("click", () => play(!playing));
-  byId("search").addEventListener("input", event => { state.search = event.target.value; drawSeries(); });
+  byId("search").addEventListener("input", event => {
+    state.search = event.target.value;
+    drawSeries();
+  });
   ["pointermove", "pointerdown"].forEach(kind => document.addEventListener(kind, point));
   document.addEventListener("keydown", walk);
   document.addEventListener("focusout", hideTip);

@@ -231,6 +231,7 @@ def _gammas(table: DataFrame, runs: list[str]) -> list[dict[str, Any]]:
     by = ["run", "layer", "depth", "channel"]
     gates, gammas = (at_checkpoint.loc[at_checkpoint["kind"] == kind, [*by, "value"]] for kind in ("rho", "gamma"))
     pairs = gates.merge(gammas, on=by, suffixes=("_rho", "_gamma")).dropna(subset=["value_rho", "value_gamma"])
+    pairs = pairs.sort_values(["run", "depth", "channel"])
     found = correlations(at_checkpoint).set_index(["run", "layer"])["pearson"]
     stride = -(-len(pairs) // MOST_PAIRS) or 1
     result: dict[str, dict[str, Any]] = {}
