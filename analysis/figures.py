@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -38,12 +40,12 @@ BINS = 10
 COLORS = {"instance": "#bb5566", "layer": "#ddaa33", "batch": "#004488"}
 GROUP_COLORS = ("#1d1f24", "#0f8f7e", "#8a55b5", "#8a5a2e", "#dd96c8", "#93b02c")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)), (0, (12, 4)), (0, (4, 2)))
+DASHES: tuple[Any, ...] = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)), (0, (12, 4)), (0, (4, 2)))
 INK, SOFT, RULE = "#1d1f24", "#5d6068", "#e2e0da"
 RHO = LinearSegmentedColormap.from_list("rho", [COLORS["instance"], "#eae7e0", COLORS["batch"]])
 """From instance to batch normalization, through a gray that is as far from both."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -409,7 +411,7 @@ def _mark(axes: Axes, x: pd.Series, y: np.ndarray, index: int) -> None:
 
 
 def _legend(figure: Figure, groups: Groups, published: bool = False) -> None:
-    handles = [
+    handles: list[Artist] = [
         mpl.lines.Line2D([], [], color=GROUP_COLORS[index], marker=MARKERS[index], linestyle=DASHES[index], label=name)
         for name, index in groups.items()
         if len(groups) > 1

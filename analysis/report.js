@@ -35,6 +35,7 @@ function deviation(values) {
 const fixed = (value, digits = 3) => (Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–");
 const short = value => fixed(value, 2);
 const tenth = value => fixed(value, 1);
+const significant = (value, digits) => (Number.isFinite(value) ? value.toPrecision(digits).replace("-", "−") : "–");
 const signed = (value, digits = 3) => (value > 0 ? "+" : "") + fixed(value, digits);
 const percent = (value, digits = 1) => (Number.isFinite(value) ? `${(100 * value).toFixed(digits)}\u00a0%` : "–");
 const rounded = value => percent(value, 0);
@@ -714,9 +715,9 @@ figures["rho-bimodality"] = {
   },
   finding() {
     const found = withKind("rho").map(one => {
-      const layers = ownLayers(one, "rho");
+      const layers = ownLayers(one, "rho"), network = folded(known(one.members.map(run => runs[run].bimodal)), short);
       const above = layers.filter((layer, l) => average(known(bimodalityOf(one, layer, l))) > BIMODAL);
-      return `${above.length} of ${count(layers.length, "layer")}${whose(one)}`;
+      return `${above.length} of ${count(layers.length, "layer")}${whose(one)}, and ${network} over all of its gates`;
     });
     return `Above 5/9: ${found.slice(0, 3).join("; ")}.`;
   },
@@ -945,10 +946,13 @@ figures.snapped = {
       const names = one.members.map(run => runs[run].name), own = data.snapped.filter(row => names.includes(row.run));
       const alike = Map.groupBy(own, row => `${row.metric}\n${row.statistics}`);
       return [...alike.values()].map((group, i) => {
-        const [metric, change] = [group[0].metric, group.map(row => row.snapped - row.learned)];
-        const changed = group.length > 1 ? folded(change, value => signed(value)) : signed(change[0]);
-        const numbers = ["learned", "snapped"].map(name => folded(group.map(row => row[name]), fixed));
-        return [...(several() ? [i ? "" : one.name] : []), metric, group[0].statistics, ...numbers, changed];
+        const of = value => [average(group.map(value)), deviation(group.map(value))];
+        const learned = withSpread(...of(row => row.learned), value => significant(value, 4));
+        const snapped = withSpread(...of(row => row.snapped), value => significant(value, 4));
+        const [mean, spread] = of(row => row.snapped - row.learned);
+        const change = (mean > 0 ? "+" : "") + withSpread(mean, spread, value => significant(value, 2));
+        const { metric, statistics } = group[0];
+        return [...(several() ? [i ? "" : one.name] : []), metric, statistics, learned, snapped, change];
       });
     });
     const heads = [...(several() ? [state.unit] : []), "Metric", "Running statistics", "learned", "snapped", "change"];

@@ -180,8 +180,9 @@ def _gates(
     counts[place.notna()] = counted["count"].to_numpy().reshape(-1, BINS)[place.dropna().astype(int)]
     packed["histogram"] = _pack(counts)
     last = known.groupby("run", observed=True)["step"].transform("max") == known["step"]
+    networks = summaries(at_last_step(mixing), ["run"]).set_index("run")["bimodality"]
     for run, part in known[last].groupby("run", observed=True):
-        runs[run]["bimodality"] = [None if np.isnan(value) else round(value, 4) for value in part["bimodality"]]
+        runs[run] |= {"bimodality": _numbers(part["bimodality"]), "bimodal": _numbers(networks[[run]])[0]}
     return packed | {"channels": _channels(mixing, cells, runs)}
 
 
@@ -236,16 +237,19 @@ def _gammas(table: DataFrame, runs: list[str]) -> list[dict[str, Any]]:
     stride = -(-len(pairs) // MOST_PAIRS) or 1
     result: dict[str, dict[str, Any]] = {}
     for (run, layer), part in pairs.groupby(["run", "layer"], observed=True, sort=False):
-        correlation = float(found[run, layer])
         result.setdefault(run, {"run": runs.index(run), "layers": []})["layers"].append(
             {
                 "name": layer,
-                "r": None if np.isnan(correlation) else round(correlation, 4),
+                "r": _numbers(found.loc[[(run, layer)]])[0],
                 "rho": [round(value, 4) for value in part["value_rho"].iloc[::stride].tolist()],
                 "gamma": [float(f"{value:.5g}") for value in part["value_gamma"].iloc[::stride].tolist()],
             }
         )
     return list(result.values())
+
+
+def _numbers(values: pd.Series) -> list[float | None]:
+    return [None if np.isnan(value) else round(value, 4) for value in values]
 
 
 def _rows(frame: DataFrame) -> list[dict[str, Any]]:

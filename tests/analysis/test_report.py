@@ -11,7 +11,7 @@ from made_runs import make_run, two_groups
 
 from analysis import report
 from analysis.figures import COLORS, GROUP_COLORS
-from analysis.values import Run, combine, frame
+from analysis.values import Run, bimodality, combine, frame
 
 PRECISION = 0.5 / report.LARGEST
 
@@ -172,7 +172,7 @@ def test_a_layer_of_which_only_a_summary_is_known():
     run = Run("wandb", "wandb:a/b/c", frame({0: {"00.norm/rho_summary": summary}}), "wandb")
     page = contents(run, make_run("a"))
     (described, _), gates = page["runs"], page["rho"]
-    assert (described["channels"], described["bimodality"]) == (None, [None])
+    assert (described["channels"], described["bimodality"], described["bimodal"]) == (None, [None], None)
     assert [shares(gates[name])[0] for name in ("mean", "below", "above")] == pytest.approx([0.6, 0.25, 0.5], abs=1e-4)
     assert np.isnan([shares(gates[name])[0] for name in ("lower", "upper")]).all()
     assert unpack(gates["histogram"])[: report.BINS].sum() == 0
@@ -192,6 +192,14 @@ def test_runs_of_one_kind_leave_out_the_other():
     assert only_switch["rho"] is None
     assert only_switch["gamma"] == []
     assert only_switch["runs"][0]["rho"] is None
+
+
+def test_bimodality_of_layers_and_of_the_network():
+    run = make_run("a")
+    (described,) = contents(run)["runs"]
+    layers = list(values(run, "rho", 100).values())
+    assert described["bimodality"] == pytest.approx([bimodality(rho) for rho in layers], abs=1e-4)
+    assert described["bimodal"] == pytest.approx(bimodality(np.concatenate(layers)), abs=1e-4)
 
 
 def test_the_rows_may_come_in_any_order():
