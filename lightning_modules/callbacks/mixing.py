@@ -1,6 +1,6 @@
 """Logging what the mixing layers learn while they learn it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
@@ -105,10 +105,11 @@ def read_values(model: torch.nn.Module) -> Values:
         for (_, layer), reported in zip(mixing_layers(model), report(model), strict=True)
         if any(parameter.requires_grad for parameter in layer.parameters())
     ]
-    return dict(zip(_labels([reported.layer for reported in trained]), trained, strict=True))
+    return dict(zip(layer_labels([reported.layer for reported in trained]), trained, strict=True))
 
 
-def _labels(names: list[str]) -> list[str]:
+def layer_labels(names: Sequence[str]) -> list[str]:
+    """Name layers for a log: their dotted names without what all of them begin with, behind their depth."""
     parents = [name.split(".")[:-1] for name in names]
     alike = (len(set(parts)) == 1 for parts in zip(*parents, strict=False))
     shared = len(list(takewhile(bool, alike)))

@@ -45,7 +45,7 @@ class RunFolder(Callback):
             partial.write_text(self.config)
 
     def _tell_differences(self, first: Path) -> None:
-        before, now = (_flat(yaml.safe_load(text)) for text in (first.read_text(), self.config))
+        before, now = (flat(yaml.safe_load(text)) for text in (first.read_text(), self.config))
         changes = [
             f"{key} {before.get(key)!r} -> {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
@@ -55,10 +55,11 @@ class RunFolder(Callback):
             rank_zero_info(f"going on with other settings than those of {first}: {', '.join(changes)}")
 
 
-def _flat(config: object, prefix: str = "") -> dict[str, object]:
+def flat(config: object, prefix: str = "") -> dict[str, object]:
+    """Name every setting of a nested configuration by its dotted path."""
     if not isinstance(config, dict):
         return {prefix: config}
     items: dict[str, object] = {}
     for key, value in config.items():
-        items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        items |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return items

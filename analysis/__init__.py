@@ -1,0 +1,1 @@
+"""Reading what rho and the switch weights of trained networks became."""

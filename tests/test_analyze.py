@@ -1,0 +1,194 @@
+"""The command: what it writes and prints, and what it says to mistakes."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_train import TINY
+
+import norms
+from analysis.values import COLUMNS
+from analyze import main
+from train import main as train
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Three seeds of one configuration and a run of another, made once."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = TINY.replace("stand_ins.TinyModel", "test_snapped.Predicting")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.syspath_prepend(ROOT / "tests" / "analysis")
+        Path("tiny.yaml").write_text(settings)
+        for seed in ("0", "1", "2"):
+            assert train(["fit", "--config", "tiny.yaml", "--seed_everything", seed, "--data.seed", seed]) == 0
+        other = ["--name", "other", "--model.norm", "switchable", "--trainer.max_steps", "5"]
+        assert train(["fit", "--config", "tiny.yaml", *other]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _working_directory(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "tests" / "analysis")
+
+
+def analyze(capsys, *arguments):
+    status = main(list(arguments))
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    return out
+
+
+def error_of(capsys, *arguments):
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    return err[len("error: ") : -1]
+
+
+def missing_as_none(column):
+    return column.astype(object).where(column.notna(), None).tolist()
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_single_run(capsys):
+    out = analyze(capsys, "runs/tiny/version_0", "-o", "report")
+    table = pd.read_parquet("report/mixing.parquet")
+    assert tuple(table.columns) == COLUMNS
+    assert out.count("\n") < 60
+    model = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    rho = model["net.norm1.rho"]
+    shares = [f"{share:.1%}" for share in ((rho < 0.1).float().mean().item(), (rho > 0.9).float().mean().item())]
+    (row,) = re.findall(r"^ *00\.norm1 .*$", out, re.MULTILINE)
+    assert row.split()[1:5] == ["4", f"{rho.mean():.3f}", *shares]
+    (row,) = re.findall(r"^ *published.*$", out, re.MULTILINE)
+    assert "about 10%" in row
+    assert "about 72%" in row
+    weights = model["net.norm2.mean_weight"].softmax(0)
+    (row,) = re.findall(r"^ *01\.norm2 .*$", out, re.MULTILINE)
+    assert row.split()[1:] == ["means", *(f"{weight:.3f}" for weight in weights)]
+    assert len(re.findall(r"val/loss +(as trained|recalibrated)", out)) == 2
+    assert len(table) == 4 * (4 + 6) + 2 * 4
+    assert "wrote report/mixing.csv and mixing.parquet: 48 values of 1 run\n" in out
+    assert "next:\n  open report/report.html in a browser\n" in out
+    assert "train.py fit --config runs/tiny/version_0/config.yaml --seed_everything 1 --model.seed 1" in out
+    assert all(len(line) <= 80 for line in out.partition("wrote ")[0].splitlines() if not line.startswith("*"))
+
+
+def test_the_table_is_that_of_the_checkpoint_and_of_the_notebook(capsys):
+    analyze(capsys, "runs/tiny/version_0", "--no-snapped")
+    text = pd.read_csv("report/mixing.csv", dtype={"value": np.float32})
+    state = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    rows = text[(text["step"] == 12) & (text["kind"] == "rho")]
+    assert rows["value"].tolist() == state["net.norm1.rho"].tolist()
+    from test_snapped import Predicting
+
+    model = Predicting()
+    model.load_state_dict(state)
+    notebook = pd.DataFrame(norms.mixing_values(model))
+    ours = text[(text["step"] == 12) & (text["kind"] != "gamma")]
+    for column in ("depth", "kind", "channel", "statistic"):
+        assert missing_as_none(ours[column]) == missing_as_none(notebook[column])
+    assert ours["value"].tolist() == notebook["value"].astype(np.float32).tolist()
+
+
+def test_what_is_written_is_all_that_is_there(capsys):
+    analyze(capsys, "runs/tiny/version_0", "--no-snapped", "-o", "a/report")
+    written = files("a/report")
+    assert {"mixing.csv", "mixing.parquet", "report.html"} < written
+    figures = {name for name in written if name.startswith("figures/")}
+    assert figures
+    assert {Path(name).suffix for name in figures} == {".png", ".svg"}
+    assert written == figures | {"mixing.csv", "mixing.parquet", "report.html", ".analysis"}
+    assert "://" not in Path("a/report/report.html").read_text().replace("http://www.w3.org/", "")
+
+
+def test_seeds_are_averaged_and_other_runs_stand_beside_them(capsys):
+    out = analyze(capsys, "runs/tiny/version_0", "runs/tiny/version_1", "runs/tiny/version_2", "runs/other")
+    table = pd.read_parquet("report/mixing.parquet")
+    assert table.groupby("group", observed=True)["run"].nunique().to_dict() == {"tiny": 3, "other/version_0": 1}
+    means = [
+        torch.load(f"runs/tiny/version_{i}/checkpoints/last.ckpt", weights_only=True)["state_dict"][
+            "net.norm1.rho"
+        ].mean()
+        for i in range(3)
+    ]
+    assert re.search(rf"^ *tiny \(3 runs\) +4 +{np.mean(means):.3f}±{np.std(means, ddof=1):.3f}", out, re.MULTILINE)
+    assert re.search(r"other/version_0 +means", out)
+    assert "another seed" not in out
+    evaluated = re.findall(r"^ *(tiny \(3 runs\)|other/version_0)? +val/loss", out, re.MULTILINE)
+    assert evaluated == ["tiny (3 runs)", "", "other/version_0", ""]
+
+
+def test_a_report_is_renewed_but_no_other_file_is_replaced(capsys):
+    analyze(capsys, "runs/tiny/version_0", "--no-snapped")
+    before = Path("report/report.html").read_text()
+    analyze(capsys, "runs/other", "--no-snapped")
+    assert Path("report/report.html").read_text() != before
+    Path("mine").mkdir()
+    Path("mine/report.html").write_text("mine")
+    message = "mine/report.html is not of a report of analyze.py: choose another folder with -o"
+    assert error_of(capsys, "runs/other", "-o", "mine") == message
+    assert Path("mine/report.html").read_text() == "mine"
+
+
+def test_a_checkpoint_alone_says_why_it_is_not_evaluated(capsys):
+    shutil.copy("runs/tiny/version_0/checkpoints/last.ckpt", "model.ckpt")
+    out = analyze(capsys, "model.ckpt")
+    assert "model.ckpt is not evaluated with snapped gates: there is no config.yaml beside its checkpoint" in out
+    assert "another seed" not in out
+
+
+def test_a_run_that_cannot_be_evaluated_does_not_keep_others_from_it(capsys):
+    Path("runs/tiny/version_1/config.yaml").unlink()
+    out = analyze(capsys, "runs/tiny/version_0", "runs/tiny/version_1")
+    assert "note: tiny/version_1 is not evaluated with snapped gates: " in out
+    assert re.search(r"tiny/version_0 +val/loss", out)
+
+
+def test_groups_by_name(capsys):
+    out = analyze(capsys, "runs/other", "--group", "two=runs/tiny/version_0/,runs/tiny/version_2", "--no-snapped")
+    assert "two (2 runs)" in out
+    message = error_of(capsys, "--group", "all=runs/other,runs/tiny")
+    assert message.startswith(
+        "runs of different architectures cannot be averaged, only compared: other/version_0 has 00.norm1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no run is given: expected a run folder, "),
+        (["nothing"], "no such run: nothing (expected a run folder, "),
+        (["runs"], "runs holds no run: expected runs/mixing or runs/checkpoints"),
+        (["tiny.yaml"], "tiny.yaml is not a readable checkpoint: "),
+        (["runs/tiny", "runs/tiny/version_2"], "the same run is given 2 times: runs/tiny and runs/tiny/version_2"),
+        (["runs/tiny", "-o", "tiny.yaml/report"], "cannot write to tiny.yaml/report: Not a directory"),
+        (["wandb:a/b/c"], "wandb:a/b/c cannot be read: nobody is logged in to W&B; run `wandb login` "),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, capsys):
+    assert error_of(capsys, *arguments).startswith(message)
+    assert not Path("report").exists()
+
+
+@pytest.mark.parametrize("arguments", [["a", "--batches", "0"], ["a", "--group", "x"], ["a", "--group", "=a"]])
+def test_options_that_make_no_sense(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "must be" in capsys.readouterr().err
