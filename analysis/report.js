@@ -934,10 +934,15 @@ figures.difference = {
 /* ---- Snapped gates ---- */
 
 const EXPLAINED = {
-  "images/rms_change": "the root mean square by which snapping changes the images, whose values lie in [0, 1]",
-  "images/rms_between": "the same between images of different latent vectors, for comparison",
+  rms_change: "the root mean square by which snapping changes the images, whose values lie in [0, 1]",
+  rms_between: "the same between images of different latent vectors, for comparison",
   d_fake: "the mean score that the discriminator gives to generated images",
 };
+
+function measured(values, digits) {
+  const spread = deviation(values), words = significant(average(values), digits);
+  return Number.isFinite(spread) ? `${words} ± ${significant(spread, 2)}` : words;
+}
 
 figures.snapped = {
   exists: () => data.snapped !== null,
@@ -946,13 +951,11 @@ figures.snapped = {
       const names = one.members.map(run => runs[run].name), own = data.snapped.filter(row => names.includes(row.run));
       const alike = Map.groupBy(own, row => `${row.metric}\n${row.statistics}`);
       return [...alike.values()].map((group, i) => {
-        const of = value => [average(group.map(value)), deviation(group.map(value))];
-        const learned = withSpread(...of(row => row.learned), value => significant(value, 4));
-        const snapped = withSpread(...of(row => row.snapped), value => significant(value, 4));
-        const [mean, spread] = of(row => row.snapped - row.learned);
-        const change = (mean > 0 ? "+" : "") + withSpread(mean, spread, value => significant(value, 2));
         const { metric, statistics } = group[0];
-        return [...(several() ? [i ? "" : one.name] : []), metric, statistics, learned, snapped, change];
+        const before = group.map(row => row.learned), after = group.map(row => row.snapped);
+        const change = group.map(row => row.snapped - row.learned), sign = average(change) > 0 ? "+" : "";
+        const numbers = [measured(before, 4), measured(after, 4), sign + measured(change, 2)];
+        return [...(several() ? [i ? "" : one.name] : []), metric, statistics, ...numbers];
       });
     });
     const heads = [...(several() ? [state.unit] : []), "Metric", "Running statistics", "learned", "snapped", "change"];
@@ -1062,7 +1065,8 @@ function conditions() {
     seeds: grouped,
     last: runsWith("rho").some(run => !keepsChannels(run)),
     uncertain: Math.min(...sides) > 1,
-    certain: Math.min(...sides) < 2,
+    certain: Math.min(...sides) < 2 && data.groups.length > 1,
+    within: data.groups.length === 1,
   };
 }
 

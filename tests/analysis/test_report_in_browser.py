@@ -338,8 +338,8 @@ def test_intervals_are_those_of_student(freedom, show, browser):
 def test_snapped_evaluations_are_averaged_over_seeds(show, browser):
     show("groups")
     assert cells(browser, "#snapped tbody tr") == [
-        ["slow", "val/loss", "as trained", "1.000 ± 0.000", "2.500 ± 1.000", "+1.5 ± 1.0"],
-        ["fast", "val/loss", "as trained", "1.000 ± 0.000", "5.500 ± 1.000", "+4.5 ± 1.0"],
+        ["slow", "val/loss", "as trained", "1.000 ± 0.0", "2.500 ± 1.0", "+1.5 ± 1.0"],
+        ["fast", "val/loss", "as trained", "1.000 ± 0.0", "5.500 ± 1.0", "+4.5 ± 1.0"],
     ]
 
 
