@@ -8,6 +8,9 @@ import pytest
 # Tests are small and run in several processes, whose threads would only wait for each other. Set before torch looks.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# onnxruntime would report its import over the network.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # The tests mirror the packages, so that the folders in here bear their names: the packages must be found first.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

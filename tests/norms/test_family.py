@@ -344,9 +344,7 @@ def test_exports_in_evaluation_with_any_batch_and_image_size():
         assert_equal(exported.module()(x), family(x), rtol=0, atol=1e-5)
 
 
-def test_exports_to_onnx_in_evaluation_with_any_batch_size(tmp_path, monkeypatch):
-    # It would look for the network on import, and wait for it at the end.
-    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
+def test_exports_to_onnx_in_evaluation_with_any_batch_size(tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     family = Family([case for case in KINDS if set(case.options) <= {"sync", "statistics"}]).eval()

@@ -215,6 +215,7 @@ def test_other_tensors_of_a_module():
 
 @pytest.mark.parametrize("name", ["conv2d", "transposed1d"])
 def test_compiles_whole(name):
+    torch.compiler.reset()
     layer, x = build(name)
     reference = copy.deepcopy(weight_norm(layer))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
