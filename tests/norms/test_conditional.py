@@ -165,6 +165,7 @@ def test_no_samples_and_no_conditions(name):
 def test_compiles_whole(name):
     layer = build(name)
     plain = copy.deepcopy(layer)
+    torch.compiler.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for condition in (CONDITIONS, torch.rand(3, 3, dtype=torch.float64)):
         results = []

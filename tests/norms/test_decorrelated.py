@@ -343,6 +343,7 @@ def test_one_tensor_of_the_size_of_the_input_is_saved_for_the_gradient(dims):
 def test_compiles_whole_in_training_and_evaluation():
     layer = build(momentum=None)
     plain = copy.deepcopy(layer)
+    torch.compiler.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for training in (True, False):
         layer.train(training), plain.train(training)

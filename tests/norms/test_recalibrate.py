@@ -333,6 +333,7 @@ def test_a_single_value_has_a_mean():
 
 def test_compiled_models():
     model = nn.Sequential(build("batch_instance"), build("batch"))
+    torch.compiler.reset()
     compiled = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)
     for batch in data():
         model(batch), compiled(batch)

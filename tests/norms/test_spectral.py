@@ -251,6 +251,7 @@ def test_copies_are_independent():
 def test_compiles_whole(input_size):
     layer, x = build("conv2d")
     reference = copy.deepcopy(spectral_norm(layer, input_size=input_size))
+    torch.compiler.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for _ in range(2):
         ys = [module(x) for module in (compiled, reference)]

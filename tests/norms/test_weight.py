@@ -471,6 +471,7 @@ def test_there_must_be_something_to_initialize():
 
 def test_compiled_models_are_initialized_alike():
     reference, model, x = Network(), Network(), batch()
+    torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     compiled(x)
     for network in (compiled, reference):
