@@ -34,6 +34,9 @@ MOST_GROUPS = 6
 MOST_DOTS = 256
 """Layers of more channels are drawn without a dot for each."""
 
+MOST_PANELS = 9
+"""How many differences of groups are drawn, unless the first two groups differ in more ways."""
+
 BINS = 10
 """Bins of the histograms of rho, as wide as the published shares are."""
 
@@ -341,12 +344,12 @@ def _switch_training(table: DataFrame, groups: Groups) -> Figure:
 
 def _differences(table: DataFrame, groups: Groups) -> Figure | None:
     first, *others = groups
-    found = {other: differences(table, first, other).sort_values("depth") for other in others}
-    panels = [
-        (other, kind, statistic, rows)
-        for other, pairs in found.items()
-        for (kind, statistic), rows in pairs.groupby(["kind", "statistic"], observed=True, sort=False, dropna=False)
-    ]
+    panels: list[tuple[str, str, str, DataFrame]] = []
+    for other in others:
+        found = differences(table, first, other).sort_values("depth")
+        by_kind = found.groupby(["kind", "statistic"], observed=True, sort=False, dropna=False)
+        if not panels or len(panels) + len(by_kind) <= MOST_PANELS:
+            panels += [(other, kind, statistic, rows) for (kind, statistic), rows in by_kind]
     if not panels:
         return None
     figure, every = _panels([rows["layer"].tolist() for *_, rows in panels])

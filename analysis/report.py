@@ -125,12 +125,12 @@ def _layers(mixing: DataFrame) -> DataFrame:
     """The layers of each run, in order: which third they lie in, what they learn, and of how many channels."""
     last = with_thirds(at_last_step(mixing))
     layers = last.drop_duplicates(["run", "layer"])[["run", "layer", "depth", "third"]]
-    known = pd.MultiIndex.from_frame(layers[["run", "layer"]])
     for column, kinds in (("gated", ["rho", "rho_summary"]), ("switched", ["mean_weight", "var_weight"])):
-        with_kind = pd.MultiIndex.from_frame(last.loc[last["kind"].isin(kinds), ["run", "layer"]])
-        layers[column] = known.isin(with_kind)
-    channels = last[last["kind"] == "rho"].groupby(["run", "layer"], observed=True).size()
-    layers["channels"] = channels.reindex(known, fill_value=0).to_numpy()
+        found = last.loc[last["kind"].isin(kinds), ["run", "layer"]].drop_duplicates()
+        layers = layers.merge(found.assign(**{column: True}), on=["run", "layer"], how="left")
+        layers[column] = layers[column].notna()
+    channels = last[last["kind"] == "rho"].groupby(["run", "layer"], observed=True).size().reset_index(name="channels")
+    layers = layers.merge(channels, on=["run", "layer"], how="left").fillna({"channels": 0}).astype({"channels": int})
     total = layers["channels"].sum()
     # Every layer shows one channel at least, and all of them where there is room.
     shown = (layers["channels"] * min(1.0, MOST_CHANNELS / max(1, total))).astype(int)

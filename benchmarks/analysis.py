@@ -41,10 +41,11 @@ LIMITS = {"seconds": 60.0, "memory": 2.0, "load": 3.0, "page": 10.0}
 
 
 class Result(NamedTuple):
-    """What was measured, in the units of :data:`LIMITS`, and the number of values."""
+    """The number of values, seconds of the process and of the processors for it, GiB, MB, seconds."""
 
     values: int
     seconds: float
+    processor: float
     memory: float
     page: float
     load: float | None
@@ -102,10 +103,11 @@ def measure(runs: Sequence[Path], output: Path) -> Result:
     before = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
     seconds = time.monotonic() - before
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    memory, processor = used.ru_maxrss / 2**20, used.ru_utime + used.ru_stime
     page = output / "report.html"
     values = len(pd.read_parquet(output / "mixing.parquet", columns=["step"]))
-    return Result(values, seconds, memory, page.stat().st_size / 1e6, _load(page))
+    return Result(values, seconds, processor, memory, page.stat().st_size / 1e6, _load(page))
 
 
 def _load(page: Path) -> float | None:
@@ -131,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = parser.parse_args(given)
     folder = options.keep or Path(tempfile.mkdtemp())
+    load = os.getloadavg()[0]
     try:
         sizes = (options.runs, options.layers, options.channels, options.steps)
         runs = make_runs(folder / "runs", *sizes, switchable=options.switchable)
@@ -138,19 +141,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         if options.keep is None:
             shutil.rmtree(folder)
-    text = _describe(result, given)
+    text = _describe(result, given, load)
     print(text)
     if options.markdown:
         options.markdown.write_text(text)
 
 
-def _describe(result: Result, arguments: Sequence[str]) -> str:
+def _describe(result: Result, arguments: Sequence[str], load: float) -> str:
     def row(words: str, value: float | None, unit: str, limit: float) -> str:
         measured = "not measured, no Chromium" if value is None else f"{value:.2f} {unit}"
         verdict = "" if value is None else "yes" if value <= limit else "no"
         return f"| {words} | {measured} | {limit:g} {unit} | {verdict} |"
 
-    versions = f"Python {platform.python_version()}, numpy {np.__version__}, pandas {pd.__version__}"
+    libraries = f"torch {torch.__version__}, numpy {np.__version__}, pandas {pd.__version__}"
+    machine = f"{_processor()}, {os.cpu_count()} cores, load {load:.1f} from other work"
     lines = [
         "# Many runs analyzed",
         "",
@@ -158,11 +162,12 @@ def _describe(result: Result, arguments: Sequence[str]) -> str:
         "",
         f"    python benchmarks/analysis.py {shlex.join(arguments)}",
         "",
-        f"On {_processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {versions}, {_chromium()}.",
+        f"On {machine}, Python {platform.python_version()}, {libraries}, {_chromium()}.",
         "",
         f"| {result.values} values | measured | limit | kept |",
         "| --- | --- | --- | --- |",
         row("reading, writing and drawing, from the start of the process", result.seconds, "s", LIMITS["seconds"]),
+        f"| seconds of processors in that time | {result.processor:.2f} s | | |",
         row("largest resident memory", result.memory, "GiB", LIMITS["memory"]),
         row("size of the page", result.page, "MB", LIMITS["page"]),
         row("the page opens, until its first figures are drawn", result.load, "s", LIMITS["load"]),

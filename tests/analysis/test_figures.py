@@ -198,6 +198,14 @@ def test_differences_have_their_intervals():
     assert filled.any()
 
 
+def test_differences_from_the_first_group_are_drawn_while_they_fit():
+    runs = [make_run(f"run{index}", seed=index, switches=0, layers=3) for index in range(4)]
+    axes = draw("differences", *runs).axes
+    assert [each.get_xlabel() for each in axes] == [f"run{index} minus run0" for index in (1, 2, 3)]
+    several = [make_run(f"run{index}", seed=index) for index in range(4)]
+    assert {each.get_xlabel() for each in draw("differences", *several).axes} == {"run1 minus run0"}
+
+
 def test_networks_with_other_layers_have_axes_of_their_own():
     deep, shallow = draw("rho_layers", make_run("a"), make_run("b", layers=2), make_run("c", seed=3)).axes
     assert [len(marks(axes)) for axes in (deep, shallow)] == [2, 1]

@@ -202,6 +202,16 @@ def test_bimodality_of_layers_and_of_the_network():
     assert described["bimodal"] == pytest.approx(bimodality(np.concatenate(layers)), abs=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"layers": 0}, {"layers": 1, "switches": 0}])
+def test_many_runs_of_one_kind(options):
+    # Enough for pandas to number them, and the layers, in integers of different sizes.
+    runs = [make_run(f"run{index}", seed=index, steps=(0,), **options) for index in range(130)]
+    page = contents(*runs)
+    assert [described["name"] for described in page["runs"]] == [run.name for run in runs]
+    assert {described["architecture"] for described in page["runs"]} == {0}
+    assert len(page["gamma"]) == (130 if "switches" in options else 0)
+
+
 def test_the_rows_may_come_in_any_order():
     runs = two_groups(seeds=2)
     table = combine(runs)
