@@ -564,15 +564,16 @@ figures["rho-channels"] = {
     });
   },
   finding() {
-    const found = withKind("rho").filter(hasChannels).map(one => {
+    const found = withKind("rho").filter(hasChannels).flatMap(one => {
       const leaning = ownLayers(one, "rho").map((layer, l) => {
         const values = sortedChannels(one, l);
         return values.filter(value => value < 0.5).length / values.length;
       });
       const most = Math.max(...leaning), { name } = ownLayers(one, "rho")[leaning.indexOf(most)];
-      return `${name}${whose(one)}, where ${rounded(most)} of the channels have a rho below 0.5`;
+      return most > 0 ? [`${name}${whose(one)}, where ${rounded(most)} of the channels have a rho below 0.5`] : [];
     });
-    return found.length ? `Leaning most to instance normalization: ${found.slice(0, 3).join("; ")}.` : "";
+    if (!found.length) return "No channel leans to instance normalization: every rho is at least 0.5.";
+    return `Leaning most to instance normalization: ${found.slice(0, 3).join("; ")}.`;
   },
 };
 
