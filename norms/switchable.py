@@ -159,8 +159,11 @@ class _SwitchableNorm(MixingNorm):
         self.sparse_steps = sparse_steps
         self.mean_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
         self.var_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
+        self.radius: Tensor | None
         self.sparse_step: Tensor | None
-        self.register_buffer("sparse_step", None if sparse_steps is None else torch.tensor(0, device=device))
+        sparse = sparse_steps is not None
+        self.register_buffer("radius", torch.zeros((), device=device, dtype=dtype) if sparse else None)
+        self.register_buffer("sparse_step", torch.tensor(0, device=device) if sparse else None)
         self.reset_parameters()
 
     @property
@@ -171,24 +174,16 @@ class _SwitchableNorm(MixingNorm):
         super().reset_parameters()
         nn.init.ones_(self.mean_weight)
         nn.init.ones_(self.var_weight)
-        if self.sparse_step is not None:
+        if self.radius is not None and self.sparse_step is not None:
+            self.radius.zero_()
             self.sparse_step.zero_()
 
     def _formula(self) -> Formula:
         return SwitchableFormula(self.statistics)
 
-    @property
-    def radius(self) -> Tensor | None:
-        """Radius of the circle that the shares have left, scalar; None without ``sparse_steps``."""
-        if self.sparse_step is None or self.sparse_steps is None:
-            return None
-        progress = (snapshot(self.sparse_step).to(torch.float32) / self.sparse_steps).clamp_max(1)
-        return progress * math.sqrt((len(self.statistics) - 1) / len(self.statistics))
-
     def _share(self, logits: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        radius = self.radius
-        return logits.softmax(0) if radius is None else sparsestmax(logits, radius)
+        return logits.softmax(0) if self.radius is None else sparsestmax(logits, snapshot(self.radius))
 
     def _mixing(self) -> tuple[Tensor, ...]:
         return self._share(self.mean_weight), self._share(self.var_weight)
@@ -196,10 +191,19 @@ class _SwitchableNorm(MixingNorm):
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``; see :meth:`MomentNorm.forward`."""
         y = super().forward(x, weight, bias)
-        if self.training and self.sparse_step is not None:
-            with torch.no_grad():
-                self.sparse_step.add_(1)
+        if self.training:
+            self._grow_radius()
         return y
+
+    @torch.no_grad()
+    def _grow_radius(self) -> None:
+        if self.radius is None or self.sparse_step is None or self.sparse_steps is None:
+            return
+        self.sparse_step.add_(1)
+        progress = self.sparse_step.to(torch.float32) / self.sparse_steps
+        corner = math.sqrt((len(self.statistics) - 1) / len(self.statistics))
+        # At the end 1, which no dtype rounds to less than the corner's distance.
+        self.radius.copy_(torch.where(progress < 1, progress * corner, 1))
 
     def mixing_parameters(self) -> list[nn.Parameter]:
         return [self.mean_weight, self.var_weight]
@@ -268,6 +272,8 @@ Attributes:
     running_mean (Tensor): Shape (C,), starts at 0.
     running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
     num_batches_tracked (Tensor): int64 scalar.
+    radius (Tensor): Radius of the circle, scalar, starts at 0, and 1 when the choice is made; None without
+        ``sparse_steps``.
     sparse_step (Tensor): Training batches since the circle began to grow, int64 scalar; None without ``sparse_steps``.
 
 Raises:
