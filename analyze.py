@@ -24,6 +24,7 @@ from analysis.folder import renewed
 from analysis.groups import fold
 from analysis.sources import EXPECTED, read_runs
 from analysis.values import PUBLISHED_SHARES, Run
+from lightning_modules.parser_errors import run_command
 from norms.switchable import STATISTICS
 
 CSV, PARQUET, FIGURES, PAGE = "mixing.csv", "mixing.parquet", "figures", "report.html"
@@ -43,15 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, or 2 after an error of the user's, which is told in one line on stderr.
+        The exit status: 0, 2 after an error of the user's or 130 after Ctrl-C, which are told in one line on stderr.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except MisconfigurationException as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(_parser(), _run, arguments)
 
 
 def _run(options: argparse.Namespace) -> None:

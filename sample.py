@@ -19,21 +19,16 @@ from torchvision.transforms.v2 import functional as tvf
 from data.stream import generator
 from lightning_modules import checkpoints
 from lightning_modules.gan import GAN, TILE, enlarged_grid
+from lightning_modules.parser_errors import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, or 2 after an error of the user's, which is told in one line on stderr.
+        The exit status: 0, 2 after an error of the user's or 130 after Ctrl-C, which are told in one line on stderr.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except MisconfigurationException as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(_parser(), _run, arguments)
 
 
 def draw(run: str | Path, count: int, seed: int = 0, averaged: bool = True) -> Tensor:

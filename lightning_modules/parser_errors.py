@@ -1,16 +1,44 @@
-"""One line for each mistake on the command line, out of jsonargparse's account of everything that it tried."""
+"""One line for what ends a command early, also out of jsonargparse's account of everything that it tried."""
 
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 UNION = re.compile(r"Subtypes: \[(.*?)\]\n\s+Errors:\n(.*?)\n\s+Given value type: .*?Given value: (.*)", re.DOTALL)
+
+
+def run_command(parser: ArgumentParser, run: Callable[[Namespace], None], arguments: Sequence[str] | None) -> int:
+    """Parse a command line and run the command; a mistake of the user and Ctrl-C end it with one line on stderr.
+
+    Args:
+        parser: What the command line is parsed with, which itself exits if it cannot be.
+        run: The command, called with the parsed options.
+        arguments: The command line without the program, or None for that of the process.
+
+    Returns:
+        The exit status: 0, 2 after a ``MisconfigurationException``, or 130 after Ctrl-C.
+    """
+    try:
+        run(parser.parse_args(arguments))
+    except MisconfigurationException as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, SystemExit) as error:
+        # A trainer of Lightning makes an exit of Ctrl-C, with a status that could mean anything.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
 
 
 def shorten(message: str, args: Sequence[str], options: Iterable[str]) -> str:

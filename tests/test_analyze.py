@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,14 @@ def _working_directory(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "tests" / "analysis")
+
+
+@pytest.fixture
+def _ctrl_c():
+    """Lightning ignores Ctrl-C for good once there was one."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def analyze(capsys, *arguments):
@@ -185,6 +194,24 @@ def test_groups_by_name(capsys):
 def test_mistakes_are_told_in_one_line(arguments, message, capsys):
     assert error_of(capsys, *arguments).startswith(message)
     assert not Path("report").exists()
+
+
+@pytest.mark.usefixtures("_ctrl_c")
+@pytest.mark.parametrize("place", ["test_snapped.Predicting.validation_step", "analysis.report.write"])
+def test_ctrl_c_leaves_the_old_report_and_no_trace(place, capsys, monkeypatch):
+    def interrupt(*_):
+        assert list(Path().rglob(".partial-*")), "nothing was begun"
+        raise KeyboardInterrupt
+
+    analyze(capsys, "runs/other", "--no-snapped")
+    before = sorted(Path().rglob("*"))
+    contents = {name: Path("report", name).read_bytes() for name in files("report")}
+    monkeypatch.setattr(place, interrupt)
+    for folder in ("report", "new/report"):
+        assert main(["runs/tiny/version_0", "-o", folder]) == 130
+        assert capsys.readouterr() == ("", "interrupted\n")
+    assert sorted(Path().rglob("*")) == before
+    assert {name: Path("report", name).read_bytes() for name in files("report")} == contents
 
 
 @pytest.mark.parametrize("arguments", [["a", "--batches", "0"], ["a", "--group", "x"], ["a", "--group", "=a"]])

@@ -106,6 +106,16 @@ def test_overwrites_no_single_image(run, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["00002.png"]
 
 
+def test_ctrl_c_is_told_in_one_line(run, tmp_path, capsys, monkeypatch):
+    def draw(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "draw", draw)
+    assert sample.main([str(run), "-o", str(tmp_path / "new" / "a.png")]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_such_run(tmp_path, capsys):
     missing = tmp_path / "version_9"
     assert fails(capsys, missing, "-o", tmp_path / "a.png") == f"error: no such run folder or checkpoint: {missing}\n"
