@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from norms.moments import Formula, modulate, standardize
+from norms.formula import Formula
+from norms.moments import modulate, standardize
 from norms.pooling import is_distributed
 
 

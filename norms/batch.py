@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from norms.base import FormulaNorm
-from norms.moments import Formula, Gradients, Moments
+from norms.formula import Formula, Gradients, Moments
 
 
 class BatchFormula(Formula):
     """``scale = 1 / std_batch`` and ``offset = (mean - mean_batch) * scale``."""
 
     per_sample = False
-    standardizes = True
+    loops = "batch"
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
@@ -29,6 +29,7 @@ class MeanOnlyBatchFormula(Formula):
     """``scale = 1`` and ``offset = mean - mean_batch``."""
 
     per_sample = False
+    loops = "mean_only_batch"
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""

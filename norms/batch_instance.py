@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from norms.base import MixingNorm
-from norms.moments import Formula, Gradients, Moments
+from norms.formula import Formula, Gradients, Moments
 
 
 class BatchInstanceFormula(Formula):
@@ -14,6 +14,7 @@ class BatchInstanceFormula(Formula):
     """
 
     per_sample = True
+    loops = "batch_instance"
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""

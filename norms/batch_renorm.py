@@ -5,7 +5,7 @@ from torch import Tensor
 
 from norms.base import FormulaNorm, snapshot
 from norms.batch import BatchFormula
-from norms.moments import Formula, Gradients, Moments
+from norms.formula import Formula, Gradients, Moments
 
 
 class BatchRenormFormula(Formula):
@@ -15,7 +15,7 @@ class BatchRenormFormula(Formula):
     """
 
     per_sample = False
-    standardizes = True
+    loops = "batch_renorm"
 
     @torch.no_grad()
     def _correction(self, moments: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

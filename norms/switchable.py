@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from norms.base import MixingNorm, snapshot
-from norms.moments import Formula, Gradients, Moments
+from norms.formula import Formula, Gradients, Moments
 from norms.pooling import pool_layer
 
 STATISTICS = ("instance", "layer", "batch")
@@ -24,10 +24,16 @@ class SwitchableFormula(Formula):
     """
 
     per_sample = True
+    loops = "switchable"
+    mixes_channels = True
 
     def __init__(self, statistics: Sequence[str] = STATISTICS) -> None:
         super().__init__(uses_batch="batch" in statistics)
         self.statistics = statistics
+
+    def constants(self) -> tuple[int, ...]:
+        """Index of each of :data:`STATISTICS` among those mixed, or -1."""
+        return tuple(self.statistics.index(name) if name in self.statistics else -1 for name in STATISTICS)
 
     def _sources(self, moments: Moments) -> dict[str, tuple[Tensor, Tensor]]:
         """By statistic, the distance of the plane's mean from its mean, and its power."""

@@ -16,7 +16,6 @@ from oracles import FAMILY, Case, derivatives, draw
 from torch import nn
 
 import norms
-from norms import kernels
 
 CASES = [
     Case(name, dims, options)
@@ -146,19 +145,6 @@ def test_the_layout_in_memory_changes_no_value(case, layout, training):
         constant = torch.full((), 2.0, dtype=dtype).expand(x.shape)
         expected = run(copy.deepcopy(layer), x, constant.contiguous())
         assert_equal(run(copy.deepcopy(layer), arranged, constant), expected, tolerance, tolerance)
-
-
-@training_or_not
-@over("layout", ["contiguous", "channels_last"])
-@over("case", OUR_KINDS, ids=str)
-def test_the_pieces_that_large_tensors_are_read_in_change_no_value(case, layout, training, monkeypatch):
-    layer = case.experienced().train(training)
-    x = LAYOUTS.get(layout, torch.clone)(case.data(n=5))
-    grad = draw(x.shape, seed=2)
-    expected = run(copy.deepcopy(layer), x, grad)
-    for piece in (1, 30, 170, 250):
-        monkeypatch.setattr(kernels, "_PIECE", piece)
-        assert_equal(run(copy.deepcopy(layer), x, grad), expected)
 
 
 @training_or_not

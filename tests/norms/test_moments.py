@@ -11,7 +11,8 @@ from oracles import FAMILY, Case, derivatives, draw
 import norms
 from norms.batch import BatchFormula
 from norms.batch_instance import BatchInstanceFormula
-from norms.moments import Formula, Gradients, Moments, modulate, standardize
+from norms.formula import Formula, Gradients, Moments
+from norms.moments import modulate, standardize
 
 CASES = [
     Case(name, 2, options)

@@ -1,0 +1,219 @@
+"""A norm in compiled loops: on the CPU, for float32 and float64 in contiguous or channels-last order.
+
+Operators pass over the activations more often than is needed, and between two passes there are so many on small tensors
+that to call them takes longer than what they do. Here a pass is one loop, and what is between two passes is another.
+
+Numeric policy: moments and sums are computed from terms centered on the mean of their plane, in blocks that are summed
+in the dtype and put together in float64.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from norms.engine import Engine, Population
+from norms.formula import BatchMoments, Formula
+from norms.pooling import all_reduce, pool_processes
+from norms.precision import wide_dtype
+
+_GRAIN = 32768
+"""Values below which to wake other threads costs more time than they spare."""
+
+
+class Loops(Engine):
+    """The loops of :mod:`norms.compiled` and, between them, those of a formula.
+
+    Args:
+        formula: The norm.
+        eps: Added to variances, positive.
+        sync: Whether to pool the moments of the batch over all processes.
+        layout: Which loops: those over ``plane`` or ``row``.
+        shape: Samples and channels that moments are computed for.
+        size: Number of values per sample and channel.
+    """
+
+    def __init__(
+        self, formula: Formula, eps: float, sync: bool, layout: str, shape: tuple[int, int], size: int
+    ) -> None:
+        super().__init__(formula, eps, sync)
+        self.layout = layout
+        self.shape = shape
+        self.size = size
+
+    @classmethod
+    def find(cls, x: Tensor, per_sample: bool, formula: Formula, eps: float, sync: bool) -> "Loops | None":
+        """The engine for activations like ``x``, or None if loops cannot take them.
+
+        Args:
+            x: Activations, shape (N, C, *).
+            per_sample: Whether samples have coefficients of their own. If not, the batch may be one long sample.
+            formula: The norm.
+            eps: Added to variances, positive.
+            sync: Whether to pool the moments of the batch over all processes.
+        """
+        fits = formula.loops is not None and x.device.type == "cpu" and x.dtype == wide_dtype(x) and x.numel() > 0
+        if not fits or _is_observed(x) or not _is_available():
+            return None
+        samples, channels = x.shape[:2]
+        if x.is_contiguous() and (x.ndim > 2 or per_sample):
+            return cls(formula, eps, sync, "plane", (samples, channels), math.prod(x.shape[2:]))
+        if x.movedim(1, -1).is_contiguous():
+            samples = samples if per_sample else 1
+            return cls(formula, eps, sync, "row", (samples, channels), x.numel() // (samples * channels))
+        return None
+
+    def normalize(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        population: Population,
+        mixing: tuple[Tensor, ...],
+        keep: bool = True,
+    ) -> Tensor:
+        """Compute the normalized activations; see :meth:`Engine.normalize`."""
+        y = torch.empty_like(x)
+        values, result = self._activations(x), self._activations(y)
+        parameters = self._parameters(weight, bias, mixing, values.dtype)
+        with _threads(x):
+            if population is not None and not keep:
+                evaluate = self._evaluation()
+                if evaluate is not None:
+                    evaluate(values, self.eps, *map(_array, population), *parameters, result)
+                    return y
+            mean, power, scale, offset = np.empty((4, *self.shape), values.dtype)
+            self._run("moments", values, self.eps, mean, power)
+            self.moments = mean, power, *self._of_batch(mean, power, population)
+            self._run_formula("coefficients", *self.moments, *parameters, scale, offset)
+            self._run("affine", values, mean, scale, offset, result)
+        return y
+
+    def _evaluation(self) -> Callable[..., None] | None:
+        """The loop that does everything in one pass, if there is one and it has work for all threads."""
+        # Planes can be shared among threads where they do not depend on one another, otherwise samples.
+        apart = self.layout == "plane" and not self.formula.mixes_channels
+        if not apart and self.shape[0] < torch.get_num_threads():
+            return None
+        return _loop(f"{self.formula.loops}_evaluate_{self.layout}s")
+
+    def _of_batch(self, mean: Any, power: Any, population: Population) -> tuple[Any, Any]:
+        total: int | Tensor = self.shape[0] * self.size
+        if population is not None:
+            return _array(population[0]), _array(population[1])
+        if not self.formula.uses_batch:
+            return np.zeros(self.shape[1], mean.dtype), np.ones(self.shape[1], mean.dtype)
+        found = np.empty((2, self.shape[1]), mean.dtype)
+        _run("pool", mean, power, *found)
+        batch_mean, batch_power = map(torch.from_numpy, found)
+        if self.sync:
+            batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, self.shape[0] * self.size)
+        self.batch = BatchMoments(batch_mean, batch_power, total)
+        return batch_mean.numpy(), batch_power.numpy()
+
+    def differentiate(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        population: Population,
+        mixing: tuple[Tensor, ...],
+        needs_x: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
+        """Compute the gradients; see :meth:`Engine.differentiate`."""
+        mean, _, batch_mean, _ = self.moments
+        values, upstream = self._activations(x), self._activations(grad)
+        products, plain, of_grad, of_x, of_one = np.empty((5, *self.shape), values.dtype)
+        of_batch = np.zeros((2, self.shape[1]), values.dtype)
+        grad_weight, grad_bias = (
+            np.zeros((1 if t is None or t.ndim == 1 else len(t), self.shape[1]), values.dtype) for t in (weight, bias)
+        )
+        grad_mixing = tuple(np.zeros(t.shape, values.dtype) for t in mixing)
+        with _threads(x):
+            self._run("sums", upstream, values, mean, products, plain)
+            parameters = self._parameters(weight, bias, mixing, values.dtype)
+            results = grad_weight, grad_bias, grad_mixing, of_grad, of_x, of_one, of_batch
+            self._run_formula("gradients", products, plain, self.size, *self.moments, *parameters, *results)
+            grad_x = None
+            if needs_x:
+                if population is None and self.formula.uses_batch:
+                    _run("share", mean, batch_mean, self._per_value(of_batch), of_x, of_one)
+                grad_x = torch.empty_like(x)
+                self._run("combine", upstream, of_grad, values, mean, of_x, of_one, self._activations(grad_x))
+        of_weight, of_bias = (
+            None if t is None else torch.from_numpy(g).view(t.shape)
+            for t, g in ((weight, grad_weight), (bias, grad_bias))
+        )
+        return grad_x, of_weight, of_bias, tuple(map(torch.from_numpy, grad_mixing))
+
+    def _per_value(self, of_batch: Any) -> Any:
+        """What a value of the batch gets of the gradients for the batch's moments."""
+        total = self.batch.total
+        if self.sync:
+            of_batch = all_reduce(torch.from_numpy(of_batch)).numpy()
+        return of_batch / of_batch.dtype.type(max(int(total), 1))
+
+    def _activations(self, x: Tensor) -> Any:
+        """The array that loops are given; a copy if ``x`` lies in memory in another order."""
+        if self.layout == "plane":
+            return x.detach().contiguous().numpy().reshape(*self.shape, self.size)
+        return x.detach().movedim(1, -1).contiguous().numpy().reshape(self.shape[0], self.size, self.shape[1])
+
+    def _parameters(
+        self, weight: Tensor | None, bias: Tensor | None, mixing: tuple[Tensor, ...], dtype: Any
+    ) -> tuple[Any, ...]:
+        gamma = np.ones((1, self.shape[1]), dtype) if weight is None else _array(weight).reshape(-1, self.shape[1])
+        beta = np.zeros((1, self.shape[1]), dtype) if bias is None else _array(bias).reshape(-1, self.shape[1])
+        return tuple(map(_array, mixing)), self.formula.constants(), gamma, beta
+
+    def _run(self, name: str, *arguments: Any) -> None:
+        _run(f"{self.layout}_{name}", *arguments)
+
+    def _run_formula(self, name: str, *arguments: Any) -> None:
+        _run(f"{self.formula.loops}_{name}", *arguments)
+
+
+def _run(name: str, *arguments: Any) -> None:
+    loop = _loop(name)
+    assert loop is not None
+    loop(*arguments)
+
+
+@cache
+def _loop(name: str) -> Callable[..., None] | None:
+    from norms import compiled, compiled_formulas
+
+    return getattr(compiled, name, None) or getattr(compiled_formulas, name, None)
+
+
+@cache
+def _is_available() -> bool:
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        warnings.warn(f"norms run slower on the CPU than they could: numba cannot be imported ({error})", stacklevel=2)
+        return False
+    return True
+
+
+def _threads(x: Tensor) -> AbstractContextManager[None]:
+    from norms.compiled import Threads
+
+    return Threads(1 if x.numel() < _GRAIN else torch.get_num_threads())
+
+
+def _array(values: Tensor) -> Any:
+    return np.ascontiguousarray(values.detach().numpy())
+
+
+def _is_observed(x: Tensor) -> bool:
+    """Whether something wants to see operators, or has put something else in a tensor's place."""
+    return type(x) not in (Tensor, nn.Parameter) or torch.jit.is_tracing() or is_in_torch_dispatch_mode()
