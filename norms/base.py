@@ -190,7 +190,7 @@ class MomentNorm(nn.Module, ABC):
         momentum = 1 / self.num_batches_tracked.clamp_min(1).to(mean.dtype) if self.momentum is None else self.momentum
         updates = [(self.running_mean, mean)]
         if self.spread is not None:
-            updates.append((self.get_buffer(self.spread), self.observed_spread(second, total)))
+            updates.append((getattr(self, self.spread), self.observed_spread(second, total)))
         for running, new in updates:
             if not isinstance(total, int):
                 # All processes together may have had too little.
@@ -216,6 +216,8 @@ class MomentNorm(nn.Module, ABC):
 class FormulaNorm(MomentNorm):
     """A norm that is an affine map of each plane, which a formula derives from moments (see :mod:`norms.moments`)."""
 
+    running_var: Tensor
+
     @abstractmethod
     def _formula(self) -> Formula:
         """The norm as a function of moments."""
@@ -227,7 +229,7 @@ class FormulaNorm(MomentNorm):
     def _population(self) -> tuple[Tensor, Tensor]:
         """Mean and power that stand in for those of a batch in evaluation."""
         assert self.running_mean is not None
-        return self.running_mean, self.get_buffer("running_var") + self.eps
+        return self.running_mean, self.running_var + self.eps
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``; see :meth:`MomentNorm.forward`."""
@@ -243,7 +245,7 @@ class FormulaNorm(MomentNorm):
             x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync
         )
         if self.training and batch is not None:
-            self._update_running_stats(batch.mean, (batch.power - self.eps).clamp_min(0), batch.total)
+            self._update_running_stats(*batch)
         return y
 
 

@@ -90,11 +90,11 @@ class _BatchRenorm(FormulaNorm):
         step = snapshot(self.num_batches_tracked).to(torch.float32)
         if self.schedule_steps == 0:
             return torch.full_like(step, self.r_max), torch.full_like(step, self.d_max)
-        # The paper's breakpoints, 5k, 25k and 40k steps, as parts of the whole.
-        progress = step / self.schedule_steps
-        r_share = ((progress - 1 / 8) / (7 / 8)).clamp(0, 1)
-        d_share = ((progress - 1 / 8) / (4 / 8)).clamp(0, 1)
-        return 1 + r_share * (self.r_max - 1), d_share * self.d_max
+        # From 1 and 0 at an eighth of the schedule, r_max and d_max are reached at its end and at five eighths: the
+        # paper's breakpoints, 5k, 25k and 40k steps, as parts of the whole.
+        r_slope, d_slope = 8 / 7 * (self.r_max - 1) / self.schedule_steps, 2 * self.d_max / self.schedule_steps
+        late = step - self.schedule_steps / 8
+        return (late * r_slope + 1).clamp(1, self.r_max), (late * d_slope).clamp(0, self.d_max)
 
     def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
         return torch.sqrt(second + self.eps)

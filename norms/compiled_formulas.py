@@ -22,16 +22,15 @@ _GROUP = 65536
 
 
 @compiled(SUMS)
-def pool(mean: Array, power: Array, batch_mean: Array, batch_power: Array) -> None:
+def pool(mean: Array, power: Array, eps: float, batch_mean: Array, batch_power: Array, batch_var: Array) -> None:
     """Pool the moments of planes over the batch; see :func:`norms.pooling.pool_batch`."""
     samples, channels = mean.shape
-    total = np.zeros(channels)
+    total, second = np.zeros(channels), np.zeros(channels)
     for n in range(samples):
         for c in range(channels):
             total[c] += mean[n, c]
     for c in range(channels):
         total[c] /= samples
-    second = np.zeros(channels)
     for n in range(samples):
         for c in range(channels):
             deviation = mean[n, c] - total[c]
@@ -39,6 +38,7 @@ def pool(mean: Array, power: Array, batch_mean: Array, batch_power: Array) -> No
     for c in range(channels):
         batch_mean[c] = total[c]
         batch_power[c] = second[c] / samples
+        batch_var[c] = max(second[c] / samples - eps, 0.0)
 
 
 @compiled(MAPS)

@@ -49,12 +49,12 @@ class BatchMoments(NamedTuple):
 
     Attributes:
         mean: Shape (C,).
-        power: Biased variance plus epsilon, shape (C,).
+        var: Biased variance, shape (C,).
         total: Number of values per channel.
     """
 
     mean: Tensor
-    power: Tensor
+    var: Tensor
     total: int | Tensor
 
 

@@ -9,9 +9,9 @@ in the dtype and put together in float64.
 
 import math
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class Loops(Engine):
         self.layout = layout
         self.shape = shape
         self.size = size
+        self.loops = _find_loops(layout, formula.loops)
 
     @classmethod
     def find(cls, x: Tensor, per_sample: bool, formula: Formula, eps: float, sync: bool) -> "Loops | None":
@@ -82,41 +83,37 @@ class Loops(Engine):
         """Compute the normalized activations; see :meth:`Engine.normalize`."""
         y = torch.empty_like(x)
         values, result = self._activations(x), self._activations(y)
-        parameters = self._parameters(weight, bias, mixing, values.dtype)
-        with _threads(x):
-            if population is not None and not keep:
-                evaluate = self._evaluation()
-                if evaluate is not None:
-                    evaluate(values, self.eps, *map(_array, population), *parameters, result)
-                    return y
-            mean, power, scale, offset = np.empty((4, *self.shape), values.dtype)
-            self._run("moments", values, self.eps, mean, power)
+        self.parameters = self._arrays(weight, bias, mixing, values.dtype)
+        with self._threads(x):
+            if population is not None and not keep and self._can_evaluate():
+                self.loops.evaluate(values, self.eps, *map(_array, population), *self.parameters, result)
+                return y
+            mean, power = np.empty((2, *self.shape), values.dtype)
+            scale, offset = np.empty((2, *self.shape), values.dtype)
+            self.loops.moments(values, self.eps, mean, power)
             self.moments = mean, power, *self._of_batch(mean, power, population)
-            self._run_formula("coefficients", *self.moments, *parameters, scale, offset)
-            self._run("affine", values, mean, scale, offset, result)
+            self.loops.coefficients(*self.moments, *self.parameters, scale, offset)
+            self.loops.affine(values, mean, scale, offset, result)
         return y
 
-    def _evaluation(self) -> Callable[..., None] | None:
-        """The loop that does everything in one pass, if there is one and it has work for all threads."""
-        # Planes can be shared among threads where they do not depend on one another, otherwise samples.
+    def _can_evaluate(self) -> bool:
+        """Whether there is a loop that does everything, with work for all threads."""
+        # What threads can share are planes, if those do not depend on one another, otherwise samples.
         apart = self.layout == "plane" and not self.formula.mixes_channels
-        if not apart and self.shape[0] < torch.get_num_threads():
-            return None
-        return _loop(f"{self.formula.loops}_evaluate_{self.layout}s")
+        return self.loops.evaluate is not None and (apart or self.shape[0] >= torch.get_num_threads())
 
     def _of_batch(self, mean: Any, power: Any, population: Population) -> tuple[Any, Any]:
-        total: int | Tensor = self.shape[0] * self.size
         if population is not None:
             return _array(population[0]), _array(population[1])
         if not self.formula.uses_batch:
             return np.zeros(self.shape[1], mean.dtype), np.ones(self.shape[1], mean.dtype)
-        found = np.empty((2, self.shape[1]), mean.dtype)
-        _run("pool", mean, power, *found)
-        batch_mean, batch_power = map(torch.from_numpy, found)
+        batch_mean, batch_power, batch_var = np.empty((3, self.shape[1]), mean.dtype)
+        self.loops.pool(mean, power, self.eps, batch_mean, batch_power, batch_var)
+        self.batch = BatchMoments(torch.from_numpy(batch_mean), torch.from_numpy(batch_var), self.shape[0] * self.size)
         if self.sync:
-            batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, self.shape[0] * self.size)
-        self.batch = BatchMoments(batch_mean, batch_power, total)
-        return batch_mean.numpy(), batch_power.numpy()
+            self.batch = BatchMoments(*pool_processes(*self.batch[:2], self.shape[0] * self.size))
+            batch_mean, batch_power = self.batch.mean.numpy(), (self.batch.var + self.eps).numpy()
+        return batch_mean, batch_power
 
     def differentiate(
         self,
@@ -137,17 +134,16 @@ class Loops(Engine):
             np.zeros((1 if t is None or t.ndim == 1 else len(t), self.shape[1]), values.dtype) for t in (weight, bias)
         )
         grad_mixing = tuple(np.zeros(t.shape, values.dtype) for t in mixing)
-        with _threads(x):
-            self._run("sums", upstream, values, mean, products, plain)
-            parameters = self._parameters(weight, bias, mixing, values.dtype)
+        with self._threads(x):
+            self.loops.sums(upstream, values, mean, products, plain)
             results = grad_weight, grad_bias, grad_mixing, of_grad, of_x, of_one, of_batch
-            self._run_formula("gradients", products, plain, self.size, *self.moments, *parameters, *results)
+            self.loops.gradients(products, plain, self.size, *self.moments, *self.parameters, *results)
             grad_x = None
             if needs_x:
                 if population is None and self.formula.uses_batch:
-                    _run("share", mean, batch_mean, self._per_value(of_batch), of_x, of_one)
+                    self.loops.share(mean, batch_mean, self._per_value(of_batch), of_x, of_one)
                 grad_x = torch.empty_like(x)
-                self._run("combine", upstream, of_grad, values, mean, of_x, of_one, self._activations(grad_x))
+                self.loops.combine(upstream, of_grad, values, mean, of_x, of_one, self._activations(grad_x))
         of_weight, of_bias = (
             None if t is None else torch.from_numpy(g).view(t.shape)
             for t, g in ((weight, grad_weight), (bias, grad_bias))
@@ -167,31 +163,28 @@ class Loops(Engine):
             return x.detach().contiguous().numpy().reshape(*self.shape, self.size)
         return x.detach().movedim(1, -1).contiguous().numpy().reshape(self.shape[0], self.size, self.shape[1])
 
-    def _parameters(
+    def _arrays(
         self, weight: Tensor | None, bias: Tensor | None, mixing: tuple[Tensor, ...], dtype: Any
     ) -> tuple[Any, ...]:
         gamma = np.ones((1, self.shape[1]), dtype) if weight is None else _array(weight).reshape(-1, self.shape[1])
         beta = np.zeros((1, self.shape[1]), dtype) if bias is None else _array(bias).reshape(-1, self.shape[1])
         return tuple(map(_array, mixing)), self.formula.constants(), gamma, beta
 
-    def _run(self, name: str, *arguments: Any) -> None:
-        _run(f"{self.layout}_{name}", *arguments)
-
-    def _run_formula(self, name: str, *arguments: Any) -> None:
-        _run(f"{self.formula.loops}_{name}", *arguments)
-
-
-def _run(name: str, *arguments: Any) -> None:
-    loop = _loop(name)
-    assert loop is not None
-    loop(*arguments)
+    def _threads(self, x: Tensor) -> AbstractContextManager[None]:
+        threads: AbstractContextManager[None] = self.loops.threads(1 if x.numel() < _GRAIN else torch.get_num_threads())
+        return threads
 
 
 @cache
-def _loop(name: str) -> Callable[..., None] | None:
+def _find_loops(layout: str, prefix: str | None) -> SimpleNamespace:
+    """Loops by what they are for: those over a layout, those of a formula, and those that all share."""
     from norms import compiled, compiled_formulas
 
-    return getattr(compiled, name, None) or getattr(compiled_formulas, name, None)
+    passes = {name: getattr(compiled, f"{layout}_{name}") for name in ("moments", "affine", "sums", "combine")}
+    between = {name: getattr(compiled_formulas, f"{prefix}_{name}") for name in ("coefficients", "gradients")}
+    evaluate = getattr(compiled_formulas, f"{prefix}_evaluate_{layout}s", None)
+    shared = {"pool": compiled_formulas.pool, "share": compiled_formulas.share, "threads": compiled.Threads}
+    return SimpleNamespace(**passes, **between, **shared, evaluate=evaluate)
 
 
 @cache
@@ -202,12 +195,6 @@ def _is_available() -> bool:
         warnings.warn(f"norms run slower on the CPU than they could: numba cannot be imported ({error})", stacklevel=2)
         return False
     return True
-
-
-def _threads(x: Tensor) -> AbstractContextManager[None]:
-    from norms.compiled import Threads
-
-    return Threads(1 if x.numel() < _GRAIN else torch.get_num_threads())
 
 
 def _array(values: Tensor) -> Any:

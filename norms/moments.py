@@ -61,7 +61,7 @@ def modulate(
     uses_batch = population is None and formula.uses_batch
     if torch.compiler.is_compiling():
         y, batch = _plain(x, formula, eps, sync, *small)
-        return y, BatchMoments(batch.mean.detach(), batch.power.detach(), batch.total) if uses_batch else None
+        return y, BatchMoments(batch.mean.detach(), batch.var.detach(), batch.total) if uses_batch else None
     engine = _find_engine(x, formula, eps, sync, small[0], small[1])
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *small)):
         y = _Modulate.apply(engine, x, *small)
@@ -164,7 +164,7 @@ def _plain(
     moments, total = complete(mean, power, size, sync, _population(population_mean, population_power))
     scale, offset = with_affine(*formula.coefficients(moments, *mixing), weight, bias)
     y = centered * spread(scale, x) + spread(offset - drift * scale, x)
-    return y.to(x.dtype), BatchMoments(moments.batch_mean, moments.batch_power, total)
+    return y.to(x.dtype), BatchMoments(moments.batch_mean, (moments.batch_power - eps).clamp_min(0), total)
 
 
 def _differentiable_gradients(
