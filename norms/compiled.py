@@ -24,6 +24,9 @@ Array = np.ndarray[Any, Any]
 _BLOCK = 4096
 """Values of a block: as many as stay in a core's first cache to be read twice."""
 
+_START = 1024
+"""Values whose moments are computed in two passes, to center those that follow."""
+
 _STEP = 65536
 """Values of consecutive rows that a thread takes at once."""
 
@@ -91,33 +94,46 @@ def of(values: Array, sample: int) -> Array:
 
 
 @compiled(SUMS)
-def _block_moments(values: Array) -> tuple[float, float]:
+def _short_moments(values: Array) -> tuple[float, float]:
+    part = values.dtype.type(1 / values.size)
     total = values.dtype.type(0)
     for i in range(values.size):
         total += values[i]
-    center = values.dtype.type(total / values.size)
+    center = total * part
     squares, rest = values.dtype.type(0), values.dtype.type(0)
     for i in range(values.size):
         deviation = values[i] - center
         squares += deviation * deviation
         rest += deviation
-    # What the center misses of the mean, by the rounding of the total.
-    missed = np.float64(rest) / values.size
+    # What the center misses of the mean, by rounding.
+    missed = np.float64(rest) * part
     return center + missed, squares - rest * missed
+
+
+@compiled(SUMS)
+def _add_block(values: Array, count: int, mean: float, squares: float) -> tuple[float, float]:
+    # Around the mean so far one pass is enough: where a block lies so far from it that its own variance drowns, that
+    # variance drowns in the whole's too.
+    center = values.dtype.type(mean)
+    total, added = values.dtype.type(0), values.dtype.type(0)
+    for i in range(values.size):
+        deviation = values[i] - center
+        total += deviation
+        added += deviation * deviation
+    step = np.float64(total) / values.size
+    share = values.size / (count + values.size)
+    deviation = center + step - mean
+    return mean + deviation * share, squares + added - total * step + deviation * deviation * (count * share)
 
 
 @compiled(SUMS)
 def moments(values: Array) -> tuple[float, float]:
     """Mean and biased variance of a plane."""
-    count = min(values.size, _BLOCK)
-    mean, squares = _block_moments(values[:count])
+    count = min(values.size, _START)
+    mean, squares = _short_moments(values[:count])
     while count < values.size:
         block = values[count : count + _BLOCK]
-        block_mean, block_squares = _block_moments(block)
-        share = block.size / (count + block.size)
-        deviation = block_mean - mean
-        mean += deviation * share
-        squares += block_squares + deviation * deviation * (count * share)
+        mean, squares = _add_block(block, count, mean, squares)
         count += block.size
     return mean, squares / values.size
 
@@ -187,31 +203,54 @@ def plane_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Arra
 
 
 @compiled(SUMS)
-def _row_block_moments(rows: Array, center: Array, squares: Array, rest: Array) -> None:
+def _row_means(rows: Array, mean: Array) -> None:
+    mean[:] = 0
+    for r in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            mean[c] += rows[r, c]
+    for c in range(rows.shape[1]):
+        mean[c] /= rows.shape[0]
+
+
+@compiled(SUMS)
+def _row_deviations(rows: Array, center: Array, total: Array, squares: Array) -> None:
     count, channels = rows.shape
+    total[:], squares[:] = 0, 0
     # Four rows at a time, which spares three in four passes over the sums.
     even = count - count % 4
-    center[:] = 0
-    for r in range(0, even, 4):
-        for c in range(channels):
-            center[c] += (rows[r, c] + rows[r + 1, c]) + (rows[r + 2, c] + rows[r + 3, c])
-    for r in range(even, count):
-        for c in range(channels):
-            center[c] += rows[r, c]
-    for c in range(channels):
-        center[c] /= count
-    squares[:], rest[:] = 0, 0
     for r in range(0, even, 4):
         for c in range(channels):
             d0, d1 = rows[r, c] - center[c], rows[r + 1, c] - center[c]
             d2, d3 = rows[r + 2, c] - center[c], rows[r + 3, c] - center[c]
+            total[c] += (d0 + d1) + (d2 + d3)
             squares[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-            rest[c] += (d0 + d1) + (d2 + d3)
     for r in range(even, count):
         for c in range(channels):
             d0 = rows[r, c] - center[c]
+            total[c] += d0
             squares[c] += d0 * d0
-            rest[c] += d0
+
+
+@compiled(SUMS)
+def centered_squares(rows: Array, mean: Array, squares: Array) -> None:
+    """Compute the mean of each channel over rows, and the sum of the squares of what deviates from it."""
+    channels = rows.shape[1]
+    height = max(8, _BLOCK // channels)
+    center, total, own = np.empty_like(rows[0]), np.empty_like(rows[0]), np.empty_like(rows[0])
+    _row_means(rows[:height], center)
+    mean[:], squares[:] = 0, 0
+    for start in range(0, rows.shape[0], height):
+        block = rows[start : start + height]
+        _row_deviations(block, center, total, own)
+        count = block.shape[0]
+        share = count / (start + count)
+        for c in range(channels):
+            # As for planes, around the mean so far.
+            step = np.float64(total[c]) / count
+            deviation = center[c] + step - mean[c]
+            mean[c] += deviation * share
+            squares[c] += own[c] - total[c] * step + deviation * deviation * (start * share)
+            center[c] = mean[c]
 
 
 @compiled(SUMS)
@@ -221,25 +260,6 @@ def _merge(count: int, mean: Array, squares: Array, added: int, added_mean: Arra
         deviation = added_mean[c] - mean[c]
         mean[c] += deviation * share
         squares[c] += added_squares[c] + deviation * deviation * (count * share)
-
-
-@compiled(SUMS)
-def centered_squares(rows: Array, mean: Array, squares: Array) -> None:
-    """Compute the mean of each channel over rows, and the sum of the squares of what deviates from it."""
-    channels = rows.shape[1]
-    height = max(8, _BLOCK // channels)
-    center, own, rest = np.empty_like(rows[0]), np.empty_like(rows[0]), np.empty_like(rows[0])
-    block_mean, block_squares = np.empty_like(mean), np.empty_like(mean)
-    mean[:], squares[:] = 0, 0
-    for start in range(0, rows.shape[0], height):
-        block = rows[start : start + height]
-        _row_block_moments(block, center, own, rest)
-        for c in range(channels):
-            # What the center misses of the mean, by the rounding of the total.
-            missed = np.float64(rest[c]) / block.shape[0]
-            block_mean[c] = center[c] + missed
-            block_squares[c] = own[c] - rest[c] * missed
-        _merge(start, mean, squares, block.shape[0], block_mean, block_squares)
 
 
 @compiled(MAPS)
