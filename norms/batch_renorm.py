@@ -1,5 +1,7 @@
 """Batch Renormalization (Ioffe, 2017)."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,14 @@ class BatchRenormFormula(Formula):
             batch_power=grad * scale / moments.batch_power,
             mixing=(None,) * len(mixing),
         )
+
+
+def _rise(share: float | Tensor, start: float, stop: float, like: Tensor) -> Tensor:
+    """The value at a share of the way from start to stop, as a scalar on the device of a tensor."""
+    if isinstance(share, Tensor):
+        return start + share.clamp(0, 1) * (stop - start)
+    value = start + min(max(share, 0), 1) * (stop - start)
+    return torch.tensor(value, dtype=torch.float32, device=like.device)
 
 
 class _BatchRenorm(FormulaNorm):
@@ -87,14 +97,14 @@ class _BatchRenorm(FormulaNorm):
     def limits(self) -> tuple[Tensor, Tensor]:
         """Limits of the correction in the next training batch: scalars r_max >= 1 and d_max >= 0."""
         assert self.num_batches_tracked is not None
-        step = snapshot(self.num_batches_tracked).to(torch.float32)
-        if self.schedule_steps == 0:
-            return torch.full_like(step, self.r_max), torch.full_like(step, self.d_max)
+        # On other devices, and in a compiled graph, to read the count would mean to wait for it.
+        readable = self.num_batches_tracked.device.type == "cpu" and not torch.compiler.is_compiling()
+        count = self.num_batches_tracked
+        step = float(count) if readable else snapshot(count).to(torch.float32)
         # From 1 and 0 at an eighth of the schedule, r_max and d_max are reached at its end and at five eighths: the
         # paper's breakpoints, 5k, 25k and 40k steps, as parts of the whole.
-        r_slope, d_slope = 8 / 7 * (self.r_max - 1) / self.schedule_steps, 2 * self.d_max / self.schedule_steps
-        late = step - self.schedule_steps / 8
-        return (late * r_slope + 1).clamp(1, self.r_max), (late * d_slope).clamp(0, self.d_max)
+        late = math.inf if self.schedule_steps == 0 else step / self.schedule_steps - 1 / 8
+        return _rise(late * 8 / 7, 1, self.r_max, count), _rise(late * 2, 0, self.d_max, count)
 
     def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
         return torch.sqrt(second + self.eps)

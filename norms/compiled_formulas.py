@@ -208,17 +208,29 @@ def batch_instance_evaluate_rows(
 
 
 @compiled(SUMS)
-def _slots(shares: Array, constants: tuple[int, int, int]) -> Array:
+def _slots(given: Array, constants: tuple[int, int, int, int]) -> Array:
     """Shares of the instance's, the layer's and the batch's moments, 0 for those that are not mixed."""
-    slots = np.zeros(3, shares.dtype)
+    shares = np.zeros(3, given.dtype)
     for kind in range(3):
         if constants[kind] >= 0:
-            slots[kind] = shares[constants[kind]]
-    return slots
+            shares[kind] = given[constants[kind]]
+            if constants[3]:
+                shares[kind] = np.exp(shares[kind] - given.max())
+    return shares / shares.sum() if constants[3] else shares
 
 
 @compiled(SUMS)
-def _layer_moments(mean: Array, power: Array, constants: tuple[int, int, int]) -> tuple[float, float]:
+def _put_gradient(grad_shares: Array, shares: Array, constants: tuple[int, int, int, int], grad_given: Array) -> None:
+    """Gradient for what shares were given by, from the one for shares."""
+    mean = (grad_shares * shares).sum()
+    for kind in range(3):
+        if constants[kind] >= 0:
+            through = shares[kind] * (grad_shares[kind] - mean)
+            grad_given[constants[kind]] = through if constants[3] else grad_shares[kind]
+
+
+@compiled(SUMS)
+def _layer_moments(mean: Array, power: Array, constants: tuple[int, int, int, int]) -> tuple[float, float]:
     if constants[1] < 0:
         return mean.dtype.type(0), mean.dtype.type(1)
     total = 0.0
@@ -239,7 +251,7 @@ def switchable_coefficients(
     batch_mean: Array,
     batch_power: Array,
     mixing: tuple[Array, Array],
-    constants: tuple[int, int, int],
+    constants: tuple[int, int, int, int],
     weight: Array,
     bias: Array,
     scale: Array,
@@ -269,7 +281,7 @@ def switchable_gradients(
     batch_mean: Array,
     batch_power: Array,
     mixing: tuple[Array, Array],
-    constants: tuple[int, int, int],
+    constants: tuple[int, int, int, int],
     weight: Array,
     bias: Array,
     grad_weight: Array,
@@ -330,10 +342,8 @@ def switchable_gradients(
         layer_means[n] = layer_mean
         layer_of_mean[n] = distances / channels * of_mean[1]
         layer_of_power[n] = powers / channels * of_power[1]
-    for kind in range(3):
-        if constants[kind] >= 0:
-            grad_mixing[0][constants[kind]] = grad_of_mean[kind]
-            grad_mixing[1][constants[kind]] = grad_of_power[kind] / -2
+    _put_gradient(grad_of_mean, of_mean, constants, grad_mixing[0])
+    _put_gradient(grad_of_power / -2, of_power, constants, grad_mixing[1])
     part = mean.dtype.type(1 / size)
     own = of_mean[1] + of_mean[2] - one
     for n in range(samples):
@@ -351,7 +361,7 @@ def switchable_evaluate_planes(
     batch_mean: Array,
     batch_power: Array,
     mixing: tuple[Array, Array],
-    constants: tuple[int, int, int],
+    constants: tuple[int, int, int, int],
     weight: Array,
     bias: Array,
     y: Array,
@@ -375,7 +385,7 @@ def switchable_evaluate_rows(
     batch_mean: Array,
     batch_power: Array,
     mixing: tuple[Array, Array],
-    constants: tuple[int, int, int],
+    constants: tuple[int, int, int, int],
     weight: Array,
     bias: Array,
     y: Array,

@@ -60,16 +60,8 @@ class Loops(Engine):
             eps: Added to variances, positive.
             sync: Whether to pool the moments of the batch over all processes.
         """
-        fits = formula.loops is not None and x.device.type == "cpu" and x.dtype == wide_dtype(x) and x.numel() > 0
-        if not fits or _is_observed(x) or not _is_available():
-            return None
-        samples, channels = x.shape[:2]
-        if x.is_contiguous() and (x.ndim > 2 or per_sample):
-            return cls(formula, eps, sync, "plane", (samples, channels), math.prod(x.shape[2:]))
-        if x.movedim(1, -1).is_contiguous():
-            samples = samples if per_sample else 1
-            return cls(formula, eps, sync, "row", (samples, channels), x.numel() // (samples * channels))
-        return None
+        found = None if formula.loops is None else _find_layout(x, per_sample)
+        return None if found is None else cls(formula, eps, sync, *found)
 
     def normalize(
         self,
@@ -84,7 +76,7 @@ class Loops(Engine):
         y = torch.empty_like(x)
         values, result = self._activations(x), self._activations(y)
         self.parameters = self._arrays(weight, bias, mixing, values.dtype)
-        with self._threads(x):
+        with _threads(x):
             if population is not None and not keep and self._can_evaluate():
                 self.loops.evaluate(values, self.eps, *map(_array, population), *self.parameters, result)
                 return y
@@ -134,7 +126,7 @@ class Loops(Engine):
             np.zeros((1 if t is None or t.ndim == 1 else len(t), self.shape[1]), values.dtype) for t in (weight, bias)
         )
         grad_mixing = tuple(np.zeros(t.shape, values.dtype) for t in mixing)
-        with self._threads(x):
+        with _threads(x):
             self.loops.sums(upstream, values, mean, products, plain)
             results = grad_weight, grad_bias, grad_mixing, of_grad, of_x, of_one, of_batch
             self.loops.gradients(products, plain, self.size, *self.moments, *self.parameters, *results)
@@ -158,10 +150,7 @@ class Loops(Engine):
         return of_batch / of_batch.dtype.type(max(int(total), 1))
 
     def _activations(self, x: Tensor) -> Any:
-        """The array that loops are given; a copy if ``x`` lies in memory in another order."""
-        if self.layout == "plane":
-            return x.detach().contiguous().numpy().reshape(*self.shape, self.size)
-        return x.detach().movedim(1, -1).contiguous().numpy().reshape(self.shape[0], self.size, self.shape[1])
+        return _activations(x, self.layout, self.shape, self.size)
 
     def _arrays(
         self, weight: Tensor | None, bias: Tensor | None, mixing: tuple[Tensor, ...], dtype: Any
@@ -170,9 +159,34 @@ class Loops(Engine):
         beta = np.zeros((1, self.shape[1]), dtype) if bias is None else _array(bias).reshape(-1, self.shape[1])
         return tuple(map(_array, mixing)), self.formula.constants(), gamma, beta
 
-    def _threads(self, x: Tensor) -> AbstractContextManager[None]:
-        threads: AbstractContextManager[None] = self.loops.threads(1 if x.numel() < _GRAIN else torch.get_num_threads())
-        return threads
+
+def _find_layout(x: Tensor, per_sample: bool) -> tuple[str, tuple[int, int], int] | None:
+    """What loops see ``x`` as: planes or rows, for how many samples and channels, of how many values."""
+    fits = x.device.type == "cpu" and x.dtype == wide_dtype(x) and x.numel() > 0
+    if not fits or _is_observed(x) or not _is_available():
+        return None
+    samples, channels = x.shape[:2]
+    if x.is_contiguous() and (x.ndim > 2 or per_sample):
+        return "plane", (samples, channels), math.prod(x.shape[2:])
+    if x.movedim(1, -1).is_contiguous():
+        samples = samples if per_sample else 1
+        return "row", (samples, channels), x.numel() // (samples * channels)
+    return None
+
+
+def _activations(x: Tensor, layout: str, shape: tuple[int, int], size: int) -> Any:
+    """The array that loops are given; a copy if ``x`` lies in memory in another order."""
+    samples, channels = shape
+    if layout == "plane":
+        return x.detach().contiguous().numpy().reshape(samples, channels, size)
+    rows = x.detach().permute(0, *range(2, x.ndim), 1)
+    return rows.contiguous().numpy().reshape(samples, size, channels)
+
+
+def _threads(x: Tensor) -> AbstractContextManager[None]:
+    from norms.compiled import Threads
+
+    return Threads(1 if x.numel() < _GRAIN else torch.get_num_threads())
 
 
 @cache
@@ -183,7 +197,7 @@ def _find_loops(layout: str, prefix: str | None) -> SimpleNamespace:
     passes = {name: getattr(compiled, f"{layout}_{name}") for name in ("moments", "affine", "sums", "combine")}
     between = {name: getattr(compiled_formulas, f"{prefix}_{name}") for name in ("coefficients", "gradients")}
     evaluate = getattr(compiled_formulas, f"{prefix}_evaluate_{layout}s", None)
-    shared = {"pool": compiled_formulas.pool, "share": compiled_formulas.share, "threads": compiled.Threads}
+    shared = {"pool": compiled_formulas.pool, "share": compiled_formulas.share}
     return SimpleNamespace(**passes, **between, **shared, evaluate=evaluate)
 
 

@@ -63,7 +63,7 @@ def modulate(
         y, batch = _plain(x, formula, eps, sync, *small)
         return y, BatchMoments(batch.mean.detach(), batch.var.detach(), batch.total) if uses_batch else None
     engine = _find_engine(x, formula, eps, sync, small[0], small[1])
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *small)):
+    if _needs_gradient(x, *small):
         y = _Modulate.apply(engine, x, *small)
     else:
         y = engine.normalize(x, small[0], small[1], _population(*small[2:4]), tuple(small[4:]), keep=False)
@@ -129,6 +129,10 @@ def _find_engine(
 ) -> Engine:
     found = Loops.find(x, _per_sample(formula, weight, bias), formula, eps, sync)
     return Operators(formula, eps, sync) if found is None else found
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _per_sample(formula: Formula, weight: Tensor | None, bias: Tensor | None) -> bool:

@@ -17,23 +17,29 @@ STATISTICS = ("instance", "layer", "batch")
 class SwitchableFormula(Formula):
     """``scale = 1 / sqrt(sum w'_k power_k)`` and ``offset = (mean - sum w_k mean_k) * scale``.
 
-    The mixing tensors are the shares w and w', each of shape (K,) and with sum 1, of the K statistics.
+    The mixing tensors are the shares w and w', each of shape (K,) and with sum 1, of the K statistics, or their logits.
 
     Args:
         statistics: What is mixed, some of :data:`STATISTICS`.
+        of_logits: Whether the mixing tensors are logits, to be turned into shares by a softmax.
     """
 
     per_sample = True
     loops = "switchable"
     mixes_channels = True
 
-    def __init__(self, statistics: Sequence[str] = STATISTICS) -> None:
+    def __init__(self, statistics: Sequence[str] = STATISTICS, of_logits: bool = False) -> None:
         super().__init__(uses_batch="batch" in statistics)
         self.statistics = statistics
+        self.of_logits = of_logits
 
     def constants(self) -> tuple[int, ...]:
-        """Index of each of :data:`STATISTICS` among those mixed, or -1."""
-        return tuple(self.statistics.index(name) if name in self.statistics else -1 for name in STATISTICS)
+        """Index of each of :data:`STATISTICS` among those mixed, or -1, and whether shares are given by logits."""
+        index = (self.statistics.index(name) if name in self.statistics else -1 for name in STATISTICS)
+        return *index, int(self.of_logits)
+
+    def _shares(self, mixing: tuple[Tensor, ...]) -> list[Tensor]:
+        return [given.softmax(0) if self.of_logits else given for given in mixing]
 
     def _sources(self, moments: Moments) -> dict[str, tuple[Tensor, Tensor]]:
         """By statistic, the distance of the plane's mean from its mean, and its power."""
@@ -49,25 +55,25 @@ class SwitchableFormula(Formula):
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
-        scale, centered = self._mix(self._sources(moments), mixing)
+        scale, centered = self._mix(self._sources(moments), self._shares(mixing))
         return scale, centered * scale
 
-    def _mix(self, sources: dict[str, tuple[Tensor, Tensor]], mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def _mix(self, sources: dict[str, tuple[Tensor, Tensor]], shares: list[Tensor]) -> tuple[Tensor, Tensor]:
         # Shares sum to 1, so that the mean of the plane minus the mixed mean is a mixture of distances.
         distances, powers = zip(*sources.values(), strict=True)
-        return torch.rsqrt(_weighted_sum(mixing[1], powers)), _weighted_sum(mixing[0], distances)
+        return torch.rsqrt(_weighted_sum(shares[1], powers)), _weighted_sum(shares[0], distances)
 
     def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:
         """Differentiate scale and offset."""
-        sources = self._sources(moments)
-        scale, centered = self._mix(sources, mixing)
+        sources, shares = self._sources(moments), self._shares(mixing)
+        scale, centered = self._mix(sources, shares)
         grad_centered = grad_offset * scale
         # -2 times the gradient for the mixed power.
         grad_mixed = torch.addcmul(grad_scale, grad_offset, centered) * scale.pow(3)
         mean = power = batch_power = deviation = None
         mean_grads, var_grads = [], []
         for index, (name, (distance, own_power)) in enumerate(sources.items()):
-            of_mean, of_var = mixing[0][index], mixing[1][index]
+            of_mean, of_var = shares[0][index], shares[1][index]
             mean_grads.append((grad_centered * distance).sum())
             if name == "instance":
                 var_grads.append((grad_mixed * own_power).sum())
@@ -84,8 +90,10 @@ class SwitchableFormula(Formula):
                 var_grads.append((columns * own_power).sum())
                 batch_power = columns * of_var
                 deviation = grad_centered * of_mean
-        mixing_grads = torch.stack(mean_grads), torch.stack(var_grads) / -2
-        return Gradients(mean, power, batch_power, deviation, mixing_grads)
+        grads = [torch.stack(mean_grads), torch.stack(var_grads) / -2]
+        if self.of_logits:
+            grads = [share * (grad - (share * grad).sum()) for share, grad in zip(shares, grads, strict=True)]
+        return Gradients(mean, power, batch_power, deviation, tuple(grads))
 
 
 def _weighted_sum(shares: Tensor, values: Sequence[Tensor]) -> Tensor:
@@ -185,13 +193,15 @@ class _SwitchableNorm(MixingNorm):
             self.sparse_step.zero_()
 
     def _formula(self) -> Formula:
-        return SwitchableFormula(self.statistics)
+        return SwitchableFormula(self.statistics, of_logits=self.radius is None)
 
     def _share(self, logits: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.softmax(0) if self.radius is None else sparsestmax(logits, snapshot(self.radius))
 
     def _mixing(self) -> tuple[Tensor, ...]:
+        if self.radius is None:
+            return self.mean_weight, self.var_weight
         return self._share(self.mean_weight), self._share(self.var_weight)
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
