@@ -103,8 +103,9 @@ class Loops(Engine):
         self.loops.pool(mean, power, self.eps, batch_mean, batch_power, batch_var)
         self.batch = BatchMoments(torch.from_numpy(batch_mean), torch.from_numpy(batch_var), self.shape[0] * self.size)
         if self.sync:
-            self.batch = BatchMoments(*pool_processes(*self.batch[:2], self.shape[0] * self.size))
-            batch_mean, batch_power = self.batch.mean.numpy(), (self.batch.var + self.eps).numpy()
+            found = pool_processes(self.batch.mean, torch.from_numpy(batch_power), self.shape[0] * self.size)
+            self.batch = BatchMoments(found[0], (found[1] - self.eps).clamp_min(0), found[2])
+            batch_mean, batch_power = found[0].numpy(), found[1].numpy()
         return batch_mean, batch_power
 
     def differentiate(
