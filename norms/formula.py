@@ -68,7 +68,7 @@ class Formula(ABC):
     per_sample: ClassVar[bool]
     """Whether a sample's own moments enter the coefficients, other than to center."""
     loops: ClassVar[str | None] = None
-    """Prefix of the loops in :mod:`norms.compiled_formulas` that compute the same; None if there are none."""
+    """Prefix of the loops in :mod:`norms.compiled` that compute the same; None if there are none."""
 
     mixes_channels: ClassVar[bool] = False
     """Whether the moments of a sample's other channels enter the coefficients of a plane."""

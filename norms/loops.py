@@ -11,12 +11,13 @@ import math
 import warnings
 from contextlib import AbstractContextManager
 from functools import cache
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from norms.engine import Engine, Population
@@ -193,23 +194,28 @@ def _threads(x: Tensor) -> AbstractContextManager[None]:
 @cache
 def _find_loops(layout: str, prefix: str | None) -> SimpleNamespace:
     """Loops by what they are for: those over a layout, those of a formula, and those that all share."""
-    from norms import compiled, compiled_formulas
+    from norms import compiled
 
     passes = {name: getattr(compiled, f"{layout}_{name}") for name in ("moments", "affine", "sums", "combine")}
-    between = {name: getattr(compiled_formulas, f"{prefix}_{name}") for name in ("coefficients", "gradients")}
-    evaluate = getattr(compiled_formulas, f"{prefix}_evaluate_{layout}s", None)
-    shared = {"pool": compiled_formulas.pool, "share": compiled_formulas.share}
+    between = {name: getattr(compiled, f"{prefix}_{name}") for name in ("coefficients", "gradients")}
+    evaluate = getattr(compiled, f"{prefix}_evaluate_{layout}s", None)
+    shared = {"pool": compiled.pool, "share": compiled.share}
     return SimpleNamespace(**passes, **between, **shared, evaluate=evaluate)
 
 
-@cache
 def _is_available() -> bool:
+    compiled = _import()
+    return compiled is not None and not compiled.FORKED.is_set()
+
+
+@cache
+def _import() -> ModuleType | None:
     try:
-        import numba  # noqa: F401
+        from norms import compiled
     except ImportError as error:
         warnings.warn(f"norms run slower on the CPU than they could: numba cannot be imported ({error})", stacklevel=2)
-        return False
-    return True
+        return None
+    return compiled
 
 
 def _array(values: Tensor) -> Any:
@@ -218,4 +224,10 @@ def _array(values: Tensor) -> Any:
 
 def _is_observed(x: Tensor) -> bool:
     """Whether something wants to see operators, or has put something else in a tensor's place."""
-    return type(x) not in (Tensor, nn.Parameter) or torch.jit.is_tracing() or is_in_torch_dispatch_mode()
+    return (
+        type(x) not in (Tensor, nn.Parameter)
+        or torch.jit.is_tracing()
+        or is_in_torch_dispatch_mode()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )

@@ -6,9 +6,9 @@ Every norm on activations can be written per plane ``(n, c)`` as
 
 where ``mean`` and ``var`` (biased) are the moments of the plane, and ``scale`` and ``offset`` are a small function of
 them, of the batch moments that are pooled from them, and of what the layer has learned about mixing the two. Nothing
-but this small function, a :class:`Formula`, differs between norms. The passes over the large tensor
-(:mod:`norms.kernels`), the pooling over batch and processes (:mod:`norms.pooling`), gamma and beta, and the gradient of
-it all are put together here once.
+but this small function, a :class:`norms.formula.Formula`, differs between norms. What computes it all, with gamma and
+beta, the pooling over batch and processes and the gradient, is an engine: compiled loops (:mod:`norms.loops`) or
+operators (:mod:`norms.operators`). Compilers, and second derivatives, get the same map in elementary operations.
 
 The map is centered on the plane's own mean, and its gradient saves only ``x`` and tensors of shape (N, C).
 """
