@@ -24,7 +24,7 @@ from analysis.folder import renewed
 from analysis.groups import fold
 from analysis.sources import EXPECTED, read_runs
 from analysis.values import PUBLISHED_SHARES, Run
-from lightning_modules.parser_errors import run_command
+from lightning_modules.parser_errors import positive, run_command
 from norms.switchable import STATISTICS
 
 CSV, PARQUET, FIGURES, PAGE = "mixing.csv", "mixing.parquet", "figures", "report.html"
@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batches",
         metavar="N",
-        type=_positive,
+        type=positive,
         default=32,
         help="at most how many batches of images to evaluate snapped gates on (default: 32)",
     )
@@ -239,12 +239,6 @@ def _group(text: str) -> Group:
     if not name or not runs:
         raise argparse.ArgumentTypeError(f"must be NAME=RUN,RUN, got {text!r}")
     return Group(name, runs)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from torchvision.transforms.v2 import functional as tvf
 
 from data.stream import generator
 from lightning_modules import checkpoints
+from lightning_modules.files import replacing
 from lightning_modules.gan import GAN, TILE, enlarged_grid
-from lightning_modules.parser_errors import run_command
+from lightning_modules.parser_errors import positive, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,19 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the grid (default: samples.png)")
     parser.add_argument("--each", metavar="FOLDER", type=Path, help="also write each image to a file, at its own size")
-    parser.add_argument("--count", metavar="N", type=_positive, default=64, help="how many images (default: 64)")
-    parser.add_argument("--columns", metavar="N", type=_positive, help="columns of the grid (default: a square)")
-    parser.add_argument("--scale", metavar="N", type=_positive, help=f"enlarge in the grid (default: to {TILE} pixels)")
+    parser.add_argument("--count", metavar="N", type=positive, default=64, help="how many images (default: 64)")
+    parser.add_argument("--columns", metavar="N", type=positive, help="columns of the grid (default: a square)")
+    parser.add_argument("--scale", metavar="N", type=positive, help=f"enlarge in the grid (default: to {TILE} pixels)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, other images (default: 0)")
     parser.add_argument("--no-ema", action="store_true", help="draw from the live generator, not from its average")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
@@ -107,9 +102,11 @@ def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
 
 
 def _write(image: Tensor, path: Path) -> None:
+    picture = tvf.to_pil_image(tvf.to_dtype(image, torch.uint8, scale=True))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tvf.to_pil_image(tvf.to_dtype(image, torch.uint8, scale=True)).save(path)
+        # A run that is stopped must not leave half an image that looks like a result.
+        with replacing(path) as partial:
+            picture.save(partial, Image.registered_extensions()[path.suffix.lower()])
     except OSError as error:
         raise MisconfigurationException(f"cannot write {path}: {error.strerror or error}") from error
 

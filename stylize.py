@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as tvf
 from data.images import ImageError, find_images, load_image, to_tensor
 from lightning_modules import checkpoints
 from lightning_modules.files import replacing
-from lightning_modules.parser_errors import run_command
+from lightning_modules.parser_errors import positive, run_command
 from lightning_modules.style_transfer import StyleTransfer
 
 LONGEST_SIDE = 2048
@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size",
         metavar="N",
-        type=_positive,
+        type=positive,
         default=LONGEST_SIDE,
         help=f"scale larger photos down to N pixels on their longer side (default: {LONGEST_SIDE})",
     )
@@ -223,12 +223,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.set_defaults(device=torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _share(text: str) -> float:

@@ -4,7 +4,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lightning_modules.checkpoints import find_checkpoint, load
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
+from lightning_modules.parser_errors import run_command
 
 
 def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
@@ -43,21 +44,27 @@ def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
     module.feature_net.save(out, metadata)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line, and return its exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, 2 after an error of the user's or 130 after Ctrl-C, which are told in one line on stderr.
+    """
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    export(options.run, options.out, options.data, options.licence)
+    print(f"wrote {options.out}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.export_features", description=__doc__)
     parser.add_argument("run", help="run folder or checkpoint")
     parser.add_argument("out", help="safetensors file to write")
     parser.add_argument("--data", default="not stated", help="what it was trained on, for the file's header")
     parser.add_argument("--licence", default="not stated", help="licence of the weights, for the file's header")
-    options = parser.parse_args(arguments)
-    try:
-        export(options.run, options.out, options.data, options.licence)
-    except MisconfigurationException as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {options.out}")
-    return 0
+    return parser
 
 
 def _load(run: str | Path) -> Distillation | Classifier:

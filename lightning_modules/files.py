@@ -1,8 +1,8 @@
-"""Writing files that a killed process never leaves half written."""
+"""Writing files that nobody ever finds half written."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -10,11 +10,18 @@ from pathlib import Path
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a neighbor of ``path`` to write to, which takes its place, in one step, when the block ends without error.
 
+    After an error or Ctrl-C the neighbor is gone; only a killed process leaves it.
+
     Args:
         path: The file to write; it may exist. Its folder is made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import re
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,7 @@ import yaml
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 UNION = re.compile(r"Subtypes: \[(.*?)\]\n\s+Errors:\n(.*?)\n\s+Given value type: .*?Given value: (.*)", re.DOTALL)
+"""What jsonargparse says of a value that fits none of several types: the types, an error for each, and the value."""
 
 
 def run_command(parser: ArgumentParser, run: Callable[[Namespace], None], arguments: Sequence[str] | None) -> int:
@@ -39,6 +40,17 @@ def run_command(parser: ArgumentParser, run: Callable[[Namespace], None], argume
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1: the ``type`` of an option.
+
+    Raises:
+        ArgumentTypeError: If ``text`` is anything else.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def shorten(message: str, args: Sequence[str], options: Iterable[str]) -> str:
@@ -84,9 +96,7 @@ def _shorten_value_error(message: str) -> str:
     # Errors nest: the last key is the value itself, and the keys before it are the classes that it is an argument of.
     *_, text = re.split(r'Parser key "[^"]+":', message)
     where = ".init_args.".join(re.findall(r'Parser key "([^"]+)":', message))
-    if union := re.search(
-        r"Subtypes: \[(.*?)\]\n\s+Errors:\n(.*?)\n\s+Given value type: .*?Given value: (.*)", text, re.S
-    ):
+    if union := UNION.search(text):
         branches = re.split(r"^\s+- ", union[2], flags=re.M)
         causes = [branch for branch in branches if re.match("Problem|Import path|Expected a dot import path", branch)]
         types = union[1].replace(", <class 'NoneType'>", "")

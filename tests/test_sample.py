@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -114,6 +116,29 @@ def test_ctrl_c_is_told_in_one_line(run, tmp_path, capsys, monkeypatch):
     assert sample.main([str(run), "-o", str(tmp_path / "new" / "a.png")]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["-o", "--each"])
+def test_an_interrupted_write_leaves_what_was_there(run, option, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "00000.png"
+    path.write_text("precious")
+
+    def save(self, path, *arguments, **options):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    target = path if option == "-o" else tmp_path
+    assert sample.main([str(run), option, str(target), "--count", "1", "--overwrite"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "precious"
+
+
+def test_the_ending_chooses_the_format(run, tmp_path):
+    for name, kind in (("a.png", "PNG"), ("b.JPG", "JPEG"), ("c.webp", "WEBP")):
+        assert sample.main([str(run), "-o", str(tmp_path / name), "--count", "1"]) == 0
+        assert Image.open(tmp_path / name).format == kind
 
 
 def test_no_such_run(tmp_path, capsys):

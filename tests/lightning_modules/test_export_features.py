@@ -7,6 +7,7 @@ from safetensors import safe_open
 from torch.utils.data import DataLoader
 from torchvision.models import squeezenet1_1
 
+from lightning_modules import export_features
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from lightning_modules.export_features import main
@@ -85,3 +86,13 @@ def test_mistakes_are_one_line_and_status_2(tmp_path, capsys):
         assert error.count("\n") == 1
     assert there.read_text() == "mine"
     assert not new.exists()
+
+
+def test_ctrl_c_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    def load(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_features, "load", load)
+    assert main([str(tmp_path), str(tmp_path / "features.safetensors")]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,6 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.callbacks.mixing import MixingValues
 from lightning_modules.callbacks.samples import SampleImages
-from lightning_modules.files import replacing
 from lightning_modules.loggers import CSVLogger, MetricsFile, WandbLogger
 
 
@@ -70,15 +69,6 @@ def test_finalize_writes_what_was_not_saved(tmp_path):
     logger.log_metrics({"loss": 1.0}, 0)
     logger.finalize("failed")
     assert read(tmp_path) == [{"step": "0", "loss": "1.0"}]
-
-
-def test_replacing_keeps_the_file_when_writing_fails(tmp_path):
-    file = tmp_path / "new" / "file"
-    with replacing(file) as partial:
-        partial.write_text("old")
-    with pytest.raises(TypeError), replacing(file) as partial:
-        partial.write_text(b"half of it")
-    assert file.read_text() == "old"
 
 
 def log_and_end(logger, losses):
