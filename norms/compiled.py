@@ -4,17 +4,18 @@ They are compiled within seconds when they are first needed, and kept on disk fo
 not depend on the number of threads that share it. All are in one file, since that is what numba watches for changes.
 
 Arrays are contiguous, of one dtype, float32 or float64. Activations are *planes* of shape (N, C, size), or *rows* of
-shape (N, size, C). What belongs to planes has shape (N, C), or (1, C) where all samples share it. Moments and sums are
-computed in the dtype within short blocks and in float64 between them.
+shape (N, size, C). What belongs to planes has shape (N, C). Moments and sums are computed in the dtype within short
+blocks and in float64 between them.
 
 Between the passes, each formula has two loops, ``coefficients`` and ``gradients``, which do in one go what its class
 does in operators, and include gamma and beta. Formulas that need a sample's own moments in evaluation also have loops
 that do everything. Their arguments are ``mean`` and ``power`` of planes; ``batch_mean`` and ``batch_power`` (C,);
-``mixing`` and ``constants`` of the formula; and ``weight`` and ``bias``. Coefficients are ``scale`` and ``offset``.
-Gradients start from the sums ``products`` of ``grad * (x - mean)`` and ``plain`` of ``grad`` over planes of ``size``
-values. They say that, but for the batch's moments, the gradient for x is ``grad * of_grad + (x - mean) * of_x +
-of_one``; they add to ``grad_weight`` and ``grad_bias``, of the shapes of weight and bias, to ``grad_mixing`` and to
-``of_batch`` (2, C): by how much the mean of the batch, times -1, and its power, times -2, change the loss.
+``mixing`` and ``constants`` of the formula; and ``weight`` and ``bias``, (N, C) or (1, C). Coefficients are ``scale``
+and ``offset``. Gradients start from the sums ``products`` of ``grad * (x - mean)`` and ``plain`` of ``grad`` over
+planes of ``size`` values. They say that, but for the batch's moments, the gradient for x is
+``grad * of_grad + (x - mean) * of_x + of_one``; they add to ``grad_weight`` and ``grad_bias``, of the shapes of weight
+and bias, to ``grad_mixing`` and to ``of_batch`` (2, C): by how much the mean of the batch, times -1, and its power,
+times -2, change the loss.
 """
 
 import os
@@ -160,11 +161,10 @@ def moments(values: Array) -> tuple[float, float]:
 @compiled(SUMS, parallel=True)
 def plane_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
     """Compute mean and biased variance plus eps of planes."""
-    channels = x.shape[1]
-    for plane in prange(x.shape[0] * channels):
-        n, c = plane // channels, plane % channels
-        mean[n, c], variance = moments(x[n, c])
-        power[n, c] = variance + eps
+    planes, of_mean, of_power = x.reshape(-1, x.shape[2]), mean.reshape(-1), power.reshape(-1)
+    for i in prange(planes.shape[0]):
+        of_mean[i], variance = moments(planes[i])
+        of_power[i] = variance + eps
 
 
 @compiled(MAPS)
@@ -177,10 +177,10 @@ def affine(x: Array, mean: float, scale: float, offset: float, y: Array) -> None
 @compiled(MAPS, parallel=True)
 def plane_affine(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = (x - mean) * scale + offset`` for planes."""
-    channels = x.shape[1]
-    for plane in prange(x.shape[0] * channels):
-        n, c = plane // channels, plane % channels
-        affine(x[n, c], of(mean, n)[c], of(scale, n)[c], of(offset, n)[c], y[n, c])
+    planes, result = x.reshape(-1, x.shape[2]), y.reshape(-1, x.shape[2])
+    of_mean, of_scale, of_offset = mean.reshape(-1), scale.reshape(-1), offset.reshape(-1)
+    for i in prange(planes.shape[0]):
+        affine(planes[i], of_mean[i], of_scale[i], of_offset[i], result[i])
 
 
 @compiled(SUMS)
@@ -200,10 +200,10 @@ def _plane_sums(grad: Array, x: Array, mean: float) -> tuple[float, float]:
 @compiled(SUMS, parallel=True)
 def plane_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     """Sum ``grad * (x - mean)`` and ``grad`` over planes."""
-    channels = x.shape[1]
-    for plane in prange(x.shape[0] * channels):
-        n, c = plane // channels, plane % channels
-        products[n, c], plain[n, c] = _plane_sums(grad[n, c], x[n, c], of(mean, n)[c])
+    planes, upstream, of_mean = x.reshape(-1, x.shape[2]), grad.reshape(-1, x.shape[2]), mean.reshape(-1)
+    of_products, of_plain = products.reshape(-1), plain.reshape(-1)
+    for i in prange(planes.shape[0]):
+        of_products[i], of_plain[i] = _plane_sums(upstream[i], planes[i], of_mean[i])
 
 
 @compiled(MAPS)
@@ -215,10 +215,11 @@ def _combine(grad: Array, weight: float, x: Array, mean: float, scale: float, of
 @compiled(MAPS, parallel=True)
 def plane_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = grad * weight + (x - mean) * scale + offset`` for planes."""
-    channels = x.shape[1]
-    for plane in prange(x.shape[0] * channels):
-        n, c = plane // channels, plane % channels
-        _combine(grad[n, c], of(weight, n)[c], x[n, c], of(mean, n)[c], of(scale, n)[c], of(offset, n)[c], y[n, c])
+    size = x.shape[2]
+    planes, upstream, result = x.reshape(-1, size), grad.reshape(-1, size), y.reshape(-1, size)
+    of_grad, of_mean, of_x, of_one = weight.reshape(-1), mean.reshape(-1), scale.reshape(-1), offset.reshape(-1)
+    for i in prange(planes.shape[0]):
+        _combine(upstream[i], of_grad[i], planes[i], of_mean[i], of_x[i], of_one[i], result[i])
 
 
 @compiled(SUMS)
@@ -321,7 +322,7 @@ def row_affine(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> 
     tasks = (size + height - 1) // height
     for task in prange(samples * tasks):
         n, start, stop = task // tasks, task % tasks * height, (task % tasks + 1) * height
-        affine_rows(x[n, start:stop], of(mean, n), of(scale, n), of(offset, n), y[n, start:stop])
+        affine_rows(x[n, start:stop], mean[n], scale[n], offset[n], y[n, start:stop])
 
 
 @compiled(SUMS)
@@ -362,7 +363,7 @@ def row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) 
     for task in prange(samples * tasks):
         n, t = task // tasks, task % tasks
         start, stop = t * height, (t + 1) * height
-        _row_sums(grad[n, start:stop], x[n, start:stop], of(mean, n), sums[0, n, t], sums[1, n, t])
+        _row_sums(grad[n, start:stop], x[n, start:stop], mean[n], sums[0, n, t], sums[1, n, t])
     for n in range(samples):
         for c in range(channels):
             products[n, c], plain[n, c] = sums[0, n, 0, c], sums[1, n, 0, c]
@@ -387,15 +388,7 @@ def row_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array,
     tasks = (size + height - 1) // height
     for task in prange(samples * tasks):
         n, start, stop = task // tasks, task % tasks * height, (task % tasks + 1) * height
-        _row_combine(
-            grad[n, start:stop],
-            of(weight, n),
-            x[n, start:stop],
-            of(mean, n),
-            of(scale, n),
-            of(offset, n),
-            y[n, start:stop],
-        )
+        _row_combine(grad[n, start:stop], weight[n], x[n, start:stop], mean[n], scale[n], offset[n], y[n, start:stop])
 
 
 @compiled(SUMS)
