@@ -25,6 +25,7 @@ from typing import NamedTuple
 # Python looks first in the folder of a script, where this script itself is called norms.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -311,8 +312,18 @@ def saved_bytes(layer: str, shape: tuple[int, ...]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = LAYERS[layer](shape[1])(torch.randn(shape, requires_grad=True))
-    del y
-    return sum(storages.values())
+    engine = getattr(y.grad_fn, "engine", None)
+    kept = [array for value in vars(engine).values() for array in arrays(value)] if engine is not None else []
+    return sum(storages.values()) + sum({array.ctypes.data: array.nbytes for array in kept}.values())
+
+
+def arrays(value: object) -> Iterator[np.ndarray]:
+    """The arrays in a value that may be a nested tuple."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from arrays(part)
 
 
 def settings(options: argparse.Namespace) -> list[Setting]:
