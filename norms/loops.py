@@ -180,9 +180,9 @@ def _activations(x: Tensor, layout: str, shape: tuple[int, int], size: int) -> A
     """The array that loops are given; a copy if ``x`` lies in memory in another order."""
     samples, channels = shape
     if layout == "plane":
-        return x.detach().contiguous().numpy().reshape(samples, channels, size)
-    rows = x.detach().permute(0, *range(2, x.ndim), 1)
-    return rows.contiguous().numpy().reshape(samples, size, channels)
+        return x.contiguous().numpy(force=True).reshape(samples, channels, size)
+    rows = x.permute(0, *range(2, x.ndim), 1)
+    return rows.contiguous().numpy(force=True).reshape(samples, size, channels)
 
 
 def _threads(x: Tensor) -> AbstractContextManager[None]:
@@ -219,7 +219,7 @@ def _import() -> ModuleType | None:
 
 
 def _array(values: Tensor) -> Any:
-    return np.ascontiguousarray(values.detach().numpy())
+    return np.ascontiguousarray(values.numpy(force=True))
 
 
 def _is_observed(x: Tensor) -> bool:
