@@ -23,9 +23,12 @@ FORMULAS = {
     "batch_renorm": BatchRenormFormula(),
     "batch_instance": BatchInstanceFormula(),
     **{
-        f"switchable-{'-'.join(statistics)}": SwitchableFormula(statistics)
-        for count in (1, 2, 3)
+        f"switchable-{'-'.join(statistics)}{'-of_logits' if of_logits else ''}": SwitchableFormula(
+            statistics, of_logits
+        )
+        for count in (2, 3)
         for statistics in itertools.combinations(STATISTICS, count)
+        for of_logits in (False, True)
     },
 }
 MEMORY = {
@@ -52,7 +55,9 @@ def draw_mixing(formula, channels):
         limits = torch.tensor([1.25, 0.25], dtype=torch.float64)
         return draw_values(channels, 5), draw_values(channels, 6).exp(), *limits
     if isinstance(formula, SwitchableFormula):
-        return tuple(draw_values((2, len(formula.statistics)), 5).softmax(1))
+        logits = draw_values((2, len(formula.statistics)), 5)
+        # Of which the exponentials do not exist.
+        return tuple(logits + 1000 if formula.of_logits else logits.softmax(1))
     return ()
 
 
