@@ -21,7 +21,6 @@ times -2, change the loss.
 import os
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -60,8 +59,9 @@ class Threads:
         self.count = count
 
     def __enter__(self) -> None:
-        self.lock = _start()
-        self.lock.__enter__()
+        self.alone = _start()
+        if self.alone:
+            _TURN.acquire()
         self.before = numba.get_num_threads()
         self.count = min(self.count, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         if self.count != self.before:
@@ -70,20 +70,24 @@ class Threads:
     def __exit__(self, *_: object) -> None:
         if self.count != self.before:
             numba.set_num_threads(self.before)
-        self.lock.__exit__(None, None, None)
+        if self.alone:
+            _TURN.release()
+
+
+_TURN = threading.Lock()
 
 
 @cache
-def _start() -> AbstractContextManager[Any]:
-    """Start numba's threads; return what their caller must hold."""
+def _start() -> bool:
+    """Start numba's threads; return whether they serve one caller at a time."""
     # Where both share one OpenMP, this changes the number of torch's.
     threads = torch.get_num_threads()
     numba.get_num_threads()
     torch.set_num_threads(threads)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=FORKED.set)
-    # The threads that numba has of its own where it finds no OpenMP serve one caller at a time.
-    return threading.Lock() if numba.threading_layer() == "workqueue" else nullcontext()
+    # What numba has of its own where it finds no OpenMP.
+    return numba.threading_layer() == "workqueue"
 
 
 def compiled(fastmath: set[str], parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -121,6 +121,8 @@ class Loops(Engine):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
         """Compute the gradients; see :meth:`Engine.differentiate`."""
         mean, _, batch_mean, _ = self.moments
+        # Whoever kept x for this pass may have brought it back in another order.
+        x = _arranged(x, self.layout)
         values, upstream = self._activations(x), self._activations(grad)
         products, plain, of_grad, of_x, of_one = np.empty((5, *self.shape), values.dtype)
         of_batch = np.zeros((2, self.shape[1]), values.dtype)
@@ -165,7 +167,7 @@ class Loops(Engine):
 def _find_layout(x: Tensor, per_sample: bool) -> tuple[str, tuple[int, int], int] | None:
     """What loops see ``x`` as: planes or rows, for how many samples and channels, of how many values."""
     fits = x.device.type == "cpu" and x.dtype == wide_dtype(x) and x.numel() > 0
-    if not fits or _is_observed(x) or not _is_available():
+    if not fits or is_observed(x) or not _is_available():
         return None
     samples, channels = x.shape[:2]
     if x.is_contiguous() and (x.ndim > 2 or per_sample):
@@ -179,10 +181,15 @@ def _find_layout(x: Tensor, per_sample: bool) -> tuple[str, tuple[int, int], int
 def _activations(x: Tensor, layout: str, shape: tuple[int, int], size: int) -> Any:
     """The array that loops are given; a copy if ``x`` lies in memory in another order."""
     samples, channels = shape
+    values = _arranged(x, layout).numpy(force=True)
     if layout == "plane":
-        return x.contiguous().numpy(force=True).reshape(samples, channels, size)
-    rows = x.permute(0, *range(2, x.ndim), 1)
-    return rows.contiguous().numpy(force=True).reshape(samples, size, channels)
+        return values.reshape(samples, channels, size)
+    return values.transpose(0, *range(2, x.ndim), 1).reshape(samples, size, channels)
+
+
+def _arranged(x: Tensor, layout: str) -> Tensor:
+    """``x`` in the order in memory that loops over a layout need."""
+    return x.contiguous() if layout == "plane" else x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def _threads(x: Tensor) -> AbstractContextManager[None]:
@@ -222,7 +229,7 @@ def _array(values: Tensor) -> Any:
     return np.ascontiguousarray(values.numpy(force=True))
 
 
-def _is_observed(x: Tensor) -> bool:
+def is_observed(x: Tensor) -> bool:
     """Whether something wants to see operators, or has put something else in a tensor's place."""
     return (
         type(x) not in (Tensor, nn.Parameter)

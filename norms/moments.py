@@ -22,7 +22,7 @@ from torch import Tensor
 
 from norms.engine import Engine, Population
 from norms.formula import BatchMoments, Formula
-from norms.loops import Loops
+from norms.loops import Loops, is_observed
 from norms.operators import Operators, complete, spread, with_affine
 from norms.pooling import is_distributed
 from norms.precision import wide_dtype
@@ -114,9 +114,14 @@ class _Modulate(torch.autograd.Function):
             needs = ctx.needs_input_grad[1:]
             return None, *_differentiable_gradients(grads[0], ctx.engine, list(ctx.saved_tensors), needs)
         x, weight, bias, mean, power, *mixing = ctx.saved_tensors
-        grad_x, grad_weight, grad_bias, of_mixing = ctx.engine.differentiate(
-            grads[0], x, weight, bias, _population(mean, power), tuple(mixing), ctx.needs_input_grad[1]
-        )
+        inputs = x, weight, bias, _population(mean, power), tuple(mixing)
+        engine = ctx.engine
+        if isinstance(engine, Loops) and is_observed(grads[0]):
+            # Several gradients at once, as vmap hands them over, are nothing for loops.
+            engine = Operators(engine.formula, engine.eps, engine.sync)
+            engine.normalize(*inputs)
+        found = engine.differentiate(grads[0], *inputs, ctx.needs_input_grad[1])
+        grad_x, grad_weight, grad_bias, of_mixing = found
         return None, grad_x, grad_weight, grad_bias, None, None, *of_mixing
 
 

@@ -72,7 +72,7 @@ class Operators(Engine):
             grad_mean, grad_power = self._of_planes(grads, population is None)
             # The map is centered on the plane's mean, which therefore has the scale's part in the gradient too.
             level = torch.addcmul(grad_mean, scale, grad_offset, value=-1)
-            grad_x = _affine(x, mean, -grad_power, level).addcmul_(grad, spread(full_scale, x)).to(x.dtype)
+            grad_x = torch.addcmul(_affine(x, mean, -grad_power, level), grad, spread(full_scale, x)).to(x.dtype)
         return grad_x, grad_weight, grad_bias, tuple(None if t is None else t * self.size for t in grads.mixing)
 
     def _of_planes(self, grads: Gradients, pooled: bool) -> tuple[Tensor, Tensor]:
