@@ -190,6 +190,19 @@ def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
+@over("memory", MEMORY)
+@over("case", CASES, ids=str)
+def test_values_that_memory_does_not_hold_as_such_are_taken(case, memory):
+    x, grad = (draw((2, 4, 5, 5), seed).contiguous(memory_format=MEMORY[memory]) for seed in (1, 2))
+    zeros, nothing = torch.zeros_like(grad), torch._efficientzerotensor(grad.shape, dtype=grad.dtype)
+    for stored, same in (
+        ((torch._neg_view(x), grad), (-x, grad)),
+        ((x, torch._neg_view(grad)), (x, -grad)),
+        ((x, nothing), (x, zeros)),
+    ):
+        torch.testing.assert_close(run(case.experienced(), *stored), run(case.experienced(), *same))
+
+
 LARGE = (3, 7, 150, 170)
 
 
