@@ -177,6 +177,16 @@ def test_a_norm_has_a_forward_derivative(case, training):
         torch.testing.assert_close(forward_ad.unpack_dual(y).tangent, expected)
 
 
+@over("memory", MEMORY)
+def test_tensors_may_be_stored_as_the_negative_of_others_and_zeros_not_at_all(memory):
+    layer = CASES[3].experienced()
+    x, grad = (draw((2, 4, 5, 5), seed=seed).contiguous(memory_format=MEMORY[memory]) for seed in (1, 2))
+    expected = run(layer, -x, -grad)
+    actual = run(layer, torch._neg_view(x), torch._neg_view(grad))
+    assert_same(actual, expected)
+    assert not any(each.any() for each in run(layer, x, torch._efficientzerotensor(x.shape, dtype=x.dtype))[1:])
+
+
 def run(layer, x, grad):
     """Output and all gradients."""
     layer.zero_grad()
