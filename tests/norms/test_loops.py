@@ -200,6 +200,35 @@ def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
+@over("memory", MEMORY)
+@over("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0)], ids=str)
+@over("case", CASES, ids=str)
+def test_hooks_may_bring_the_input_back_in_another_order(case, order, memory):
+    x, grad = (draw((2, 4, 5, 6), seed).contiguous(memory_format=MEMORY[memory]) for seed in (1, 2))
+    expected = run(case.experienced(), x, grad)
+    inverse = [order.index(dim) for dim in range(4)]
+
+    def reorder(kept):
+        return kept.permute(order).contiguous().permute(inverse) if kept.ndim == 4 else kept
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, reorder):
+        torch.testing.assert_close(run(case.experienced(), x, grad), expected)
+
+
+@over("memory", MEMORY)
+@over("case", CASES, ids=str)
+def test_gradients_can_be_asked_for_in_batches(case, memory):
+    layer = case.experienced()
+    x = draw((2, 4, 5, 6), seed=1).contiguous(memory_format=MEMORY[memory]).requires_grad_()
+    inputs = [x, *layer.parameters()]
+    y = layer(x)
+    grads = torch.stack([draw(x.shape, seed) for seed in (2, 3)])
+    batched = torch.autograd.grad(y, inputs, grads, retain_graph=True, is_grads_batched=True)
+    single = [torch.autograd.grad(y, inputs, grad, retain_graph=True) for grad in grads]
+    torch.testing.assert_close(batched, tuple(torch.stack(each) for each in zip(*single, strict=True)))
+    assert not any(each.requires_grad for each in batched)
+
+
 LARGE = (3, 7, 150, 170)
 
 
@@ -313,6 +342,32 @@ def test_the_first_norm_of_a_process_leaves_the_number_of_threads_as_it_was():
     print(json.dumps([before, torch.get_num_threads()]))
     """
     assert of_new_process(code, OMP_NUM_THREADS="1") == [1, 1]
+
+
+def test_threads_of_numba_that_serve_one_caller_at_a_time_have_several_from_the_start():
+    code = """
+    import threading
+    import norms
+    layers = [norms.BatchInstanceNorm2d(8) for _ in range(6)]
+    start = threading.Barrier(len(layers))
+    finished = []
+
+    def work(layer):
+        x = torch.randn(2, 8, 64, 64)
+        start.wait()
+        for _ in range(5):
+            layer(x).sum().backward()
+        finished.append(layer)
+
+    threads = [threading.Thread(target=work, args=(layer,)) for layer in layers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    import numba
+    print(json.dumps([numba.threading_layer(), len(finished)]))
+    """
+    assert of_new_process(code, NUMBA_THREADING_LAYER="workqueue") == ["workqueue", 6]
 
 
 def test_a_forked_process_has_norms_too():
