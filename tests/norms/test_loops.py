@@ -25,6 +25,7 @@ from norms import compiled
 from norms.batch import BatchFormula
 from norms.batch_instance import BatchInstanceFormula
 from norms.loops import Loops
+from norms.moments import modulate
 
 ROOT = Path(norms.__file__).parents[1]
 CASES = [
@@ -106,13 +107,22 @@ def test_there_are_no_loops_over_other_activations(x):
 
 
 def test_there_are_no_loops_for_a_formula_without_any():
-    class OfAUser(BatchFormula):
+    class Plain(BatchFormula):
         loops = None
 
     x = draw((2, 3, 4, 5), seed=1)
-    assert find(x, formula=OfAUser()) is None
-    given = x, OfAUser(), 1e-3
-    torch.testing.assert_close(norms.moments.modulate(*given), norms.moments.modulate(x, BatchFormula(), 1e-3))
+    assert find(x, formula=Plain()) is None
+    torch.testing.assert_close(modulate(x, Plain(), 1e-3), modulate(x, BatchFormula(), 1e-3))
+
+
+def test_a_formula_derived_from_another_is_not_taken_for_it():
+    class Shifted(BatchFormula):
+        def coefficients(self, moments, *mixing):
+            scale, offset = super().coefficients(moments, *mixing)
+            return scale, offset + 1
+
+    x = draw((2, 3, 4, 5), seed=1)
+    torch.testing.assert_close(modulate(x, Shifted(), 1e-3)[0], modulate(x, BatchFormula(), 1e-3)[0] + 1)
 
 
 class Operations(TorchDispatchMode):
@@ -249,6 +259,20 @@ def test_the_number_of_threads_changes_no_bit(case, memory, torch_threads):
 
 
 @over("memory", MEMORY)
+@over("samples", [1, 2, 9])
+@over("case", [case for case in CASES if isinstance(case.build(), norms.MixingNorm)], ids=str)
+def test_the_number_of_threads_changes_no_bit_of_an_evaluation_without_gradients(case, samples, memory, torch_threads):
+    x = draw((samples, *LARGE[1:]), seed=1).float().contiguous(memory_format=MEMORY[memory])
+    layer = case.experienced(LARGE[1], dtype=torch.float32).eval()
+    given = []
+    for count in (1, 2, 3):
+        torch_threads(count)
+        with torch.no_grad():
+            given.append(layer(x))
+    assert_same(given[1:], given[:1] * 2)
+
+
+@over("memory", MEMORY)
 @over("numbers", [(1, 2), (2, 1), (2, 2)], ids=str)
 def test_a_norm_leaves_the_numbers_of_threads_as_they_were(numbers, memory, torch_threads):
     before = numba.get_num_threads()
@@ -270,7 +294,7 @@ SIZES = {"small": (8, 5, 4), "of_a_group": (8, 100, 110), "beyond_a_group": (2, 
 
 
 @over("own", [False, True], ids=["shared", "own"])
-@over("samples", [1, 3])
+@over("samples", [1, 9])
 @over("memory", MEMORY)
 @over("size", SIZES)
 @over("options", [{}, {"statistics": ("layer", "batch")}, None], ids=str)
