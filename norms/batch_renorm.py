@@ -8,6 +8,7 @@ from torch import Tensor
 from norms.base import FormulaNorm, snapshot
 from norms.batch import BatchFormula
 from norms.formula import Formula, Gradients, Moments
+from norms.loops import can_loop
 
 
 class BatchRenormFormula(Formula):
@@ -97,9 +98,9 @@ class _BatchRenorm(FormulaNorm):
     def limits(self) -> tuple[Tensor, Tensor]:
         """Limits of the correction in the next training batch: scalars r_max >= 1 and d_max >= 0."""
         assert self.num_batches_tracked is not None
-        # On other devices, and in a compiled graph, to read the count would mean to wait for it.
-        readable = self.num_batches_tracked.device.type == "cpu" and not torch.compiler.is_compiling()
+        # On another device to read the count would mean to wait for it, and in a graph to keep it for ever.
         count = self.num_batches_tracked
+        readable = not torch.compiler.is_compiling() and can_loop(count)
         step = float(count) if readable else snapshot(count).to(torch.float32)
         # From 1 and 0 at an eighth of the schedule, r_max and d_max are reached at its end and at five eighths: the
         # paper's breakpoints, 5k, 25k and 40k steps, as parts of the whole.

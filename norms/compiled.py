@@ -13,8 +13,8 @@ that do everything. Their arguments are ``mean`` and ``power`` of planes; ``batc
 ``mixing`` and ``constants`` of the formula; and ``weight`` and ``bias``, (N, C) or (1, C). Coefficients are ``scale``
 and ``offset``. Gradients start from the sums ``products`` of ``grad * (x - mean)`` and ``plain`` of ``grad`` over
 planes of ``size`` values. They say that, but for the batch's moments, the gradient for x is
-``grad * of_grad + (x - mean) * of_x + of_one``; they add to ``grad_weight`` and ``grad_bias``, of the shapes of weight
-and bias, to ``grad_mixing`` and to ``of_batch`` (2, C): by how much the mean of the batch, times -1, and its power,
+``grad * of_grad + (x - mean) * of_x + of_one``; to zeros they add ``grad_weight`` and ``grad_bias``, of the shapes of
+weight and bias, ``grad_mixing``, and ``of_batch`` (2, C): by how much the mean of the batch, times -1, and its power,
 times -2, change the loss.
 """
 
@@ -59,7 +59,7 @@ class Threads:
         self.count = count
 
     def __enter__(self) -> None:
-        self.alone = _start()
+        self.alone = start()
         if self.alone:
             _TURN.acquire()
         self.before = numba.get_num_threads()
@@ -78,7 +78,7 @@ _TURN = threading.Lock()
 
 
 @cache
-def _start() -> bool:
+def start() -> bool:
     """Start numba's threads; return whether they serve one caller at a time."""
     # Where both share one OpenMP, this changes the number of torch's.
     threads = torch.get_num_threads()
@@ -159,7 +159,7 @@ def moments(values: Array) -> tuple[float, float]:
         block = values[count : count + _BLOCK]
         mean, squares = _add_block(block, count, mean, squares)
         count += block.size
-    return mean, squares / values.size
+    return mean, max(squares, 0.0) / values.size
 
 
 @compiled(SUMS, parallel=True)
@@ -226,6 +226,12 @@ def plane_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Arra
         _combine(upstream[i], of_grad[i], planes[i], of_mean[i], of_x[i], of_one[i], result[i])
 
 
+@compiled(MAPS)
+def _block_height(channels: int) -> int:
+    # Few rows, since one follows another in a sum.
+    return min(max(8, _BLOCK // channels), 64)
+
+
 @compiled(SUMS)
 def _row_means(rows: Array, mean: Array) -> None:
     mean[:] = 0
@@ -259,7 +265,7 @@ def _row_deviations(rows: Array, center: Array, total: Array, squares: Array) ->
 def centered_squares(rows: Array, mean: Array, squares: Array) -> None:
     """Compute the mean of each channel over rows, and the sum of the squares of what deviates from it."""
     channels = rows.shape[1]
-    height = max(8, _BLOCK // channels)
+    height = _block_height(channels)
     center, total, own = np.empty_like(rows[0]), np.empty_like(rows[0]), np.empty_like(rows[0])
     _row_means(rows[:height], center)
     mean[:], squares[:] = 0, 0
@@ -273,7 +279,7 @@ def centered_squares(rows: Array, mean: Array, squares: Array) -> None:
             step = np.float64(total[c]) / count
             deviation = center[c] + step - mean[c]
             mean[c] += deviation * share
-            squares[c] += own[c] - total[c] * step + deviation * deviation * (start * share)
+            squares[c] += max(own[c] - total[c] * step, 0.0) + deviation * deviation * (start * share)
             center[c] = mean[c]
 
 
@@ -288,7 +294,7 @@ def _merge(count: int, mean: Array, squares: Array, added: int, added_mean: Arra
 
 @compiled(MAPS)
 def _height(channels: int) -> int:
-    return max(1, _STEP // channels)
+    return max(64, _STEP // channels)
 
 
 @compiled(SUMS, parallel=True)
@@ -346,7 +352,7 @@ def _row_block_sums(grad: Array, x: Array, mean: Array, products: Array, plain: 
 
 @compiled(SUMS)
 def _row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
-    height = max(8, _BLOCK // x.shape[1])
+    height = _block_height(x.shape[1])
     block_products, block_plain = np.empty_like(x[0]), np.empty_like(x[0])
     products[:], plain[:] = 0, 0
     for start in range(0, x.shape[0], height):
@@ -600,7 +606,7 @@ def _put_gradient(grad_shares: Array, shares: Array, constants: tuple[int, int, 
     for kind in range(3):
         if constants[kind] >= 0:
             through = shares[kind] * (grad_shares[kind] - mean)
-            grad_given[constants[kind]] = through if constants[3] else grad_shares[kind]
+            grad_given[constants[kind]] += through if constants[3] else grad_shares[kind]
 
 
 @compiled(SUMS)

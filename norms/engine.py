@@ -23,7 +23,7 @@ class Engine(ABC):
         sync: Whether to pool the moments of the batch over all processes.
 
     Attributes:
-        batch: Moments of the batch, or of the population; there after :meth:`normalize`.
+        batch: Moments of the batch; there after :meth:`normalize`, where they are used and not a population.
     """
 
     batch: BatchMoments

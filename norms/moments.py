@@ -22,7 +22,7 @@ from torch import Tensor
 
 from norms.engine import Engine, Population
 from norms.formula import BatchMoments, Formula
-from norms.loops import Loops, is_observed
+from norms.loops import Loops, can_loop
 from norms.operators import Operators, complete, spread, with_affine
 from norms.pooling import is_distributed
 from norms.precision import wide_dtype
@@ -54,6 +54,10 @@ def modulate(
         The normalized activations, of the shape, dtype and memory format of ``x``, and the moments of the batch,
         detached; None where the formula does not use them or a population stands in.
     """
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and t.shape not in ((x.shape[1],), x.shape[:2]):
+            shared, own = (x.shape[1],), tuple(x.shape[:2])
+            raise ValueError(f"{name} needs shape {shared} or {own} for this input, got {tuple(t.shape)}")
     dtype = wide_dtype(x)
     given = (weight, bias, *(population or (None, None)), *mixing)
     small: list[Any] = [t if t is None or t.dtype == dtype else t.to(dtype) for t in given]
@@ -62,7 +66,7 @@ def modulate(
     if torch.compiler.is_compiling():
         y, batch = _plain(x, formula, eps, sync, *small)
         return y, BatchMoments(batch.mean.detach(), batch.var.detach(), batch.total) if uses_batch else None
-    engine = _find_engine(x, formula, eps, sync, small[0], small[1])
+    engine = _find_engine(x, formula, eps, sync, small)
     if _needs_gradient(x, *small):
         y = _Modulate.apply(engine, x, *small)
     else:
@@ -116,8 +120,8 @@ class _Modulate(torch.autograd.Function):
         x, weight, bias, mean, power, *mixing = ctx.saved_tensors
         inputs = x, weight, bias, _population(mean, power), tuple(mixing)
         engine = ctx.engine
-        if isinstance(engine, Loops) and is_observed(grads[0]):
-            # Several gradients at once, as vmap hands them over, are nothing for loops.
+        if isinstance(engine, Loops) and not can_loop(grads[0]):
+            # Several gradients at once, as vmap hands them over, or a process forked since.
             engine = Operators(engine.formula, engine.eps, engine.sync)
             engine.normalize(*inputs)
         found = engine.differentiate(grads[0], *inputs, ctx.needs_input_grad[1])
@@ -129,10 +133,10 @@ def _population(mean: Tensor | None, power: Tensor | None) -> Population:
     return None if mean is None or power is None else (mean, power)
 
 
-def _find_engine(
-    x: Tensor, formula: Formula, eps: float, sync: bool, weight: Tensor | None, bias: Tensor | None
-) -> Engine:
-    found = Loops.find(x, _per_sample(formula, weight, bias), formula, eps, sync)
+def _find_engine(x: Tensor, formula: Formula, eps: float, sync: bool, small: list[Any]) -> Engine:
+    found = None
+    if all(can_loop(t) for t in (x, *small) if t is not None):
+        found = Loops.find(x, _per_sample(formula, *small[:2]), formula, eps, sync)
     return Operators(formula, eps, sync) if found is None else found
 
 
