@@ -37,6 +37,12 @@ _BLOCK = 4096
 _START = 1024
 """Values whose moments are computed in two passes, to center those that follow."""
 
+_LANES = 64
+"""Sums side by side over a plane: several vector registers of them."""
+
+_TOGETHER = 16
+"""Planes that a thread takes at once."""
+
 _STEP = 65536
 """Values of consecutive rows that a thread takes at once."""
 
@@ -90,11 +96,18 @@ def start() -> bool:
     return numba.threading_layer() == "workqueue"
 
 
-def compiled(fastmath: set[str], parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have a function compiled when it is first called, and the result kept on disk."""
+def compiled(
+    parallel: bool = False, fastmath: set[str] | bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have a function compiled when it is first called, and the result kept on disk.
+
+    Loops that threads share are compiled twice, once for this process and once for the next. They must not have the
+    liberties of fast arithmetic, which both would take in their own way: a run that is killed and resumed is to be the
+    same to the last bit. Their sums are written as many side by side instead.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "parallel": parallel}
+        options: dict[str, Any] = {"nogil": True, "parallel": parallel, "fastmath": fastmath}
         try:
             loop: Callable[..., Any] = numba.njit(cache=True, **options)(function)
         except RuntimeError:
@@ -105,11 +118,11 @@ def compiled(fastmath: set[str], parallel: bool = False) -> Callable[[Callable[.
     return decorate
 
 
-# Vector instructions need sums whose order is free, and a map needs none. NaN and infinity stay what they are.
-SUMS, MAPS = {"reassoc", "contract", "nsz", "arcp"}, {"contract"}
+part: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True)
+"""Have a function compiled into the loops that call it."""
 
 
-@compiled(MAPS)
+@part
 def of(values: Array, sample: int) -> Array:
     """Values of a sample, or those that all share."""
     if values.shape[0] > 1:
@@ -117,68 +130,143 @@ def of(values: Array, sample: int) -> Array:
     return values[0]
 
 
-@compiled(SUMS)
-def _short_moments(values: Array) -> tuple[float, float]:
-    part = values.dtype.type(1 / values.size)
-    total = values.dtype.type(0)
-    for i in range(values.size):
-        total += values[i]
-    center = total * part
-    squares, rest = values.dtype.type(0), values.dtype.type(0)
-    for i in range(values.size):
-        deviation = values[i] - center
-        squares += deviation * deviation
-        rest += deviation
-    # What the center misses of the mean, by rounding.
-    missed = np.float64(rest) * part
-    return center + missed, squares - rest * missed
+@part
+def _width(size: int) -> int:
+    return _LANES if size >= 4 * _LANES else _LANES // 4
 
 
-@compiled(SUMS)
-def _add_block(values: Array, count: int, mean: float, squares: float) -> tuple[float, float]:
-    # Around the mean so far one pass is enough: where a block lies so far from it that its own variance drowns, that
-    # variance drowns in the whole's too.
-    center = values.dtype.type(mean)
-    total, added = values.dtype.type(0), values.dtype.type(0)
-    for i in range(values.size):
-        deviation = values[i] - center
-        total += deviation
-        added += deviation * deviation
-    step = np.float64(total) / values.size
-    share = values.size / (count + values.size)
+@part
+def _merge_block(
+    found: tuple[float, float, float], count: int, center: float, total: float, squares: float
+) -> tuple[float, float, float]:
+    """Add a block's sums of deviations from a center, and of their squares, to count, mean and squares so far."""
+    before, mean, whole = found
+    # Where a block lies so far from the center that its own variance drowns, that drowns in the whole's too.
+    step, share = total / count, count / (before + count)
     deviation = center + step - mean
-    return mean + deviation * share, squares + added - total * step + deviation * deviation * (count * share)
+    between = deviation * deviation * (before * share)
+    return before + count, mean + deviation * share, whole + max(squares - total * step, 0.0) + between
 
 
-@compiled(SUMS)
-def moments(values: Array) -> tuple[float, float]:
-    """Mean and biased variance of a plane."""
-    count = min(values.size, _START)
-    mean, squares = _short_moments(values[:count])
-    while count < values.size:
-        block = values[count : count + _BLOCK]
-        mean, squares = _add_block(block, count, mean, squares)
-        count += block.size
-    return mean, max(squares, 0.0) / values.size
+@part
+def moments(values: Array, lanes: Array) -> tuple[float, float]:
+    """Mean and biased variance of a plane, given an array of shape (2, 64) to work in."""
+    size, width = values.size, _width(values.size)
+    even = size - size % width
+    rows = values[:even].reshape(even // width, width)
+    total, squares = lanes[0, :width], lanes[1, :width]
+    center = np.float64(values[0])
+    if even:
+        first = min(rows.shape[0], _START // width)
+        total[:] = 0
+        for r in range(first):
+            for j in range(width):
+                total[j] += rows[r, j]
+        center = _sum(total) / (first * width)
+    found = (0.0, 0.0, 0.0)
+    for start in range(0, rows.shape[0], _BLOCK // width):
+        block = rows[start : start + _BLOCK // width]
+        narrow = values.dtype.type(center)
+        _lane_deviations(block, narrow, total, squares)
+        found = _merge_block(found, block.size, narrow, _sum(total), _sum(squares))
+        center = found[1]
+    if even < size:
+        plain, own = 0.0, 0.0
+        for i in range(even, size):
+            deviation = values[i] - center
+            plain += deviation
+            own += deviation * deviation
+        found = _merge_block(found, size - even, center, plain, own)
+    return found[1], found[2] / size
 
 
-@compiled(SUMS, parallel=True)
+@part
+def _sum(lanes: Array) -> float:
+    if lanes.size > 16:
+        for j in range(16):
+            lanes[j] = (lanes[j] + lanes[j + 16]) + (lanes[j + 32] + lanes[j + 48])
+    # As a tree, whose branches do not wait for one another.
+    a = (lanes[0] + lanes[8]) + (lanes[4] + lanes[12])
+    b = (lanes[1] + lanes[9]) + (lanes[5] + lanes[13])
+    c = (lanes[2] + lanes[10]) + (lanes[6] + lanes[14])
+    d = (lanes[3] + lanes[11]) + (lanes[7] + lanes[15])
+    return np.float64((a + c) + (b + d))
+
+
+@part
+def _lane_deviations(rows: Array, center: float, total: Array, squares: Array) -> None:
+    total[:], squares[:] = 0, 0
+    even = rows.shape[0] - rows.shape[0] % 4
+    for r in range(0, even, 4):
+        for j in range(rows.shape[1]):
+            d0, d1 = rows[r, j] - center, rows[r + 1, j] - center
+            d2, d3 = rows[r + 2, j] - center, rows[r + 3, j] - center
+            total[j] += (d0 + d1) + (d2 + d3)
+            squares[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+    for r in range(even, rows.shape[0]):
+        for j in range(rows.shape[1]):
+            d0 = rows[r, j] - center
+            total[j] += d0
+            squares[j] += d0 * d0
+
+
+@compiled(parallel=True)
 def plane_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
     """Compute mean and biased variance plus eps of planes."""
     planes, of_mean, of_power = x.reshape(-1, x.shape[2]), mean.reshape(-1), power.reshape(-1)
-    for i in prange(planes.shape[0]):
-        of_mean[i], variance = moments(planes[i])
-        of_power[i] = variance + eps
+    for task in prange((planes.shape[0] + _TOGETHER - 1) // _TOGETHER):
+        lanes = np.empty((2, _LANES), x.dtype)
+        for i in range(task * _TOGETHER, min((task + 1) * _TOGETHER, planes.shape[0])):
+            of_mean[i], variance = moments(planes[i], lanes)
+            of_power[i] = variance + eps
 
 
-@compiled(MAPS)
+@part
 def affine(x: Array, mean: float, scale: float, offset: float, y: Array) -> None:
     """Compute ``y = (x - mean) * scale + offset`` for a plane."""
     for i in range(x.size):
         y[i] = (x[i] - mean) * scale + offset
 
 
-@compiled(MAPS, parallel=True)
+@compiled(fastmath={"reassoc", "nsz"})
+def short_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
+    """Compute mean and biased variance plus eps of short planes."""
+    planes, of_mean, of_power = x.reshape(-1, x.shape[2]), mean.reshape(-1), power.reshape(-1)
+    size, zero = x.shape[2], x.dtype.type(0)
+    part_of = x.dtype.type(1 / size)
+    for i in range(planes.shape[0]):
+        values = planes[i]
+        total = zero
+        for k in range(size):
+            total += values[k]
+        center = total * part_of
+        squares, rest = zero, zero
+        for k in range(size):
+            deviation = values[k] - center
+            squares += deviation * deviation
+            rest += deviation
+        # What the center misses of the mean, by rounding.
+        missed = rest * part_of
+        of_mean[i] = np.float64(center) + np.float64(missed)
+        of_power[i] = max(squares - rest * missed, zero) * part_of + eps
+
+
+@compiled(fastmath={"reassoc", "nsz"})
+def short_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
+    """Sum ``grad * (x - mean)`` and ``grad`` over short planes."""
+    planes, upstream, of_mean = x.reshape(-1, x.shape[2]), grad.reshape(-1, x.shape[2]), mean.reshape(-1)
+    of_products, of_plain = products.reshape(-1), plain.reshape(-1)
+    size, zero = x.shape[2], x.dtype.type(0)
+    for i in range(planes.shape[0]):
+        values, grads, center = planes[i], upstream[i], of_mean[i]
+        of_one, of_x = zero, zero
+        for k in range(size):
+            of_one += grads[k]
+            of_x += grads[k] * (values[k] - center)
+        of_products[i], of_plain[i] = of_x, of_one
+
+
+@compiled(parallel=True)
 def plane_affine(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = (x - mean) * scale + offset`` for planes."""
     planes, result = x.reshape(-1, x.shape[2]), y.reshape(-1, x.shape[2])
@@ -187,36 +275,55 @@ def plane_affine(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -
         affine(planes[i], of_mean[i], of_scale[i], of_offset[i], result[i])
 
 
-@compiled(SUMS)
-def _plane_sums(grad: Array, x: Array, mean: float) -> tuple[float, float]:
+@part
+def _lane_sums(grad: Array, rows: Array, mean: float, products: Array, plain: Array) -> None:
+    products[:], plain[:] = 0, 0
+    even = rows.shape[0] - rows.shape[0] % 2
+    for r in range(0, even, 2):
+        for j in range(rows.shape[1]):
+            products[j] += grad[r, j] * (rows[r, j] - mean) + grad[r + 1, j] * (rows[r + 1, j] - mean)
+            plain[j] += grad[r, j] + grad[r + 1, j]
+    for r in range(even, rows.shape[0]):
+        for j in range(rows.shape[1]):
+            products[j] += grad[r, j] * (rows[r, j] - mean)
+            plain[j] += grad[r, j]
+
+
+@part
+def _plane_sums(grad: Array, x: Array, mean: float, lanes: Array) -> tuple[float, float]:
+    width = _width(x.size)
+    even = x.size - x.size % width
+    upstream, rows = grad[:even].reshape(even // width, width), x[:even].reshape(even // width, width)
     products, plain = 0.0, 0.0
-    for start in range(0, x.size, _BLOCK):
-        grads, values = grad[start : start + _BLOCK], x[start : start + _BLOCK]
-        block_products, block_plain = x.dtype.type(0), x.dtype.type(0)
-        for i in range(values.size):
-            block_products += grads[i] * (values[i] - mean)
-            block_plain += grads[i]
-        products += block_products
-        plain += block_plain
+    for start in range(0, rows.shape[0], _BLOCK // width):
+        stop = start + _BLOCK // width
+        _lane_sums(upstream[start:stop], rows[start:stop], mean, lanes[0, :width], lanes[1, :width])
+        products += _sum(lanes[0, :width])
+        plain += _sum(lanes[1, :width])
+    for i in range(even, x.size):
+        products += grad[i] * (x[i] - mean)
+        plain += grad[i]
     return products, plain
 
 
-@compiled(SUMS, parallel=True)
+@compiled(parallel=True)
 def plane_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     """Sum ``grad * (x - mean)`` and ``grad`` over planes."""
     planes, upstream, of_mean = x.reshape(-1, x.shape[2]), grad.reshape(-1, x.shape[2]), mean.reshape(-1)
     of_products, of_plain = products.reshape(-1), plain.reshape(-1)
-    for i in prange(planes.shape[0]):
-        of_products[i], of_plain[i] = _plane_sums(upstream[i], planes[i], of_mean[i])
+    for task in prange((planes.shape[0] + _TOGETHER - 1) // _TOGETHER):
+        lanes = np.empty((2, _LANES), x.dtype)
+        for i in range(task * _TOGETHER, min((task + 1) * _TOGETHER, planes.shape[0])):
+            of_products[i], of_plain[i] = _plane_sums(upstream[i], planes[i], of_mean[i], lanes)
 
 
-@compiled(MAPS)
+@part
 def _combine(grad: Array, weight: float, x: Array, mean: float, scale: float, offset: float, y: Array) -> None:
     for i in range(x.size):
         y[i] = grad[i] * weight + ((x[i] - mean) * scale + offset)
 
 
-@compiled(MAPS, parallel=True)
+@compiled(parallel=True)
 def plane_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = grad * weight + (x - mean) * scale + offset`` for planes."""
     size = x.shape[2]
@@ -226,13 +333,13 @@ def plane_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Arra
         _combine(upstream[i], of_grad[i], planes[i], of_mean[i], of_x[i], of_one[i], result[i])
 
 
-@compiled(MAPS)
+@part
 def _block_height(channels: int) -> int:
     # Few rows, since one follows another in a sum.
     return min(max(8, _BLOCK // channels), 64)
 
 
-@compiled(SUMS)
+@part
 def _row_means(rows: Array, mean: Array) -> None:
     mean[:] = 0
     for r in range(rows.shape[0]):
@@ -242,7 +349,7 @@ def _row_means(rows: Array, mean: Array) -> None:
         mean[c] /= rows.shape[0]
 
 
-@compiled(SUMS)
+@part
 def _row_deviations(rows: Array, center: Array, total: Array, squares: Array) -> None:
     count, channels = rows.shape
     total[:], squares[:] = 0, 0
@@ -261,7 +368,7 @@ def _row_deviations(rows: Array, center: Array, total: Array, squares: Array) ->
             squares[c] += d0 * d0
 
 
-@compiled(SUMS)
+@part
 def centered_squares(rows: Array, mean: Array, squares: Array) -> None:
     """Compute the mean of each channel over rows, and the sum of the squares of what deviates from it."""
     channels = rows.shape[1]
@@ -283,7 +390,7 @@ def centered_squares(rows: Array, mean: Array, squares: Array) -> None:
             center[c] = mean[c]
 
 
-@compiled(SUMS)
+@part
 def _merge(count: int, mean: Array, squares: Array, added: int, added_mean: Array, added_squares: Array) -> None:
     share = added / (count + added)
     for c in range(mean.size):
@@ -292,12 +399,12 @@ def _merge(count: int, mean: Array, squares: Array, added: int, added_mean: Arra
         squares[c] += added_squares[c] + deviation * deviation * (count * share)
 
 
-@compiled(MAPS)
+@part
 def _height(channels: int) -> int:
     return max(64, _STEP // channels)
 
 
-@compiled(SUMS, parallel=True)
+@compiled(parallel=True)
 def row_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
     """Compute mean and biased variance plus eps of each channel over the rows of a sample."""
     samples, size, channels = x.shape
@@ -316,7 +423,7 @@ def row_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
             power[n, c] = squares[n, 0, c] / size + eps
 
 
-@compiled(MAPS)
+@part
 def affine_rows(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = (x - mean) * scale + offset`` for the rows of a sample."""
     for r in range(x.shape[0]):
@@ -324,7 +431,7 @@ def affine_rows(x: Array, mean: Array, scale: Array, offset: Array, y: Array) ->
             y[r, c] = (x[r, c] - mean[c]) * scale[c] + offset[c]
 
 
-@compiled(MAPS, parallel=True)
+@compiled(parallel=True)
 def row_affine(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = (x - mean) * scale + offset`` for rows."""
     samples, size, channels = x.shape
@@ -335,7 +442,7 @@ def row_affine(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> 
         affine_rows(x[n, start:stop], mean[n], scale[n], offset[n], y[n, start:stop])
 
 
-@compiled(SUMS)
+@part
 def _row_block_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     products[:], plain[:] = 0, 0
     count, channels = x.shape
@@ -350,7 +457,7 @@ def _row_block_sums(grad: Array, x: Array, mean: Array, products: Array, plain: 
             plain[c] += grad[r, c]
 
 
-@compiled(SUMS)
+@part
 def _row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     height = _block_height(x.shape[1])
     block_products, block_plain = np.empty_like(x[0]), np.empty_like(x[0])
@@ -363,7 +470,7 @@ def _row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array)
             plain[c] += block_plain[c]
 
 
-@compiled(SUMS, parallel=True)
+@compiled(parallel=True)
 def row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     """Sum ``grad * (x - mean)`` and ``grad`` over the rows of a sample."""
     samples, size, channels = x.shape
@@ -383,14 +490,14 @@ def row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) 
                 plain[n, c] += sums[1, n, t, c]
 
 
-@compiled(MAPS)
+@part
 def _row_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
             y[r, c] = grad[r, c] * weight[c] + ((x[r, c] - mean[c]) * scale[c] + offset[c])
 
 
-@compiled(MAPS, parallel=True)
+@compiled(parallel=True)
 def row_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = grad * weight + (x - mean) * scale + offset`` for rows."""
     samples, size, channels = x.shape
@@ -401,7 +508,7 @@ def row_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array,
         _row_combine(grad[n, start:stop], weight[n], x[n, start:stop], mean[n], scale[n], offset[n], y[n, start:stop])
 
 
-@compiled(SUMS)
+@compiled()
 def pool(mean: Array, power: Array, eps: float, batch_mean: Array, batch_power: Array, batch_var: Array) -> None:
     """Pool the moments of planes over the batch; see :func:`norms.pooling.pool_batch`."""
     samples, channels = mean.shape
@@ -421,7 +528,7 @@ def pool(mean: Array, power: Array, eps: float, batch_mean: Array, batch_power: 
         batch_var[c] = max(second[c] / samples - eps, 0.0)
 
 
-@compiled(MAPS)
+@compiled()
 def share(mean: Array, batch_mean: Array, of_batch: Array, of_x: Array, of_one: Array) -> None:
     """Add to the gradient of x what it gets through the moments of the batch, given what that is for each value."""
     for n in range(mean.shape[0]):
@@ -430,14 +537,15 @@ def share(mean: Array, batch_mean: Array, of_batch: Array, of_x: Array, of_one: 
             of_one[n, c] -= of_batch[0, c] + (mean[n, c] - batch_mean[c]) * of_batch[1, c]
 
 
-@compiled(SUMS)
+@part
 def _moments_of_planes(x: Array, eps: float, mean: Array, power: Array) -> None:
+    lanes = np.empty((2, _LANES), x.dtype)
     for c in range(x.shape[0]):
-        mean[c], variance = moments(x[c])
+        mean[c], variance = moments(x[c], lanes)
         power[c] = variance + eps
 
 
-@compiled(SUMS)
+@part
 def _moments_of_rows(x: Array, eps: float, mean: Array, power: Array) -> None:
     exact, squares = np.empty(mean.size), np.empty(mean.size)
     centered_squares(x, exact, squares)
@@ -446,7 +554,7 @@ def _moments_of_rows(x: Array, eps: float, mean: Array, power: Array) -> None:
         power[c] = squares[c] / x.shape[0] + eps
 
 
-@compiled(MAPS)
+@compiled()
 def batch_instance_coefficients(
     mean: Array,
     power: Array,
@@ -470,7 +578,7 @@ def batch_instance_coefficients(
             offset[n, c] = (mean[n, c] - batch_mean[c]) * batch[c] * gamma[c] + beta[c]
 
 
-@compiled(SUMS)
+@compiled()
 def batch_instance_gradients(
     products: Array,
     plain: Array,
@@ -526,7 +634,7 @@ def batch_instance_gradients(
             of_grad[n, c] = (batch_scale[c] + instance_share[c] * rstd[c]) * gamma[c]
 
 
-@compiled(SUMS, parallel=True)
+@compiled(parallel=True)
 def batch_instance_evaluate_planes(
     x: Array,
     eps: float,
@@ -564,7 +672,7 @@ def batch_instance_evaluate_planes(
             affine(planes[c], found[0, 0, c], found[2, 0, c], found[3, 0, c], y[n, start + c])
 
 
-@compiled(SUMS, parallel=True)
+@compiled(parallel=True)
 def batch_instance_evaluate_rows(
     x: Array,
     eps: float,
@@ -587,7 +695,7 @@ def batch_instance_evaluate_rows(
         affine_rows(x[n], found[0, 0], found[2, 0], found[3, 0], y[n])
 
 
-@compiled(SUMS)
+@part
 def _slots(given: Array, constants: tuple[int, int, int, int]) -> Array:
     """Shares of the instance's, the layer's and the batch's moments, 0 for those that are not mixed."""
     shares = np.zeros(3, given.dtype)
@@ -599,7 +707,7 @@ def _slots(given: Array, constants: tuple[int, int, int, int]) -> Array:
     return shares / shares.sum() if constants[3] else shares
 
 
-@compiled(SUMS)
+@part
 def _put_gradient(grad_shares: Array, shares: Array, constants: tuple[int, int, int, int], grad_given: Array) -> None:
     """Gradient for what shares were given by, from the one for shares."""
     mean = (grad_shares * shares).sum()
@@ -609,7 +717,7 @@ def _put_gradient(grad_shares: Array, shares: Array, constants: tuple[int, int, 
             grad_given[constants[kind]] += through if constants[3] else grad_shares[kind]
 
 
-@compiled(SUMS)
+@part
 def _layer_moments(mean: Array, power: Array, constants: tuple[int, int, int, int]) -> tuple[float, float]:
     if constants[1] < 0:
         return mean.dtype.type(0), mean.dtype.type(1)
@@ -624,7 +732,7 @@ def _layer_moments(mean: Array, power: Array, constants: tuple[int, int, int, in
     return mean.dtype.type(layer_mean), mean.dtype.type(second / mean.size)
 
 
-@compiled(MAPS)
+@compiled()
 def switchable_coefficients(
     mean: Array,
     power: Array,
@@ -651,7 +759,7 @@ def switchable_coefficients(
             offset[n, c] = centered * scale[n, c] + beta[c]
 
 
-@compiled(SUMS)
+@compiled()
 def switchable_gradients(
     products: Array,
     plain: Array,
@@ -734,7 +842,7 @@ def switchable_gradients(
             of_x[n, c] = -(of_x[n, c] * of_power[0] + layer_of_power[n]) * part
 
 
-@compiled(SUMS, parallel=True)
+@compiled(parallel=True)
 def switchable_evaluate_planes(
     x: Array,
     eps: float,
@@ -758,7 +866,7 @@ def switchable_evaluate_planes(
             affine(x[n, c], found[0, 0, c], found[2, 0, c], found[3, 0, c], y[n, c])
 
 
-@compiled(SUMS, parallel=True)
+@compiled(parallel=True)
 def switchable_evaluate_rows(
     x: Array,
     eps: float,
@@ -781,7 +889,7 @@ def switchable_evaluate_rows(
         affine_rows(x[n], found[0, 0], found[2, 0], found[3, 0], y[n])
 
 
-@compiled(MAPS)
+@part
 def _standard_coefficients(
     mean: Array,
     batch_mean: Array,
@@ -802,7 +910,7 @@ def _standard_coefficients(
             offset[n, c] = ((mean[n, c] - batch_mean[c]) * standard[c] + d[c]) * gamma[c] + beta[c]
 
 
-@compiled(SUMS)
+@part
 def _standard_gradients(
     products: Array,
     plain: Array,
@@ -834,7 +942,7 @@ def _standard_gradients(
             of_batch[1, c] += by_standard[c] * gamma[c] / batch_power[c]
 
 
-@compiled(MAPS)
+@compiled()
 def batch_coefficients(
     mean: Array,
     power: Array,
@@ -852,7 +960,7 @@ def batch_coefficients(
     _standard_coefficients(mean, batch_mean, batch_power, r, d, weight, bias, scale, offset)
 
 
-@compiled(MAPS)
+@compiled()
 def batch_gradients(
     products: Array,
     plain: Array,
@@ -881,7 +989,7 @@ def batch_gradients(
     of_x[:], of_one[:] = 0, 0
 
 
-@compiled(MAPS)
+@part
 def _correction(
     batch_mean: Array, batch_power: Array, mixing: tuple[Array, Array, Array, Array]
 ) -> tuple[Array, Array]:
@@ -894,7 +1002,7 @@ def _correction(
     return r, d
 
 
-@compiled(MAPS)
+@compiled()
 def batch_renorm_coefficients(
     mean: Array,
     power: Array,
@@ -912,7 +1020,7 @@ def batch_renorm_coefficients(
     _standard_coefficients(mean, batch_mean, batch_power, r, d, weight, bias, scale, offset)
 
 
-@compiled(MAPS)
+@compiled()
 def batch_renorm_gradients(
     products: Array,
     plain: Array,
@@ -941,7 +1049,7 @@ def batch_renorm_gradients(
     of_x[:], of_one[:] = 0, 0
 
 
-@compiled(MAPS)
+@compiled()
 def mean_only_batch_coefficients(
     mean: Array,
     power: Array,
@@ -962,7 +1070,7 @@ def mean_only_batch_coefficients(
             offset[n, c] = (mean[n, c] - batch_mean[c]) * gamma[c] + beta[c]
 
 
-@compiled(MAPS)
+@compiled()
 def mean_only_batch_gradients(
     products: Array,
     plain: Array,

@@ -27,6 +27,9 @@ from norms.pooling import all_reduce, pool_processes
 _GRAIN = 32768
 """Values below which to wake other threads costs more time than they spare."""
 
+_SHORT = 256
+"""Values below which a plane is summed in one go, by one thread."""
+
 _MANY = 8
 """Samples that are enough for threads to share."""
 
@@ -50,7 +53,8 @@ class Loops(Engine):
         self.layout = layout
         self.shape = shape
         self.size = size
-        self.loops = _find_loops(layout, formula.loops)
+        self.short = layout == "plane" and size < _SHORT
+        self.loops = _find_loops(layout, formula.loops, self.short)
 
     @classmethod
     def find(cls, x: Tensor, per_sample: bool, formula: Formula, eps: float, sync: bool) -> "Loops | None":
@@ -103,7 +107,7 @@ class Loops(Engine):
         # Planes can be shared if they do not depend on one another, otherwise samples. That their number decides and
         # not that of threads keeps the result the same to the last bit.
         apart = self.layout == "plane" and not self.formula.mixes_channels
-        return self.loops.evaluate is not None and (apart or self.shape[0] >= _MANY)
+        return self.loops.evaluate is not None and (apart or self.shape[0] >= _MANY) and not self.short
 
     def _pool(self) -> None:
         mean, power = self.moments
@@ -212,11 +216,13 @@ def _threads(x: Tensor) -> AbstractContextManager[None]:
 
 
 @cache
-def _find_loops(layout: str, prefix: str | None) -> SimpleNamespace:
+def _find_loops(layout: str, prefix: str | None, short: bool) -> SimpleNamespace:
     """Loops by what they are for: those over a layout, those of a formula, and those that all share."""
     from norms import compiled
 
     passes = {name: getattr(compiled, f"{layout}_{name}") for name in ("moments", "affine", "sums", "combine")}
+    if short:
+        passes |= {"moments": compiled.short_moments, "sums": compiled.short_sums}
     between = {name: getattr(compiled, f"{prefix}_{name}") for name in ("coefficients", "gradients")}
     evaluate = getattr(compiled, f"{prefix}_evaluate_{layout}s", None)
     shared = {"pool": compiled.pool, "share": compiled.share}
@@ -234,7 +240,7 @@ def _import() -> ModuleType | None:
         from norms import compiled
 
         compiled.start()
-    except (ImportError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         warnings.warn(f"norms run slower on the CPU than they could: numba cannot be used ({error})", stacklevel=2)
         return None
     return compiled
