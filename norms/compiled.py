@@ -101,9 +101,9 @@ def compiled(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Have a function compiled when it is first called, and the result kept on disk.
 
-    Loops that threads share are compiled twice, once for this process and once for the next. They must not have the
-    liberties of fast arithmetic, which both would take in their own way: a run that is killed and resumed is to be the
-    same to the last bit. Their sums are written as many side by side instead.
+    Loops that threads share must not have the liberties of fast arithmetic: with them, the process that compiles a loop
+    and those that read it from disk were seen to differ in the last bit, and a run that is killed and resumed is to be
+    the same. Their sums are written as many side by side instead.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -87,6 +87,10 @@ class Formula(ABC):
             mixing: What else the coefficients depend on, such as rho.
         """
 
+    def fits_loops(self, channels: int, *mixing: Tensor) -> bool:
+        """Whether the mixing tensors have the shapes that loops read; operators broadcast others."""
+        return all(t.shape in ((), (channels,)) for t in mixing)
+
     def constants(self) -> tuple[int, ...]:
         """What the loops depend on beside tensors."""
         return ()

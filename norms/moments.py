@@ -135,7 +135,9 @@ def _population(mean: Tensor | None, power: Tensor | None) -> Population:
 
 def _find_engine(x: Tensor, formula: Formula, eps: float, sync: bool, small: list[Any]) -> Engine:
     found = None
-    if all(can_loop(t) for t in (x, *small) if t is not None):
+    population, mixing = small[2:4], small[4:]
+    fits = formula.fits_loops(x.shape[1], *mixing) and all(t is None or t.shape == x.shape[1:2] for t in population)
+    if fits and all(can_loop(t) for t in (x, *small) if t is not None):
         found = Loops.find(x, _per_sample(formula, *small[:2]), formula, eps, sync)
     return Operators(formula, eps, sync) if found is None else found
 

@@ -33,6 +33,10 @@ class SwitchableFormula(Formula):
         self.statistics = statistics
         self.of_logits = of_logits
 
+    def fits_loops(self, channels: int, *mixing: Tensor) -> bool:
+        """Whether there is a share or logit for each of the statistics."""
+        return all(t.shape == (len(self.statistics),) for t in mixing)
+
     def constants(self) -> tuple[int, ...]:
         """Index of each of :data:`STATISTICS` among those mixed, or -1, and whether shares are given by logits."""
         index = (self.statistics.index(name) if name in self.statistics else -1 for name in STATISTICS)

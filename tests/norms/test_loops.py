@@ -239,6 +239,16 @@ def test_gradients_can_be_asked_for_in_batches(case, memory):
     assert not any(each.requires_grad for each in batched)
 
 
+@over("memory", MEMORY)
+def test_one_gate_for_all_channels_is_read_as_one(memory):
+    layer = norms.BatchInstanceNorm2d(4, dtype=torch.float64)
+    x = draw((2, 4, 5, 5), seed=1).contiguous(memory_format=MEMORY[memory])
+    nn.init.constant_(layer.rho, 0.25)
+    expected = layer(x)
+    layer.rho = nn.Parameter(torch.tensor([0.25], dtype=torch.float64))
+    torch.testing.assert_close(layer(x), expected)
+
+
 LARGE = (3, 7, 150, 170)
 
 
