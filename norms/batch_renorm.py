@@ -14,18 +14,35 @@ from norms.loops import can_loop
 class BatchRenormFormula(Formula):
     """``scale = r / std_batch`` and ``offset = (mean - mean_batch) * scale + d``, with constants r and d.
 
-    The mixing tensors are the running mean and standard deviation, each of shape (C,), and the scalars r_max and d_max.
+    The mixing tensors are the running mean and standard deviation, each of shape (C,).
+
+    Args:
+        r_max: Limit of r, at least 1.
+        d_max: Limit of d, not negative.
     """
 
     per_sample = False
     loops = "batch_renorm"
 
+    def __init__(self, r_max: float | Tensor, d_max: float | Tensor) -> None:
+        super().__init__()
+        self.r_max = r_max
+        self.d_max = d_max
+
+    def fits_loops(self, channels: int, *mixing: Tensor) -> bool:
+        """Whether each channel has running statistics of its own, and the limits are numbers."""
+        return super().fits_loops(channels, *mixing) and not isinstance(self.r_max, Tensor)
+
+    def constants(self) -> tuple[float, ...]:
+        """The limits."""
+        return float(self.r_max), float(self.d_max)
+
     @torch.no_grad()
     def _correction(self, moments: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        running_mean, running_std, r_max, d_max = mixing
+        running_mean, running_std = mixing
         r = moments.batch_power.sqrt() / running_std
         d = (moments.batch_mean - running_mean) / running_std
-        return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
+        return torch.clamp(r, 1 / self.r_max, self.r_max), torch.clamp(d, -self.d_max, self.d_max)
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
@@ -45,12 +62,10 @@ class BatchRenormFormula(Formula):
         )
 
 
-def _rise(share: float | Tensor, start: float, stop: float, like: Tensor) -> Tensor:
-    """The value at a share of the way from start to stop, as a scalar on the device of a tensor."""
-    if isinstance(share, Tensor):
-        return start + share.clamp(0, 1) * (stop - start)
-    value = start + min(max(share, 0), 1) * (stop - start)
-    return torch.tensor(value, dtype=torch.float32, device=like.device)
+def _rise(share: float | Tensor, start: float, stop: float) -> float | Tensor:
+    """The value at a share of the way from start to stop."""
+    inside = share.clamp(0, 1) if isinstance(share, Tensor) else min(max(share, 0.0), 1.0)
+    return start + inside * (stop - start)
 
 
 class _BatchRenorm(FormulaNorm):
@@ -84,19 +99,20 @@ class _BatchRenorm(FormulaNorm):
 
     def _formula(self) -> Formula:
         # Without running statistics there is nothing to correct to, as while norms.recalibrate estimates them.
-        return BatchFormula() if self.running_mean is None else BatchRenormFormula()
+        corrects = self.training and self.running_mean is not None
+        return BatchRenormFormula(*self.limits()) if corrects else BatchFormula()
 
     def _mixing(self) -> tuple[Tensor, ...]:
-        if self.running_mean is None:
+        if self.running_mean is None or not self.training:
             return ()
-        return snapshot(self.running_mean), snapshot(self.get_buffer("running_std")), *self.limits()
+        return snapshot(self.running_mean), snapshot(self.get_buffer("running_std"))
 
     def _population(self) -> tuple[Tensor, Tensor]:
         assert self.running_mean is not None
         return self.running_mean, self.get_buffer("running_std").square()
 
-    def limits(self) -> tuple[Tensor, Tensor]:
-        """Limits of the correction in the next training batch: scalars r_max >= 1 and d_max >= 0."""
+    def limits(self) -> tuple[float | Tensor, float | Tensor]:
+        """Limits of the correction in the next training batch, r_max >= 1 and d_max >= 0: numbers or scalar tensors."""
         assert self.num_batches_tracked is not None
         # On another device to read the count would mean to wait for it, and in a graph to keep it for ever.
         count = self.num_batches_tracked
@@ -105,7 +121,7 @@ class _BatchRenorm(FormulaNorm):
         # From 1 and 0 at an eighth of the schedule, r_max and d_max are reached at its end and at five eighths: the
         # paper's breakpoints, 5k, 25k and 40k steps, as parts of the whole.
         late = math.inf if self.schedule_steps == 0 else step / self.schedule_steps - 1 / 8
-        return _rise(late * 8 / 7, 1, self.r_max, count), _rise(late * 2, 0, self.d_max, count)
+        return _rise(late * 8 / 7, 1, self.r_max), _rise(late * 2, 0, self.d_max)
 
     def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
         return torch.sqrt(second + self.eps)

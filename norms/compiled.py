@@ -4,41 +4,40 @@ They are compiled within seconds when they are first needed, and kept on disk fo
 not depend on the number of threads that share it. All are in one file, since that is what numba watches for changes.
 
 Arrays are contiguous, of one dtype, float32 or float64. Activations are *planes* of shape (N, C, size), or *rows* of
-shape (N, size, C). What belongs to planes has shape (N, C). Moments and sums are computed in the dtype within short
-blocks and in float64 between them.
+shape (N, size, C). What belongs to planes has shape (N, C): ``moments`` are their means and powers, ``batch`` those of
+the batch, each of shape (C,). Moments and sums are computed in the dtype within short blocks and in float64 between
+them.
 
-Between the passes, each formula has two loops, ``coefficients`` and ``gradients``, which do in one go what its class
-does in operators, and include gamma and beta. Formulas that need a sample's own moments in evaluation also have loops
-that do everything. Their arguments are ``mean`` and ``power`` of planes; ``batch_mean`` and ``batch_power`` (C,);
-``mixing`` and ``constants`` of the formula; and ``weight`` and ``bias``, (N, C) or (1, C). Coefficients are ``scale``
-and ``offset``. Gradients start from the sums ``products`` of ``grad * (x - mean)`` and ``plain`` of ``grad`` over
-planes of ``size`` values. They say that, but for the batch's moments, the gradient for x is
-``grad * of_grad + (x - mean) * of_x + of_one``; to zeros they add ``grad_weight`` and ``grad_bias``, of the shapes of
-weight and bias, ``grad_mixing``, and ``of_batch`` (2, C): by how much the mean of the batch, times -1, and its power,
-times -2, change the loss.
+Between the passes, each formula has two functions, ``coefficients`` and ``gradients``, which do in one go what its
+class does in operators, and include gamma and beta. Their arguments are ``mean`` and ``power`` of planes;
+``batch_mean`` and ``batch_power`` (C,); ``mixing`` and ``constants`` of the formula; and ``weight`` and ``bias``,
+(N, C) or (1, C). Coefficients are ``scale`` and ``offset``. Gradients start from the sums ``products`` of
+``grad * (x - mean)`` and ``plain`` of ``grad`` over planes of ``size`` values. They say that, but for the batch's
+moments, the gradient for x is ``grad * of_grad + (x - mean) * of_x + of_one``; to zeros they add ``grad_weight`` and
+``grad_bias``, of the shapes of weight and bias, ``grad_mixing``, and ``of_batch`` (2, C): by how much the mean of the
+batch, times -1, and its power, times -2, change the loss.
 """
 
+import operator
 import os
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
-from numba import prange
+from llvmlite import ir
+from numba import prange, types
+from numba.extending import intrinsic, models, overload, register_model
 
 Array = np.ndarray[Any, Any]
+Pair = tuple[Array, Array]
 
 _BLOCK = 4096
 """Values of a block: as many as stay in a core's first cache to be read twice."""
-
-_START = 1024
-"""Values whose moments are computed in two passes, to center those that follow."""
-
-_LANES = 64
-"""Sums side by side over a plane: several vector registers of them."""
 
 _TOGETHER = 16
 """Planes that a thread takes at once."""
@@ -48,6 +47,9 @@ _STEP = 65536
 
 _GROUP = 65536
 """Values of planes that are to stay in a core's second cache from moments to map."""
+
+_ROW = 128
+"""Values below which rows are laid side by side, since loops over short ones cost more than what they do."""
 
 
 FORKED = threading.Event()
@@ -62,14 +64,13 @@ class Threads:
     """
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count = min(count, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        self.alone = start()
 
     def __enter__(self) -> None:
-        self.alone = start()
         if self.alone:
             _TURN.acquire()
         self.before = numba.get_num_threads()
-        self.count = min(self.count, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         if self.count != self.before:
             numba.set_num_threads(self.count)
 
@@ -96,30 +97,116 @@ def start() -> bool:
     return numba.threading_layer() == "workqueue"
 
 
-def compiled(
-    parallel: bool = False, fastmath: set[str] | bool = False
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:
     """Have a function compiled when it is first called, and the result kept on disk.
 
-    Loops that threads share must not have the liberties of fast arithmetic: with them, the process that compiles a loop
-    and those that read it from disk were seen to differ in the last bit, and a run that is killed and resumed is to be
-    the same. Their sums are written as many side by side instead.
+    Without the liberties of fast arithmetic: with them, the process that compiles a loop and those that read it from
+    disk were seen to differ in the last bit, and a run that is killed and resumed is to be the same.
     """
+    options: dict[str, Any] = {"nogil": True, "parallel": parallel}
+    try:
+        loop: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        # There is no folder to keep the result in.
+        loop = numba.njit(**options)(function)
+    return loop
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        options: dict[str, Any] = {"nogil": True, "parallel": parallel, "fastmath": fastmath}
-        try:
-            loop: Callable[..., Any] = numba.njit(cache=True, **options)(function)
-        except RuntimeError:
-            # There is no folder to keep the result in.
-            loop = numba.njit(**options)(function)
-        return loop
 
-    return decorate
+def shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Likewise, a function whose loops over ``prange`` threads share."""
+    return compiled(function, parallel=True)
 
 
 part: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True)
 """Have a function compiled into the loops that call it."""
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """As many values side by side as the widest registers hold; sums of vectors are the same on any processor."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        super().__init__(name=f"Vector({dtype})")
+        self.dtype = dtype
+        self.lanes = 512 // dtype.bitwidth
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, ir.VectorType(manager.lookup(kind.dtype).get_value_type(), kind.lanes))
+
+
+@intrinsic
+def _lanes(_: Any, values: types.Array) -> Any:
+    """How many values a vector has: known when loops are compiled, where to divide by it costs nothing."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.get_constant(types.intp, Vector(values.dtype).lanes)
+
+    return types.intp(values), generate
+
+
+@intrinsic
+def _load(_: Any, values: types.Array, index: types.Integer) -> Any:
+    """The vector of values that starts at an index."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(values)(context, builder, arguments[0])
+        kind = context.get_value_type(signature.return_type).as_pointer()
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind)
+        return builder.load(place, align=values.dtype.bitwidth // 8)
+
+    return Vector(values.dtype)(values, types.intp), generate
+
+
+@intrinsic
+def _splat(_: Any, value: types.Float) -> Any:
+    """A vector of one value."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(signature.return_type)
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+        return builder.shuffle_vector(one, one, lanes)
+
+    return Vector(value)(value), generate
+
+
+@intrinsic
+def _total(_: Any, vector: Vector) -> Any:
+    """The sum of a vector's values."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (rest,) = arguments
+        while rest.type.count > 1:
+            half = rest.type.count // 2
+            halves = (list(range(half)), list(range(half, 2 * half)))
+            low, high = (
+                builder.shuffle_vector(rest, rest, ir.Constant(ir.VectorType(ir.IntType(32), half), lanes))
+                for lanes in halves
+            )
+            rest = builder.fadd(low, high)
+        return builder.extract_element(rest, ir.Constant(ir.IntType(32), 0))
+
+    return vector.dtype(vector), generate
+
+
+def _define(symbol: Callable[..., Any], instruction: str) -> None:
+    @intrinsic
+    def calculate(_: Any, a: Vector, b: Vector) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, instruction)(*arguments)
+
+        return a(a, b), generate
+
+    @overload(symbol)
+    def implement(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        return (lambda a, b: calculate(a, b)) if isinstance(a, Vector) and isinstance(b, Vector) else None
+
+
+_define(operator.add, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
 
 
 @part
@@ -131,190 +218,132 @@ def of(values: Array, sample: int) -> Array:
 
 
 @part
-def _width(size: int) -> int:
-    return _LANES if size >= 4 * _LANES else _LANES // 4
+def _near(values: Array, start: int, stop: int) -> float:
+    """A number near the mean, from the first values."""
+    # At most as far from it as the root of their share in all, in standard deviations.
+    lanes = _lanes(values)
+    if stop - start < lanes:
+        return values[start]
+    return _total(_load(values, start)) * values.dtype.type(1 / lanes)
 
 
 @part
-def _merge_block(
-    found: tuple[float, float, float], count: int, center: float, total: float, squares: float
-) -> tuple[float, float, float]:
-    """Add a block's sums of deviations from a center, and of their squares, to count, mean and squares so far."""
-    before, mean, whole = found
-    # Where a block lies so far from the center that its own variance drowns, that drowns in the whole's too.
-    step, share = total / count, count / (before + count)
-    deviation = center + step - mean
-    between = deviation * deviation * (before * share)
-    return before + count, mean + deviation * share, whole + max(squares - total * step, 0.0) + between
+def _deviations(values: Array, start: int, stop: int, center: float) -> tuple[float, float]:
+    """Sum what deviates from a center, and its square."""
+    lanes = _lanes(values)
+    stride = 4 * lanes
+    whole, even = stop - (stop - start) % stride, stop - (stop - start) % lanes
+    middle, zero = _splat(center), _splat(values.dtype.type(0))
+    a, b, c, d = zero, zero, zero, zero
+    aa, bb, cc, dd = zero, zero, zero, zero
+    # Four sums that do not wait for one another.
+    for i in range(start, whole, stride):
+        p, q = _load(values, i) - middle, _load(values, i + lanes) - middle
+        r, s = _load(values, i + 2 * lanes) - middle, _load(values, i + 3 * lanes) - middle
+        a, b, c, d = a + p, b + q, c + r, d + s
+        aa, bb, cc, dd = aa + p * p, bb + q * q, cc + r * r, dd + s * s
+    for i in range(whole, even, lanes):
+        p = _load(values, i) - middle
+        a, aa = a + p, aa + p * p
+    total, squares = _total((a + b) + (c + d)), _total((aa + bb) + (cc + dd))
+    for i in range(even, stop):
+        deviation = values[i] - center
+        total += deviation
+        squares += deviation * deviation
+    return np.float64(total), np.float64(squares)
 
 
 @part
-def moments(values: Array, lanes: Array) -> tuple[float, float]:
-    """Mean and biased variance of a plane, given an array of shape (2, 64) to work in."""
-    size, width = values.size, _width(values.size)
-    even = size - size % width
-    rows = values[:even].reshape(even // width, width)
-    total, squares = lanes[0, :width], lanes[1, :width]
-    center = np.float64(values[0])
-    if even:
-        first = min(rows.shape[0], _START // width)
-        total[:] = 0
-        for r in range(first):
-            for j in range(width):
-                total[j] += rows[r, j]
-        center = _sum(total) / (first * width)
-    found = (0.0, 0.0, 0.0)
-    for start in range(0, rows.shape[0], _BLOCK // width):
-        block = rows[start : start + _BLOCK // width]
-        narrow = values.dtype.type(center)
-        _lane_deviations(block, narrow, total, squares)
-        found = _merge_block(found, block.size, narrow, _sum(total), _sum(squares))
-        center = found[1]
-    if even < size:
-        plain, own = 0.0, 0.0
-        for i in range(even, size):
-            deviation = values[i] - center
-            plain += deviation
-            own += deviation * deviation
-        found = _merge_block(found, size - even, center, plain, own)
-    return found[1], found[2] / size
+def _plane_moments(values: Array, start: int, size: int) -> tuple[float, float]:
+    """Mean and biased variance of a plane, which begins at an index of values."""
+    stop = min(start + _BLOCK, start + size)
+    narrow = _near(values, start, stop)
+    total, squares = _deviations(values, start, stop, narrow)
+    # What the center misses of the mean.
+    missed = total / (stop - start)
+    mean, whole = narrow + missed, max(squares - total * missed, 0.0)
+    for begin in range(stop, start + size, _BLOCK):
+        count = min(_BLOCK, start + size - begin)
+        narrow = values.dtype.type(mean)
+        total, squares = _deviations(values, begin, begin + count, narrow)
+        # Where a block lies so far from the center that its own variance drowns, that drowns in the whole's too.
+        missed, share = total / count, count / (begin - start + count)
+        deviation = narrow + missed - mean
+        mean += deviation * share
+        whole += max(squares - total * missed, 0.0) + deviation * deviation * (begin - start) * share
+    return mean, whole / size
 
 
-@part
-def _sum(lanes: Array) -> float:
-    if lanes.size > 16:
-        for j in range(16):
-            lanes[j] = (lanes[j] + lanes[j + 16]) + (lanes[j + 32] + lanes[j + 48])
-    # As a tree, whose branches do not wait for one another.
-    a = (lanes[0] + lanes[8]) + (lanes[4] + lanes[12])
-    b = (lanes[1] + lanes[9]) + (lanes[5] + lanes[13])
-    c = (lanes[2] + lanes[10]) + (lanes[6] + lanes[14])
-    d = (lanes[3] + lanes[11]) + (lanes[7] + lanes[15])
-    return np.float64((a + c) + (b + d))
-
-
-@part
-def _lane_deviations(rows: Array, center: float, total: Array, squares: Array) -> None:
-    total[:], squares[:] = 0, 0
-    even = rows.shape[0] - rows.shape[0] % 4
-    for r in range(0, even, 4):
-        for j in range(rows.shape[1]):
-            d0, d1 = rows[r, j] - center, rows[r + 1, j] - center
-            d2, d3 = rows[r + 2, j] - center, rows[r + 3, j] - center
-            total[j] += (d0 + d1) + (d2 + d3)
-            squares[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-    for r in range(even, rows.shape[0]):
-        for j in range(rows.shape[1]):
-            d0 = rows[r, j] - center
-            total[j] += d0
-            squares[j] += d0 * d0
-
-
-@compiled(parallel=True)
+@shared
 def plane_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
     """Compute mean and biased variance plus eps of planes."""
-    planes, of_mean, of_power = x.reshape(-1, x.shape[2]), mean.reshape(-1), power.reshape(-1)
-    for task in prange((planes.shape[0] + _TOGETHER - 1) // _TOGETHER):
-        lanes = np.empty((2, _LANES), x.dtype)
-        for i in range(task * _TOGETHER, min((task + 1) * _TOGETHER, planes.shape[0])):
-            of_mean[i], variance = moments(planes[i], lanes)
+    values, of_mean, of_power = x.reshape(-1), mean.reshape(-1), power.reshape(-1)
+    count, size = of_mean.size, x.shape[2]
+    for task in prange((count + _TOGETHER - 1) // _TOGETHER):
+        for i in range(task * _TOGETHER, min((task + 1) * _TOGETHER, count)):
+            of_mean[i], variance = _plane_moments(values, i * size, size)
             of_power[i] = variance + eps
 
 
 @part
-def affine(x: Array, mean: float, scale: float, offset: float, y: Array) -> None:
-    """Compute ``y = (x - mean) * scale + offset`` for a plane."""
+def _affine(x: Array, mean: float, scale: float, offset: float, y: Array) -> None:
     for i in range(x.size):
         y[i] = (x[i] - mean) * scale + offset
 
 
-@compiled(fastmath={"reassoc", "nsz"})
-def short_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
-    """Compute mean and biased variance plus eps of short planes."""
-    planes, of_mean, of_power = x.reshape(-1, x.shape[2]), mean.reshape(-1), power.reshape(-1)
-    size, zero = x.shape[2], x.dtype.type(0)
-    part_of = x.dtype.type(1 / size)
-    for i in range(planes.shape[0]):
-        values = planes[i]
-        total = zero
-        for k in range(size):
-            total += values[k]
-        center = total * part_of
-        squares, rest = zero, zero
-        for k in range(size):
-            deviation = values[k] - center
-            squares += deviation * deviation
-            rest += deviation
-        # What the center misses of the mean, by rounding.
-        missed = rest * part_of
-        of_mean[i] = np.float64(center) + np.float64(missed)
-        of_power[i] = max(squares - rest * missed, zero) * part_of + eps
-
-
-@compiled(fastmath={"reassoc", "nsz"})
-def short_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
-    """Sum ``grad * (x - mean)`` and ``grad`` over short planes."""
-    planes, upstream, of_mean = x.reshape(-1, x.shape[2]), grad.reshape(-1, x.shape[2]), mean.reshape(-1)
-    of_products, of_plain = products.reshape(-1), plain.reshape(-1)
-    size, zero = x.shape[2], x.dtype.type(0)
-    for i in range(planes.shape[0]):
-        values, grads, center = planes[i], upstream[i], of_mean[i]
-        of_one, of_x = zero, zero
-        for k in range(size):
-            of_one += grads[k]
-            of_x += grads[k] * (values[k] - center)
-        of_products[i], of_plain[i] = of_x, of_one
-
-
-@compiled(parallel=True)
-def plane_affine(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
+@shared
+def plane_affine(x: Array, threads: int, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = (x - mean) * scale + offset`` for planes."""
-    planes, result = x.reshape(-1, x.shape[2]), y.reshape(-1, x.shape[2])
+    values, result = x.reshape(-1), y.reshape(-1)
     of_mean, of_scale, of_offset = mean.reshape(-1), scale.reshape(-1), offset.reshape(-1)
-    for i in prange(planes.shape[0]):
-        affine(planes[i], of_mean[i], of_scale[i], of_offset[i], result[i])
+    count, size = of_mean.size, x.shape[2]
+    for thread in prange(threads):
+        # From the end, which the pass before has left in the thread's cache.
+        for i in range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1):
+            begin, end = i * size, (i + 1) * size
+            _affine(values[begin:end], of_mean[i], of_scale[i], of_offset[i], result[begin:end])
 
 
 @part
-def _lane_sums(grad: Array, rows: Array, mean: float, products: Array, plain: Array) -> None:
-    products[:], plain[:] = 0, 0
-    even = rows.shape[0] - rows.shape[0] % 2
-    for r in range(0, even, 2):
-        for j in range(rows.shape[1]):
-            products[j] += grad[r, j] * (rows[r, j] - mean) + grad[r + 1, j] * (rows[r + 1, j] - mean)
-            plain[j] += grad[r, j] + grad[r + 1, j]
-    for r in range(even, rows.shape[0]):
-        for j in range(rows.shape[1]):
-            products[j] += grad[r, j] * (rows[r, j] - mean)
-            plain[j] += grad[r, j]
-
-
-@part
-def _plane_sums(grad: Array, x: Array, mean: float, lanes: Array) -> tuple[float, float]:
-    width = _width(x.size)
-    even = x.size - x.size % width
-    upstream, rows = grad[:even].reshape(even // width, width), x[:even].reshape(even // width, width)
-    products, plain = 0.0, 0.0
-    for start in range(0, rows.shape[0], _BLOCK // width):
-        stop = start + _BLOCK // width
-        _lane_sums(upstream[start:stop], rows[start:stop], mean, lanes[0, :width], lanes[1, :width])
-        products += _sum(lanes[0, :width])
-        plain += _sum(lanes[1, :width])
-    for i in range(even, x.size):
-        products += grad[i] * (x[i] - mean)
+def _products(grad: Array, x: Array, start: int, stop: int, mean: float) -> tuple[float, float]:
+    """Sum ``grad * (x - mean)`` and ``grad``."""
+    lanes = _lanes(x)
+    stride = 4 * lanes
+    whole, even = stop - (stop - start) % stride, stop - (stop - start) % lanes
+    middle, zero = _splat(mean), _splat(x.dtype.type(0))
+    a, b, c, d = zero, zero, zero, zero
+    aa, bb, cc, dd = zero, zero, zero, zero
+    for i in range(start, whole, stride):
+        p, q = _load(grad, i), _load(grad, i + lanes)
+        r, s = _load(grad, i + 2 * lanes), _load(grad, i + 3 * lanes)
+        a, b, c, d = a + p, b + q, c + r, d + s
+        aa, bb = aa + p * (_load(x, i) - middle), bb + q * (_load(x, i + lanes) - middle)
+        cc, dd = cc + r * (_load(x, i + 2 * lanes) - middle), dd + s * (_load(x, i + 3 * lanes) - middle)
+    for i in range(whole, even, lanes):
+        p = _load(grad, i)
+        a, aa = a + p, aa + p * (_load(x, i) - middle)
+    plain, products = _total((a + b) + (c + d)), _total((aa + bb) + (cc + dd))
+    for i in range(even, stop):
         plain += grad[i]
-    return products, plain
+        products += grad[i] * (x[i] - mean)
+    return np.float64(products), np.float64(plain)
 
 
-@compiled(parallel=True)
+@shared
 def plane_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     """Sum ``grad * (x - mean)`` and ``grad`` over planes."""
-    planes, upstream, of_mean = x.reshape(-1, x.shape[2]), grad.reshape(-1, x.shape[2]), mean.reshape(-1)
+    values, upstream, of_mean = x.reshape(-1), grad.reshape(-1), mean.reshape(-1)
     of_products, of_plain = products.reshape(-1), plain.reshape(-1)
-    for task in prange((planes.shape[0] + _TOGETHER - 1) // _TOGETHER):
-        lanes = np.empty((2, _LANES), x.dtype)
-        for i in range(task * _TOGETHER, min((task + 1) * _TOGETHER, planes.shape[0])):
-            of_products[i], of_plain[i] = _plane_sums(upstream[i], planes[i], of_mean[i], lanes)
+    count, size = of_mean.size, x.shape[2]
+    for task in prange((count + _TOGETHER - 1) // _TOGETHER):
+        for i in range(task * _TOGETHER, min((task + 1) * _TOGETHER, count)):
+            by_x, by_one = 0.0, 0.0
+            for start in range(i * size, (i + 1) * size, _BLOCK):
+                stop = min(start + _BLOCK, (i + 1) * size)
+                found = _products(upstream, values, start, stop, of_mean[i])
+                by_x += found[0]
+                by_one += found[1]
+            of_products[i], of_plain[i] = by_x, by_one
 
 
 @part
@@ -323,20 +352,59 @@ def _combine(grad: Array, weight: float, x: Array, mean: float, scale: float, of
         y[i] = grad[i] * weight + ((x[i] - mean) * scale + offset)
 
 
-@compiled(parallel=True)
-def plane_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
+@shared
+def plane_combine(
+    grad: Array, weight: Array, x: Array, threads: int, mean: Array, scale: Array, offset: Array, y: Array
+) -> None:
     """Compute ``y = grad * weight + (x - mean) * scale + offset`` for planes."""
-    size = x.shape[2]
-    planes, upstream, result = x.reshape(-1, size), grad.reshape(-1, size), y.reshape(-1, size)
+    values, upstream, result = x.reshape(-1), grad.reshape(-1), y.reshape(-1)
     of_grad, of_mean, of_x, of_one = weight.reshape(-1), mean.reshape(-1), scale.reshape(-1), offset.reshape(-1)
-    for i in prange(planes.shape[0]):
-        _combine(upstream[i], of_grad[i], planes[i], of_mean[i], of_x[i], of_one[i], result[i])
+    count, size = of_mean.size, x.shape[2]
+    for thread in prange(threads):
+        # From the end, as for the map.
+        for i in range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1):
+            begin, end = i * size, (i + 1) * size
+            own, plane, target = upstream[begin:end], values[begin:end], result[begin:end]
+            _combine(own, of_grad[i], plane, of_mean[i], of_x[i], of_one[i], target)
 
 
 @part
-def _block_height(channels: int) -> int:
+def _fold(size: int, channels: int) -> int:
+    """How many rows to lay side by side."""
+    count = 1
+    while count * channels < _ROW and size % (2 * count) == 0:
+        count *= 2
+    return count
+
+
+@part
+def _folded(x: Array) -> Array:
+    count = _fold(x.shape[1], x.shape[2])
+    return x.reshape(x.shape[0], x.shape[1] // count, x.shape[2] * count)
+
+
+@part
+def _tiled(values: Array, width: int) -> Array:
+    """Values of channels for rows that are laid side by side."""
+    if values.shape[1] == width:
+        return values
+    tiled = np.empty((values.shape[0], width), values.dtype)
+    for n in range(values.shape[0]):
+        for c in range(width):
+            tiled[n, c] = values[n, c % values.shape[1]]
+    return tiled
+
+
+@part
+def _height(width: int) -> int:
+    """Number of rows that a thread takes at once."""
+    return max(64, _STEP // width)
+
+
+@part
+def _block_height(width: int) -> int:
     # Few rows, since one follows another in a sum.
-    return min(max(8, _BLOCK // channels), 64)
+    return min(max(8, _BLOCK // width), 64)
 
 
 @part
@@ -351,28 +419,28 @@ def _row_means(rows: Array, mean: Array) -> None:
 
 @part
 def _row_deviations(rows: Array, center: Array, total: Array, squares: Array) -> None:
-    count, channels = rows.shape
+    count, width = rows.shape
     total[:], squares[:] = 0, 0
     # Four rows at a time, which spares three in four passes over the sums.
     even = count - count % 4
     for r in range(0, even, 4):
-        for c in range(channels):
+        for c in range(width):
             d0, d1 = rows[r, c] - center[c], rows[r + 1, c] - center[c]
             d2, d3 = rows[r + 2, c] - center[c], rows[r + 3, c] - center[c]
             total[c] += (d0 + d1) + (d2 + d3)
             squares[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
     for r in range(even, count):
-        for c in range(channels):
+        for c in range(width):
             d0 = rows[r, c] - center[c]
             total[c] += d0
             squares[c] += d0 * d0
 
 
 @part
-def centered_squares(rows: Array, mean: Array, squares: Array) -> None:
+def _centered_squares(rows: Array, mean: Array, squares: Array) -> None:
     """Compute the mean of each channel over rows, and the sum of the squares of what deviates from it."""
-    channels = rows.shape[1]
-    height = _block_height(channels)
+    width = rows.shape[1]
+    height = _block_height(width)
     center, total, own = np.empty_like(rows[0]), np.empty_like(rows[0]), np.empty_like(rows[0])
     _row_means(rows[:height], center)
     mean[:], squares[:] = 0, 0
@@ -381,7 +449,7 @@ def centered_squares(rows: Array, mean: Array, squares: Array) -> None:
         _row_deviations(block, center, total, own)
         count = block.shape[0]
         share = count / (start + count)
-        for c in range(channels):
+        for c in range(width):
             # As for planes, around the mean so far.
             step = np.float64(total[c]) / count
             deviation = center[c] + step - mean[c]
@@ -400,59 +468,70 @@ def _merge(count: int, mean: Array, squares: Array, added: int, added_mean: Arra
 
 
 @part
-def _height(channels: int) -> int:
-    return max(64, _STEP // channels)
+def _merge_rows(means: Array, squares: Array, rows: int, eps: float, mean: Array, power: Array) -> None:
+    """Put the moments of a sample together from those of shares of its rows, which are laid side by side."""
+    tasks, width = means.shape
+    channels, height = mean.size, _height(width)
+    for t in range(1, tasks):
+        _merge(t * height, means[0], squares[0], min(height, rows - t * height), means[t], squares[t])
+    for start in range(channels, width, channels):
+        stop = start + channels
+        before = start // channels * rows
+        _merge(before, means[0, :channels], squares[0, :channels], rows, means[0, start:stop], squares[0, start:stop])
+    for c in range(channels):
+        mean[c] = means[0, c]
+        power[c] = squares[0, c] / (rows * (width // channels)) + eps
 
 
-@compiled(parallel=True)
+@shared
 def row_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
     """Compute mean and biased variance plus eps of each channel over the rows of a sample."""
-    samples, size, channels = x.shape
-    height = _height(channels)
-    tasks = (size + height - 1) // height
-    means, squares = np.empty((samples, tasks, channels)), np.empty((samples, tasks, channels))
+    wide = _folded(x)
+    samples, rows, width = wide.shape
+    height = _height(width)
+    tasks = (rows + height - 1) // height
+    means, squares = np.empty((samples, tasks, width)), np.empty((samples, tasks, width))
     for task in prange(samples * tasks):
         n, t = task // tasks, task % tasks
-        centered_squares(x[n, t * height : (t + 1) * height], means[n, t], squares[n, t])
+        _centered_squares(wide[n, t * height : (t + 1) * height], means[n, t], squares[n, t])
     for n in range(samples):
-        for t in range(1, tasks):
-            added = min(height, size - t * height)
-            _merge(t * height, means[n, 0], squares[n, 0], added, means[n, t], squares[n, t])
-        for c in range(channels):
-            mean[n, c] = means[n, 0, c]
-            power[n, c] = squares[n, 0, c] / size + eps
+        _merge_rows(means[n], squares[n], rows, eps, mean[n], power[n])
 
 
 @part
-def affine_rows(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
-    """Compute ``y = (x - mean) * scale + offset`` for the rows of a sample."""
+def _affine_rows(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
             y[r, c] = (x[r, c] - mean[c]) * scale[c] + offset[c]
 
 
-@compiled(parallel=True)
-def row_affine(x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
+@shared
+def row_affine(x: Array, threads: int, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     """Compute ``y = (x - mean) * scale + offset`` for rows."""
-    samples, size, channels = x.shape
-    height = _height(channels)
-    tasks = (size + height - 1) // height
-    for task in prange(samples * tasks):
-        n, start, stop = task // tasks, task % tasks * height, (task % tasks + 1) * height
-        affine_rows(x[n, start:stop], mean[n], scale[n], offset[n], y[n, start:stop])
+    wide, result = _folded(x), _folded(y)
+    samples, rows, width = wide.shape
+    of_mean, of_scale, of_offset = _tiled(mean, width), _tiled(scale, width), _tiled(offset, width)
+    height = _height(width)
+    tasks = (rows + height - 1) // height
+    count = samples * tasks
+    for thread in prange(threads):
+        # From the end, as for planes.
+        for task in range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1):
+            n, start, stop = task // tasks, task % tasks * height, (task % tasks + 1) * height
+            _affine_rows(wide[n, start:stop], of_mean[n], of_scale[n], of_offset[n], result[n, start:stop])
 
 
 @part
 def _row_block_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     products[:], plain[:] = 0, 0
-    count, channels = x.shape
+    count, width = x.shape
     even = count - count % 2
     for r in range(0, even, 2):
-        for c in range(channels):
+        for c in range(width):
             products[c] += grad[r, c] * (x[r, c] - mean[c]) + grad[r + 1, c] * (x[r + 1, c] - mean[c])
             plain[c] += grad[r, c] + grad[r + 1, c]
     for r in range(even, count):
-        for c in range(channels):
+        for c in range(width):
             products[c] += grad[r, c] * (x[r, c] - mean[c])
             plain[c] += grad[r, c]
 
@@ -470,46 +549,67 @@ def _row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array)
             plain[c] += block_plain[c]
 
 
-@compiled(parallel=True)
+@shared
 def row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     """Sum ``grad * (x - mean)`` and ``grad`` over the rows of a sample."""
-    samples, size, channels = x.shape
-    height = _height(channels)
-    tasks = (size + height - 1) // height
-    sums = np.empty((2, samples, tasks, channels))
+    wide, upstream = _folded(x), _folded(grad)
+    samples, rows, width = wide.shape
+    center = _tiled(mean, width)
+    height = _height(width)
+    tasks = (rows + height - 1) // height
+    sums = np.empty((2, samples, tasks, width))
     for task in prange(samples * tasks):
         n, t = task // tasks, task % tasks
         start, stop = t * height, (t + 1) * height
-        _row_sums(grad[n, start:stop], x[n, start:stop], mean[n], sums[0, n, t], sums[1, n, t])
+        _row_sums(upstream[n, start:stop], wide[n, start:stop], center[n], sums[0, n, t], sums[1, n, t])
     for n in range(samples):
-        for c in range(channels):
-            products[n, c], plain[n, c] = sums[0, n, 0, c], sums[1, n, 0, c]
-        for t in range(1, tasks):
-            for c in range(channels):
-                products[n, c] += sums[0, n, t, c]
-                plain[n, c] += sums[1, n, t, c]
+        products[n], plain[n] = 0, 0
+        for t in range(tasks):
+            for c in range(width):
+                products[n, c % mean.shape[1]] += sums[0, n, t, c]
+                plain[n, c % mean.shape[1]] += sums[1, n, t, c]
 
 
 @part
-def _row_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
+def _combine_rows(grad: Array, weight: Array, x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
             y[r, c] = grad[r, c] * weight[c] + ((x[r, c] - mean[c]) * scale[c] + offset[c])
 
 
-@compiled(parallel=True)
-def row_combine(grad: Array, weight: Array, x: Array, mean: Array, scale: Array, offset: Array, y: Array) -> None:
+@shared
+def row_combine(
+    grad: Array, weight: Array, x: Array, threads: int, mean: Array, scale: Array, offset: Array, y: Array
+) -> None:
     """Compute ``y = grad * weight + (x - mean) * scale + offset`` for rows."""
-    samples, size, channels = x.shape
-    height = _height(channels)
-    tasks = (size + height - 1) // height
-    for task in prange(samples * tasks):
-        n, start, stop = task // tasks, task % tasks * height, (task % tasks + 1) * height
-        _row_combine(grad[n, start:stop], weight[n], x[n, start:stop], mean[n], scale[n], offset[n], y[n, start:stop])
+    wide, upstream, result = _folded(x), _folded(grad), _folded(y)
+    samples, rows, width = wide.shape
+    of_grad, of_mean, of_x, of_one = (
+        _tiled(weight, width),
+        _tiled(mean, width),
+        _tiled(scale, width),
+        _tiled(offset, width),
+    )
+    height = _height(width)
+    tasks = (rows + height - 1) // height
+    count = samples * tasks
+    for thread in prange(threads):
+        # From the end, as for the map.
+        for task in range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1):
+            n, start, stop = task // tasks, task % tasks * height, (task % tasks + 1) * height
+            _combine_rows(
+                upstream[n, start:stop],
+                of_grad[n],
+                wide[n, start:stop],
+                of_mean[n],
+                of_x[n],
+                of_one[n],
+                result[n, start:stop],
+            )
 
 
-@compiled()
-def pool(mean: Array, power: Array, eps: float, batch_mean: Array, batch_power: Array, batch_var: Array) -> None:
+@part
+def _pool(mean: Array, power: Array, batch_mean: Array, batch_power: Array) -> None:
     """Pool the moments of planes over the batch; see :func:`norms.pooling.pool_batch`."""
     samples, channels = mean.shape
     total, second = np.zeros(channels), np.zeros(channels)
@@ -525,36 +625,85 @@ def pool(mean: Array, power: Array, eps: float, batch_mean: Array, batch_power: 
     for c in range(channels):
         batch_mean[c] = total[c]
         batch_power[c] = second[c] / samples
-        batch_var[c] = max(second[c] / samples - eps, 0.0)
 
 
-@compiled()
-def share(mean: Array, batch_mean: Array, of_batch: Array, of_x: Array, of_one: Array) -> None:
-    """Add to the gradient of x what it gets through the moments of the batch, given what that is for each value."""
-    for n in range(mean.shape[0]):
-        for c in range(mean.shape[1]):
-            of_x[n, c] -= of_batch[1, c]
-            of_one[n, c] -= of_batch[0, c] + (mean[n, c] - batch_mean[c]) * of_batch[1, c]
-
-
-@part
-def _moments_of_planes(x: Array, eps: float, mean: Array, power: Array) -> None:
-    lanes = np.empty((2, _LANES), x.dtype)
-    for c in range(x.shape[0]):
-        mean[c], variance = moments(x[c], lanes)
-        power[c] = variance + eps
+@compiled
+def measure(x: Array, by_rows: bool, eps: float, pools: bool, moments: Pair, batch: Pair, var: Array) -> None:
+    """Compute the moments of planes and those of the batch, also its biased variance; without ``pools`` 0 and 1."""
+    if by_rows:
+        row_moments(x, eps, moments[0], moments[1])
+    else:
+        plane_moments(x, eps, moments[0], moments[1])
+    if pools:
+        _pool(moments[0], moments[1], batch[0], batch[1])
+        for c in range(var.size):
+            var[c] = max(batch[1][c] - eps, 0.0)
+    else:
+        batch[0][:], batch[1][:] = 0, 1
 
 
 @part
-def _moments_of_rows(x: Array, eps: float, mean: Array, power: Array) -> None:
-    exact, squares = np.empty(mean.size), np.empty(mean.size)
-    centered_squares(x, exact, squares)
-    for c in range(mean.size):
-        mean[c] = exact[c]
-        power[c] = squares[c] / x.shape[0] + eps
+def _affine_map(x: Array, by_rows: bool, threads: int, mean: Array, scale: Array, offset: Array, y: Array) -> None:
+    if by_rows:
+        row_affine(x, threads, mean, scale, offset, y)
+    else:
+        plane_affine(x, threads, mean, scale, offset, y)
 
 
-@compiled()
+@compiled
+def standardize(
+    x: Array, by_rows: bool, threads: int, mean: Array, power: Array, weight: Array, bias: Array, y: Array
+) -> None:
+    """Compute ``y = (x - mean) / sqrt(power) * weight + bias``, given mean and power of channels."""
+    samples, channels = x.shape[0], mean.size
+    found = np.empty((3, samples, channels), x.dtype)
+    center, scale, offset = found[0], found[1], found[2]
+    for n in range(samples):
+        gamma, beta = of(weight, n), of(bias, n)
+        for c in range(channels):
+            center[n, c], scale[n, c], offset[n, c] = mean[c], gamma[c] / np.sqrt(power[c]), beta[c]
+    _affine_map(x, by_rows, threads, center, scale, offset, y)
+
+
+@compiled
+def combine(
+    grad: Array,
+    x: Array,
+    by_rows: bool,
+    threads: int,
+    mean: Array,
+    batch_mean: Array,
+    of_batch: Array,
+    total: int,
+    found: Array,
+    y: Array,
+) -> None:
+    """Compute the gradient for x from what ``gradients`` found, given the number of values of the batch, or 0."""
+    of_grad, of_x, of_one = found[0], found[1], found[2]
+    if total:
+        part_of = x.dtype.type(1 / total)
+        for n in range(mean.shape[0]):
+            for c in range(mean.shape[1]):
+                by_power = of_batch[1, c] * part_of
+                of_x[n, c] -= by_power
+                of_one[n, c] -= of_batch[0, c] * part_of + (mean[n, c] - batch_mean[c]) * by_power
+    if by_rows:
+        row_combine(grad, of_grad, x, threads, mean, of_x, of_one, y)
+    else:
+        plane_combine(grad, of_grad, x, threads, mean, of_x, of_one, y)
+
+
+@compiled
+def track(running: Array, mean: Array, momentum: float) -> None:
+    """Move a running statistic towards that of a batch."""
+    share, rest = running.dtype.type(momentum), running.dtype.type(1 - momentum)
+    for c in range(running.size):
+        step = mean[c] - running[c]
+        # Exact at both ends.
+        running[c] = running[c] + share * step if momentum < 0.5 else mean[c] - step * rest
+
+
+@part
 def batch_instance_coefficients(
     mean: Array,
     power: Array,
@@ -578,7 +727,7 @@ def batch_instance_coefficients(
             offset[n, c] = (mean[n, c] - batch_mean[c]) * batch[c] * gamma[c] + beta[c]
 
 
-@compiled()
+@part
 def batch_instance_gradients(
     products: Array,
     plain: Array,
@@ -634,67 +783,6 @@ def batch_instance_gradients(
             of_grad[n, c] = (batch_scale[c] + instance_share[c] * rstd[c]) * gamma[c]
 
 
-@compiled(parallel=True)
-def batch_instance_evaluate_planes(
-    x: Array,
-    eps: float,
-    batch_mean: Array,
-    batch_power: Array,
-    mixing: tuple[Array],
-    constants: tuple[()],
-    weight: Array,
-    bias: Array,
-    y: Array,
-) -> None:
-    """Batch-instance normalization of planes, a few at a time."""
-    samples, channels, size = x.shape
-    count = min(channels, max(1, _GROUP // size))
-    groups = (channels + count - 1) // count
-    for task in prange(samples * groups):
-        n, start = task // groups, task % groups * count
-        stop = min(start + count, channels)
-        planes = x[n, start:stop]
-        found = np.empty((4, 1, stop - start), x.dtype)
-        _moments_of_planes(planes, eps, found[0, 0], found[1, 0])
-        batch_instance_coefficients(
-            found[0],
-            found[1],
-            batch_mean[start:stop],
-            batch_power[start:stop],
-            (mixing[0][start:stop],),
-            constants,
-            of(weight, n)[start:stop].reshape(1, -1),
-            of(bias, n)[start:stop].reshape(1, -1),
-            found[2],
-            found[3],
-        )
-        for c in range(stop - start):
-            affine(planes[c], found[0, 0, c], found[2, 0, c], found[3, 0, c], y[n, start + c])
-
-
-@compiled(parallel=True)
-def batch_instance_evaluate_rows(
-    x: Array,
-    eps: float,
-    batch_mean: Array,
-    batch_power: Array,
-    mixing: tuple[Array],
-    constants: tuple[()],
-    weight: Array,
-    bias: Array,
-    y: Array,
-) -> None:
-    """Batch-instance normalization of rows, a sample at a time."""
-    for n in prange(x.shape[0]):
-        found = np.empty((4, 1, x.shape[2]), x.dtype)
-        _moments_of_rows(x[n], eps, found[0, 0], found[1, 0])
-        gamma, beta = of(weight, n).reshape(1, -1), of(bias, n).reshape(1, -1)
-        batch_instance_coefficients(
-            found[0], found[1], batch_mean, batch_power, mixing, constants, gamma, beta, found[2], found[3]
-        )
-        affine_rows(x[n], found[0, 0], found[2, 0], found[3, 0], y[n])
-
-
 @part
 def _slots(given: Array, constants: tuple[int, int, int, int]) -> Array:
     """Shares of the instance's, the layer's and the batch's moments, 0 for those that are not mixed."""
@@ -732,13 +820,13 @@ def _layer_moments(mean: Array, power: Array, constants: tuple[int, int, int, in
     return mean.dtype.type(layer_mean), mean.dtype.type(second / mean.size)
 
 
-@compiled()
+@part
 def switchable_coefficients(
     mean: Array,
     power: Array,
     batch_mean: Array,
     batch_power: Array,
-    mixing: tuple[Array, Array],
+    mixing: Pair,
     constants: tuple[int, int, int, int],
     weight: Array,
     bias: Array,
@@ -759,7 +847,7 @@ def switchable_coefficients(
             offset[n, c] = centered * scale[n, c] + beta[c]
 
 
-@compiled()
+@part
 def switchable_gradients(
     products: Array,
     plain: Array,
@@ -768,13 +856,13 @@ def switchable_gradients(
     power: Array,
     batch_mean: Array,
     batch_power: Array,
-    mixing: tuple[Array, Array],
+    mixing: Pair,
     constants: tuple[int, int, int, int],
     weight: Array,
     bias: Array,
     grad_weight: Array,
     grad_bias: Array,
-    grad_mixing: tuple[Array, Array],
+    grad_mixing: Pair,
     of_grad: Array,
     of_x: Array,
     of_one: Array,
@@ -842,53 +930,6 @@ def switchable_gradients(
             of_x[n, c] = -(of_x[n, c] * of_power[0] + layer_of_power[n]) * part
 
 
-@compiled(parallel=True)
-def switchable_evaluate_planes(
-    x: Array,
-    eps: float,
-    batch_mean: Array,
-    batch_power: Array,
-    mixing: tuple[Array, Array],
-    constants: tuple[int, int, int, int],
-    weight: Array,
-    bias: Array,
-    y: Array,
-) -> None:
-    """Switchable normalization of planes, a sample at a time."""
-    for n in prange(x.shape[0]):
-        found = np.empty((4, 1, x.shape[1]), x.dtype)
-        _moments_of_planes(x[n], eps, found[0, 0], found[1, 0])
-        gamma, beta = of(weight, n).reshape(1, -1), of(bias, n).reshape(1, -1)
-        switchable_coefficients(
-            found[0], found[1], batch_mean, batch_power, mixing, constants, gamma, beta, found[2], found[3]
-        )
-        for c in range(x.shape[1]):
-            affine(x[n, c], found[0, 0, c], found[2, 0, c], found[3, 0, c], y[n, c])
-
-
-@compiled(parallel=True)
-def switchable_evaluate_rows(
-    x: Array,
-    eps: float,
-    batch_mean: Array,
-    batch_power: Array,
-    mixing: tuple[Array, Array],
-    constants: tuple[int, int, int, int],
-    weight: Array,
-    bias: Array,
-    y: Array,
-) -> None:
-    """Switchable normalization of rows, a sample at a time."""
-    for n in prange(x.shape[0]):
-        found = np.empty((4, 1, x.shape[2]), x.dtype)
-        _moments_of_rows(x[n], eps, found[0, 0], found[1, 0])
-        gamma, beta = of(weight, n).reshape(1, -1), of(bias, n).reshape(1, -1)
-        switchable_coefficients(
-            found[0], found[1], batch_mean, batch_power, mixing, constants, gamma, beta, found[2], found[3]
-        )
-        affine_rows(x[n], found[0, 0], found[2, 0], found[3, 0], y[n])
-
-
 @part
 def _standard_coefficients(
     mean: Array,
@@ -942,7 +983,7 @@ def _standard_gradients(
             of_batch[1, c] += by_standard[c] * gamma[c] / batch_power[c]
 
 
-@compiled()
+@part
 def batch_coefficients(
     mean: Array,
     power: Array,
@@ -960,7 +1001,7 @@ def batch_coefficients(
     _standard_coefficients(mean, batch_mean, batch_power, r, d, weight, bias, scale, offset)
 
 
-@compiled()
+@part
 def batch_gradients(
     products: Array,
     plain: Array,
@@ -991,36 +1032,37 @@ def batch_gradients(
 
 @part
 def _correction(
-    batch_mean: Array, batch_power: Array, mixing: tuple[Array, Array, Array, Array]
+    batch_mean: Array, batch_power: Array, mixing: Pair, constants: tuple[float, float]
 ) -> tuple[Array, Array]:
-    running_mean, running_std, r_max, d_max = mixing
-    one = batch_mean.dtype.type(1)
+    running_mean, running_std = mixing
+    dtype = batch_mean.dtype
+    r_min, r_max, d_max = dtype.type(1 / constants[0]), dtype.type(constants[0]), dtype.type(constants[1])
     r, d = np.empty_like(batch_mean), np.empty_like(batch_mean)
     for c in range(r.size):
-        r[c] = min(max(np.sqrt(batch_power[c]) / running_std[c], one / r_max[0]), r_max[0])
-        d[c] = min(max((batch_mean[c] - running_mean[c]) / running_std[c], -d_max[0]), d_max[0])
+        r[c] = min(max(np.sqrt(batch_power[c]) / running_std[c], r_min), r_max)
+        d[c] = min(max((batch_mean[c] - running_mean[c]) / running_std[c], -d_max), d_max)
     return r, d
 
 
-@compiled()
+@part
 def batch_renorm_coefficients(
     mean: Array,
     power: Array,
     batch_mean: Array,
     batch_power: Array,
-    mixing: tuple[Array, Array, Array, Array],
-    constants: tuple[()],
+    mixing: Pair,
+    constants: tuple[float, float],
     weight: Array,
     bias: Array,
     scale: Array,
     offset: Array,
 ) -> None:
     """Coefficients of :class:`norms.batch_renorm.BatchRenormFormula`."""
-    r, d = _correction(batch_mean, batch_power, mixing)
+    r, d = _correction(batch_mean, batch_power, mixing, constants)
     _standard_coefficients(mean, batch_mean, batch_power, r, d, weight, bias, scale, offset)
 
 
-@compiled()
+@part
 def batch_renorm_gradients(
     products: Array,
     plain: Array,
@@ -1029,27 +1071,27 @@ def batch_renorm_gradients(
     power: Array,
     batch_mean: Array,
     batch_power: Array,
-    mixing: tuple[Array, Array, Array, Array],
-    constants: tuple[()],
+    mixing: Pair,
+    constants: tuple[float, float],
     weight: Array,
     bias: Array,
     grad_weight: Array,
     grad_bias: Array,
-    grad_mixing: tuple[Array, Array, Array, Array],
+    grad_mixing: Pair,
     of_grad: Array,
     of_x: Array,
     of_one: Array,
     of_batch: Array,
 ) -> None:
     """Gradients of :class:`norms.batch_renorm.BatchRenormFormula`."""
-    r, d = _correction(batch_mean, batch_power, mixing)
+    r, d = _correction(batch_mean, batch_power, mixing, constants)
     _standard_gradients(
         products, plain, mean, batch_mean, batch_power, r, d, weight, grad_weight, grad_bias, of_grad, of_batch
     )
     of_x[:], of_one[:] = 0, 0
 
 
-@compiled()
+@part
 def mean_only_batch_coefficients(
     mean: Array,
     power: Array,
@@ -1070,7 +1112,7 @@ def mean_only_batch_coefficients(
             offset[n, c] = (mean[n, c] - batch_mean[c]) * gamma[c] + beta[c]
 
 
-@compiled()
+@part
 def mean_only_batch_gradients(
     products: Array,
     plain: Array,
@@ -1100,3 +1142,177 @@ def mean_only_batch_gradients(
             of_grad[n, c] = gamma[c]
             of_batch[0, c] += plain[n, c] * gamma[c]
             of_x[n, c], of_one[n, c] = 0, 0
+
+
+@part
+def _all_of(mixing: Any, start: int, stop: int) -> Any:
+    """What some channels are mixed by, where that belongs to all."""
+    return mixing
+
+
+@part
+def _own_of(mixing: tuple[Array], start: int, stop: int) -> tuple[Array]:
+    """What some channels are mixed by, where each has its own."""
+    return (mixing[0][start:stop],)
+
+
+coefficients, gradients, mixing_of = batch_coefficients, batch_gradients, _all_of
+"""What the passes below call by these names; :func:`_bind` puts the functions of a formula in their place."""
+
+
+def _apply(
+    x: Array,
+    by_rows: bool,
+    threads: int,
+    moments: Pair,
+    batch: Pair,
+    mixing: Any,
+    constants: Any,
+    weight: Array,
+    bias: Array,
+    y: Array,
+) -> None:
+    """Map activations, given the moments."""
+    found = np.empty((2, *moments[0].shape), x.dtype)
+    coefficients(moments[0], moments[1], batch[0], batch[1], mixing, constants, weight, bias, found[0], found[1])
+    _affine_map(x, by_rows, threads, moments[0], found[0], found[1], y)
+
+
+def _differentiate(
+    grad: Array,
+    x: Array,
+    by_rows: bool,
+    moments: Pair,
+    batch: Pair,
+    mixing: Any,
+    constants: Any,
+    weight: Array,
+    bias: Array,
+    grad_weight: Array,
+    grad_bias: Array,
+    grad_mixing: Any,
+    of_batch: Array,
+    found: Array,
+) -> None:
+    """Compute all gradients but that for x, and what ``combine`` computes that from, ``found`` (3, N, C)."""
+    size = x.shape[1] if by_rows else x.shape[2]
+    sums = np.empty((2, *moments[0].shape), x.dtype)
+    if by_rows:
+        row_sums(grad, x, moments[0], sums[0], sums[1])
+    else:
+        plane_sums(grad, x, moments[0], sums[0], sums[1])
+    gradients(
+        sums[0],
+        sums[1],
+        size,
+        moments[0],
+        moments[1],
+        batch[0],
+        batch[1],
+        mixing,
+        constants,
+        weight,
+        bias,
+        grad_weight,
+        grad_bias,
+        grad_mixing,
+        found[0],
+        found[1],
+        found[2],
+        of_batch,
+    )
+
+
+def _evaluate_planes(
+    x: Array, eps: float, batch: Pair, mixing: Any, constants: Any, weight: Array, bias: Array, y: Array, count: int
+) -> None:
+    samples, channels, size = x.shape
+    values, result = x.reshape(-1), y.reshape(-1)
+    groups = (channels + count - 1) // count
+    for task in prange(samples * groups):
+        n, start = task // groups, task % groups * count
+        stop = min(start + count, channels)
+        found = np.empty((4, 1, stop - start), x.dtype)
+        mean, power, scale, offset = found[0], found[1], found[2], found[3]
+        for c in range(stop - start):
+            mean[0, c], variance = _plane_moments(values, (n * channels + start + c) * size, size)
+            power[0, c] = variance + eps
+        gamma, beta = of(weight, n)[start:stop].reshape(1, -1), of(bias, n)[start:stop].reshape(1, -1)
+        own, pooled = mixing_of(mixing, start, stop), (batch[0][start:stop], batch[1][start:stop])
+        coefficients(mean, power, pooled[0], pooled[1], own, constants, gamma, beta, scale, offset)
+        for c in range(stop - start):
+            begin = (n * channels + start + c) * size
+            end = begin + size
+            _affine(values[begin:end], mean[0, c], scale[0, c], offset[0, c], result[begin:end])
+
+
+def _evaluate_rows(
+    x: Array, eps: float, batch: Pair, mixing: Any, constants: Any, weight: Array, bias: Array, y: Array
+) -> None:
+    wide, result = _folded(x), _folded(y)
+    samples, rows, width = wide.shape
+    height = _height(width)
+    tasks = (rows + height - 1) // height
+    for n in prange(samples):
+        means, squares = np.empty((tasks, width)), np.empty((tasks, width))
+        for t in range(tasks):
+            _centered_squares(wide[n, t * height : (t + 1) * height], means[t], squares[t])
+        found = np.empty((4, 1, x.shape[2]), x.dtype)
+        mean, power, scale, offset = found[0], found[1], found[2], found[3]
+        _merge_rows(means, squares, rows, eps, mean[0], power[0])
+        gamma, beta = of(weight, n).reshape(1, -1), of(bias, n).reshape(1, -1)
+        coefficients(mean, power, batch[0], batch[1], mixing, constants, gamma, beta, scale, offset)
+        of_mean, of_scale, of_offset = _tiled(mean, width), _tiled(scale, width), _tiled(offset, width)
+        _affine_rows(wide[n], of_mean[0], of_scale[0], of_offset[0], result[n])
+
+
+def _evaluate(
+    x: Array,
+    by_rows: bool,
+    eps: float,
+    batch: Pair,
+    mixing: Any,
+    constants: Any,
+    weight: Array,
+    bias: Array,
+    y: Array,
+    count: int,
+) -> None:
+    """Do all in one go, for a number of channels at a time, given the moments that stand in for the batch's."""
+    if by_rows:
+        _evaluate_rows(x, eps, batch, mixing, constants, weight, bias, y)
+    else:
+        _evaluate_planes(x, eps, batch, mixing, constants, weight, bias, y, count)
+
+
+class Passes(NamedTuple):
+    """The passes that a formula takes part in: functions by the names of those above."""
+
+    apply: Callable[..., None]
+    differentiate: Callable[..., None]
+    evaluate: Callable[..., None]
+
+
+def _bind(prefix: str, mixing_of: Callable[..., Any] = _all_of) -> Passes:
+    """Compile passes with the functions of a formula in place of the names that they call them by."""
+    space = {**globals(), "mixing_of": mixing_of}
+    space |= {name: space[f"{prefix}_{name}"] for name in ("coefficients", "gradients")}
+
+    def bound(template: Callable[..., None]) -> Callable[..., None]:
+        # A closure would do the same, but what is kept of that on disk is never found again.
+        function = FunctionType(template.__code__, space, f"{prefix}{template.__name__}")
+        function.__qualname__ = function.__name__
+        return function
+
+    space |= {"_evaluate_planes": shared(bound(_evaluate_planes)), "_evaluate_rows": shared(bound(_evaluate_rows))}
+    return Passes(compiled(bound(_apply)), compiled(bound(_differentiate)), compiled(bound(_evaluate)))
+
+
+PASSES = {
+    "batch": _bind("batch"),
+    "mean_only_batch": _bind("mean_only_batch"),
+    "batch_renorm": _bind("batch_renorm"),
+    "batch_instance": _bind("batch_instance", _own_of),
+    "switchable": _bind("switchable"),
+}
+"""By the prefix of a formula's functions."""

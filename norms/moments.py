@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from norms import loops
 from norms.engine import Engine, Population
 from norms.formula import BatchMoments, Formula
 from norms.loops import Loops, can_loop
@@ -87,6 +88,10 @@ def standardize(x: Tensor, mean: Tensor, power: Tensor, weight: Tensor | None, b
     dtype = wide_dtype(x)
     mean, power = mean.to(dtype), power.to(dtype)
     weight, bias = (None if t is None else t.to(dtype) for t in (weight, bias))
+    if not torch.compiler.is_compiling() and not _needs_gradient(x, mean, power, weight, bias):
+        y = loops.standardize(x, mean, power, weight, bias)
+        if y is not None:
+            return y
     if weight is None and bias is not None:
         # torch's gradient for a bias without a weight is wrong.
         weight = torch.ones_like(mean)
@@ -134,10 +139,10 @@ def _population(mean: Tensor | None, power: Tensor | None) -> Population:
 
 
 def _find_engine(x: Tensor, formula: Formula, eps: float, sync: bool, small: list[Any]) -> Engine:
+    channels = x.shape[1]
+    fits = formula.fits_loops(channels, *small[4:]) and all(t is None or t.shape == (channels,) for t in small[2:4])
     found = None
-    population, mixing = small[2:4], small[4:]
-    fits = formula.fits_loops(x.shape[1], *mixing) and all(t is None or t.shape == x.shape[1:2] for t in population)
-    if fits and all(can_loop(t) for t in (x, *small) if t is not None):
+    if fits and can_loop(*small):
         found = Loops.find(x, _per_sample(formula, *small[:2]), formula, eps, sync)
     return Operators(formula, eps, sync) if found is None else found
 
