@@ -2,12 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from norms.formula import Formula
+from norms.loops import track
 from norms.moments import modulate, standardize
 from norms.pooling import is_distributed
 
@@ -107,8 +108,11 @@ class MomentNorm(nn.Module, ABC):
         """Average the squares of centered values of shape (C, M) over M, in the shape of the spread."""
         return centered.square().mean(1)
 
-    def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
-        """What the spread buffer tracks, from a biased second central moment over ``count`` values per channel."""
+    def observed_spread(self, second: Any, count: int | Tensor) -> Any:
+        """What the spread buffer tracks, from a biased second central moment over ``count`` values per channel.
+
+        Of a tensor a tensor, of an array an array.
+        """
         return second * (count / (count - 1))
 
     @torch.no_grad()
@@ -181,17 +185,27 @@ class MomentNorm(nn.Module, ABC):
                 "the variance of a single value does not exist"
             )
 
-    @torch.no_grad()
-    def _update_running_stats(self, mean: Tensor, second: Tensor, total: int | Tensor) -> None:
-        if self.running_mean is None or self.num_batches_tracked is None or (isinstance(total, int) and total == 0):
+    def _update_running_stats(self, mean: Any, second: Any, total: int | Tensor) -> None:
+        count = self.num_batches_tracked
+        if self.running_mean is None or count is None or (isinstance(total, int) and total == 0):
             return
-        self.num_batches_tracked.add_(1 if isinstance(total, int) else (total > 0).to(torch.int64))
-        # A tensor, not a float: reading the count back would break a compiled graph.
-        momentum = 1 / self.num_batches_tracked.clamp_min(1).to(mean.dtype) if self.momentum is None else self.momentum
-        updates = [(self.running_mean, mean)]
+        tracked, observed = [self.running_mean], [mean]
         if self.spread is not None:
-            updates.append((getattr(self, self.spread), self.observed_spread(second, total)))
-        for running, new in updates:
+            tracked.append(self.get_buffer(self.spread))
+            observed.append(self.observed_spread(second, total))
+        if isinstance(total, int) and self.momentum is not None and track(count, tracked, observed, self.momentum):
+            return
+        self._move_running_stats(count, tracked, observed, total)
+
+    @torch.no_grad()
+    def _move_running_stats(
+        self, count: Tensor, tracked: list[Tensor], observed: list[Any], total: int | Tensor
+    ) -> None:
+        observed = [each if isinstance(each, Tensor) else torch.from_numpy(each) for each in observed]
+        count.add_(1 if isinstance(total, int) else (total > 0).to(torch.int64))
+        # A tensor, not a float: reading the count back would break a compiled graph.
+        momentum = 1 / count.clamp_min(1).to(observed[0].dtype) if self.momentum is None else self.momentum
+        for running, new in zip(tracked, observed, strict=True):
             if not isinstance(total, int):
                 # All processes together may have had too little.
                 new = torch.where(total > 1, new, running)
@@ -226,10 +240,10 @@ class FormulaNorm(MomentNorm):
         """What the formula depends on beside moments."""
         return ()
 
-    def _population(self) -> tuple[Tensor, Tensor]:
-        """Mean and power that stand in for those of a batch in evaluation."""
+    def _population(self) -> tuple[Tensor, Tensor, float]:
+        """Mean and variance that stand in for those of a batch in evaluation, and what is added to the variance."""
         assert self.running_mean is not None
-        return self.running_mean, self.running_var + self.eps
+        return self.running_mean, self.running_var, self.eps
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``; see :meth:`MomentNorm.forward`."""
@@ -237,9 +251,12 @@ class FormulaNorm(MomentNorm):
         weight = self.weight if weight is None else weight
         bias = self.bias if bias is None else bias
         formula = self._formula()
-        population = None if self.training or self.running_mean is None else self._population()
-        if population is not None and not formula.per_sample:
-            return standardize(x, *population, weight, bias)
+        population = None
+        if not self.training and self.running_mean is not None:
+            mean, var, eps = self._population()
+            if not formula.per_sample:
+                return standardize(x, mean, var, eps, weight, bias)
+            population = mean, var
         sync = self.sync and self.training
         y, batch = modulate(
             x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync

@@ -88,9 +88,9 @@ class _MeanOnlyBatchNorm(FormulaNorm):
     def _formula(self) -> Formula:
         return MeanOnlyBatchFormula()
 
-    def _population(self) -> tuple[Tensor, Tensor]:
+    def _population(self) -> tuple[Tensor, Tensor, float]:
         assert self.running_mean is not None
-        return self.running_mean, torch.ones_like(self.running_mean)
+        return self.running_mean, torch.ones_like(self.running_mean), 0.0
 
     def extra_repr(self) -> str:
         return (

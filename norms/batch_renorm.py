@@ -1,6 +1,7 @@
 """Batch Renormalization (Ioffe, 2017)."""
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +43,9 @@ class BatchRenormFormula(Formula):
         running_mean, running_std = mixing
         r = moments.batch_power.sqrt() / running_std
         d = (moments.batch_mean - running_mean) / running_std
-        return torch.clamp(r, 1 / self.r_max, self.r_max), torch.clamp(d, -self.d_max, self.d_max)
+        # Limits are both numbers or both tensors, which torch's types do not say.
+        r_max, d_max = cast(float, self.r_max), cast(float, self.d_max)
+        return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
@@ -107,9 +110,9 @@ class _BatchRenorm(FormulaNorm):
             return ()
         return snapshot(self.running_mean), snapshot(self.get_buffer("running_std"))
 
-    def _population(self) -> tuple[Tensor, Tensor]:
+    def _population(self) -> tuple[Tensor, Tensor, float]:
         assert self.running_mean is not None
-        return self.running_mean, self.get_buffer("running_std").square()
+        return self.running_mean, self.get_buffer("running_std").square(), 0.0
 
     def limits(self) -> tuple[float | Tensor, float | Tensor]:
         """Limits of the correction in the next training batch, r_max >= 1 and d_max >= 0: numbers or scalar tensors."""
@@ -123,8 +126,8 @@ class _BatchRenorm(FormulaNorm):
         late = math.inf if self.schedule_steps == 0 else step / self.schedule_steps - 1 / 8
         return _rise(late * 8 / 7, 1, self.r_max), _rise(late * 2, 0, self.d_max)
 
-    def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
-        return torch.sqrt(second + self.eps)
+    def observed_spread(self, second: Any, count: int | Tensor) -> Any:
+        return (second + self.eps) ** 0.5
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, schedule_steps={self.schedule_steps}"

@@ -21,7 +21,8 @@ batch, times -1, and its power, times -2, change the loss.
 import operator
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -79,6 +80,15 @@ class Threads:
             numba.set_num_threads(self.before)
         if self.alone:
             _TURN.release()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Meanwhile others may have the threads."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
 
 _TURN = threading.Lock()
@@ -628,79 +638,16 @@ def _pool(mean: Array, power: Array, batch_mean: Array, batch_power: Array) -> N
 
 
 @compiled
-def measure(x: Array, by_rows: bool, eps: float, pools: bool, moments: Pair, batch: Pair, var: Array) -> None:
-    """Compute the moments of planes and those of the batch, also its biased variance; without ``pools`` 0 and 1."""
-    if by_rows:
-        row_moments(x, eps, moments[0], moments[1])
-    else:
-        plane_moments(x, eps, moments[0], moments[1])
-    if pools:
-        _pool(moments[0], moments[1], batch[0], batch[1])
-        for c in range(var.size):
-            var[c] = max(batch[1][c] - eps, 0.0)
-    else:
-        batch[0][:], batch[1][:] = 0, 1
-
-
-@part
-def _affine_map(x: Array, by_rows: bool, threads: int, mean: Array, scale: Array, offset: Array, y: Array) -> None:
-    if by_rows:
-        row_affine(x, threads, mean, scale, offset, y)
-    else:
-        plane_affine(x, threads, mean, scale, offset, y)
-
-
-@compiled
-def standardize(
-    x: Array, by_rows: bool, threads: int, mean: Array, power: Array, weight: Array, bias: Array, y: Array
-) -> None:
-    """Compute ``y = (x - mean) / sqrt(power) * weight + bias``, given mean and power of channels."""
-    samples, channels = x.shape[0], mean.size
-    found = np.empty((3, samples, channels), x.dtype)
-    center, scale, offset = found[0], found[1], found[2]
-    for n in range(samples):
-        gamma, beta = of(weight, n), of(bias, n)
-        for c in range(channels):
-            center[n, c], scale[n, c], offset[n, c] = mean[c], gamma[c] / np.sqrt(power[c]), beta[c]
-    _affine_map(x, by_rows, threads, center, scale, offset, y)
-
-
-@compiled
-def combine(
-    grad: Array,
-    x: Array,
-    by_rows: bool,
-    threads: int,
-    mean: Array,
-    batch_mean: Array,
-    of_batch: Array,
-    total: int,
-    found: Array,
-    y: Array,
-) -> None:
-    """Compute the gradient for x from what ``gradients`` found, given the number of values of the batch, or 0."""
-    of_grad, of_x, of_one = found[0], found[1], found[2]
-    if total:
-        part_of = x.dtype.type(1 / total)
-        for n in range(mean.shape[0]):
-            for c in range(mean.shape[1]):
-                by_power = of_batch[1, c] * part_of
-                of_x[n, c] -= by_power
-                of_one[n, c] -= of_batch[0, c] * part_of + (mean[n, c] - batch_mean[c]) * by_power
-    if by_rows:
-        row_combine(grad, of_grad, x, threads, mean, of_x, of_one, y)
-    else:
-        plane_combine(grad, of_grad, x, threads, mean, of_x, of_one, y)
-
-
-@compiled
-def track(running: Array, mean: Array, momentum: float) -> None:
-    """Move a running statistic towards that of a batch."""
-    share, rest = running.dtype.type(momentum), running.dtype.type(1 - momentum)
-    for c in range(running.size):
-        step = mean[c] - running[c]
-        # Exact at both ends.
-        running[c] = running[c] + share * step if momentum < 0.5 else mean[c] - step * rest
+def track(count: Array, running: Any, new: Any, momentum: float) -> None:
+    """Count a batch, and move running statistics towards those of it."""
+    count[0] += 1
+    for i in range(len(running)):
+        old, seen = running[i], new[i]
+        share, rest = old.dtype.type(momentum), old.dtype.type(1 - momentum)
+        for c in range(old.size):
+            step = seen[c] - old[c]
+            # Exact at both ends.
+            old[c] = old[c] + share * step if momentum < 0.5 else seen[c] - step * rest
 
 
 @part
@@ -1151,18 +1098,68 @@ def _all_of(mixing: Any, start: int, stop: int) -> Any:
 
 
 @part
-def _own_of(mixing: tuple[Array], start: int, stop: int) -> tuple[Array]:
-    """What some channels are mixed by, where each has its own."""
+def batch_instance_mixing(mixing: tuple[Array], start: int, stop: int) -> tuple[Array]:
+    """What some channels are mixed by."""
     return (mixing[0][start:stop],)
 
 
+pass_moments, pass_affine, pass_sums, pass_combine = plane_moments, plane_affine, plane_sums, plane_combine
+"""What the functions below call by these names; :func:`_bind` puts the passes over a layout in their place."""
+
 coefficients, gradients, mixing_of = batch_coefficients, batch_gradients, _all_of
-"""What the passes below call by these names; :func:`_bind` puts the functions of a formula in their place."""
+"""Likewise, for the functions of a formula."""
+
+
+def _measure(x: Array, eps: float, pools: bool, moments: Pair, batch: Pair, var: Array) -> None:
+    """Compute the moments of planes and those of the batch, also its biased variance; without ``pools`` 0 and 1."""
+    pass_moments(x, eps, moments[0], moments[1])
+    if pools:
+        _pool(moments[0], moments[1], batch[0], batch[1])
+        for c in range(var.size):
+            var[c] = max(batch[1][c] - eps, 0.0)
+    else:
+        batch[0][:], batch[1][:] = 0, 1
+
+
+def _standardize(
+    x: Array, threads: int, mean: Array, var: Array, eps: float, weight: Array, bias: Array, y: Array
+) -> None:
+    """Compute ``y = (x - mean) / sqrt(var + eps) * weight + bias``, given mean and variance of channels."""
+    samples, channels = x.shape[0], mean.size
+    found = np.empty((3, samples, channels), x.dtype)
+    center, scale, offset = found[0], found[1], found[2]
+    for n in range(samples):
+        gamma, beta = of(weight, n), of(bias, n)
+        for c in range(channels):
+            center[n, c], scale[n, c], offset[n, c] = mean[c], gamma[c] / np.sqrt(var[c] + eps), beta[c]
+    pass_affine(x, threads, center, scale, offset, y)
+
+
+def _combine_all(
+    grad: Array,
+    x: Array,
+    threads: int,
+    mean: Array,
+    batch_mean: Array,
+    of_batch: Array,
+    total: int,
+    found: Array,
+    y: Array,
+) -> None:
+    """Compute the gradient for x from what ``gradients`` found, given the number of values of the batch, or 0."""
+    of_grad, of_x, of_one = found[0], found[1], found[2]
+    if total:
+        part_of = x.dtype.type(1 / total)
+        for n in range(mean.shape[0]):
+            for c in range(mean.shape[1]):
+                by_power = of_batch[1, c] * part_of
+                of_x[n, c] -= by_power
+                of_one[n, c] -= of_batch[0, c] * part_of + (mean[n, c] - batch_mean[c]) * by_power
+    pass_combine(grad, of_grad, x, threads, mean, of_x, of_one, y)
 
 
 def _apply(
     x: Array,
-    by_rows: bool,
     threads: int,
     moments: Pair,
     batch: Pair,
@@ -1175,13 +1172,12 @@ def _apply(
     """Map activations, given the moments."""
     found = np.empty((2, *moments[0].shape), x.dtype)
     coefficients(moments[0], moments[1], batch[0], batch[1], mixing, constants, weight, bias, found[0], found[1])
-    _affine_map(x, by_rows, threads, moments[0], found[0], found[1], y)
+    pass_affine(x, threads, moments[0], found[0], found[1], y)
 
 
 def _differentiate(
     grad: Array,
     x: Array,
-    by_rows: bool,
     moments: Pair,
     batch: Pair,
     mixing: Any,
@@ -1194,19 +1190,16 @@ def _differentiate(
     of_batch: Array,
     found: Array,
 ) -> None:
-    """Compute all gradients but that for x, and what ``combine`` computes that from, ``found`` (3, N, C)."""
-    size = x.shape[1] if by_rows else x.shape[2]
-    sums = np.empty((2, *moments[0].shape), x.dtype)
-    if by_rows:
-        row_sums(grad, x, moments[0], sums[0], sums[1])
-    else:
-        plane_sums(grad, x, moments[0], sums[0], sums[1])
+    """Compute all gradients but that for x, and what that is computed from, ``found`` (3, N, C)."""
+    mean, power = moments
+    sums = np.empty((2, *mean.shape), x.dtype)
+    pass_sums(grad, x, mean, sums[0], sums[1])
     gradients(
         sums[0],
         sums[1],
-        size,
-        moments[0],
-        moments[1],
+        x.size // mean.size,
+        mean,
+        power,
         batch[0],
         batch[1],
         mixing,
@@ -1226,6 +1219,7 @@ def _differentiate(
 def _evaluate_planes(
     x: Array, eps: float, batch: Pair, mixing: Any, constants: Any, weight: Array, bias: Array, y: Array, count: int
 ) -> None:
+    """Do all in one go, for ``count`` channels of a sample at a time, given the batch's moments."""
     samples, channels, size = x.shape
     values, result = x.reshape(-1), y.reshape(-1)
     groups = (channels + count - 1) // count
@@ -1247,8 +1241,9 @@ def _evaluate_planes(
 
 
 def _evaluate_rows(
-    x: Array, eps: float, batch: Pair, mixing: Any, constants: Any, weight: Array, bias: Array, y: Array
+    x: Array, eps: float, batch: Pair, mixing: Any, constants: Any, weight: Array, bias: Array, y: Array, _: int
 ) -> None:
+    """Do all in one go, for all channels of a sample at a time, given the batch's moments."""
     wide, result = _folded(x), _folded(y)
     samples, rows, width = wide.shape
     height = _height(width)
@@ -1266,53 +1261,49 @@ def _evaluate_rows(
         _affine_rows(wide[n], of_mean[0], of_scale[0], of_offset[0], result[n])
 
 
-def _evaluate(
-    x: Array,
-    by_rows: bool,
-    eps: float,
-    batch: Pair,
-    mixing: Any,
-    constants: Any,
-    weight: Array,
-    bias: Array,
-    y: Array,
-    count: int,
-) -> None:
-    """Do all in one go, for a number of channels at a time, given the moments that stand in for the batch's."""
-    if by_rows:
-        _evaluate_rows(x, eps, batch, mixing, constants, weight, bias, y)
-    else:
-        _evaluate_planes(x, eps, batch, mixing, constants, weight, bias, y, count)
+def _bind(template: Callable[..., None], prefix: str, **names: Any) -> Any:
+    """A function of its own, in which names stand for something else."""
+    # A closure would do the same, but what is kept of that on disk is never found again.
+    function = FunctionType(template.__code__, {**globals(), **names}, f"{prefix}{template.__name__}")
+    function.__qualname__ = function.__name__
+    return function
 
 
-class Passes(NamedTuple):
-    """The passes that a formula takes part in: functions by the names of those above."""
+def _names(by_rows: bool) -> dict[str, Any]:
+    layout = "row" if by_rows else "plane"
+    return {f"pass_{name}": globals()[f"{layout}_{name}"] for name in ("moments", "affine", "sums", "combine")}
+
+
+class LayoutPasses(NamedTuple):
+    """What all formulas share for a layout: functions by the names of those above."""
+
+    measure: Callable[..., None]
+    standardize: Callable[..., None]
+    combine: Callable[..., None]
+
+
+class FormulaPasses(NamedTuple):
+    """Those that a formula has for a layout."""
 
     apply: Callable[..., None]
     differentiate: Callable[..., None]
     evaluate: Callable[..., None]
 
 
-def _bind(prefix: str, mixing_of: Callable[..., Any] = _all_of) -> Passes:
-    """Compile passes with the functions of a formula in place of the names that they call them by."""
-    space = {**globals(), "mixing_of": mixing_of}
-    space |= {name: space[f"{prefix}_{name}"] for name in ("coefficients", "gradients")}
-
-    def bound(template: Callable[..., None]) -> Callable[..., None]:
-        # A closure would do the same, but what is kept of that on disk is never found again.
-        function = FunctionType(template.__code__, space, f"{prefix}{template.__name__}")
-        function.__qualname__ = function.__name__
-        return function
-
-    space |= {"_evaluate_planes": shared(bound(_evaluate_planes)), "_evaluate_rows": shared(bound(_evaluate_rows))}
-    return Passes(compiled(bound(_apply)), compiled(bound(_differentiate)), compiled(bound(_evaluate)))
+@cache
+def of_layout(by_rows: bool) -> LayoutPasses:
+    """The passes over planes or rows."""
+    templates, prefix = (_measure, _standardize, _combine_all), "row" if by_rows else "plane"
+    return LayoutPasses(*(compiled(_bind(each, prefix, **_names(by_rows))) for each in templates))
 
 
-PASSES = {
-    "batch": _bind("batch"),
-    "mean_only_batch": _bind("mean_only_batch"),
-    "batch_renorm": _bind("batch_renorm"),
-    "batch_instance": _bind("batch_instance", _own_of),
-    "switchable": _bind("switchable"),
-}
-"""By the prefix of a formula's functions."""
+@cache
+def of_formula(name: str, by_rows: bool) -> FormulaPasses:
+    """The passes over planes or rows of the formula whose functions have names that begin so."""
+    functions = {each: globals()[f"{name}_{each}"] for each in ("coefficients", "gradients")}
+    functions["mixing_of"] = globals().get(f"{name}_mixing", _all_of)
+    prefix = f"{name}_{'row' if by_rows else 'plane'}"
+    templates = (_apply, _differentiate)
+    passes = (compiled(_bind(each, prefix, **_names(by_rows), **functions)) for each in templates)
+    evaluate = _bind(_evaluate_rows if by_rows else _evaluate_planes, name, **functions)
+    return FormulaPasses(*passes, shared(evaluate))

@@ -11,7 +11,7 @@ from torch import Tensor
 from norms.formula import BatchMoments, Formula
 
 Population = tuple[Tensor, Tensor] | None
-"""Mean and power, each of shape (C,), that stand in for those of the batch."""
+"""Mean and biased variance, each of shape (C,), that stand in for those of the batch."""
 
 
 class Engine(ABC):

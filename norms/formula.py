@@ -1,7 +1,7 @@
 """A norm as a function of moments: what differs between norms, and what it is written in."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -47,14 +47,16 @@ class Gradients(NamedTuple):
 class BatchMoments(NamedTuple):
     """Moments of a batch, together with those of other processes if they pool theirs.
 
+    Tensors, or arrays where loops have computed them.
+
     Attributes:
         mean: Shape (C,).
         var: Biased variance, shape (C,).
         total: Number of values per channel.
     """
 
-    mean: Tensor
-    var: Tensor
+    mean: Any
+    var: Any
     total: int | Tensor
 
 

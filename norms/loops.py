@@ -11,7 +11,7 @@ import ctypes
 import math
 import mmap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -69,7 +69,7 @@ class Layout(NamedTuple):
 
     def arrange(self, x: Tensor) -> Tensor:
         """``x`` in this order in memory: a copy if it has another."""
-        return _resolved(x.movedim(1, -1).contiguous().movedim(-1, 1) if self.by_rows else x.contiguous())
+        return x.movedim(1, -1).contiguous().movedim(-1, 1) if self.by_rows else x.contiguous()
 
     def view(self, x: Tensor) -> Any:
         """An array over the memory of activations in this order."""
@@ -91,12 +91,22 @@ class Loops(Engine):
     def __init__(self, formula: Formula, eps: float, sync: bool, layout: Layout) -> None:
         super().__init__(formula, eps, sync)
         self.layout = layout
-        self.compiled = _compiled()
-        self.passes = self.compiled.PASSES[formula.loops]
+        self.shared = _compiled().of_layout(layout.by_rows)
+        self.own = _compiled().of_formula(formula.loops, layout.by_rows)
 
     @classmethod
-    def find(cls, x: Tensor, per_sample: bool, formula: Formula, eps: float, sync: bool) -> "Loops | None":
-        """The engine for activations like ``x``, or None if loops cannot take them.
+    def find(
+        cls,
+        x: Tensor,
+        per_sample: bool,
+        formula: Formula,
+        eps: float,
+        sync: bool,
+        population: Sequence[Tensor | None] = (),
+        mixing: Sequence[Tensor] | None = None,
+        affine: Sequence[Tensor | None] = (),
+    ) -> "Loops | None":
+        """The engine for activations like ``x``, or None if loops cannot take them or what goes with them.
 
         Args:
             x: Activations, shape (N, C, *).
@@ -104,10 +114,19 @@ class Loops(Engine):
             formula: The norm.
             eps: Added to variances, positive.
             sync: Whether to pool the moments of the batch over all processes.
+            population: Mean and variance that stand in for the batch's.
+            mixing: What the formula depends on beside moments.
+            affine: gamma and beta.
         """
         # Loops do not know what a class derived from that of their formula changes.
-        has_loops = vars(type(formula)).get("loops") is not None and can_loop(x)
-        layout = Layout.find(x, per_sample) if has_loops else None
+        if vars(type(formula)).get("loops") is None or not can_loop(x, *population, *(mixing or ()), *affine):
+            return None
+        for t in population:
+            if t is not None and t.shape != x.shape[1:2]:
+                return None
+        if mixing is not None and not formula.fits_loops(x.shape[1], *mixing):
+            return None
+        layout = Layout.find(x, per_sample)
         return None if layout is None else cls(formula, eps, sync, layout)
 
     def normalize(
@@ -120,31 +139,41 @@ class Loops(Engine):
         keep: bool = True,
     ) -> Tensor:
         """Compute the normalized activations; see :meth:`Engine.normalize`."""
-        layout, x = self.layout, _resolved(x)
+        layout, self.dtype = self.layout, x.dtype
+        dtype = _TYPES[x.dtype]
         y = empty_like(x)
         values, result = layout.view(x), layout.view(y)
-        given = _Arrays(weight, bias, mixing, values.dtype, layout.shape[1])
-        parameters = given.mixing, self.formula.constants(), given.weight, given.bias
-        by_rows, threads = layout.by_rows, _threads(x)
+        small = _contiguous(weight, bias, *mixing)
+        parameters = self._views(small)
+        threads = _threads(x)
         if population is not None:
-            stand_in = _Arrays(*population, (), values.dtype, layout.shape[1])
-            batch = stand_in.weight[0], stand_in.bias[0]
+            mean, var = _contiguous(*population)
+            batch = _view_all(mean), _view_all(var) + dtype.type(self.eps)
             together = 0 if keep else self._together(threads.count)
             if together:
                 with threads:
-                    self.passes.evaluate(values, by_rows, self.eps, batch, *parameters, result, together)
+                    self.own.evaluate(values, self.eps, batch, *parameters, result, together)
                 return y
-        moments = tuple(np.empty((2, *layout.shape), values.dtype))
-        *pooled, var = np.empty((3, layout.shape[1]), values.dtype)
+        moments = tuple(np.empty((2, *layout.shape), dtype))
         pools = population is None and self.formula.uses_batch
+        *pooled, var = np.empty((3, layout.shape[1]), dtype)
         with threads:
-            self.compiled.measure(values, by_rows, self.eps, pools, moments, tuple(pooled), var)
-        if population is None:
-            batch = self._pool(tuple(pooled), var) if pools else tuple(pooled)
-        self.moments, self.batch_moments = moments, batch
-        with threads:
-            self.passes.apply(values, by_rows, threads.count, moments, batch, *parameters, result)
+            self.shared.measure(values, self.eps, pools, moments, tuple(pooled), var)
+            if population is None:
+                batch = self._pool(tuple(pooled), var, threads) if pools else tuple(pooled)
+            self.moments, self.batch_moments = moments, batch
+            self.own.apply(values, threads.count, moments, batch, *parameters, result)
         return y
+
+    def _views(self, small: Sequence[Tensor | None]) -> tuple[Any, Any, Any, Any]:
+        """What formulas are given: arrays for what they mix by, constants, and arrays for gamma and beta."""
+        weight, bias, *mixing = small
+        return (
+            tuple(_view_all(t) for t in mixing if t is not None),
+            self.formula.constants(),
+            _view_affine(weight, 1.0, self.layout.shape[1], self.dtype),
+            _view_affine(bias, 0.0, self.layout.shape[1], self.dtype),
+        )
 
     def _together(self, threads: int) -> int:
         """How many channels of a sample to evaluate in one go, to find them in the cache; 0 if that does not pay."""
@@ -154,14 +183,15 @@ class Loops(Engine):
         # The threads share the samples then.
         return channels if samples % threads == 0 or samples > 2 * threads else 0
 
-    def _pool(self, pooled: tuple[Any, Any], var: Any) -> tuple[Any, Any]:
+    def _pool(self, pooled: tuple[Any, Any], var: Any, threads: Any) -> tuple[Any, Any]:
         """What the batch's moments are over all processes."""
-        count = self.layout.shape[0] * self.layout.size
         mean, power = pooled
-        self.batch = BatchMoments(torch.from_numpy(mean), torch.from_numpy(var), count)
+        count = self.layout.shape[0] * self.layout.size
+        self.batch = BatchMoments(mean, var, count)
         if not self.sync:
             return pooled
-        found = pool_processes(self.batch.mean, torch.from_numpy(power), count)
+        with threads.released():
+            found = pool_processes(torch.from_numpy(mean), torch.from_numpy(power), count)
         self.batch = BatchMoments(found[0], (found[1] - self.eps).clamp_min(0), found[2])
         return found[0].numpy(), found[1].numpy()
 
@@ -176,104 +206,94 @@ class Loops(Engine):
         needs_x: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
         """Compute the gradients; see :meth:`Engine.differentiate`."""
-        layout = self.layout
+        layout, (mean, _), batch = self.layout, self.moments, self.batch_moments
         # Whoever kept x for this pass may have brought it back in another order.
         x, grad = layout.arrange(x), layout.arrange(grad)
         values, upstream = layout.view(x), layout.view(grad)
-        given = _Arrays(weight, bias, mixing, values.dtype, layout.shape[1])
-        grad_weight, grad_bias = (x.new_zeros(layout.shape[1:] if t is None else t.shape) for t in (weight, bias))
-        grad_mixing = tuple(x.new_zeros(t.shape) for t in mixing)
-        results = _Arrays(grad_weight, grad_bias, grad_mixing, values.dtype, layout.shape[1])
-        found = np.empty((3, *layout.shape), values.dtype)
-        of_batch = np.zeros((2, layout.shape[1]), values.dtype)
-        by_rows, threads = layout.by_rows, _threads(x)
+        small = _contiguous(weight, bias, *mixing)
+        mixed, constants, gamma, beta = self._views(small)
+        grads = [x.new_zeros(layout.shape[1:] if t is None else t.shape) for t in small]
+        grad_mixing, _, grad_gamma, grad_beta = self._views(grads)
+        found = np.empty((3, *layout.shape), _TYPES[x.dtype])
+        of_batch = np.zeros((2, layout.shape[1]), found.dtype)
+        given, results = (mixed, constants, gamma, beta), (grad_gamma, grad_beta, grad_mixing, of_batch, found)
+        threads, grad_x = _threads(x), None
         with threads:
-            self.passes.differentiate(
-                upstream,
-                values,
-                by_rows,
-                self.moments,
-                self.batch_moments,
-                given.mixing,
-                self.formula.constants(),
-                given.weight,
-                given.bias,
-                results.weight,
-                results.bias,
-                results.mixing,
-                of_batch,
-                found,
-            )
-        grad_x = None
-        if needs_x:
-            total = 0
-            if population is None and self.formula.uses_batch:
-                total = max(int(self.batch.total), 1)
-                of_batch = all_reduce(torch.from_numpy(of_batch)).numpy() if self.sync else of_batch
-            grad_x = empty_like(x)
-            means, result = (self.moments[0], self.batch_moments[0]), layout.view(grad_x)
-            with threads:
-                self.compiled.combine(upstream, values, by_rows, threads.count, *means, of_batch, total, found, result)
-        of_weight, of_bias = None if weight is None else grad_weight, None if bias is None else grad_bias
-        return grad_x, of_weight, of_bias, grad_mixing
+            self.own.differentiate(upstream, values, self.moments, batch, *given, *results)
+            if needs_x:
+                total = 0
+                if population is None and self.formula.uses_batch:
+                    total = max(int(self.batch.total), 1)
+                    if self.sync:
+                        with threads.released():
+                            of_batch = all_reduce(torch.from_numpy(of_batch)).numpy()
+                grad_x = empty_like(x)
+                spread = threads.count, mean, batch[0], of_batch, total, found
+                self.shared.combine(upstream, values, *spread, layout.view(grad_x))
+        of_weight, of_bias = (None if t is None else g for t, g in zip((weight, bias), grads[:2], strict=True))
+        return grad_x, of_weight, of_bias, tuple(grads[2:])
 
 
-def standardize(x: Tensor, mean: Tensor, power: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor | None:
-    """Compute ``(x - mean) / sqrt(power) * weight + bias``, without gradients; None if loops cannot.
+def standardize(
+    x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None
+) -> Tensor | None:
+    """Compute ``(x - mean) / sqrt(var + eps) * weight + bias``, without gradients; None if loops cannot.
 
     Args:
         x: Activations, shape (N, C, *).
         mean: Shape (C,).
-        power: Shape (C,).
+        var: Shape (C,).
+        eps: Added to the variance, at least 0.
         weight: Shape (C,), or (N, C) where samples have their own; None is 1.
         bias: Likewise; None is 0.
     """
     own = any(t is not None and t.ndim == 2 for t in (weight, bias))
-    layout = Layout.find(x, own) if can_loop(x, mean, power, weight, bias) else None
+    layout = Layout.find(x, own) if can_loop(x, mean, var, weight, bias) else None
     if layout is None:
         return None
     y = empty_like(x)
-    x, channels = _resolved(x), layout.shape[1]
-    values, compiled = layout.view(x), _compiled()
-    given = _Arrays(weight, bias, (mean, power), values.dtype, channels)
-    threads = _threads(x)
+    weight, bias, mean, var = _contiguous(weight, bias, mean, var)
+    channels, threads = layout.shape[1], _threads(x)
+    affine = (_view_affine(t, start, channels, x.dtype) for t, start in ((weight, 1.0), (bias, 0.0)))
+    given = _view_all(mean), _view_all(var), eps, *affine
     with threads:
-        compiled.standardize(
-            values, layout.by_rows, threads.count, *given.mixing, given.weight, given.bias, layout.view(y)
-        )
+        _compiled().of_layout(layout.by_rows).standardize(layout.view(x), threads.count, *given, layout.view(y))
     return y
 
 
-def track(running: Tensor, new: Tensor, momentum: float) -> None:
-    """Move a running statistic, which loops can read, towards ``new``, of the same dtype and shape, in place."""
-    _compiled().track(_view_all(running), _view_all(new), momentum)
-    torch.autograd.graph.increment_version(running)
+def track(count: Tensor, running: Sequence[Tensor], new: Sequence[Any], momentum: float) -> bool:
+    """Count a batch and move running statistics towards its own, in place; return False if loops cannot.
+
+    Args:
+        count: int64 scalar.
+        running: Each of shape (C,).
+        new: Likewise, arrays: others than loops computed are not taken.
+        momentum: Weight of the new ones, in [0, 1].
+    """
+    if not isinstance(new[0], np.ndarray) or not can_loop(count, *running) or count.dtype != torch.int64:
+        return False
+    for t in running:
+        if _TYPES.get(t.dtype) != new[0].dtype or not t.is_contiguous() or t.is_inference():
+            return False
+    _compiled().track(_view_all(count), tuple(map(_view_all, running)), tuple(new), momentum)
+    torch.autograd.graph.increment_version((count, *running))
+    return True
 
 
-class _Arrays:
-    """Arrays over the memory of small tensors, which are kept as long."""
+def _contiguous(*tensors: Tensor | None) -> list[Any]:
+    return [t if t is None else t.contiguous() for t in tensors]
 
-    def __init__(
-        self, weight: Tensor | None, bias: Tensor | None, mixing: tuple[Tensor, ...], dtype: Any, channels: int
-    ) -> None:
-        self.kept = [t if t is None else _resolved(t.contiguous()) for t in (weight, bias, *mixing)]
-        self.weight, self.bias = (
-            _constant(value, channels, dtype)
-            if t is None
-            else _view(t.data_ptr(), (t.numel() // channels, channels), t.dtype)
-            for t, value in zip(self.kept[:2], (1.0, 0.0), strict=True)
-        )
-        self.mixing = tuple(_view_all(t) for t in self.kept[2:])
+
+def _view_affine(values: Tensor | None, default: float, channels: int, dtype: torch.dtype) -> Any:
+    """An array of gamma or beta, of shape (N, C) or (1, C)."""
+    if values is None:
+        return _constant(default, channels, dtype)
+    return _view(values.data_ptr(), (values.numel() // channels, channels), dtype)
 
 
 @cache
-def _constant(value: float, channels: int, dtype: Any) -> Any:
-    return np.full((1, channels), value, dtype)
-
-
-def _resolved(x: Tensor) -> Tensor:
-    """A tensor whose values are in memory as they are: a copy if need be."""
-    return x.resolve_neg().clone() if x.is_neg() or x._is_zerotensor() else x
+def _constant(value: float, channels: int, dtype: torch.dtype) -> Any:
+    return np.full((1, channels), value, _TYPES[dtype])
 
 
 def _view_all(values: Tensor) -> Any:
@@ -290,13 +310,13 @@ class _Memory:
     def __init__(self, address: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.__array_interface__ = {
             "shape": shape,
-            "typestr": _TYPES[dtype],
+            "typestr": _TYPES.get(dtype, np.dtype(np.int64)).str,
             "data": (address, False),
             "version": 3,
         }
 
 
-_TYPES = {torch.float32: np.dtype(np.float32).str, torch.float64: np.dtype(np.float64).str}
+_TYPES: dict[torch.dtype, Any] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 def empty_like(x: Tensor) -> Tensor:
@@ -330,9 +350,14 @@ def _threads(x: Tensor) -> Any:
 
 def can_loop(*tensors: Tensor | None) -> bool:
     """Whether loops can read tensors' memory: not if it is elsewhere, if there is none, or if operators are watched."""
+    is_batched = torch._C._functorch.is_legacy_batchedtensor
+    for t in tensors:
+        if t is None:
+            continue
+        if type(t) not in _PLAIN or not t.is_cpu or t.is_neg() or t._is_zerotensor() or is_batched(t):
+            return False
     return (
-        all(t is None or _is_plain(t) for t in tensors)
-        and not torch.jit.is_tracing()
+        not torch.jit.is_tracing()
         and not is_in_torch_dispatch_mode()
         and forward_ad._current_level < 0
         and torch._C._functorch.peek_interpreter_stack() is None
@@ -340,16 +365,12 @@ def can_loop(*tensors: Tensor | None) -> bool:
     )
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.is_cpu
-        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
-    )
+_PLAIN = (Tensor, nn.Parameter)
 
 
 def _is_available() -> bool:
-    return _import() is not None and not _compiled().FORKED.is_set()
+    compiled = _import()
+    return compiled is not None and not compiled.FORKED.is_set()
 
 
 def _compiled() -> Any:

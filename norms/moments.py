@@ -14,6 +14,7 @@ The map is centered on the plane's own mean, and its gradient saves only ``x`` a
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def modulate(
     *mixing: Tensor,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    population: tuple[Tensor, Tensor] | None = None,
+    population: Sequence[Tensor] | None = None,
     sync: bool = False,
 ) -> tuple[Tensor, BatchMoments | None]:
     """Normalize ``x``.
@@ -48,20 +49,18 @@ def modulate(
         mixing: What the formula depends on beside moments.
         weight: gamma, shape (C,), or (N, C) where samples have their own; None is 1.
         bias: beta, likewise; None is 0.
-        population: Mean and power, each of shape (C,), to use in place of the batch's.
+        population: Mean and biased variance, each of shape (C,), to use in place of the batch's.
         sync: Whether to pool the moments of the batch over all processes.
 
     Returns:
         The normalized activations, of the shape, dtype and memory format of ``x``, and the moments of the batch,
         detached; None where the formula does not use them or a population stands in.
     """
+    shared, own = x.shape[1:2], x.shape[:2]
     for name, t in (("weight", weight), ("bias", bias)):
-        if t is not None and t.shape not in ((x.shape[1],), x.shape[:2]):
-            shared, own = (x.shape[1],), tuple(x.shape[:2])
-            raise ValueError(f"{name} needs shape {shared} or {own} for this input, got {tuple(t.shape)}")
-    dtype = wide_dtype(x)
-    given = (weight, bias, *(population or (None, None)), *mixing)
-    small: list[Any] = [t if t is None or t.dtype == dtype else t.to(dtype) for t in given]
+        if t is not None and t.shape != shared and t.shape != own:
+            raise ValueError(f"{name} needs shape {tuple(shared)} or {tuple(own)} for this input, got {tuple(t.shape)}")
+    small = _widened(x, weight, bias, *(population or (None, None)), *mixing)
     sync = sync and formula.uses_batch and is_distributed()
     uses_batch = population is None and formula.uses_batch
     if torch.compiler.is_compiling():
@@ -75,29 +74,29 @@ def modulate(
     return y, engine.batch if uses_batch else None
 
 
-def standardize(x: Tensor, mean: Tensor, power: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Normalize ``x`` by given moments alone: ``(x - mean) / sqrt(power) * weight + bias``.
+def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Normalize ``x`` by given moments alone: ``(x - mean) / sqrt(var + eps) * weight + bias``.
 
     Args:
         x: Activations, shape (N, C, *).
         mean: Shape (C,).
-        power: Shape (C,).
+        var: Shape (C,).
+        eps: Added to the variance, at least 0.
         weight: Shape (C,), or (N, C) where samples have their own; None is 1.
         bias: Likewise; None is 0.
     """
-    dtype = wide_dtype(x)
-    mean, power = mean.to(dtype), power.to(dtype)
-    weight, bias = (None if t is None else t.to(dtype) for t in (weight, bias))
-    if not torch.compiler.is_compiling() and not _needs_gradient(x, mean, power, weight, bias):
-        y = loops.standardize(x, mean, power, weight, bias)
+    mean, var, weight, bias = _widened(x, mean, var, weight, bias)
+    if not torch.compiler.is_compiling() and not _needs_gradient(x, mean, var, weight, bias):
+        y = loops.standardize(x, mean, var, eps, weight, bias)
         if y is not None:
             return y
     if weight is None and bias is not None:
         # torch's gradient for a bias without a weight is wrong.
         weight = torch.ones_like(mean)
     if all(t is None or t.ndim == 1 for t in (weight, bias)):
-        return F.batch_norm(x, mean, power, weight, bias, training=False, eps=0.0)
-    scale, offset = with_affine(torch.rsqrt(power), -mean * torch.rsqrt(power), weight, bias)
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+    rstd = torch.rsqrt(var + eps)
+    scale, offset = with_affine(rstd, -mean * rstd, weight, bias)
     return torch.addcmul(spread(offset, x), x, spread(scale, x)).to(x.dtype)
 
 
@@ -110,12 +109,12 @@ class _Modulate(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         population_mean: Tensor | None,
-        population_power: Tensor | None,
+        population_var: Tensor | None,
         *mixing: Tensor,
     ) -> Tensor:
         ctx.engine = engine
-        ctx.save_for_backward(x, weight, bias, population_mean, population_power, *mixing)
-        return engine.normalize(x, weight, bias, _population(population_mean, population_power), mixing)
+        ctx.save_for_backward(x, weight, bias, population_mean, population_var, *mixing)
+        return engine.normalize(x, weight, bias, _population(population_mean, population_var), mixing)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -125,7 +124,7 @@ class _Modulate(torch.autograd.Function):
         x, weight, bias, mean, power, *mixing = ctx.saved_tensors
         inputs = x, weight, bias, _population(mean, power), tuple(mixing)
         engine = ctx.engine
-        if isinstance(engine, Loops) and not can_loop(grads[0]):
+        if isinstance(engine, Loops) and not can_loop(grads[0], *ctx.saved_tensors):
             # Several gradients at once, as vmap hands them over, or a process forked since.
             engine = Operators(engine.formula, engine.eps, engine.sync)
             engine.normalize(*inputs)
@@ -138,13 +137,17 @@ def _population(mean: Tensor | None, power: Tensor | None) -> Population:
     return None if mean is None or power is None else (mean, power)
 
 
+def _widened(x: Tensor, *small: Tensor | None) -> list[Any]:
+    """What goes with activations, in the dtype to compute in."""
+    dtype = wide_dtype(x)
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in small]
+
+
 def _find_engine(x: Tensor, formula: Formula, eps: float, sync: bool, small: list[Any]) -> Engine:
-    channels = x.shape[1]
-    fits = formula.fits_loops(channels, *small[4:]) and all(t is None or t.shape == (channels,) for t in small[2:4])
-    found = None
-    if fits and can_loop(*small):
-        found = Loops.find(x, _per_sample(formula, *small[:2]), formula, eps, sync)
-    return Operators(formula, eps, sync) if found is None else found
+    per_sample = _per_sample(formula, small[0], small[1])
+    return Loops.find(x, per_sample, formula, eps, sync, small[2:4], small[4:], small[:2]) or Operators(
+        formula, eps, sync
+    )
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:
@@ -163,7 +166,7 @@ def _plain(
     weight: Tensor | None,
     bias: Tensor | None,
     population_mean: Tensor | None,
-    population_power: Tensor | None,
+    population_var: Tensor | None,
     *mixing: Any,
 ) -> tuple[Tensor, BatchMoments]:
     """The same map in elementary operations: what compilers fuse and what second derivatives differentiate."""
@@ -181,7 +184,7 @@ def _plain(
     squares = centered.square()
     power = (squares.mean(dims, keepdim=True) if dims else squares) - drift.square() + eps
     mean, power, drift = (t.reshape(t.shape[:2]) for t in (mean, power, drift))
-    moments, total = complete(mean, power, size, sync, _population(population_mean, population_power))
+    moments, total = complete(mean, power, size, eps, sync, _population(population_mean, population_var))
     scale, offset = with_affine(*formula.coefficients(moments, *mixing), weight, bias)
     y = centered * spread(scale, x) + spread(offset - drift * scale, x)
     return y.to(x.dtype), BatchMoments(moments.batch_mean, (moments.batch_power - eps).clamp_min(0), total)

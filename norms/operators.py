@@ -30,7 +30,7 @@ class Operators(Engine):
         """Compute the normalized activations; see :meth:`Engine.normalize`."""
         self.size = math.prod(x.shape[2:])
         mean, power = self._moments(x)
-        self.moments, total = complete(mean, power, self.size, self.sync, population)
+        self.moments, total = complete(mean, power, self.size, self.eps, self.sync, population)
         batch_var = (self.moments.batch_power - self.eps).clamp_min(0)
         self.batch = BatchMoments(self.moments.batch_mean, batch_var, total)
         self.scale, self.offset = self.formula.coefficients(self.moments, *mixing)
@@ -95,12 +95,12 @@ class Operators(Engine):
 
 
 def complete(
-    mean: Tensor, power: Tensor, size: int, sync: bool, population: Population
+    mean: Tensor, power: Tensor, size: int, eps: float, sync: bool, population: Population
 ) -> tuple[Moments, int | Tensor]:
     """Add the moments of batch or population to those of planes of ``size`` values; also count the batch's values."""
     total: int | Tensor = mean.shape[0] * size
     if population is not None:
-        batch_mean, batch_power = population
+        batch_mean, batch_power = population[0], population[1] + eps
     else:
         batch_mean, batch_power = pool_batch(mean, power)
         if sync:
