@@ -191,7 +191,7 @@ class MomentNorm(nn.Module, ABC):
             return
         tracked, observed = [self.running_mean], [mean]
         if self.spread is not None:
-            tracked.append(self.get_buffer(self.spread))
+            tracked.append(getattr(self, self.spread))
             observed.append(self.observed_spread(second, total))
         if isinstance(total, int) and self.momentum is not None and track(count, tracked, observed, self.momentum):
             return

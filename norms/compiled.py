@@ -131,23 +131,27 @@ part: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True
 """Have a function compiled into the loops that call it."""
 
 
-class Vector(types.Type):  # type: ignore[misc]
+generated: Callable[[Callable[..., Any]], Any] = intrinsic
+"""Have instructions of a function's own generated where loops call it."""
+
+
+class Vector(types.Type):
     """As many values side by side as the widest registers hold; sums of vectors are the same on any processor."""
 
-    def __init__(self, dtype: types.Float) -> None:
+    def __init__(self, dtype: Any) -> None:
         super().__init__(name=f"Vector({dtype})")
         self.dtype = dtype
         self.lanes = 512 // dtype.bitwidth
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
         super().__init__(manager, kind, ir.VectorType(manager.lookup(kind.dtype).get_value_type(), kind.lanes))
 
 
-@intrinsic
-def _lanes(_: Any, values: types.Array) -> Any:
+@generated
+def _lanes(_: Any, values: Any) -> Any:
     """How many values a vector has: known when loops are compiled, where to divide by it costs nothing."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -156,8 +160,8 @@ def _lanes(_: Any, values: types.Array) -> Any:
     return types.intp(values), generate
 
 
-@intrinsic
-def _load(_: Any, values: types.Array, index: types.Integer) -> Any:
+@generated
+def _load(_: Any, values: Any, index: Any) -> Any:
     """The vector of values that starts at an index."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -169,8 +173,8 @@ def _load(_: Any, values: types.Array, index: types.Integer) -> Any:
     return Vector(values.dtype)(values, types.intp), generate
 
 
-@intrinsic
-def _splat(_: Any, value: types.Float) -> Any:
+@generated
+def _splat(_: Any, value: Any) -> Any:
     """A vector of one value."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -182,7 +186,7 @@ def _splat(_: Any, value: types.Float) -> Any:
     return Vector(value)(value), generate
 
 
-@intrinsic
+@generated
 def _total(_: Any, vector: Vector) -> Any:
     """The sum of a vector's values."""
 
@@ -202,7 +206,7 @@ def _total(_: Any, vector: Vector) -> Any:
 
 
 def _define(symbol: Callable[..., Any], instruction: str) -> None:
-    @intrinsic
+    @generated
     def calculate(_: Any, a: Vector, b: Vector) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return getattr(builder, instruction)(*arguments)
@@ -396,13 +400,14 @@ def _folded(x: Array) -> Array:
 @part
 def _tiled(values: Array, width: int) -> Array:
     """Values of channels for rows that are laid side by side."""
-    if values.shape[1] == width:
+    samples, channels = values.shape
+    if channels == width:
         return values
-    tiled = np.empty((values.shape[0], width), values.dtype)
-    for n in range(values.shape[0]):
-        for c in range(width):
-            tiled[n, c] = values[n, c % values.shape[1]]
-    return tiled
+    tiled = np.empty((samples, width // channels, channels), values.dtype)
+    for n in range(samples):
+        for k in range(width // channels):
+            tiled[n, k] = values[n]
+    return tiled.reshape(samples, width)
 
 
 @part
@@ -414,31 +419,38 @@ def _height(width: int) -> int:
 @part
 def _block_height(width: int) -> int:
     # Few rows, since one follows another in a sum.
-    return min(max(8, _BLOCK // width), 64)
+    return min(max(16, 4 * _BLOCK // width), 64)
 
 
 @part
-def _row_means(rows: Array, mean: Array) -> None:
-    mean[:] = 0
-    for r in range(rows.shape[0]):
+def _near_rows(rows: Array, center: Array) -> None:
+    """Numbers near the means, from the first rows."""
+    count = min(8, rows.shape[0])
+    center[:] = 0
+    for r in range(count):
         for c in range(rows.shape[1]):
-            mean[c] += rows[r, c]
+            center[c] += rows[r, c]
+    part_of = rows.dtype.type(1 / count)
     for c in range(rows.shape[1]):
-        mean[c] /= rows.shape[0]
+        center[c] *= part_of
 
 
 @part
 def _row_deviations(rows: Array, center: Array, total: Array, squares: Array) -> None:
     count, width = rows.shape
     total[:], squares[:] = 0, 0
-    # Four rows at a time, which spares three in four passes over the sums.
-    even = count - count % 4
-    for r in range(0, even, 4):
+    # Eight rows at a time, which spares seven in eight passes over the sums.
+    even = count - count % 8
+    for r in range(0, even, 8):
         for c in range(width):
-            d0, d1 = rows[r, c] - center[c], rows[r + 1, c] - center[c]
-            d2, d3 = rows[r + 2, c] - center[c], rows[r + 3, c] - center[c]
-            total[c] += (d0 + d1) + (d2 + d3)
-            squares[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+            middle = center[c]
+            d0, d1 = rows[r, c] - middle, rows[r + 1, c] - middle
+            d2, d3 = rows[r + 2, c] - middle, rows[r + 3, c] - middle
+            d4, d5 = rows[r + 4, c] - middle, rows[r + 5, c] - middle
+            d6, d7 = rows[r + 6, c] - middle, rows[r + 7, c] - middle
+            total[c] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
+            low = (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+            squares[c] += low + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
     for r in range(even, count):
         for c in range(width):
             d0 = rows[r, c] - center[c]
@@ -452,16 +464,16 @@ def _centered_squares(rows: Array, mean: Array, squares: Array) -> None:
     width = rows.shape[1]
     height = _block_height(width)
     center, total, own = np.empty_like(rows[0]), np.empty_like(rows[0]), np.empty_like(rows[0])
-    _row_means(rows[:height], center)
+    _near_rows(rows, center)
     mean[:], squares[:] = 0, 0
     for start in range(0, rows.shape[0], height):
         block = rows[start : start + height]
         _row_deviations(block, center, total, own)
         count = block.shape[0]
-        share = count / (start + count)
+        part_of, share = 1 / count, count / (start + count)
         for c in range(width):
             # As for planes, around the mean so far.
-            step = np.float64(total[c]) / count
+            step = np.float64(total[c]) * part_of
             deviation = center[c] + step - mean[c]
             mean[c] += deviation * share
             squares[c] += max(own[c] - total[c] * step, 0.0) + deviation * deviation * (start * share)
@@ -535,11 +547,15 @@ def row_affine(x: Array, threads: int, mean: Array, scale: Array, offset: Array,
 def _row_block_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) -> None:
     products[:], plain[:] = 0, 0
     count, width = x.shape
-    even = count - count % 2
-    for r in range(0, even, 2):
+    # As for moments.
+    even = count - count % 4
+    for r in range(0, even, 4):
         for c in range(width):
-            products[c] += grad[r, c] * (x[r, c] - mean[c]) + grad[r + 1, c] * (x[r + 1, c] - mean[c])
-            plain[c] += grad[r, c] + grad[r + 1, c]
+            middle = mean[c]
+            g0, g1, g2, g3 = grad[r, c], grad[r + 1, c], grad[r + 2, c], grad[r + 3, c]
+            low = g0 * (x[r, c] - middle) + g1 * (x[r + 1, c] - middle)
+            products[c] += low + (g2 * (x[r + 2, c] - middle) + g3 * (x[r + 3, c] - middle))
+            plain[c] += (g0 + g1) + (g2 + g3)
     for r in range(even, count):
         for c in range(width):
             products[c] += grad[r, c] * (x[r, c] - mean[c])
@@ -564,7 +580,7 @@ def row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) 
     """Sum ``grad * (x - mean)`` and ``grad`` over the rows of a sample."""
     wide, upstream = _folded(x), _folded(grad)
     samples, rows, width = wide.shape
-    center = _tiled(mean, width)
+    channels, center = mean.shape[1], _tiled(mean, width)
     height = _height(width)
     tasks = (rows + height - 1) // height
     sums = np.empty((2, samples, tasks, width))
@@ -573,11 +589,16 @@ def row_sums(grad: Array, x: Array, mean: Array, products: Array, plain: Array) 
         start, stop = t * height, (t + 1) * height
         _row_sums(upstream[n, start:stop], wide[n, start:stop], center[n], sums[0, n, t], sums[1, n, t])
     for n in range(samples):
-        products[n], plain[n] = 0, 0
-        for t in range(tasks):
+        for t in range(1, tasks):
             for c in range(width):
-                products[n, c % mean.shape[1]] += sums[0, n, t, c]
-                plain[n, c % mean.shape[1]] += sums[1, n, t, c]
+                sums[0, n, 0, c] += sums[0, n, t, c]
+                sums[1, n, 0, c] += sums[1, n, t, c]
+        for start in range(channels, width, channels):
+            for c in range(channels):
+                sums[0, n, 0, c] += sums[0, n, 0, start + c]
+                sums[1, n, 0, c] += sums[1, n, 0, start + c]
+        for c in range(channels):
+            products[n, c], plain[n, c] = sums[0, n, 0, c], sums[1, n, 0, c]
 
 
 @part
@@ -1121,21 +1142,7 @@ def _measure(x: Array, eps: float, pools: bool, moments: Pair, batch: Pair, var:
         batch[0][:], batch[1][:] = 0, 1
 
 
-def _standardize(
-    x: Array, threads: int, mean: Array, var: Array, eps: float, weight: Array, bias: Array, y: Array
-) -> None:
-    """Compute ``y = (x - mean) / sqrt(var + eps) * weight + bias``, given mean and variance of channels."""
-    samples, channels = x.shape[0], mean.size
-    found = np.empty((3, samples, channels), x.dtype)
-    center, scale, offset = found[0], found[1], found[2]
-    for n in range(samples):
-        gamma, beta = of(weight, n), of(bias, n)
-        for c in range(channels):
-            center[n, c], scale[n, c], offset[n, c] = mean[c], gamma[c] / np.sqrt(var[c] + eps), beta[c]
-    pass_affine(x, threads, center, scale, offset, y)
-
-
-def _combine_all(
+def _share(
     grad: Array,
     x: Array,
     threads: int,
@@ -1278,7 +1285,6 @@ class LayoutPasses(NamedTuple):
     """What all formulas share for a layout: functions by the names of those above."""
 
     measure: Callable[..., None]
-    standardize: Callable[..., None]
     combine: Callable[..., None]
 
 
@@ -1293,7 +1299,7 @@ class FormulaPasses(NamedTuple):
 @cache
 def of_layout(by_rows: bool) -> LayoutPasses:
     """The passes over planes or rows."""
-    templates, prefix = (_measure, _standardize, _combine_all), "row" if by_rows else "plane"
+    templates, prefix = (_measure, _share), "row" if by_rows else "plane"
     return LayoutPasses(*(compiled(_bind(each, prefix, **_names(by_rows))) for each in templates))
 
 
@@ -1303,7 +1309,8 @@ def of_formula(name: str, by_rows: bool) -> FormulaPasses:
     functions = {each: globals()[f"{name}_{each}"] for each in ("coefficients", "gradients")}
     functions["mixing_of"] = globals().get(f"{name}_mixing", _all_of)
     prefix = f"{name}_{'row' if by_rows else 'plane'}"
-    templates = (_apply, _differentiate)
-    passes = (compiled(_bind(each, prefix, **_names(by_rows), **functions)) for each in templates)
+    bound = {**_names(by_rows), **functions}
     evaluate = _bind(_evaluate_rows if by_rows else _evaluate_planes, name, **functions)
-    return FormulaPasses(*passes, shared(evaluate))
+    return FormulaPasses(
+        compiled(_bind(_apply, prefix, **bound)), compiled(_bind(_differentiate, prefix, **bound)), shared(evaluate)
+    )

@@ -7,11 +7,8 @@ Numeric policy: moments and sums are computed from terms centered on the mean of
 in the dtype and put together in float64.
 """
 
-import ctypes
-import math
-import mmap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -24,6 +21,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from norms.engine import Engine, Population
 from norms.formula import BatchMoments, Formula
+from norms.pages import empty_like
 from norms.pooling import all_reduce, pool_processes
 
 _GRAIN = 32768
@@ -31,9 +29,6 @@ _GRAIN = 32768
 
 _GROUP = 65536
 """Values of planes that are to stay in a core's second cache from moments to map."""
-
-_LARGE = 2**22
-"""Bytes from which on large pages are asked for, as NumPy does."""
 
 
 class Layout(NamedTuple):
@@ -234,33 +229,6 @@ class Loops(Engine):
         return grad_x, of_weight, of_bias, tuple(grads[2:])
 
 
-def standardize(
-    x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None
-) -> Tensor | None:
-    """Compute ``(x - mean) / sqrt(var + eps) * weight + bias``, without gradients; None if loops cannot.
-
-    Args:
-        x: Activations, shape (N, C, *).
-        mean: Shape (C,).
-        var: Shape (C,).
-        eps: Added to the variance, at least 0.
-        weight: Shape (C,), or (N, C) where samples have their own; None is 1.
-        bias: Likewise; None is 0.
-    """
-    own = any(t is not None and t.ndim == 2 for t in (weight, bias))
-    layout = Layout.find(x, own) if can_loop(x, mean, var, weight, bias) else None
-    if layout is None:
-        return None
-    y = empty_like(x)
-    weight, bias, mean, var = _contiguous(weight, bias, mean, var)
-    channels, threads = layout.shape[1], _threads(x)
-    affine = (_view_affine(t, start, channels, x.dtype) for t, start in ((weight, 1.0), (bias, 0.0)))
-    given = _view_all(mean), _view_all(var), eps, *affine
-    with threads:
-        _compiled().of_layout(layout.by_rows).standardize(layout.view(x), threads.count, *given, layout.view(y))
-    return y
-
-
 def track(count: Tensor, running: Sequence[Tensor], new: Sequence[Any], momentum: float) -> bool:
     """Count a batch and move running statistics towards its own, in place; return False if loops cannot.
 
@@ -317,30 +285,6 @@ class _Memory:
 
 
 _TYPES: dict[torch.dtype, Any] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
-
-
-def empty_like(x: Tensor) -> Tensor:
-    """Memory for a result, in large pages where there are any: to be given small ones takes longer than a pass."""
-    y = torch.empty_like(x)
-    if y.nbytes >= _LARGE:
-        _advise()(y.data_ptr(), y.nbytes)
-    return y
-
-
-@cache
-def _advise() -> Callable[[int, int], None]:
-    """What asks for large pages."""
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return lambda address, size: None
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-
-    def advise(address: int, size: int) -> None:
-        start = math.ceil(address / mmap.PAGESIZE) * mmap.PAGESIZE
-        # A system without large pages refuses, and nothing is lost.
-        madvise(start, (address + size) // mmap.PAGESIZE * mmap.PAGESIZE - start, mmap.MADV_HUGEPAGE)
-
-    return advise
 
 
 def _threads(x: Tensor) -> Any:

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from norms import loops
 from norms.engine import Engine, Population
 from norms.formula import BatchMoments, Formula
 from norms.loops import Loops, can_loop
 from norms.operators import Operators, complete, spread, with_affine
+from norms.pages import LARGE, empty_like
 from norms.pooling import is_distributed
 from norms.precision import wide_dtype
 
@@ -86,18 +86,25 @@ def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor
         bias: Likewise; None is 0.
     """
     mean, var, weight, bias = _widened(x, mean, var, weight, bias)
-    if not torch.compiler.is_compiling() and not _needs_gradient(x, mean, var, weight, bias):
-        y = loops.standardize(x, mean, var, eps, weight, bias)
-        if y is not None:
-            return y
     if weight is None and bias is not None:
         # torch's gradient for a bias without a weight is wrong.
         weight = torch.ones_like(mean)
     if all(t is None or t.ndim == 1 for t in (weight, bias)):
+        if _wants_memory(x, mean, var, weight, bias):
+            results = empty_like(x), mean.new_empty(0), mean.new_empty(0)
+            return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps, out=results)[0]
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
     rstd = torch.rsqrt(var + eps)
     scale, offset = with_affine(rstd, -mean * rstd, weight, bias)
     return torch.addcmul(spread(offset, x), x, spread(scale, x)).to(x.dtype)
+
+
+def _wants_memory(x: Tensor, *small: Tensor | None) -> bool:
+    """Whether a result like ``x``, without a gradient, is so large that the memory torch gives it is slow."""
+    if torch.compiler.is_compiling() or x.nbytes < LARGE or _needs_gradient(x, *small):
+        return False
+    usual = x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return usual and can_loop(x, *small)
 
 
 class _Modulate(torch.autograd.Function):
