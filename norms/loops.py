@@ -57,14 +57,16 @@ class Layout(NamedTuple):
         samples, channels = x.shape[:2]
         if x.is_contiguous() and (x.ndim > 2 or per_sample):
             return cls(False, (samples, channels), x.numel() // (samples * channels))
-        if x.movedim(1, -1).is_contiguous():
+        if _is_by_rows(x):
             samples = samples if per_sample else 1
             return cls(True, (samples, channels), x.numel() // (samples * channels))
         return None
 
     def arrange(self, x: Tensor) -> Tensor:
         """``x`` in this order in memory: a copy if it has another."""
-        return x.movedim(1, -1).contiguous().movedim(-1, 1) if self.by_rows else x.contiguous()
+        if not self.by_rows:
+            return x.contiguous()
+        return x if _is_by_rows(x) else x.movedim(1, -1).contiguous().movedim(-1, 1)
 
     def view(self, x: Tensor) -> Any:
         """An array over the memory of activations in this order."""
@@ -238,14 +240,23 @@ def track(count: Tensor, running: Sequence[Tensor], new: Sequence[Any], momentum
         new: Likewise, arrays: others than loops computed are not taken.
         momentum: Weight of the new ones, in [0, 1].
     """
-    if not isinstance(new[0], np.ndarray) or not can_loop(count, *running) or count.dtype != torch.int64:
+    if not isinstance(new[0], np.ndarray) or count.dtype != torch.int64:
         return False
-    for t in running:
-        if _TYPES.get(t.dtype) != new[0].dtype or not t.is_contiguous() or t.is_inference():
+    # That there are arrays says that nobody watches.
+    for t in (count, *running):
+        if type(t) not in _PLAIN or not t.is_cpu or not t.is_contiguous() or t.is_inference():
             return False
+    if any(_TYPES.get(t.dtype) != new[0].dtype for t in running):
+        return False
     _compiled().track(_view_all(count), tuple(map(_view_all, running)), tuple(new), momentum)
     torch.autograd.graph.increment_version((count, *running))
     return True
+
+
+def _is_by_rows(x: Tensor) -> bool:
+    if x.ndim == 4:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    return x.movedim(1, -1).is_contiguous()
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
