@@ -18,6 +18,7 @@ moments, the gradient for x is ``grad * of_grad + (x - mean) * of_x + of_one``; 
 batch, times -1, and its power, times -2, change the loss.
 """
 
+import logging
 import operator
 import os
 import threading
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import prange, types
+from numba.core import event
 from numba.extending import intrinsic, models, overload, register_model
 
 Array = np.ndarray[Any, Any]
@@ -105,6 +107,25 @@ def start() -> bool:
         os.register_at_fork(after_in_child=FORKED.set)
     # What numba has of its own where it finds no OpenMP.
     return numba.threading_layer() == "workqueue"
+
+
+class _Notice(event.Listener):
+    """Says, once in a process, what it waits for."""
+
+    def __init__(self) -> None:
+        self.said = False
+
+    def on_start(self, occurrence: event.Event) -> None:
+        if not self.said and occurrence.data["dispatcher"].py_func.__module__ == __name__:
+            self.said = True
+            _LOGGER.warning("norms: compiling loops for this processor, some seconds for each new kind of layer, once")
+
+    def on_end(self, occurrence: event.Event) -> None:
+        pass
+
+
+_LOGGER = logging.getLogger(__name__)
+event.register("numba:compile", _Notice())
 
 
 def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:

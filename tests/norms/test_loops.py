@@ -488,6 +488,26 @@ def test_loops_need_no_folder_to_be_kept_in(tmp_path):
     torch.testing.assert_close(torch.tensor(y).view(x.shape), x - x.mean((0, 2, 3), keepdim=True))
 
 
+def test_who_waits_for_loops_to_be_compiled_is_told_why_and_only_then(tmp_path):
+    code = """
+    import logging
+    import norms
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logging.getLogger("norms").addHandler(handler)
+    layer = norms.MeanOnlyBatchNorm2d(3)
+    with torch.no_grad():
+        for _ in range(2):
+            layer(torch.zeros(2, 3, 4, 5))
+    print(json.dumps(records))
+    """
+    [message] = of_new_process(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert "compiling" in message
+    assert "\n" not in message
+    assert of_new_process(code, NUMBA_CACHE_DIR=str(tmp_path)) == []
+
+
 def test_a_loop_is_in_the_file_of_all_that_it_calls():
     # That file is what tells whether a loop that was kept is still the same.
     formulas = [case.build()._formula().loops for case in CASES]
