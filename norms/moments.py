@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from norms.engine import Engine, Population
@@ -93,7 +92,8 @@ def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor
         if _wants_memory(x, mean, var, weight, bias):
             results = empty_like(x), mean.new_empty(0), mean.new_empty(0)
             return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps, out=results)[0]
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+        # Some versions of the function of torch.nn refuse an epsilon of 0, which this computes as well as others.
+        return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
     rstd = torch.rsqrt(var + eps)
     scale, offset = with_affine(rstd, -mean * rstd, weight, bias)
     return torch.addcmul(spread(offset, x), x, spread(scale, x)).to(x.dtype)

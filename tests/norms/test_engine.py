@@ -142,6 +142,27 @@ def test_loops_give_what_operators_give_for_large_planes(name, shape, memory, ow
     assert_equal(found, operators, tolerance=1e-8)
 
 
+# Around the sizes of vectors, of the groups and blocks that they are summed in, and of rows laid side by side.
+SIZES = [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 1023, 1025, 4095, 4096, 4097, 8193]
+
+
+@over("channels", [1, 3, 8, 100])
+@over("size", SIZES)
+@over("memory", MEMORY)
+@over("dtype", [torch.float32, torch.float64], ids=str)
+def test_loops_give_what_operators_give_for_planes_of_any_size(dtype, memory, size, channels):
+    formula = FORMULAS["batch_instance"]
+    x, grad = (MEMORY[memory](draw((3, channels, size), seed)).to(dtype) for seed in (1, 2))
+    weight, bias, rho, mean, var = (draw_values(channels, seed).to(dtype) for seed in range(3, 8))
+    tolerance = 1e-9 if dtype == torch.float64 else 2e-3
+    for population in (None, (mean, var.exp())):
+        inputs = x, weight, bias, population, (rho.sigmoid(),)
+        found, operators = find_engines(x, formula, 0.1, weight, bias)
+        expected = results(operators, grad, *inputs)
+        assert_equal(results(found, grad, *inputs), expected, tolerance)
+        assert_equal(found.normalize(*inputs, keep=False), expected[0], tolerance)
+
+
 @over("engine", ["loops", "operators"])
 @over("memory", MEMORY)
 @over("shape", LARGE, ids=str)

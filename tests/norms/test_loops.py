@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import norms
-from norms import compiled
+from norms import base, compiled
 from norms.batch import BatchFormula
 from norms.batch_instance import BatchInstanceFormula
 from norms.loops import Loops
@@ -248,6 +248,49 @@ def test_one_gate_for_all_channels_is_read_as_one(memory):
     expected = layer(x)
     layer.rho = nn.Parameter(torch.tensor([0.25], dtype=torch.float64))
     torch.testing.assert_close(layer(x), expected)
+
+
+@over("momentum", [0, 0.1, 0.5, 0.9, 1])
+@over("kind", [norms.BatchNorm2d, norms.MeanOnlyBatchNorm2d, norms.BatchRenorm2d])
+def test_loops_move_running_statistics_as_operators_do(kind, momentum, monkeypatch):
+    taken = []
+    layers = [kind(4, momentum=momentum) for _ in range(2)]
+    x = draw((2, 3, 4, 5, 6), seed=1).float()
+    for layer, loops in zip(layers, (True, False), strict=True):
+        if not loops:
+            monkeypatch.setattr(base, "track", lambda *given: taken.append(given))
+        versions = {key: buffer._version for key, buffer in layer.named_buffers()}
+        for batch in x:
+            layer(batch)
+        assert all(buffer._version > versions[key] for key, buffer in layer.named_buffers())
+    assert len(taken) == 2
+    torch.testing.assert_close(*(dict(layer.named_buffers()) for layer in layers), rtol=1e-6, atol=1e-7)
+    assert layers[0].num_batches_tracked == 2
+    if momentum == 1:
+        # To the bit, as an average of nothing else.
+        assert_same(layers[0].running_mean, torch.as_tensor(taken[-1][2][0]))
+
+
+@over("change", ["half", "double", "spaced"])
+def test_running_statistics_that_loops_cannot_read_move_all_the_same(change):
+    layers = [norms.BatchInstanceNorm2d(4) for _ in range(2)]
+    kept = {"half": torch.ones(4).half(), "double": torch.ones(4).double(), "spaced": torch.ones(8)[::2]}[change]
+    layers[0].running_var = kept
+    x = draw((3, 4, 5, 6), seed=1).float()
+    for layer in layers:
+        layer(x)
+    assert layers[0].running_var is kept
+    torch.testing.assert_close(kept.float(), layers[1].running_var, rtol=1e-3, atol=0)
+    torch.testing.assert_close(layers[0].running_mean, layers[1].running_mean)
+    assert layers[0].num_batches_tracked == 1
+
+
+def test_a_gradient_says_that_the_running_statistics_it_needs_have_moved():
+    layer = norms.BatchInstanceNorm2d(4).eval()
+    y = layer(draw((3, 4, 5, 6), seed=1).float())
+    layer.train()(draw((3, 4, 5, 6), seed=2).float())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 LARGE = (3, 7, 150, 170)
