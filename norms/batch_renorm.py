@@ -38,11 +38,10 @@ class BatchRenormFormula(Formula):
         """The limits."""
         return float(self.r_max), float(self.d_max)
 
-    @torch.no_grad()
     def _correction(self, moments: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         running_mean, running_std = mixing
-        r = moments.batch_power.sqrt() / running_std
-        d = (moments.batch_mean - running_mean) / running_std
+        r = moments.batch_power.detach().sqrt() / running_std
+        d = (moments.batch_mean.detach() - running_mean) / running_std
         # Limits are both numbers or both tensors, which torch's types do not say.
         r_max, d_max = cast(float, self.r_max), cast(float, self.d_max)
         return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)

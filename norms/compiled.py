@@ -48,9 +48,6 @@ _TOGETHER = 16
 _STEP = 65536
 """Values of consecutive rows that a thread takes at once."""
 
-_GROUP = 65536
-"""Values of planes that are to stay in a core's second cache from moments to map."""
-
 _ROW = 128
 """Values below which rows are laid side by side, since loops over short ones cost more than what they do."""
 
@@ -157,7 +154,7 @@ generated: Callable[[Callable[..., Any]], Any] = intrinsic
 
 
 class Vector(types.Type):
-    """As many values side by side as the widest registers hold; sums of vectors are the same on any processor."""
+    """As many values side by side as the widest registers hold, also where registers are narrower."""
 
     def __init__(self, dtype: Any) -> None:
         super().__init__(name=f"Vector({dtype})")

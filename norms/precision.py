@@ -14,6 +14,6 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """A context without autocast, which would round matrix products to half precision."""
-    # Devices without autocast, such as meta, refuse to switch it off.
-    available = torch.amp.is_autocast_available(device.type)
+    # Devices without autocast, such as meta, refuse to switch it off. Not every compiler can ask.
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
