@@ -40,11 +40,12 @@ class BatchRenormFormula(Formula):
 
     def _correction(self, moments: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         running_mean, running_std = mixing
-        r = moments.batch_power.detach().sqrt() / running_std
-        d = (moments.batch_mean.detach() - running_mean) / running_std
         # Limits are both numbers or both tensors, which torch's types do not say.
         r_max, d_max = cast(float, self.r_max), cast(float, self.d_max)
-        return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
+        with torch.no_grad():
+            r = moments.batch_power.sqrt() / running_std
+            d = (moments.batch_mean - running_mean) / running_std
+            return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""

@@ -137,29 +137,26 @@ class Loops(Engine):
     ) -> Tensor:
         """Compute the normalized activations; see :meth:`Engine.normalize`."""
         layout, self.dtype = self.layout, x.dtype
-        dtype = _TYPES[x.dtype]
         y = empty_like(x)
         values, result = layout.view(x), layout.view(y)
-        small = _contiguous(weight, bias, *mixing)
+        small, stand_in = _contiguous(weight, bias, *mixing), _contiguous(*(population or ()))
         parameters = self._views(small)
         threads = _threads(x)
-        if population is not None:
-            mean, var = _contiguous(*population)
-            batch = _view_all(mean), _view_all(var) + dtype.type(self.eps)
+        if stand_in:
+            batch = self._views_of_population(stand_in)
             together = 0 if keep else self._together(threads.count)
             if together:
                 with threads:
                     self.own.evaluate(values, self.eps, batch, *parameters, result, together)
                 return y
-        moments = tuple(np.empty((2, *layout.shape), dtype))
+        self.moments = tuple(np.empty((2, *layout.shape), values.dtype))
         pools = population is None and self.formula.uses_batch
-        *pooled, var = np.empty((3, layout.shape[1]), dtype)
+        *pooled, var = np.empty((3, layout.shape[1]), values.dtype)
         with threads:
-            self.shared.measure(values, self.eps, pools, moments, tuple(pooled), var)
-            if population is None:
-                batch = self._pool(tuple(pooled), var, threads) if pools else tuple(pooled)
-            self.moments, self.batch_moments = moments, batch
-            self.own.apply(values, threads.count, moments, batch, *parameters, result)
+            self.shared.measure(values, self.eps, pools, self.moments, tuple(pooled), var)
+            if not stand_in:
+                batch = self.batch_moments = self._pool(tuple(pooled), var, threads) if pools else tuple(pooled)
+            self.own.apply(values, threads.count, self.moments, batch, *parameters, result)
         return y
 
     def _views(self, small: Sequence[Tensor | None]) -> tuple[Any, Any, Any, Any]:
@@ -171,6 +168,11 @@ class Loops(Engine):
             _view_affine(weight, 1.0, self.layout.shape[1], self.dtype),
             _view_affine(bias, 0.0, self.layout.shape[1], self.dtype),
         )
+
+    def _views_of_population(self, population: Sequence[Tensor]) -> tuple[Any, Any]:
+        """Mean and power of what stands in for the batch; good for as long as the tensors."""
+        mean, var = map(_view_all, population)
+        return mean, var + var.dtype.type(self.eps)
 
     def _together(self, threads: int) -> int:
         """How many channels of a sample to evaluate in one go, to find them in the cache; 0 if that does not pay."""
@@ -203,11 +205,12 @@ class Loops(Engine):
         needs_x: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
         """Compute the gradients; see :meth:`Engine.differentiate`."""
-        layout, (mean, _), batch = self.layout, self.moments, self.batch_moments
+        layout, (mean, _) = self.layout, self.moments
         # Whoever kept x for this pass may have brought it back in another order.
         x, grad = layout.arrange(x), layout.arrange(grad)
         values, upstream = layout.view(x), layout.view(grad)
-        small = _contiguous(weight, bias, *mixing)
+        small, stand_in = _contiguous(weight, bias, *mixing), _contiguous(*(population or ()))
+        batch = self._views_of_population(stand_in) if stand_in else self.batch_moments
         mixed, constants, gamma, beta = self._views(small)
         grads = [x.new_zeros(layout.shape[1:] if t is None else t.shape) for t in small]
         grad_mixing, _, grad_gamma, grad_beta = self._views(grads)
@@ -219,7 +222,7 @@ class Loops(Engine):
             self.own.differentiate(upstream, values, self.moments, batch, *given, *results)
             if needs_x:
                 total = 0
-                if population is None and self.formula.uses_batch:
+                if not stand_in and self.formula.uses_batch:
                     total = max(int(self.batch.total), 1)
                     if self.sync:
                         with threads.released():
