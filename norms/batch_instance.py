@@ -16,10 +16,6 @@ class BatchInstanceFormula(Formula):
     per_sample = True
     loops = "batch_instance"
 
-    def fits_loops(self, channels: int, *mixing: Tensor) -> bool:
-        """Whether each channel has a gate of its own."""
-        return mixing[0].shape == (channels,)
-
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
         (rho,) = mixing

@@ -15,7 +15,10 @@ class does in operators, and include gamma and beta. Their arguments are ``mean`
 ``grad * (x - mean)`` and ``plain`` of ``grad`` over planes of ``size`` values. They say that, but for the batch's
 moments, the gradient for x is ``grad * of_grad + (x - mean) * of_x + of_one``; to zeros they add ``grad_weight`` and
 ``grad_bias``, of the shapes of weight and bias, ``grad_mixing``, and ``of_batch`` (2, C): by how much the mean of the
-batch, times -1, and its power, times -2, change the loss.
+batch, times -1, and its power, times -2, change the loss. What is summed over samples or channels is in float64.
+
+A formula that needs a sample's own moments in evaluation also has ``mixing``, which takes what it mixes by for a range
+of channels: with it, an evaluation is done in one go, a few planes or a sample at a time.
 """
 
 import logging
@@ -96,6 +99,8 @@ _TURN = threading.Lock()
 @cache
 def start() -> bool:
     """Start numba's threads; return whether they serve one caller at a time."""
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise ImportError("NUMBA_DISABLE_JIT is set")
     # Where both share one OpenMP, this changes the number of torch's.
     threads = torch.get_num_threads()
     numba.get_num_threads()
@@ -131,7 +136,7 @@ def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[.
     Without the liberties of fast arithmetic: with them, the process that compiles a loop and those that read it from
     disk were seen to differ in the last bit, and a run that is killed and resumed is to be the same.
     """
-    options: dict[str, Any] = {"nogil": True, "parallel": parallel}
+    options: dict[str, Any] = {"nogil": True, "parallel": parallel, "error_model": "numpy"}
     try:
         loop: Callable[..., Any] = numba.njit(cache=True, **options)(function)
     except RuntimeError:
@@ -145,7 +150,7 @@ def shared(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled(function, parallel=True)
 
 
-part: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True)
+part: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True, error_model="numpy")
 """Have a function compiled into the loops that call it."""
 
 
@@ -256,7 +261,8 @@ def _near(values: Array, start: int, stop: int) -> float:
     lanes = _lanes(values)
     if stop - start < lanes:
         return values[start]
-    return _total(_load(values, start)) * values.dtype.type(1 / lanes)
+    # Each divided before, since their sum may be too large for the dtype.
+    return _total(_load(values, start) * _splat(values.dtype.type(1 / lanes)))
 
 
 @part
@@ -293,7 +299,7 @@ def _plane_moments(values: Array, start: int, size: int) -> tuple[float, float]:
     total, squares = _deviations(values, start, stop, narrow)
     # What the center misses of the mean.
     missed = total / (stop - start)
-    mean, whole = narrow + missed, max(squares - total * missed, 0.0)
+    mean, second = narrow + missed, max(squares - total * missed, 0.0)
     for begin in range(stop, start + size, _BLOCK):
         count = min(_BLOCK, start + size - begin)
         narrow = values.dtype.type(mean)
@@ -302,8 +308,8 @@ def _plane_moments(values: Array, start: int, size: int) -> tuple[float, float]:
         missed, share = total / count, count / (begin - start + count)
         deviation = narrow + missed - mean
         mean += deviation * share
-        whole += max(squares - total * missed, 0.0) + deviation * deviation * (begin - start) * share
-    return mean, whole / size
+        second += max(squares - total * missed, 0.0) + deviation * deviation * (begin - start) * share
+    return mean, second / size
 
 
 @shared
@@ -315,6 +321,12 @@ def plane_moments(x: Array, eps: float, mean: Array, power: Array) -> None:
         for i in range(task * _TOGETHER, min((task + 1) * _TOGETHER, count)):
             of_mean[i], variance = _plane_moments(values, i * size, size)
             of_power[i] = variance + eps
+
+
+@part
+def _from_end(thread: int, threads: int, count: int) -> range:
+    """What a thread has to do of so many things, beginning with what the pass before has left in its cache."""
+    return range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1)
 
 
 @part
@@ -330,8 +342,7 @@ def plane_affine(x: Array, threads: int, mean: Array, scale: Array, offset: Arra
     of_mean, of_scale, of_offset = mean.reshape(-1), scale.reshape(-1), offset.reshape(-1)
     count, size = of_mean.size, x.shape[2]
     for thread in prange(threads):
-        # From the end, which the pass before has left in the thread's cache.
-        for i in range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1):
+        for i in _from_end(thread, threads, count):
             begin, end = i * size, (i + 1) * size
             _affine(values[begin:end], of_mean[i], of_scale[i], of_offset[i], result[begin:end])
 
@@ -393,8 +404,7 @@ def plane_combine(
     of_grad, of_mean, of_x, of_one = weight.reshape(-1), mean.reshape(-1), scale.reshape(-1), offset.reshape(-1)
     count, size = of_mean.size, x.shape[2]
     for thread in prange(threads):
-        # From the end, as for the map.
-        for i in range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1):
+        for i in _from_end(thread, threads, count):
             begin, end = i * size, (i + 1) * size
             own, plane, target = upstream[begin:end], values[begin:end], result[begin:end]
             _combine(own, of_grad[i], plane, of_mean[i], of_x[i], of_one[i], target)
@@ -402,7 +412,7 @@ def plane_combine(
 
 @part
 def _fold(size: int, channels: int) -> int:
-    """How many rows to lay side by side."""
+    """How many rows to lay side by side: a power of two by which they can be divided, which may leave one long row."""
     count = 1
     while count * channels < _ROW and size % (2 * count) == 0:
         count *= 2
@@ -444,13 +454,11 @@ def _block_height(width: int) -> int:
 def _near_rows(rows: Array, center: Array) -> None:
     """Numbers near the means, from the first rows."""
     count = min(8, rows.shape[0])
+    part_of = rows.dtype.type(1 / count)
     center[:] = 0
     for r in range(count):
         for c in range(rows.shape[1]):
-            center[c] += rows[r, c]
-    part_of = rows.dtype.type(1 / count)
-    for c in range(rows.shape[1]):
-        center[c] *= part_of
+            center[c] += rows[r, c] * part_of
 
 
 @part
@@ -555,8 +563,7 @@ def row_affine(x: Array, threads: int, mean: Array, scale: Array, offset: Array,
     tasks = (rows + height - 1) // height
     count = samples * tasks
     for thread in prange(threads):
-        # From the end, as for planes.
-        for task in range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1):
+        for task in _from_end(thread, threads, count):
             n, start, stop = task // tasks, task % tasks * height, (task % tasks + 1) * height
             _affine_rows(wide[n, start:stop], of_mean[n], of_scale[n], of_offset[n], result[n, start:stop])
 
@@ -643,8 +650,7 @@ def row_combine(
     tasks = (rows + height - 1) // height
     count = samples * tasks
     for thread in prange(threads):
-        # From the end, as for the map.
-        for task in range((thread + 1) * count // threads - 1, thread * count // threads - 1, -1):
+        for task in _from_end(thread, threads, count):
             n, start, stop = task // tasks, task % tasks * height, (task % tasks + 1) * height
             _combine_rows(
                 upstream[n, start:stop],
@@ -738,9 +744,9 @@ def batch_instance_gradients(
     samples, channels = mean.shape
     (rho,), (grad_rho,) = mixing, grad_mixing
     one = rho.dtype.type(1)
-    batch_rstd, part = one / np.sqrt(batch_power), rho.dtype.type(1 / size)
+    batch_rstd, part_of = one / np.sqrt(batch_power), rho.dtype.type(1 / size)
     batch_scale, instance_share = rho * batch_rstd, one - rho
-    by_batch, by_instance = np.empty_like(rho), np.empty_like(rho)
+    by_batch, by_instance, of_rho = np.empty_like(rho), np.empty_like(rho), np.zeros(channels)
     for n in range(samples):
         gamma, grad_gamma, grad_beta = of(weight, n), of(grad_weight, n), of(grad_bias, n)
         rstd = of_grad[n]
@@ -756,17 +762,18 @@ def batch_instance_gradients(
         for c in range(channels):
             grad_beta[c] += plain[n, c]
         for c in range(channels):
-            grad_rho[c] += (by_batch[c] - by_instance[c]) * gamma[c]
+            of_rho[c] += (by_batch[c] - by_instance[c]) * gamma[c]
         for c in range(channels):
             of_batch[0, c] += plain[n, c] * batch_scale[c] * gamma[c]
         for c in range(channels):
             of_batch[1, c] += by_batch[c] * rho[c] / batch_power[c] * gamma[c]
         for c in range(channels):
-            of_x[n, c] = -by_instance[c] * instance_share[c] * gamma[c] * part / power[n, c]
+            of_x[n, c] = -by_instance[c] * instance_share[c] * gamma[c] * part_of / power[n, c]
         for c in range(channels):
-            of_one[n, c] = -plain[n, c] * instance_share[c] * rstd[c] * gamma[c] * part
+            of_one[n, c] = -plain[n, c] * instance_share[c] * rstd[c] * gamma[c] * part_of
         for c in range(channels):
             of_grad[n, c] = (batch_scale[c] + instance_share[c] * rstd[c]) * gamma[c]
+    grad_rho[:] = of_rho
 
 
 @part
@@ -857,7 +864,7 @@ def switchable_gradients(
     """Gradients of :class:`norms.switchable.SwitchableFormula`."""
     samples, channels = mean.shape
     of_mean, of_power = _slots(mixing[0], constants), _slots(mixing[1], constants)
-    one, zero = mean.dtype.type(1), mean.dtype.type(0)
+    one = mean.dtype.type(1)
     grad_of_mean, grad_of_power = np.zeros(3), np.zeros(3)
     layer_means, layer_of_mean, layer_of_power = np.empty((3, samples), mean.dtype)
     centered, mixed = np.empty_like(batch_mean), np.empty_like(batch_mean)
@@ -888,7 +895,7 @@ def switchable_gradients(
             of_batch[0, c] += for_distance[c] * of_mean[2]
         for c in range(channels):
             of_batch[1, c] += for_mixed[c] * of_power[2]
-        distances, powers, layer_pull, batch_pull, instance_pull, batch_push = zero, zero, zero, zero, zero, zero
+        distances, powers, layer_pull, batch_pull, instance_pull, batch_push = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for c in range(channels):
             distances += for_distance[c]
             powers += for_mixed[c]
@@ -906,14 +913,14 @@ def switchable_gradients(
         layer_of_power[n] = powers / channels * of_power[1]
     _put_gradient(grad_of_mean, of_mean, constants, grad_mixing[0])
     _put_gradient(grad_of_power / -2, of_power, constants, grad_mixing[1])
-    part = mean.dtype.type(1 / size)
+    part_of = mean.dtype.type(1 / size)
     own = of_mean[1] + of_mean[2] - one
     for n in range(samples):
         for c in range(channels):
             level = own * of_one[n, c] - layer_of_mean[n] - (mean[n, c] - layer_means[n]) * layer_of_power[n]
-            of_one[n, c] = level * part
+            of_one[n, c] = level * part_of
         for c in range(channels):
-            of_x[n, c] = -(of_x[n, c] * of_power[0] + layer_of_power[n]) * part
+            of_x[n, c] = -(of_x[n, c] * of_power[0] + layer_of_power[n]) * part_of
 
 
 @part
@@ -1131,21 +1138,21 @@ def mean_only_batch_gradients(
 
 
 @part
-def _all_of(mixing: Any, start: int, stop: int) -> Any:
-    """What some channels are mixed by, where that belongs to all."""
-    return mixing
+def batch_instance_mixing(mixing: tuple[Array], start: int, stop: int) -> tuple[Array]:
+    """Each channel has a gate of its own."""
+    return (mixing[0][start:stop],)
 
 
 @part
-def batch_instance_mixing(mixing: tuple[Array], start: int, stop: int) -> tuple[Array]:
-    """What some channels are mixed by."""
-    return (mixing[0][start:stop],)
+def switchable_mixing(mixing: Pair, start: int, stop: int) -> Pair:
+    """All channels share the weights."""
+    return mixing
 
 
 pass_moments, pass_affine, pass_sums, pass_combine = plane_moments, plane_affine, plane_sums, plane_combine
 """What the functions below call by these names; :func:`_bind` puts the passes over a layout in their place."""
 
-coefficients, gradients, mixing_of = batch_coefficients, batch_gradients, _all_of
+coefficients, gradients, mixing_of = batch_instance_coefficients, batch_instance_gradients, batch_instance_mixing
 """Likewise, for the functions of a formula."""
 
 
@@ -1219,6 +1226,7 @@ def _differentiate(
     mean, power = moments
     sums = np.empty((2, *mean.shape), x.dtype)
     pass_sums(grad, x, mean, sums[0], sums[1])
+    of_weight, of_bias, pooled = np.zeros(grad_weight.shape), np.zeros(grad_bias.shape), np.zeros(of_batch.shape)
     gradients(
         sums[0],
         sums[1],
@@ -1231,14 +1239,15 @@ def _differentiate(
         constants,
         weight,
         bias,
-        grad_weight,
-        grad_bias,
+        of_weight,
+        of_bias,
         grad_mixing,
         found[0],
         found[1],
         found[2],
-        of_batch,
+        pooled,
     )
+    grad_weight[:], grad_bias[:], of_batch[:] = of_weight, of_bias, pooled
 
 
 def _evaluate_planes(
@@ -1311,7 +1320,7 @@ class FormulaPasses(NamedTuple):
 
     apply: Callable[..., None]
     differentiate: Callable[..., None]
-    evaluate: Callable[..., None]
+    evaluate: Callable[..., None] | None
 
 
 @cache
@@ -1325,10 +1334,11 @@ def of_layout(by_rows: bool) -> LayoutPasses:
 def of_formula(name: str, by_rows: bool) -> FormulaPasses:
     """The passes over planes or rows of the formula whose functions have names that begin so."""
     functions = {each: globals()[f"{name}_{each}"] for each in ("coefficients", "gradients")}
-    functions["mixing_of"] = globals().get(f"{name}_mixing", _all_of)
     prefix = f"{name}_{'row' if by_rows else 'plane'}"
     bound = {**_names(by_rows), **functions}
-    evaluate = _bind(_evaluate_rows if by_rows else _evaluate_planes, name, **functions)
-    return FormulaPasses(
-        compiled(_bind(_apply, prefix, **bound)), compiled(_bind(_differentiate, prefix, **bound)), shared(evaluate)
-    )
+    evaluate = None
+    if mixing_of := globals().get(f"{name}_mixing"):
+        template = _evaluate_rows if by_rows else _evaluate_planes
+        evaluate = shared(_bind(template, name, mixing_of=mixing_of, **functions))
+    apply, differentiate = (compiled(_bind(template, prefix, **bound)) for template in (_apply, _differentiate))
+    return FormulaPasses(apply, differentiate, evaluate)

@@ -91,7 +91,7 @@ class Formula(ABC):
 
     def fits_loops(self, channels: int, *mixing: Tensor) -> bool:
         """Whether the mixing tensors have the shapes that loops read; operators broadcast others."""
-        return all(t.shape in ((), (channels,)) for t in mixing)
+        return all(t.shape == (channels,) for t in mixing)
 
     def constants(self) -> tuple[float, ...]:
         """What the loops depend on beside tensors."""

@@ -7,10 +7,10 @@ Numeric policy: moments and sums are computed from terms centered on the mean of
 in the dtype and put together in float64.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,11 +38,13 @@ class Layout(NamedTuple):
         by_rows: Whether as rows, of one value per channel, or as planes, of one channel each.
         shape: Samples and channels that moments are computed for.
         size: Number of values per sample and channel.
+        dtype: Of activations and all that goes with them.
     """
 
     by_rows: bool
     shape: tuple[int, int]
     size: int
+    dtype: torch.dtype
 
     @classmethod
     def find(cls, x: Tensor, per_sample: bool) -> "Layout | None":
@@ -52,14 +54,14 @@ class Layout(NamedTuple):
             x: Activations, shape (N, C, *).
             per_sample: Whether samples have coefficients of their own. If not, the batch may be one long sample.
         """
-        if x.dtype not in _TYPES or x.numel() == 0:
+        if x.dtype not in (torch.float32, torch.float64) or x.numel() == 0:
             return None
         samples, channels = x.shape[:2]
         if x.is_contiguous() and (x.ndim > 2 or per_sample):
-            return cls(False, (samples, channels), x.numel() // (samples * channels))
+            return cls(False, (samples, channels), x.numel() // (samples * channels), x.dtype)
         if _is_by_rows(x):
             samples = samples if per_sample else 1
-            return cls(True, (samples, channels), x.numel() // (samples * channels))
+            return cls(True, (samples, channels), x.numel() // (samples * channels), x.dtype)
         return None
 
     def arrange(self, x: Tensor) -> Tensor:
@@ -119,12 +121,20 @@ class Loops(Engine):
         if vars(type(formula)).get("loops") is None or not can_loop(x, *population, *(mixing or ()), *affine):
             return None
         for t in population:
-            if t is not None and t.shape != x.shape[1:2]:
+            # Rows that are one long sample would be centered on the mean of all.
+            if t is not None and (t.shape != x.shape[1:2] or not formula.per_sample):
                 return None
         if mixing is not None and not formula.fits_loops(x.shape[1], *mixing):
             return None
         layout = Layout.find(x, per_sample)
         return None if layout is None else cls(formula, eps, sync, layout)
+
+    def fits(self, grad: Tensor, x: Tensor, *small: Tensor | None) -> bool:
+        """Whether a gradient, and what comes back for it, have the sizes and the dtype that they went with."""
+        (_, channels), dtype = self.layout.shape, self.layout.dtype
+        count = self.layout.size * math.prod(self.layout.shape)
+        usual = all(t.numel() == count and t.shape[1] == channels for t in (grad, x))
+        return usual and all(t is None or t.dtype == dtype for t in (grad, x, *small))
 
     def normalize(
         self,
@@ -136,7 +146,7 @@ class Loops(Engine):
         keep: bool = True,
     ) -> Tensor:
         """Compute the normalized activations; see :meth:`Engine.normalize`."""
-        layout, self.dtype = self.layout, x.dtype
+        layout = self.layout
         y = empty_like(x)
         values, result = layout.view(x), layout.view(y)
         small, stand_in = _contiguous(weight, bias, *mixing), _contiguous(*(population or ()))
@@ -165,8 +175,8 @@ class Loops(Engine):
         return (
             tuple(_view_all(t) for t in mixing if t is not None),
             self.formula.constants(),
-            _view_affine(weight, 1.0, self.layout.shape[1], self.dtype),
-            _view_affine(bias, 0.0, self.layout.shape[1], self.dtype),
+            _view_affine(weight, 1.0, self.layout.shape[1], self.layout.dtype),
+            _view_affine(bias, 0.0, self.layout.shape[1], self.layout.dtype),
         )
 
     def _views_of_population(self, population: Sequence[Tensor]) -> tuple[Any, Any]:
@@ -177,6 +187,8 @@ class Loops(Engine):
     def _together(self, threads: int) -> int:
         """How many channels of a sample to evaluate in one go, to find them in the cache; 0 if that does not pay."""
         (samples, channels), size = self.layout.shape, self.layout.size
+        if self.own.evaluate is None:
+            return 0
         if not self.layout.by_rows and not self.formula.mixes_channels:
             return min(channels, max(1, _GROUP // size))
         # The threads share the samples then.
@@ -243,14 +255,15 @@ def track(count: Tensor, running: Sequence[Tensor], new: Sequence[Any], momentum
         new: Likewise, arrays: others than loops computed are not taken.
         momentum: Weight of the new ones, in [0, 1].
     """
-    if not isinstance(new[0], np.ndarray) or count.dtype != torch.int64:
+    if not isinstance(new[0], np.ndarray) or count.dtype != torch.int64 or count.numel() != 1:
         return False
     # That there are arrays says that nobody watches.
     for t in (count, *running):
-        if type(t) not in _PLAIN or not t.is_cpu or not t.is_contiguous() or t.is_inference():
+        if type(t) not in _PLAIN or t.dtype not in _TYPES or not t.is_cpu or not t.is_contiguous() or t.is_inference():
             return False
-    if any(_TYPES.get(t.dtype) != new[0].dtype for t in running):
-        return False
+    for old, seen in zip(running, new, strict=True):
+        if _TYPES[old.dtype] != seen.dtype or old.shape != seen.shape:
+            return False
     _compiled().track(_view_all(count), tuple(map(_view_all, running)), tuple(new), momentum)
     torch.autograd.graph.increment_version((count, *running))
     return True
@@ -292,13 +305,17 @@ class _Memory:
     def __init__(self, address: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.__array_interface__ = {
             "shape": shape,
-            "typestr": _TYPES.get(dtype, np.dtype(np.int64)).str,
+            "typestr": _TYPES[dtype].str,
             "data": (address, False),
             "version": 3,
         }
 
 
-_TYPES: dict[torch.dtype, Any] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_TYPES: dict[torch.dtype, Any] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.int64: np.dtype(np.int64),
+}
 
 
 def _threads(x: Tensor) -> Any:
@@ -327,17 +344,13 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def _is_available() -> bool:
-    compiled = _import()
+    compiled = _compiled()
     return compiled is not None and not compiled.FORKED.is_set()
 
 
-def _compiled() -> Any:
-    """The module of compiled loops."""
-    return _import()
-
-
 @cache
-def _import() -> ModuleType | None:
+def _compiled() -> Any:
+    """The module of compiled loops; None, after a warning, where numba cannot be used."""
     try:
         from norms import compiled
 

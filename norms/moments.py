@@ -104,7 +104,8 @@ def _wants_memory(x: Tensor, *small: Tensor | None) -> bool:
     if torch.compiler.is_compiling() or x.nbytes < LARGE or _needs_gradient(x, *small):
         return False
     usual = x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    return usual and can_loop(x, *small)
+    # Where memory is given, torch does not look at shapes.
+    return usual and all(t is None or t.shape == x.shape[1:2] for t in small) and can_loop(x, *small)
 
 
 class _Modulate(torch.autograd.Function):
@@ -125,13 +126,15 @@ class _Modulate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Once: hooks may bring back something else the next time, or nothing.
+        saved = ctx.saved_tensors
         if torch.is_grad_enabled():
             needs = ctx.needs_input_grad[1:]
-            return None, *_differentiable_gradients(grads[0], ctx.engine, list(ctx.saved_tensors), needs)
-        x, weight, bias, mean, power, *mixing = ctx.saved_tensors
-        inputs = x, weight, bias, _population(mean, power), tuple(mixing)
+            return None, *_differentiable_gradients(grads[0], ctx.engine, list(saved), needs)
+        x, weight, bias, mean, var, *mixing = saved
+        inputs = x, weight, bias, _population(mean, var), tuple(mixing)
         engine = ctx.engine
-        if isinstance(engine, Loops) and not can_loop(grads[0], *ctx.saved_tensors):
+        if isinstance(engine, Loops) and not (can_loop(grads[0], *saved) and engine.fits(grads[0], *saved)):
             # Several gradients at once, as vmap hands them over, or a process forked since.
             engine = Operators(engine.formula, engine.eps, engine.sync)
             engine.normalize(*inputs)

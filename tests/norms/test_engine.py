@@ -68,10 +68,10 @@ def draw_values(shape, seed):
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def find_engines(x, formula, eps, *affine):
+def find_engines(x, formula, eps, *affine, population=None):
     """Loops, if they take ``x``, and operators."""
     per_sample = formula.per_sample or any(t is not None and t.ndim == 2 for t in affine)
-    return Loops.find(x, per_sample, formula, eps, False), Operators(formula, eps, False)
+    return Loops.find(x, per_sample, formula, eps, False, population or ()), Operators(formula, eps, False)
 
 
 def results(engine, grad, x, *given):
@@ -113,14 +113,15 @@ def test_loops_give_what_operators_give_for_any_shape_and_order_in_memory(name, 
     population = draw_population(formula, shape[1]) if data.draw(st.booleans()) else None
     given = weight, bias, population, draw_mixing(formula, shape[1])
     eps = 10 ** data.draw(st.floats(-2, 0))
-    found, operators = find_engines(x, formula, eps, weight, bias)
-    assert (found is not None) == (x.is_contiguous() or x.movedim(1, -1).is_contiguous())
+    found, operators = find_engines(x, formula, eps, weight, bias, population=population)
+    usual = x.is_contiguous() or x.movedim(1, -1).is_contiguous()
+    assert (found is not None) == (usual and (population is None or formula.per_sample))
     if found is None:
         return
     expected = results(operators, grad, x, *given)
     assert_equal(results(found, grad, x, *given), expected)
     assert found.differentiate(grad, x, *given, needs_x=False)[0] is None
-    for engine in find_engines(x, formula, eps, weight, bias):
+    for engine in find_engines(x, formula, eps, weight, bias, population=population):
         assert_equal(engine.normalize(x, *given, keep=False), expected[0])
 
 
@@ -157,10 +158,28 @@ def test_loops_give_what_operators_give_for_planes_of_any_size(dtype, memory, si
     tolerance = 1e-9 if dtype == torch.float64 else 2e-3
     for population in (None, (mean, var.exp())):
         inputs = x, weight, bias, population, (rho.sigmoid(),)
-        found, operators = find_engines(x, formula, 0.1, weight, bias)
+        found, operators = find_engines(x, formula, 0.1, weight, bias, population=population)
         expected = results(operators, grad, *inputs)
         assert_equal(results(found, grad, *inputs), expected, tolerance)
         assert_equal(found.normalize(*inputs, keep=False), expected[0], tolerance)
+
+
+@over("memory", MEMORY)
+@over("name", ["batch", "batch_instance", "switchable-instance-layer-batch"])
+def test_many_samples_cost_the_sums_over_them_little(name, memory):
+    formula = FORMULAS[name]
+    x, grad = (MEMORY[memory](draw((50_000, 4, 4), seed).float()) for seed in (1, 2))
+    grad = grad.abs()
+    inputs = [t.float() for t in (draw_values(4, 3), draw_values(4, 4))]
+    mixing = tuple(t.float() for t in draw_mixing(formula, 4))
+    found, _ = find_engines(x, formula, 0.1, *inputs)
+    exact = [x.double(), *(t.double() for t in inputs), None, tuple(t.double() for t in mixing)]
+    _, _, (grad_x, *affine), of_mixing = results(Operators(formula, 0.1, False), grad.double(), *exact)
+    _, _, (actual_x, *actual_affine), actual_mixing = results(found, grad, x, *inputs, None, mixing)
+    for actual, expected in zip((*actual_affine, *actual_mixing), (*affine, *of_mixing), strict=True):
+        # The largest sums tell, since small ones cancel.
+        assert (actual.double() - expected).abs().max() < 1e-6 * affine[1].abs().max()
+    torch.testing.assert_close(actual_x.double(), grad_x, rtol=1e-4, atol=2e-6)
 
 
 @over("engine", ["loops", "operators"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import numba
 import pytest
 import torch
+import torch.utils.checkpoint
 from oracles import Case, draw
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -78,7 +79,7 @@ def image(*shape, dtype=torch.float32):
 def test_the_order_in_memory_chooses_the_loops(x, per_sample, by_rows):
     found = find(x, per_sample)
     samples = 1 if by_rows and not per_sample else 2
-    assert found.layout == (by_rows, (samples, 3), x.numel() // (samples * 3))
+    assert found.layout == (by_rows, (samples, 3), x.numel() // (samples * 3), x.dtype)
 
 
 class Subclass(torch.Tensor):
@@ -224,6 +225,66 @@ def test_hooks_may_bring_the_input_back_in_another_order(case, order, memory):
 
     with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, reorder):
         torch.testing.assert_close(run(case.experienced(), x, grad), expected)
+
+
+@over("reentrant", [True, False])
+@over("case", CASES, ids=str)
+def test_activations_can_be_computed_again(case, reentrant):
+    x, grad = (draw((2, 4, 5, 6), seed) for seed in (1, 2))
+    expected, layer = run(case.experienced(), x, grad), case.experienced()
+
+    def computed_again(x):
+        return torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant)
+
+    x = x.requires_grad_()
+    computed_again(x).backward(grad)
+    torch.testing.assert_close([x.grad, *(each.grad for each in layer.parameters())], expected[1:])
+
+
+@over("case", CASES, ids=str)
+def test_what_hooks_keep_is_asked_for_once(case):
+    asked = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: asked.append(kept) or kept):
+        y = case.experienced()(draw((2, 4, 5, 6), seed=1).requires_grad_())
+    y.sum().backward()
+    assert len({id(each) for each in asked}) == len(asked)
+
+
+@over("ndim", [1, 4])
+def test_what_hooks_bring_back_in_another_dtype_is_not_read_as_what_it_was(ndim):
+    x = draw((2, 4, 50, 60), seed=1).float().requires_grad_()
+
+    def rounded(kept):
+        return kept.bfloat16() if kept.ndim == ndim else kept
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, rounded):
+        y = CASES[3].experienced(dtype=torch.float32)(x)
+    if ndim == 1:
+        with pytest.raises(RuntimeError, match="dtype"):
+            y.sum().backward()
+    else:
+        y.square().sum().backward()
+        assert x.grad.isfinite().all()
+
+
+def test_running_statistics_of_another_shape_are_refused_and_read_by_nobody():
+    for shape in ((2,), (4000,)):
+        layer = norms.BatchInstanceNorm2d(4)
+        layer.running_mean = torch.zeros(shape)
+        with pytest.raises(RuntimeError, match=r"size of tensor"):
+            layer(draw((2, 4, 5, 6), seed=1).float())
+        assert not layer.running_mean.any()
+
+
+def test_a_channel_that_never_varied_ends_at_the_limits():
+    layers = [norms.BatchRenorm2d(4, schedule_steps=0, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    x = draw((2, 4, 5, 6), seed=1)
+    given = []
+    for layer, dtype in zip(layers, (torch.float32, torch.bfloat16), strict=True):
+        layer.running_std.zero_()
+        given.append(layer(x.to(dtype)).float())
+    assert given[0].isfinite().all()
+    torch.testing.assert_close(*given, rtol=0.1, atol=0.1)
 
 
 @over("memory", MEMORY)
@@ -518,6 +579,20 @@ def test_without_numba_norms_are_the_same_and_say_once_that_they_are_slower():
     expected = [t.flatten() for t in (y, layer.rho.grad, layer.eval()(x))]
     for found in (first, second):
         torch.testing.assert_close([torch.tensor(each) for each in found], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_numba_that_may_not_compile_is_as_none():
+    code = """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import norms
+        y = norms.MeanOnlyBatchNorm2d(3)(torch.arange(120.0).view(2, 3, 4, 5))
+    messages = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
+    print(json.dumps([messages, y.mean().abs().item() < 1e-4]))
+    """
+    [message], right = of_new_process(code, NUMBA_DISABLE_JIT="1")
+    assert "NUMBA_DISABLE_JIT" in message
+    assert right
 
 
 def test_loops_need_no_folder_to_be_kept_in(tmp_path):

@@ -217,5 +217,8 @@ class TestStandardize:
         assert len(taken) == (order != (3, 2, 1, 0))
         torch.testing.assert_close(y, expected, rtol=0, atol=0)
         assert (y.dtype, y.stride()) == (expected.dtype, expected.stride())
+        for wrong in ((weight[:1], bias), (weight, bias[:2])):
+            with pytest.raises(RuntimeError, match="should contain 4 elements"):
+                standardize(x, mean, var, EPS, *wrong)
         assert standardize(x, mean, var, EPS, weight.requires_grad_(), bias).requires_grad
         assert len(taken) == (order != (3, 2, 1, 0))
