@@ -73,6 +73,7 @@ def _rise(share: float | Tensor, start: float, stop: float) -> float | Tensor:
 
 class _BatchRenorm(FormulaNorm):
     spread = "running_std"
+    running_std: Tensor
 
     def __init__(
         self,
@@ -108,11 +109,11 @@ class _BatchRenorm(FormulaNorm):
     def _mixing(self) -> tuple[Tensor, ...]:
         if self.running_mean is None or not self.training:
             return ()
-        return snapshot(self.running_mean), snapshot(self.get_buffer("running_std"))
+        return snapshot(self.running_mean), snapshot(self.running_std)
 
     def _population(self) -> tuple[Tensor, Tensor, float]:
         assert self.running_mean is not None
-        return self.running_mean, self.get_buffer("running_std").square(), 0.0
+        return self.running_mean, self.running_std.square(), 0.0
 
     def limits(self) -> tuple[float | Tensor, float | Tensor]:
         """Limits of the correction in the next training batch, r_max >= 1 and d_max >= 0: numbers or scalar tensors."""
