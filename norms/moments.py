@@ -155,9 +155,8 @@ def _widened(x: Tensor, *small: Tensor | None) -> list[Any]:
 
 def _find_engine(x: Tensor, formula: Formula, eps: float, sync: bool, small: list[Any]) -> Engine:
     per_sample = _per_sample(formula, small[0], small[1])
-    return Loops.find(x, per_sample, formula, eps, sync, small[2:4], small[4:], small[:2]) or Operators(
-        formula, eps, sync
-    )
+    found = Loops.find(x, per_sample, formula, eps, sync, small[2:4], small[4:], small[:2])
+    return Operators(formula, eps, sync) if found is None else found
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:
