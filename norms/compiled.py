@@ -26,7 +26,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ import torch
 from llvmlite import ir
 from numba import prange, types
 from numba.core import event
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, models, overload, register_model
 
 Array = np.ndarray[Any, Any]
@@ -136,13 +137,27 @@ def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[.
     Without the liberties of fast arithmetic: with them, the process that compiles a loop and those that read it from
     disk were seen to differ in the last bit, and a run that is killed and resumed is to be the same.
     """
-    options: dict[str, Any] = {"nogil": True, "parallel": parallel, "error_model": "numpy"}
-    try:
-        loop: Callable[..., Any] = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        # There is no folder to keep the result in.
-        loop = numba.njit(**options)(function)
+    loop: Any = numba.njit(nogil=True, parallel=parallel, error_model="numpy")(function)
+    # Where there is no folder to keep the result in, it is not kept.
+    with suppress(RuntimeError):
+        loop._cache = _Kept(function)
     return loop
+
+
+class _Kept(FunctionCache):
+    """What numba keeps on disk of a function: if it can, since a training is not to end for that."""
+
+    def save_overload(self, *given: Any) -> None:
+        try:
+            super().save_overload(*given)
+        except OSError as error:
+            _say_not_kept(str(error))
+
+
+@cache
+def _say_not_kept(why: str) -> None:
+    again = "the next process compiles them again; NUMBA_CACHE_DIR can name a folder with space"
+    _LOGGER.warning("norms: compiled loops cannot be kept (%s): %s", why, again)
 
 
 def shared(function: Callable[..., Any]) -> Callable[..., Any]:
