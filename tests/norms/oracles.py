@@ -256,3 +256,12 @@ def derivatives(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     first = torch.autograd.grad((draw(y.shape, seed=3) * y + y.square() / 3).sum(), inputs, create_graph=True)
     penalty = sum(gradient.square().sum() for gradient in first)
     return [*first, *torch.autograd.grad(penalty, inputs, allow_unused=True, materialize_grads=True)]
+
+
+def run(layer, x, grad):
+    """Output, gradient of the input and of the parameters."""
+    layer.zero_grad()
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    y.backward(grad)
+    return [y.detach(), x.grad, *(parameter.grad for parameter in layer.parameters())]

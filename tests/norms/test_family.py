@@ -15,7 +15,7 @@ import torch
 from distributed import run_on_two
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracles import FAMILY, Case, derivatives, draw
+from oracles import FAMILY, Case, derivatives, draw, run
 from torch import nn
 
 import norms
@@ -60,15 +60,6 @@ def has_engines(case):
 
 def assert_equal(actual, expected, rtol=1e-8, atol=1e-8):
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
-
-
-def run(layer, x, grad):
-    """Output, gradient of the input and of the parameters."""
-    layer.zero_grad()
-    x = x.detach().requires_grad_()
-    y = layer(x)
-    y.backward(grad)
-    return [y.detach(), x.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
 def test_every_norm_has_an_oracle():

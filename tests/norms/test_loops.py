@@ -15,7 +15,7 @@ import numba
 import pytest
 import torch
 import torch.utils.checkpoint
-from oracles import Case, draw
+from oracles import Case, draw, run
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -197,15 +197,6 @@ def test_tensors_may_be_stored_as_the_negative_of_others_and_zeros_not_at_all(me
     actual = run(layer, torch._neg_view(x), torch._neg_view(grad))
     torch.testing.assert_close(actual, expected)
     assert not any(each.any() for each in run(layer, x, torch._efficientzerotensor(x.shape, dtype=x.dtype))[1:])
-
-
-def run(layer, x, grad):
-    """Output and all gradients."""
-    layer.zero_grad()
-    x = x.detach().requires_grad_()
-    y = layer(x)
-    y.backward(grad)
-    return [y.detach(), x.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
 def assert_same(actual, expected):
@@ -621,6 +612,29 @@ def test_loops_need_no_folder_to_be_kept_in(tmp_path):
     assert Path(imported).is_relative_to(tmp_path)
     x = torch.arange(120.0).view(2, 3, 4, 5)
     torch.testing.assert_close(torch.tensor(y).view(x.shape), x - x.mean((0, 2, 3), keepdim=True))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the size of files")
+def test_a_full_disk_costs_the_next_process_time_and_this_one_nothing(tmp_path):
+    code = """
+    import logging, resource
+    import norms
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logging.getLogger("norms").addHandler(handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    layer = norms.MeanOnlyBatchNorm2d(3)
+    x = torch.arange(120.0).view(2, 3, 4, 5)
+    with torch.no_grad():
+        y = [layer(x) for _ in range(2)]
+    right = torch.allclose(y[1], x - x.mean((0, 2, 3), keepdim=True), atol=1e-4)
+    print(json.dumps([records, right]))
+    """
+    messages, right = of_new_process(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert right
+    assert sum("cannot be kept" in message for message in messages) == 1
+    assert not list(tmp_path.rglob("*.tmp.*"))
 
 
 def test_who_waits_for_loops_to_be_compiled_is_told_why_and_only_then(tmp_path):
