@@ -73,7 +73,8 @@ class _SpectralNorm(WeightParametrization):
         self.eps = eps
         weight = weight.detach().to(wide_dtype(weight))
         v = weight.new_zeros(operator.input_shape(weight))
-        u = torch.randn_like(operator.apply(weight, v), dtype=weight.dtype)
+        with without_autocast(weight.device):
+            u = torch.randn_like(operator.apply(weight, v), dtype=weight.dtype)
         self.register_buffer("_u", u / torch.linalg.vector_norm(u))
         self.register_buffer("_v", v)
         self.power_iterate_(weight, _FIRST_ITERATIONS)
@@ -270,8 +271,10 @@ def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, 
         around_input=around_input,
         geometry=(module.stride, cropping, module.dilation, transposed, module.output_padding, module.groups),
     )
+    probe = weight.detach().to(wide_dtype(weight))
     try:
-        operator.apply(weight.detach(), weight.new_zeros(operator.input_shape(weight)))
+        with without_autocast(weight.device):
+            operator.apply(probe, probe.new_zeros(operator.input_shape(probe)))
     except RuntimeError as error:
         raise ValueError(f"input_size {size} does not fit this {kind}: {error}") from error
     return operator
