@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import InterpolationMode
@@ -18,6 +17,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from data.module import ImageDataModule
 from data.stream import Items, generator
+from norms.errors import SettingError
 
 _CHUNK = 4096
 _PATIENCE = 30.0
@@ -157,7 +157,7 @@ class TorchvisionImages(ImageDataModule):
         try:
             yield
         except (OSError, RuntimeError, ValueError, AssertionError, EOFError, tarfile.TarError, zlib.error) as error:
-            raise MisconfigurationException(
+            raise SettingError(
                 f"{type(self).__name__} cannot be read from {self.root} ({' '.join(str(error).split())}): "
                 f"put {self.files} into {Path(self.root, self.subfolder)}; data.download: true then needs no network"
             ) from error

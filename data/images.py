@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torchvision.transforms.v2 import functional as tvf
+
+from norms.errors import SettingError
 
 # Pillow recognizes these without decoding them itself: stubs for other software, and formats that it hands over to
 # Ghostscript or Windows.
@@ -22,7 +23,7 @@ _LAST_BYTES = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"
 _MODE_OF_COLOR_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
-class ImageError(MisconfigurationException):
+class ImageError(SettingError):
     """A file that cannot be read as an image; the message is one line with the path and the cause."""
 
 
@@ -83,10 +84,10 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
         Paths in sorted order, which depends on the names alone.
 
     Raises:
-        MisconfigurationException: If there is no such folder.
+        SettingError: If there is no such folder.
     """
     if not os.path.isdir(folder):
-        raise MisconfigurationException(f"{folder}: {'not a folder' if os.path.exists(folder) else 'no such folder'}")
+        raise SettingError(f"{folder}: {'not a folder' if os.path.exists(folder) else 'no such folder'}")
     suffixes = {
         suffix
         for suffix, name in Image.registered_extensions().items()

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
 from data.stream import Items, StreamDataset, StreamSampler, generator
+from norms.errors import SettingError
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -39,7 +39,7 @@ class ImageDataModule(LightningDataModule, ABC):
         given = {"batch_size": batch_size, "image_size": image_size, "num_workers": num_workers}
         for name, value in {**given, "batches_per_step": batches_per_step}.items():
             if value < limits[name]:
-                raise MisconfigurationException(f"data: {name} is {value}, it must be at least {limits[name]}")
+                raise SettingError(f"data: {name} is {value}, it must be at least {limits[name]}")
         self.batch_size = batch_size
         self.image_size = image_size
         self.num_workers = num_workers

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 from pytorch_lightning.utilities import rank_zero_warn
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from data.images import ImageError, check_image, find_images, load_image, to_tensor
 from data.module import ImageDataModule
 from data.stream import Items
+from norms.errors import SettingError
 
 _NAMED = 3
 
@@ -91,9 +91,9 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, image_size, num_workers, seed, batches_per_step)
         if resize is not None and resize < image_size:
-            raise MisconfigurationException(f"data: resize is {resize}, it must be at least image_size, {image_size}")
+            raise SettingError(f"data: resize is {resize}, it must be at least image_size, {image_size}")
         if val_count < 1:
-            raise MisconfigurationException(f"data: val_count is {val_count}, it must be at least 1")
+            raise SettingError(f"data: val_count is {val_count}, it must be at least 1")
         self.folder = folder
         self.val_folder = val_folder
         self.val_count = val_count
@@ -107,7 +107,7 @@ class ImageFolder(ImageDataModule):
         if self.val_folder is not None:
             return _Files(train), _Files(self._scan(self.val_folder))
         if len(train) < 2:
-            raise MisconfigurationException(
+            raise SettingError(
                 f"{self.folder} holds a single image, so none can be held out: add images or set data.val_folder"
             )
         root = Path(self.folder).expanduser()
@@ -122,19 +122,19 @@ class ImageFolder(ImageDataModule):
     def _scan(self, folder: str) -> list[Path]:
         paths = find_images(Path(folder).expanduser())
         if not paths:
-            raise MisconfigurationException(f"{folder}: no image files in this folder or the folders below")
+            raise SettingError(f"{folder}: no image files in this folder or the folders below")
         with warnings.catch_warnings(), ThreadPoolExecutor(8) as threads:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused, and named below
             sizes = list(threads.map(_size_or_error, paths))
         unreadable = [size for size in sizes if isinstance(size, ImageError)]
         if len(unreadable) == len(paths):
-            raise MisconfigurationException(f"{folder}: none of the files can be read: {_listed(unreadable)}")
+            raise SettingError(f"{folder}: none of the files can be read: {_listed(unreadable)}")
         if unreadable:
             rank_zero_warn(f"{folder}: {len(unreadable)} of {len(paths)} files left out: {_listed(unreadable)}")
         readable = {path: size for path, size in zip(paths, sizes, strict=True) if not isinstance(size, ImageError)}
         small = [f"{path} ({w}x{h})" for path, (w, h) in readable.items() if min(w, h) < self.image_size]
         if small and self.resize is None:
-            raise MisconfigurationException(
+            raise SettingError(
                 f"{folder}: {len(small)} of {len(paths)} images are smaller than image_size, {self.image_size}: "
                 f"{_listed(small)}; set data.resize: {self.image_size} to enlarge them, or a smaller data.image_size"
             )
@@ -172,9 +172,7 @@ class _Files:
                 if not self.reported[place]:
                     self.reported[place] = True
                     warnings.warn(f"replaced by another image: {error}", stacklevel=2)
-        raise MisconfigurationException(
-            f"none of {len(self)} images can be read any more, for instance {self.paths[0]}"
-        )
+        raise SettingError(f"none of {len(self)} images can be read any more, for instance {self.paths[0]}")
 
 
 _TRAIN_PHOTOS = (
@@ -214,7 +212,7 @@ class BundledPhotos(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, image_size, num_workers, seed, batches_per_step)
         if image_size > 300:
-            raise MisconfigurationException(f"data: image_size is {image_size}; BundledPhotos allow at most 300 pixels")
+            raise SettingError(f"data: image_size is {image_size}; BundledPhotos allow at most 300 pixels")
         self.train_transform = partial(random_crop, size=image_size)
         self.val_transform = partial(center_crop, size=image_size)
 
@@ -231,7 +229,7 @@ def _bundled_photo(name: str) -> Image.Image:
     try:
         photo: Any = load_sample_image(name) if name.endswith(".jpg") else getattr(skimage.data, name)()
     except (ImportError, OSError) as error:
-        raise MisconfigurationException(
+        raise SettingError(
             f"photograph {name} is missing ({' '.join(str(error).split())}): reinstall scikit-image and scikit-learn"
         ) from error
     return Image.fromarray(photo[0] if name == "stereo_motorcycle" else photo).convert("RGB")

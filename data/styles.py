@@ -4,15 +4,15 @@ import os
 from pathlib import Path
 
 from PIL import Image
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from data.images import ImageError, load_image
+from norms.errors import SettingError
 
 _FOLDER = Path(__file__).parent / "styles"
 
 
 def names() -> list[str]:
-    """List the bundled pictures, which ``data.draw_styles`` draws."""
+    """List the bundled pictures, which ``tools.draw_styles`` draws."""
     return sorted(path.stem for path in _FOLDER.glob("*.png"))
 
 
@@ -26,16 +26,16 @@ def open_style(style: str | os.PathLike[str]) -> Image.Image:
         An RGB image.
 
     Raises:
-        MisconfigurationException: If it is neither, or cannot be read.
+        SettingError: If it is neither, or cannot be read.
     """
     bundled = names()
     if str(style) in bundled:
         return load_image(_FOLDER / f"{style}.png")
     if not os.path.exists(style):
-        raise MisconfigurationException(
+        raise SettingError(
             f"no style picture {str(style)!r}: there is no such file, and the bundled ones are {', '.join(bundled)}"
         )
     try:
         return load_image(style)
     except ImageError as error:
-        raise MisconfigurationException(f"style picture {error} (bundled ones: {', '.join(bundled)})") from error
+        raise SettingError(f"style picture {error} (bundled ones: {', '.join(bundled)})") from error

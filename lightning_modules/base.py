@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 import norms
 from data.stream import generator
+from norms.errors import SettingError
 
 
 class TrainingModule(LightningModule):
@@ -100,12 +100,12 @@ class TrainingModule(LightningModule):
         """Refuse a checkpoint of another module or of other hyperparameters, before any weight is touched.
 
         Raises:
-            MisconfigurationException: If the checkpoint does not belong to this module as it is configured.
+            SettingError: If the checkpoint does not belong to this module as it is configured.
         """
         name = type(self).__name__
         writer = checkpoint.get("normlab", {}).get("module", "another program's module")
         if writer != name:
-            raise MisconfigurationException(f"the checkpoint is of {writer}, but the configured model is {name}")
+            raise SettingError(f"the checkpoint is of {writer}, but the configured model is {name}")
         saved, configured = _plain(checkpoint.get("hyper_parameters", {})), _plain(self.hparams)
         different = [
             f"{key} was {saved.get(key)!r}, is now {configured.get(key)!r}"
@@ -113,7 +113,7 @@ class TrainingModule(LightningModule):
             if saved.get(key) != configured.get(key)
         ]
         if different:
-            raise MisconfigurationException(
+            raise SettingError(
                 f"the checkpoint was trained with other settings than the configured model: {'; '.join(different)}"
             )
 

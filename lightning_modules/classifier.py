@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -14,6 +13,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
+from norms.errors import SettingError
 
 
 class Classifier(TrainingModule):
@@ -45,7 +45,7 @@ class Classifier(TrainingModule):
     ) -> None:
         super().__init__(seed)
         if not 0 <= label_smoothing <= 1:
-            raise MisconfigurationException(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
+            raise SettingError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
         self.save_hyperparameters()
         self.num_classes, self.norm = num_classes, norm
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
@@ -81,7 +81,7 @@ class Classifier(TrainingModule):
         """Build Adam and its schedule."""
         total = self.trainer.max_steps
         if total < 1:
-            raise MisconfigurationException(f"the learning rate's schedule needs trainer.max_steps >= 1, got {total}")
+            raise SettingError(f"the learning rate's schedule needs trainer.max_steps >= 1, got {total}")
         optimizer = self.adam(self, self.lr, weight_decay=self.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: warm_up_then_cosine(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,6 +15,7 @@ from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import gram_matrix, squared_error
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
 from lightning_modules.networks.loss_network import LossNetwork
+from norms.errors import SettingError
 
 TAUGHT = {"relu1": 64, "fire3": 128, "fire5": 256}
 """Layers of SqueezeNet 1.1 with their channels; the student's second, third and fourth stages end at their strides."""
@@ -46,7 +46,7 @@ class Distillation(TrainingModule):
         seed: Key of everything random in the module.
 
     Raises:
-        MisconfigurationException: If the student has not four stages.
+        SettingError: If the student has not four stages.
 
     Source:
         Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, section 2.2, here without a regressor.
@@ -70,7 +70,7 @@ class Distillation(TrainingModule):
     ) -> None:
         super().__init__(seed)
         if len(depths) != 1 + len(TAUGHT):
-            raise MisconfigurationException(f"the student needs four stages, got depths {list(depths)}")
+            raise SettingError(f"the student needs four stages, got depths {list(depths)}")
         self.save_hyperparameters()
         self.weights, self.norm, self.gram_weight, self.lr = weights, norm, gram_weight, lr
         self.feature_net = FeatureNet((first_width, *TAUGHT.values()), depths, norm)

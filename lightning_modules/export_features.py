@@ -8,30 +8,29 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
-from lightning_modules.checkpoints import find_checkpoint, load
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
-from lightning_modules.parser_errors import run_command
+from norms.errors import SettingError
+from training.checkpoints import find_checkpoint, load
+from training.parser_errors import run_command
 
 
 def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
     """Write the feature network of a run, and how it came to be, to a safetensors file.
 
     Args:
-        run: See :func:`lightning_modules.checkpoints.find_checkpoint`.
+        run: See :func:`training.checkpoints.find_checkpoint`.
         out: File to write; it must not exist.
         data: What the network was trained on.
         licence: Licence of the weights.
 
     Raises:
-        MisconfigurationException: If there is no such run, its norm is not ``batch``, or ``out`` cannot be written.
+        SettingError: If there is no such run, its norm is not ``batch``, or ``out`` cannot be written.
     """
     if Path(out).exists():
-        raise MisconfigurationException(f"{out} exists, choose another name for the feature network")
+        raise SettingError(f"{out} exists, choose another name for the feature network")
     if not Path(out).parent.is_dir():
-        raise MisconfigurationException(f"there is no folder {Path(out).parent} for the feature network")
+        raise SettingError(f"there is no folder {Path(out).parent} for the feature network")
     module = _load(run)
     metadata = {
         "made_by": f"normlab {version('normlab')}",
@@ -70,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def _load(run: str | Path) -> Distillation | Classifier:
     try:
         return load(Distillation, run)
-    except MisconfigurationException:
+    except SettingError:
         return load(Classifier, run)
 
 

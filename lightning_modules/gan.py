@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,7 +19,8 @@ from lightning_modules import ema
 from lightning_modules.base import TrainingModule
 from lightning_modules.losses.adversarial import adversarial_loss
 from lightning_modules.networks.sngan import Discriminator, Generator, find_architecture
-from norms.recalibrate import recalibrate
+from norms.errors import SettingError
+from norms.recalibration import recalibrate
 
 # Streams of noise within one step; the discriminator's k-th update takes FIRST_DISCRIMINATOR_LATENTS + k.
 GENERATOR_LATENTS, DEQUANTIZATION, FIRST_DISCRIMINATOR_LATENTS = range(3)
@@ -65,7 +65,7 @@ class GAN(TrainingModule):
         seed: Key of all noise.
 
     Raises:
-        MisconfigurationException: If an argument is unknown or outside its range.
+        SettingError: If an argument is unknown or outside its range.
 
     Source:
         Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018, arXiv 1802.05957.
@@ -114,7 +114,7 @@ class GAN(TrainingModule):
         try:
             self.generator = Generator(networks, channels, latent_dim, norm, norm_options)
         except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
+            raise SettingError(str(error)) from error
         self.discriminator = Discriminator(networks, channels)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
 
@@ -137,11 +137,11 @@ class GAN(TrainingModule):
         """Refuse float16, which needs a scaled loss and cannot hold the squared statistics of large activations.
 
         Raises:
-            MisconfigurationException: If ``trainer.precision`` is neither ``32-true`` nor ``bf16-mixed``.
+            SettingError: If ``trainer.precision`` is neither ``32-true`` nor ``bf16-mixed``.
         """
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
-            raise MisconfigurationException(f"a GAN trains in precision 32-true or bf16-mixed, not {precision}")
+            raise SettingError(f"a GAN trains in precision 32-true or bf16-mixed, not {precision}")
         # Lightning offers to save the weights from before a step. Those after it are what a resumed run needs.
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
@@ -203,12 +203,12 @@ class GAN(TrainingModule):
     def _check_batch(self, images: Tensor) -> None:
         if tuple(images.shape[1:]) != self.image_shape:
             made, given = ("x".join(map(str, shape)) for shape in (self.image_shape, images.shape[1:]))
-            raise MisconfigurationException(
+            raise SettingError(
                 f"the model makes images of {made} (channels x height x width) but the data has {given}: choose "
                 "data.init_args.image_size, model.init_args.architecture and model.init_args.channels to agree"
             )
         if len(images) % self.n_dis:
-            raise MisconfigurationException(
+            raise SettingError(
                 f"a batch of {len(images)} images does not divide into n_dis={self.n_dis} equal parts: "
                 f"the data module's batches_per_step must be {self.n_dis}"
             )
@@ -267,4 +267,4 @@ def enlarged_grid(images: Tensor, columns: int, scale: int | None = None) -> Ten
 def _check(name: str, value: float, at_least: int, below: int | None = None) -> None:
     if value < at_least or (below is not None and value >= below):
         limit = "" if below is None else f" and below {below}"
-        raise MisconfigurationException(f"{name} must be at least {at_least}{limit}, got {value}")
+        raise SettingError(f"{name} must be at least {at_least}{limit}, got {value}")

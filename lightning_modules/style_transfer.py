@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from PIL import ImageOps
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 from torchvision.transforms.v2 import InterpolationMode
@@ -20,6 +19,7 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.losses.perceptual import LossScaling, PerceptualLoss, PerceptualTerms
 from lightning_modules.networks.loss_network import LossNetwork, default_layers
 from lightning_modules.networks.transformer import TransformerNet
+from norms.errors import SettingError
 
 SAMPLES = 6
 """How many photos the sample grid shows, if a validation batch has as many."""
@@ -61,7 +61,7 @@ class StyleTransfer(TrainingModule):
         seed: Key of everything random in the module.
 
     Raises:
-        MisconfigurationException: If the network cannot have this shape; what is wrong with the style picture or the
+        SettingError: If the network cannot have this shape; what is wrong with the style picture or the
             loss network shows in :meth:`prepare_data`, since a trained module needs neither file.
         ValueError: If the norm does not exist or does not take the options.
 
@@ -110,7 +110,7 @@ class StyleTransfer(TrainingModule):
         """Try the style picture and the loss network, before anything of the run is written.
 
         Raises:
-            MisconfigurationException: If one of them cannot be had.
+            SettingError: If one of them cannot be had.
         """
         self._open_style()
         self._build_loss()
@@ -180,7 +180,7 @@ class StyleTransfer(TrainingModule):
         style, size = self.hparams["style"], self.hparams["style_size"]
         picture = open_style(style)
         if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
-            raise MisconfigurationException(
+            raise SettingError(
                 f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
                 f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
             )

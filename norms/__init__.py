@@ -12,7 +12,7 @@ from norms.batch import (
 from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from norms.conditional import ConditionalNorm
-from norms.convert import convert
+from norms.conversion import convert
 from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
 from norms.layer_pixel import LayerNormPixel
 from norms.mixing import (
@@ -27,7 +27,7 @@ from norms.mixing import (
     report,
 )
 from norms.parametrized import fold_
-from norms.recalibrate import recalibrate
+from norms.recalibration import recalibrate
 from norms.registry import build, names
 from norms.spectral import power_iterate_, sigmas, spectral_norm
 from norms.switchable import STATISTICS, SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d

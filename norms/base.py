@@ -2,13 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from norms.formula import Formula
-from norms.loops import track
 from norms.moments import modulate, standardize
 from norms.pooling import is_distributed
 
@@ -108,11 +107,8 @@ class MomentNorm(nn.Module, ABC):
         """Average the squares of centered values of shape (C, M) over M, in the shape of the spread."""
         return centered.square().mean(1)
 
-    def observed_spread(self, second: Any, count: int | Tensor) -> Any:
-        """What the spread buffer tracks, from a biased second central moment over ``count`` values per channel.
-
-        Of a tensor a tensor, of an array an array.
-        """
+    def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
+        """What the spread buffer tracks, from a biased second central moment over ``count`` values per channel."""
         return second * (count / (count - 1))
 
     @torch.no_grad()
@@ -185,7 +181,8 @@ class MomentNorm(nn.Module, ABC):
                 "the variance of a single value does not exist"
             )
 
-    def _update_running_stats(self, mean: Any, second: Any, total: int | Tensor) -> None:
+    @torch.no_grad()
+    def _update_running_stats(self, mean: Tensor, second: Tensor, total: int | Tensor) -> None:
         count = self.num_batches_tracked
         if self.running_mean is None or count is None or (isinstance(total, int) and total == 0):
             return
@@ -193,15 +190,6 @@ class MomentNorm(nn.Module, ABC):
         if self.spread is not None:
             tracked.append(getattr(self, self.spread))
             observed.append(self.observed_spread(second, total))
-        if isinstance(total, int) and self.momentum is not None and track(count, tracked, observed, self.momentum):
-            return
-        self._move_running_stats(count, tracked, observed, total)
-
-    @torch.no_grad()
-    def _move_running_stats(
-        self, count: Tensor, tracked: list[Tensor], observed: list[Any], total: int | Tensor
-    ) -> None:
-        observed = [each if isinstance(each, Tensor) else torch.from_numpy(each) for each in observed]
         count.add_(1 if isinstance(total, int) else (total > 0).to(torch.int64))
         # A tensor, not a float: reading the count back would break a compiled graph.
         momentum = 1 / count.clamp_min(1).to(observed[0].dtype) if self.momentum is None else self.momentum

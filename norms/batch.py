@@ -11,7 +11,6 @@ class BatchFormula(Formula):
     """``scale = 1 / std_batch`` and ``offset = (mean - mean_batch) * scale``."""
 
     per_sample = False
-    loops = "batch"
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""
@@ -29,7 +28,6 @@ class MeanOnlyBatchFormula(Formula):
     """``scale = 1`` and ``offset = mean - mean_batch``."""
 
     per_sample = False
-    loops = "mean_only_batch"
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""

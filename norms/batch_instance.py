@@ -14,7 +14,6 @@ class BatchInstanceFormula(Formula):
     """
 
     per_sample = True
-    loops = "batch_instance"
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""

@@ -1,7 +1,7 @@
 """Batch Renormalization (Ioffe, 2017)."""
 
 import math
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from torch import Tensor
 from norms.base import FormulaNorm, snapshot
 from norms.batch import BatchFormula
 from norms.formula import Formula, Gradients, Moments
-from norms.loops import can_loop
 
 
 class BatchRenormFormula(Formula):
@@ -23,20 +22,11 @@ class BatchRenormFormula(Formula):
     """
 
     per_sample = False
-    loops = "batch_renorm"
 
     def __init__(self, r_max: float | Tensor, d_max: float | Tensor) -> None:
         super().__init__()
         self.r_max = r_max
         self.d_max = d_max
-
-    def fits_loops(self, channels: int, *mixing: Tensor) -> bool:
-        """Whether each channel has running statistics of its own, and the limits are numbers."""
-        return super().fits_loops(channels, *mixing) and not isinstance(self.r_max, Tensor)
-
-    def constants(self) -> tuple[float, ...]:
-        """The limits."""
-        return float(self.r_max), float(self.d_max)
 
     def _correction(self, moments: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         running_mean, running_std = mixing
@@ -120,15 +110,15 @@ class _BatchRenorm(FormulaNorm):
         assert self.num_batches_tracked is not None
         # On another device to read the count would mean to wait for it, and in a graph to keep it for ever.
         count = self.num_batches_tracked
-        readable = not torch.compiler.is_compiling() and can_loop(count)
+        readable = not torch.compiler.is_compiling() and count.device.type == "cpu"
         step = float(count) if readable else snapshot(count).to(torch.float32)
         # From 1 and 0 at an eighth of the schedule, r_max and d_max are reached at its end and at five eighths: the
         # paper's breakpoints, 5k, 25k and 40k steps, as parts of the whole.
         late = math.inf if self.schedule_steps == 0 else step / self.schedule_steps - 1 / 8
         return _rise(late * 8 / 7, 1, self.r_max), _rise(late * 2, 0, self.d_max)
 
-    def observed_spread(self, second: Any, count: int | Tensor) -> Any:
-        return (second + self.eps) ** 0.5
+    def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
+        return (second + self.eps).sqrt()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, schedule_steps={self.schedule_steps}"

@@ -1,7 +1,7 @@
 """A norm as a function of moments: what differs between norms, and what it is written in."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -47,16 +47,14 @@ class Gradients(NamedTuple):
 class BatchMoments(NamedTuple):
     """Moments of a batch, together with those of other processes if they pool theirs.
 
-    Tensors, or arrays where loops have computed them.
-
     Attributes:
         mean: Shape (C,).
         var: Biased variance, shape (C,).
         total: Number of values per channel.
     """
 
-    mean: Any
-    var: Any
+    mean: Tensor
+    var: Tensor
     total: int | Tensor
 
 
@@ -69,11 +67,6 @@ class Formula(ABC):
 
     per_sample: ClassVar[bool]
     """Whether a sample's own moments enter the coefficients, other than to center."""
-    loops: ClassVar[str | None] = None
-    """Prefix of the loops in :mod:`norms.compiled` that compute the same; None if there are none."""
-
-    mixes_channels: ClassVar[bool] = False
-    """Whether the moments of a sample's other channels enter the coefficients of a plane."""
 
     def __init__(self, uses_batch: bool = True) -> None:
         self.uses_batch = uses_batch
@@ -88,14 +81,6 @@ class Formula(ABC):
             moments: Moments of planes and batch.
             mixing: What else the coefficients depend on, such as rho.
         """
-
-    def fits_loops(self, channels: int, *mixing: Tensor) -> bool:
-        """Whether the mixing tensors have the shapes that loops read; operators broadcast others."""
-        return all(t.shape == (channels,) for t in mixing)
-
-    def constants(self) -> tuple[float, ...]:
-        """What the loops depend on beside tensors."""
-        return ()
 
     @abstractmethod
     def gradients(self, moments: Moments, grad_scale: Tensor, grad_offset: Tensor, *mixing: Tensor) -> Gradients:

@@ -7,8 +7,8 @@ Every norm on activations can be written per plane ``(n, c)`` as
 where ``mean`` and ``var`` (biased) are the moments of the plane, and ``scale`` and ``offset`` are a small function of
 them, of the batch moments that are pooled from them, and of what the layer has learned about mixing the two. Nothing
 but this small function, a :class:`norms.formula.Formula`, differs between norms. What computes it all, with gamma and
-beta, the pooling over batch and processes and the gradient, is an engine: compiled loops (:mod:`norms.loops`) or
-operators (:mod:`norms.operators`). Compilers, and second derivatives, get the same map in elementary operations.
+beta, the pooling over batch and processes and the gradient, is :mod:`norms.operators`. Compilers, and second
+derivatives, get the same map in elementary operations.
 
 The map is centered on the plane's own mean, and its gradient saves only ``x`` and tensors of shape (N, C).
 """
@@ -20,11 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from norms.engine import Engine, Population
 from norms.formula import BatchMoments, Formula
-from norms.loops import Loops, can_loop
-from norms.operators import Operators, complete, spread, with_affine
-from norms.pages import LARGE, empty_like
+from norms.operators import Computation, Population, complete, spread, with_affine
 from norms.pooling import is_distributed
 from norms.precision import wide_dtype
 
@@ -65,12 +62,9 @@ def modulate(
     if torch.compiler.is_compiling():
         y, batch = _plain(x, formula, eps, sync, *small)
         return y, BatchMoments(batch.mean.detach(), batch.var.detach(), batch.total) if uses_batch else None
-    engine = _find_engine(x, formula, eps, sync, small)
-    if _needs_gradient(x, *small):
-        y = _Modulate.apply(engine, x, *small)
-    else:
-        y = engine.normalize(x, small[0], small[1], _population(*small[2:4]), tuple(small[4:]), keep=False)
-    return y, engine.batch if uses_batch else None
+    computation = Computation(formula, eps, sync)
+    y = _Modulate.apply(computation, x, *small)
+    return y, computation.batch if uses_batch else None
 
 
 def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -89,9 +83,6 @@ def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor
         # torch's gradient for a bias without a weight is wrong.
         weight = torch.ones_like(mean)
     if all(t is None or t.ndim == 1 for t in (weight, bias)):
-        if _wants_memory(x, mean, var, weight, bias):
-            results = empty_like(x), mean.new_empty(0), mean.new_empty(0)
-            return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps, out=results)[0]
         # Some versions of the function of torch.nn refuse an epsilon of 0, which this computes as well as others.
         return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
     rstd = torch.rsqrt(var + eps)
@@ -99,20 +90,11 @@ def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor
     return torch.addcmul(spread(offset, x), x, spread(scale, x)).to(x.dtype)
 
 
-def _wants_memory(x: Tensor, *small: Tensor | None) -> bool:
-    """Whether a result like ``x``, without a gradient, is so large that the memory torch gives it is slow."""
-    if torch.compiler.is_compiling() or x.nbytes < LARGE or _needs_gradient(x, *small):
-        return False
-    usual = x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    # Where memory is given, torch does not look at shapes.
-    return usual and all(t is None or t.shape == x.shape[1:2] for t in small) and can_loop(x, *small)
-
-
 class _Modulate(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        engine: Engine,
+        computation: Computation,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -120,9 +102,9 @@ class _Modulate(torch.autograd.Function):
         population_var: Tensor | None,
         *mixing: Tensor,
     ) -> Tensor:
-        ctx.engine = engine
+        ctx.computation = computation
         ctx.save_for_backward(x, weight, bias, population_mean, population_var, *mixing)
-        return engine.normalize(x, weight, bias, _population(population_mean, population_var), mixing)
+        return computation.normalize(x, weight, bias, _population(population_mean, population_var), mixing)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -130,15 +112,10 @@ class _Modulate(torch.autograd.Function):
         saved = ctx.saved_tensors
         if torch.is_grad_enabled():
             needs = ctx.needs_input_grad[1:]
-            return None, *_differentiable_gradients(grads[0], ctx.engine, list(saved), needs)
+            return None, *_differentiable_gradients(grads[0], ctx.computation, list(saved), needs)
         x, weight, bias, mean, var, *mixing = saved
         inputs = x, weight, bias, _population(mean, var), tuple(mixing)
-        engine = ctx.engine
-        if isinstance(engine, Loops) and not (can_loop(grads[0], *saved) and engine.fits(grads[0], *saved)):
-            # Several gradients at once, as vmap hands them over, or a process forked since.
-            engine = Operators(engine.formula, engine.eps, engine.sync)
-            engine.normalize(*inputs)
-        found = engine.differentiate(grads[0], *inputs, ctx.needs_input_grad[1])
+        found = ctx.computation.differentiate(grads[0], *inputs, ctx.needs_input_grad[1])
         grad_x, grad_weight, grad_bias, of_mixing = found
         return None, grad_x, grad_weight, grad_bias, None, None, *of_mixing
 
@@ -151,16 +128,6 @@ def _widened(x: Tensor, *small: Tensor | None) -> list[Any]:
     """What goes with activations, in the dtype to compute in."""
     dtype = wide_dtype(x)
     return [t if t is None or t.dtype == dtype else t.to(dtype) for t in small]
-
-
-def _find_engine(x: Tensor, formula: Formula, eps: float, sync: bool, small: list[Any]) -> Engine:
-    per_sample = _per_sample(formula, small[0], small[1])
-    found = Loops.find(x, per_sample, formula, eps, sync, small[2:4], small[4:], small[:2])
-    return Operators(formula, eps, sync) if found is None else found
-
-
-def _needs_gradient(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _per_sample(formula: Formula, weight: Tensor | None, bias: Tensor | None) -> bool:
@@ -200,11 +167,11 @@ def _plain(
 
 
 def _differentiable_gradients(
-    grad: Tensor, engine: Engine, inputs: list[Any], needs: tuple[bool, ...]
+    grad: Tensor, computation: Computation, inputs: list[Any], needs: tuple[bool, ...]
 ) -> list[Tensor | None]:
     # Aliases cut the graph: where one input was computed from another, each still gets its own partial derivative.
     inputs = [t if t is None else t.view_as(t) for t in inputs]
-    y, _ = _plain(inputs[0], engine.formula, engine.eps, engine.sync, *inputs[1:])
+    y, _ = _plain(inputs[0], computation.formula, computation.eps, computation.sync, *inputs[1:])
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
     found = iter(torch.autograd.grad((y,), wanted, (grad,), create_graph=True, materialize_grads=True))
     return [next(found) if need else None for need in needs]

@@ -9,14 +9,35 @@ import math
 import torch
 from torch import Tensor
 
-from norms.engine import Engine, Population
-from norms.formula import BatchMoments, Gradients, Moments
+from norms.formula import BatchMoments, Formula, Gradients, Moments
 from norms.pooling import all_reduce, pool_batch, pool_processes
 from norms.precision import wide_dtype
 
+Population = tuple[Tensor, Tensor] | None
+"""Mean and biased variance, each of shape (C,), that stand in for those of the batch."""
 
-class Operators(Engine):
-    """Two passes over the activations forward, moments and map, and two backward, sums and combination."""
+
+class Computation:
+    """Two passes over the activations forward, moments and map, and two backward, sums and combination.
+
+    It is made for one batch and keeps what its gradient will need: the moments and what follows from them, but no
+    values of the shape of the activations.
+
+    Args:
+        formula: The norm.
+        eps: Added to variances, positive.
+        sync: Whether to pool the moments of the batch over all processes.
+
+    Attributes:
+        batch: Moments of the batch; there after :meth:`normalize`, where they are used and not a population.
+    """
+
+    batch: BatchMoments
+
+    def __init__(self, formula: Formula, eps: float, sync: bool) -> None:
+        self.formula = formula
+        self.eps = eps
+        self.sync = sync
 
     def normalize(
         self,
@@ -25,9 +46,16 @@ class Operators(Engine):
         bias: Tensor | None,
         population: Population,
         mixing: tuple[Tensor, ...],
-        keep: bool = True,
     ) -> Tensor:
-        """Compute the normalized activations; see :meth:`Engine.normalize`."""
+        """Compute the normalized activations; of the dtype and the memory format of ``x``.
+
+        Args:
+            x: Activations, shape (N, C, *).
+            weight: gamma, shape (C,) or (N, C); None is 1.
+            bias: beta, likewise; None is 0.
+            population: What stands in for the moments of the batch.
+            mixing: What the formula depends on beside moments.
+        """
         self.size = math.prod(x.shape[2:])
         mean, power = self._moments(x)
         self.moments, total = complete(mean, power, self.size, self.eps, self.sync, population)
@@ -54,7 +82,7 @@ class Operators(Engine):
         mixing: tuple[Tensor, ...],
         needs_x: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
-        """Compute the gradients; see :meth:`Engine.differentiate`."""
+        """Compute the gradients for x, if that is needed, for weight, bias and mixing from the one for the result."""
         mean, scale, offset = self.moments.mean, self.scale, self.offset
         wide = grad.to(mean.dtype)
         grad_scale, grad_offset = _sum(wide * (x - spread(mean, x))), _sum(wide)

@@ -25,22 +25,11 @@ class SwitchableFormula(Formula):
     """
 
     per_sample = True
-    loops = "switchable"
-    mixes_channels = True
 
     def __init__(self, statistics: Sequence[str] = STATISTICS, of_logits: bool = False) -> None:
         super().__init__(uses_batch="batch" in statistics)
         self.statistics = statistics
         self.of_logits = of_logits
-
-    def fits_loops(self, channels: int, *mixing: Tensor) -> bool:
-        """Whether there is a share or logit for each of the statistics."""
-        return all(t.shape == (len(self.statistics),) for t in mixing)
-
-    def constants(self) -> tuple[int, ...]:
-        """Index of each of :data:`STATISTICS` among those mixed, or -1, and whether shares are given by logits."""
-        index = (self.statistics.index(name) if name in self.statistics else -1 for name in STATISTICS)
-        return *index, int(self.of_logits)
 
     def _shares(self, mixing: tuple[Tensor, ...]) -> list[Tensor]:
         return [given.softmax(0) if self.of_logits else given for given in mixing]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from norms.base import MomentNorm
-from norms.convert import BATCH_NORMS, NATIVE_BATCH_NORMS, carry_state, replace_modules
+from norms.conversion import BATCH_NORMS, NATIVE_BATCH_NORMS, carry_state, replace_modules
 
 
 def synchronize_(model: nn.Module) -> nn.Module:

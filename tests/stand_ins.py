@@ -6,7 +6,6 @@ import time
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -14,7 +13,8 @@ from torch.utils.data import DataLoader
 import norms
 from data.stream import StreamDataset, StreamSampler, generator
 from lightning_modules.base import TrainingModule
-from lightning_modules.loggers import CSVLogger
+from norms.errors import SettingError
+from training.loggers import CSVLogger
 
 
 class TinyModel(TrainingModule):
@@ -82,7 +82,7 @@ class BrokenModel(TinyModel):
     def training_step(self, batch, batch_idx):
         if self.global_step == 3:
             if self.at == "data":
-                raise MisconfigurationException("the data does\nnot fit the model")
+                raise SettingError("the data does\nnot fit the model")
             raise ValueError("a bug in the training step")
         return super().training_step(batch, batch_idx)
 
@@ -105,7 +105,7 @@ class TinyData(LightningDataModule):
 
     def setup(self, stage):
         if self.folder and not os.path.isdir(self.folder):
-            raise MisconfigurationException(f"no such folder of images: {self.folder}")
+            raise SettingError(f"no such folder of images: {self.folder}")
 
     def train_dataloader(self):
         stream = StreamDataset(Images(), seed=self.seed)

@@ -12,9 +12,9 @@ import torch
 from test_train import TINY
 
 import norms
-from analysis.values import COLUMNS
-from analyze import main
-from train import main as train
+from mixing_analysis.command import main
+from mixing_analysis.values import COLUMNS
+from training.command import main as train
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("WANDB_MODE", "disabled")
-        patch.syspath_prepend(ROOT / "tests" / "analysis")
+        patch.syspath_prepend(ROOT / "tests" / "mixing_analysis")
         Path("tiny.yaml").write_text(settings)
         for seed in ("0", "1", "2"):
             assert train(["fit", "--config", "tiny.yaml", "--seed_everything", seed, "--data.seed", seed]) == 0
@@ -40,7 +40,7 @@ def trained(tmp_path_factory):
 def _working_directory(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "tests" / "analysis")
+    monkeypatch.syspath_prepend(ROOT / "tests" / "mixing_analysis")
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_mistakes_are_told_in_one_line(arguments, message, capsys):
 
 
 @pytest.mark.usefixtures("_ctrl_c")
-@pytest.mark.parametrize("place", ["test_snapped.Predicting.validation_step", "analysis.report.write"])
+@pytest.mark.parametrize("place", ["test_snapped.Predicting.validation_step", "mixing_analysis.report.write"])
 def test_ctrl_c_leaves_the_old_report_and_no_trace(place, capsys, monkeypatch):
     def interrupt(*_):
         assert list(Path().rglob(".partial-*")), "nothing was begun"

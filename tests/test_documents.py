@@ -10,7 +10,7 @@ import torch
 
 import norms
 from lightning_modules import StyleTransfer
-from train import main
+from training.command import main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "norms/README.md", "CONTRIBUTING.md")}

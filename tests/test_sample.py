@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-import sample
 from lightning_modules.gan import GAN
+from sampling import command as sample
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2.functional import to_dtype, to_pil_image
 
-import stylize
 from data.images import load_image, to_tensor
-from lightning_modules import checkpoints
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
+from stylizing import command as stylize
+from training import checkpoints
 
 
 def save_run(module, folder):
@@ -315,7 +315,7 @@ def test_impossible_options(run, photos, tmp_path, capsys, option, message):
 
 @pytest.mark.slow
 def test_as_a_command(run, photos, tmp_path):
-    script = Path(stylize.__file__)
+    script = Path(__file__).parents[1] / "stylize.py"
     command = [sys.executable, script, run, photos, "-o", tmp_path / "out", "--device", "cpu"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, f"wrote 3 images to {tmp_path / 'out'}\n", "")

@@ -15,8 +15,8 @@ import wandb_stand_ins
 import yaml
 from pytorch_lightning import Trainer
 
-from lightning_modules.layer_sync import NormSync
-from train import main
+from training.command import main
+from training.layer_sync import NormSync
 
 ROOT = Path(__file__).parents[1]
 
@@ -203,14 +203,14 @@ class TestFit:
 
     def test_norms_are_synchronized_by_lightnings_option(self, monkeypatch):
         options = []
-        monkeypatch.setattr("train.Trainer", lambda **kwargs: options.append(kwargs) or Trainer(**kwargs))
+        monkeypatch.setattr("training.command.Trainer", lambda **kwargs: options.append(kwargs) or Trainer(**kwargs))
         for value in ("false", "true"):
             assert fit("--trainer.max_steps", "1", "--trainer.sync_batchnorm", value) == 0
         assert [[type(plugin) for plugin in each["plugins"]] for each in options] == [[], [NormSync]]
         assert yaml.safe_load(Path("runs/tiny/version_1/config.yaml").read_text())["trainer"]["sync_batchnorm"]
 
     def test_synchronizing_twice_is_refused(self, capsys):
-        plugins = ["--trainer.plugins", "lightning_modules.layer_sync.NormSync"]
+        plugins = ["--trainer.plugins", "training.layer_sync.NormSync"]
         assert fit("--trainer.sync_batchnorm", "true", *plugins) == 2
         assert "Choose one or the other" in capsys.readouterr().err
         assert fit("--trainer.max_steps", "1", *plugins) == 0

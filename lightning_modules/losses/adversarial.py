@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch.nn.functional as F
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+
+from norms.errors import SettingError
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -85,10 +86,10 @@ def adversarial_loss(name: str) -> AdversarialLoss:
     """Look up a loss.
 
     Raises:
-        MisconfigurationException: If none has this name.
+        SettingError: If none has this name.
     """
     if name not in LOSSES:
         close = difflib.get_close_matches(name, LOSSES, n=1)
         guess = f", did you mean '{close[0]}'?" if close else ""
-        raise MisconfigurationException(f"unknown adversarial loss '{name}'{guess} (known: {', '.join(LOSSES)})")
+        raise SettingError(f"unknown adversarial loss '{name}'{guess} (known: {', '.join(LOSSES)})")
     return LOSSES[name]

@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from lightning_modules.networks.loss_network import LossNetwork
+from norms.errors import SettingError
 
 LossScaling = Literal["relative", "published"]
 
@@ -117,7 +117,7 @@ class PerceptualLoss(nn.Module):
         tv_weight: At least 0; None for what suits the scaling: 1, published 0.
 
     Raises:
-        MisconfigurationException: If the scaling does not exist or a weight is negative.
+        SettingError: If the scaling does not exist or a weight is negative.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class PerceptualLoss(nn.Module):
     ) -> None:
         super().__init__()
         if scaling not in SCALINGS:
-            raise MisconfigurationException(f"no loss_scaling '{scaling}', there are {', '.join(SCALINGS)}")
+            raise SettingError(f"no loss_scaling '{scaling}', there are {', '.join(SCALINGS)}")
         self.network = network
         self.content_layers, self.style_layers = tuple(content_layers), tuple(style_layers)
         self.scaling = SCALINGS[scaling]
@@ -176,5 +176,5 @@ def _weight(name: str, value: float | None, default: float) -> float:
     if value is None:
         return default
     if not value >= 0:
-        raise MisconfigurationException(f"{name} must be at least 0, got {value}")
+        raise SettingError(f"{name} must be at least 0, got {value}")
     return value

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 import norms
+from norms.errors import SettingError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -49,7 +49,7 @@ class FeatureNet(nn.Module):
         norm: One of :func:`norms.names`.
 
     Raises:
-        MisconfigurationException: If the stages make no network.
+        SettingError: If the stages make no network.
 
     Shape:
         (B, 3, H, W) of any size, see :func:`imagenet_normalize` for its values -> (B, widths[-1], ceil(H / s),
@@ -64,7 +64,7 @@ class FeatureNet(nn.Module):
     ) -> None:
         super().__init__()
         if not widths or len(widths) != len(depths) or min(*widths, *depths) < 1:
-            raise MisconfigurationException(
+            raise SettingError(
                 f"widths and depths need one positive entry per stage, got {list(widths)} and {list(depths)}"
             )
         self.widths, self.depths, self.norm = tuple(widths), tuple(depths), norm
@@ -88,7 +88,7 @@ class FeatureNet(nn.Module):
             The network in float32, on the CPU, frozen, in evaluation mode.
 
         Raises:
-            MisconfigurationException: If the file is missing, damaged or holds something else.
+            SettingError: If the file is missing, damaged or holds something else.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -98,9 +98,7 @@ class FeatureNet(nn.Module):
             network.load_state_dict(weights)
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise MisconfigurationException(
-                f"{path} holds no feature network ({type(error).__name__}: {reason})"
-            ) from error
+            raise SettingError(f"{path} holds no feature network ({type(error).__name__}: {reason})") from error
         return network.eval().requires_grad_(False)
 
     def save(self, path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -114,7 +112,7 @@ class FeatureNet(nn.Module):
             metadata: What the file's header says about the weights, besides the architecture: recipe, data, licence.
 
         Raises:
-            MisconfigurationException: See :meth:`folded`.
+            SettingError: See :meth:`folded`.
         """
         weights = {name: value.half().contiguous() for name, value in self.folded().state_dict().items()}
         architecture = {"widths": json.dumps(self.widths), "depths": json.dumps(self.depths)}
@@ -137,11 +135,11 @@ class FeatureNet(nn.Module):
             Activations (B, C, H', W'), at least 0, by name, in the order of the network.
 
         Raises:
-            MisconfigurationException: If the network has no layer of a name.
+            SettingError: If the network has no layer of a name.
         """
         wanted = set(layers)
         if unknown := wanted - set(self.layers):
-            raise MisconfigurationException(
+            raise SettingError(
                 f"the feature network has no layer {', '.join(sorted(unknown))}; it has {', '.join(self.layers)}"
             )
         found: dict[str, Tensor] = {}
@@ -161,13 +159,13 @@ class FeatureNet(nn.Module):
         no statistics that could move.
 
         Raises:
-            MisconfigurationException: If the norm is not ``batch``: the others depend on the image at hand.
+            SettingError: If the norm is not ``batch``: the others depend on the image at hand.
         """
         plain = type(self)(self.widths, self.depths, norm="none")
         for name, layer in self.layers.items():
             conv, norm = layer.get_submodule("conv"), layer.get_submodule("norm")
             if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-                raise MisconfigurationException(
+                raise SettingError(
                     f"only norm 'batch' folds into plain convolutions, this feature network has norm '{self.norm}'"
                 )
             weight, bias = fuse_conv_bn_weights(

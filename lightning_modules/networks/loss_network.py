@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from lightning_modules.networks.feature_net import IMAGENET_MEAN, IMAGENET_STD, FeatureNet
+from norms.errors import SettingError
 
 
 class DefaultLayers(NamedTuple):
@@ -42,10 +42,10 @@ def default_layers(network: str) -> DefaultLayers:
     """The customary layers of a loss network.
 
     Raises:
-        MisconfigurationException: If there is no loss network of this name.
+        SettingError: If there is no loss network of this name.
     """
     if network not in _DEFAULT_LAYERS:
-        raise MisconfigurationException(f"no loss_network '{network}', there are {', '.join(_DEFAULT_LAYERS)}")
+        raise SettingError(f"no loss_network '{network}', there are {', '.join(_DEFAULT_LAYERS)}")
     return _DEFAULT_LAYERS[network]
 
 
@@ -67,7 +67,7 @@ class LossNetwork(nn.Module):
             :meth:`FeatureNet.save` wrote.
 
     Raises:
-        MisconfigurationException: If a layer does not exist, the weights cannot be downloaded, or the
+        SettingError: If a layer does not exist, the weights cannot be downloaded, or the
             file is missing, damaged or of another network.
 
     Shape:
@@ -146,7 +146,7 @@ def _depth(name: str, names: Sequence[str], layers: Collection[str]) -> int:
     """How many of a network's layers lead to the deepest wanted one, itself included."""
     unknown = [layer for layer in layers if layer not in names]
     if unknown:
-        raise MisconfigurationException(f"loss network {name} has no layer '{unknown[0]}', it has {', '.join(names)}")
+        raise SettingError(f"loss network {name} has no layer '{unknown[0]}', it has {', '.join(names)}")
     return 1 + max(names.index(layer) for layer in layers)
 
 
@@ -155,7 +155,7 @@ def _download(name: str) -> dict[str, Any]:
     try:
         return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except _UNREADABLE as error:
-        raise MisconfigurationException(
+        raise SettingError(
             f"loss_network: {name} needs torchvision's weights, but downloading them failed ({_reason(error)}): fetch "
             f"{entry.url} elsewhere and name the file as weights:, or set loss_network: bundled, which needs none"
         ) from error
@@ -163,7 +163,7 @@ def _download(name: str) -> dict[str, Any]:
 
 def _existing(weights: str | Path) -> Path:
     if not Path(weights).is_file():
-        raise MisconfigurationException(f"weights: there is no file {weights}")
+        raise SettingError(f"weights: there is no file {weights}")
     return Path(weights)
 
 
@@ -173,9 +173,9 @@ def _read(path: Path) -> dict[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise MisconfigurationException(f"weights: {path} cannot be read ({_reason(error)})") from error
+        raise SettingError(f"weights: {path} cannot be read ({_reason(error)})") from error
     if not isinstance(state, dict):
-        raise MisconfigurationException(f"weights: {path} holds {type(state).__name__}, not a dict of tensors by name")
+        raise SettingError(f"weights: {path} holds {type(state).__name__}, not a dict of tensors by name")
     return state
 
 
@@ -192,7 +192,7 @@ def _fitting(
         value = state.get(f"features.{key}", state.get(key))
         if not isinstance(value, Tensor) or value.shape != tensor.shape:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else "none"
-            raise MisconfigurationException(
+            raise SettingError(
                 f"weights: {weights} is not of {name}: features.{key} must have shape {tuple(tensor.shape)}, got {got}"
             )
         found[key] = value.float()

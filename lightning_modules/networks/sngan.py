@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 import norms
+from norms.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def find_architecture(name: str) -> Architecture:
     """Look up a row of ``ARCHITECTURES``.
 
     Raises:
-        MisconfigurationException: If none has this name.
+        SettingError: If none has this name.
     """
     if name not in ARCHITECTURES:
         close = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         guess = f", did you mean '{close[0]}'?" if close else ""
-        raise MisconfigurationException(f"unknown architecture '{name}'{guess} (known: {', '.join(ARCHITECTURES)})")
+        raise SettingError(f"unknown architecture '{name}'{guess} (known: {', '.join(ARCHITECTURES)})")
     return ARCHITECTURES[name]
 
 

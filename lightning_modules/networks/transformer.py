@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 import norms
+from norms.errors import SettingError
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -39,7 +39,7 @@ class TransformerNet(nn.Sequential):
         norm_options: Further arguments of that layer, such as ``{"initial_rho": 0.5}``.
 
     Raises:
-        MisconfigurationException: If a width is not positive or the number of blocks is negative.
+        SettingError: If a width is not positive or the number of blocks is negative.
         ValueError: If the norm does not exist or does not take the options.
 
     Shape:
@@ -58,9 +58,9 @@ class TransformerNet(nn.Sequential):
         norm_options: Mapping[str, Any] | None = None,
     ) -> None:
         if not widths or min(widths) < 1:
-            raise MisconfigurationException(f"widths must be one or more positive numbers, got {list(widths)}")
+            raise SettingError(f"widths must be one or more positive numbers, got {list(widths)}")
         if num_blocks < 0:
-            raise MisconfigurationException(f"num_blocks must not be negative, got {num_blocks}")
+            raise SettingError(f"num_blocks must not be negative, got {num_blocks}")
         make_norm = partial(norms.build, norm, **(norm_options or {}))
         parts: OrderedDict[str, nn.Module] = OrderedDict(first=_ConvBlock(3, widths[0], 9, make_norm))
         for i, (wide, narrow) in enumerate(pairwise(widths), start=1):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from data import CIFAR10, MNIST, STL10, BundledDigits, FashionMNIST
 from data.arrays import ArrayImages
+from norms.errors import SettingError
 
 REAL = os.environ.get("NORMLAB_DATA")
 
@@ -89,7 +89,7 @@ def prepare(data) -> None:
 
 
 def failure(data) -> str:
-    with pytest.raises(MisconfigurationException) as error:
+    with pytest.raises(SettingError) as error:
         prepare(data)
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from data.images import ImageError, check_image, find_images, load_image, to_tensor
+from norms.errors import SettingError
 
 ORIENTATION = 0x0112
 
@@ -313,7 +313,7 @@ def test_links_are_followed_once(tmp_path):
 @pytest.mark.parametrize(("name", "reason"), [("none", "no such folder"), ("file.png", "not a folder")])
 def test_missing_folder(tmp_path, name, reason):
     (tmp_path / "file.png").touch()
-    with pytest.raises(MisconfigurationException, match=f"{name}: {reason}"):
+    with pytest.raises(SettingError, match=f"{name}: {reason}"):
         find_images(tmp_path / name)
 
 

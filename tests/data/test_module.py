@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from data.arrays import ArrayImages
 from data.module import ImageDataModule
+from norms.errors import SettingError
 
 
 class Numbered(ImageDataModule):
@@ -154,7 +154,7 @@ def test_ranks_take_different_images():
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("image_size", -1), ("num_workers", -1)])
 def test_impossible_numbers_are_refused(name, value):
-    with pytest.raises(MisconfigurationException, match=f"{name} is {value}, it must be at least") as error:
+    with pytest.raises(SettingError, match=f"{name} is {value}, it must be at least") as error:
         Numbered(**{name: value})
     assert "\n" not in str(error.value)
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import data
-from data.draw_styles import SIZE, STYLES, draw, main
 from data.styles import names, open_style
+from norms.errors import SettingError
+from tools.draw_styles import SIZE, STYLES, draw, main
 
 FILES = sorted((Path(data.__file__).parent / "styles").glob("*.png"))
 
@@ -73,7 +73,7 @@ def test_script_writes_over_nothing(tmp_path, monkeypatch, capsys):
 
 def test_script_writes_into_a_new_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["draw_styles", str(tmp_path / "new")])
-    monkeypatch.setattr("data.draw_styles.STYLES", {"waves": STYLES["waves"]})
+    monkeypatch.setattr("tools.draw_styles.STYLES", {"waves": STYLES["waves"]})
     main()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["waves.png"]
 
@@ -86,7 +86,7 @@ def test_path_opens(tmp_path):
 
 @pytest.mark.parametrize("style", ["nightt", "", "missing/picture.jpg"])
 def test_unknown_style(style):
-    with pytest.raises(MisconfigurationException, match="no style picture") as error:
+    with pytest.raises(SettingError, match="no style picture") as error:
         open_style(style)
     assert "\n" not in str(error.value)
     assert all(name in str(error.value) for name in names())
@@ -96,7 +96,7 @@ def test_unreadable_style(tmp_path):
     (tmp_path / "notes.png").write_text("no image")
     (tmp_path / "folder").mkdir()
     for style in (tmp_path / "notes.png", tmp_path / "folder"):
-        with pytest.raises(MisconfigurationException, match=r"style picture .*bundled ones: glass") as error:
+        with pytest.raises(SettingError, match=r"style picture .*bundled ones: glass") as error:
             open_style(style)
         assert "\n" not in str(error.value)
         assert str(style) in str(error.value)

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from stand_ins import PlainModel, TinyModel
 
 import norms
+from norms.errors import SettingError
 
 
 def saved(module):
@@ -73,7 +73,7 @@ def test_its_own_checkpoint_is_accepted():
     ],
 )
 def test_checkpoints_of_other_modules_and_settings_are_refused(checkpoint, reason):
-    with pytest.raises(MisconfigurationException, match=reason) as error:
+    with pytest.raises(SettingError, match=reason) as error:
         TinyModel().on_load_checkpoint(checkpoint)
     assert "\n" not in str(error.value)
 

@@ -5,11 +5,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 import norms
 from lightning_modules.classifier import Classifier, warm_up_then_cosine
+from norms.errors import SettingError
 
 SMALL = {"widths": (8, 16), "depths": (1, 1), "num_classes": 4}
 
@@ -96,13 +96,13 @@ def test_learning_rate_rises_to_its_maximum_then_falls_to_zero():
 
 
 def test_schedule_without_an_end_is_refused():
-    with pytest.raises(MisconfigurationException, match=r"trainer\.max_steps"):
+    with pytest.raises(SettingError, match=r"trainer\.max_steps"):
         fit(Classifier(**SMALL), labelled(4), max_steps=-1)
 
 
 @pytest.mark.parametrize("label_smoothing", [-0.1, 1.1])
 def test_label_smoothing_out_of_range_is_refused(label_smoothing):
-    with pytest.raises(MisconfigurationException, match="label_smoothing"):
+    with pytest.raises(SettingError, match="label_smoothing"):
         Classifier(label_smoothing=label_smoothing, **SMALL)
 
 

@@ -1,12 +1,12 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 from torchvision.models import squeezenet1_1
 
 from lightning_modules.distillation import TAUGHT, Distillation, on_student_pixels
 from lightning_modules.networks.feature_net import imagenet_normalize
+from norms.errors import SettingError
 
 
 @pytest.fixture
@@ -82,5 +82,5 @@ def test_varied_images_are_a_function_of_seed_and_step_and_stay_images(weights):
 
 
 def test_a_student_of_other_depth_is_refused(weights):
-    with pytest.raises(MisconfigurationException, match="needs four stages"):
+    with pytest.raises(SettingError, match="needs four stages"):
         Distillation(weights, depths=(2, 2))

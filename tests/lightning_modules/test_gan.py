@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 import norms
-import sample
 from data.stream import StreamDataset, StreamSampler
-from lightning_modules import checkpoints
 from lightning_modules.gan import GAN
+from norms.errors import SettingError
+from sampling import command as sample
+from training import checkpoints
 
 SMALL = {"architecture": "resnet16", "channels": 1, "latent_dim": 8, "n_dis": 1, "ema_half_life": 20}
 BATCH = 2
@@ -274,7 +274,7 @@ def test_bfloat16_takes_the_same_step(tmp_path):
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
 def test_other_precision_is_refused(precision, tmp_path):
-    with pytest.raises(MisconfigurationException, match=f"in precision 32-true or bf16-mixed, not {precision}$"):
+    with pytest.raises(SettingError, match=f"in precision 32-true or bf16-mixed, not {precision}$"):
         fit(GAN(**SMALL), 1, tmp_path, precision=precision)
 
 
@@ -302,19 +302,19 @@ def test_integer_betas(tmp_path):
     ],
 )
 def test_wrong_settings(settings, message):
-    with pytest.raises(MisconfigurationException, match=message) as error:
+    with pytest.raises(SettingError, match=message) as error:
         GAN(**{**SMALL, **settings})
     assert "\n" not in str(error.value)
 
 
 def test_images_of_another_size(tmp_path):
-    with pytest.raises(MisconfigurationException, match=r"images of 1x16x16 .* but the data has 3x8x8: choose"):
+    with pytest.raises(SettingError, match=r"images of 1x16x16 .* but the data has 3x8x8: choose"):
         fit(GAN(**SMALL), 1, tmp_path, data=Images(1, shape=(3, 8, 8)))
 
 
 def test_batch_that_does_not_divide(tmp_path):
     module = GAN(**{**SMALL, "n_dis": 3})
-    with pytest.raises(MisconfigurationException, match=r"a batch of 4 images does not divide into n_dis=3 equal"):
+    with pytest.raises(SettingError, match=r"a batch of 4 images does not divide into n_dis=3 equal"):
         fit(module, 1, tmp_path, data=Images(3, batch=4))
 
 

@@ -8,17 +8,17 @@ import yaml
 from PIL import Image
 from pytorch_lightning.cli import instantiate_class
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 import norms
 from data.module import ImageDataModule
 from data.styles import open_style
-from lightning_modules import checkpoints
 from lightning_modules.losses.perceptual import PerceptualLoss
 from lightning_modules.networks.feature_net import BUNDLED
 from lightning_modules.networks.loss_network import LossNetwork
 from lightning_modules.style_transfer import StyleTransfer
+from norms.errors import SettingError
+from training import checkpoints
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -181,7 +181,7 @@ def test_resumed_training_ends_as_one_that_was_never_stopped(tmp_path):
 
 def test_resuming_with_other_settings_is_refused(fitted, tmp_path):
     fitted[1].save_checkpoint(tmp_path / "last.ckpt")
-    with pytest.raises(MisconfigurationException, match="style was 'night', is now 'waves'"):
+    with pytest.raises(SettingError, match="style was 'night', is now 'waves'"):
         trainer(5).fit(make(style="waves"), datamodule=Noise(), ckpt_path=tmp_path / "last.ckpt")
 
 
@@ -235,7 +235,7 @@ def test_the_next_command_can_be_pasted():
 )
 def test_what_is_wrong_shows_before_anything_is_written(options, message, tmp_path):
     fit = trainer(logger=CSVLogger(tmp_path / "run"), enable_checkpointing=True)
-    with pytest.raises(MisconfigurationException, match=message) as error:
+    with pytest.raises(SettingError, match=message) as error:
         fit.fit(make(**options), datamodule=Noise())
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_modules.losses.adversarial import LOSSES, adversarial_loss
+from norms.errors import SettingError
 
 REAL = torch.tensor([2.0, 0.5, -1.0])
 FAKE = torch.tensor([-3.0, 0.0, 1.0, 0.25])
@@ -55,7 +55,7 @@ def test_both_sides_pull_in_opposite_directions(name, score, step):
 
 def test_unknown_name():
     with pytest.raises(
-        MisconfigurationException,
+        SettingError,
         match=r"^unknown adversarial loss 'hinj', did you mean 'hinge'\? \(known: hinge, non_saturating\)$",
     ):
         adversarial_loss("hinj")

@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_modules.losses.perceptual import (
@@ -13,6 +12,7 @@ from lightning_modules.losses.perceptual import (
     total_variation,
 )
 from lightning_modules.networks.loss_network import LossNetwork
+from norms.errors import SettingError
 
 STYLE = torch.rand(1, 3, 10, 14, generator=torch.Generator().manual_seed(0))
 WEIGHTS = {"content_weight": 2.0, "style_weight": 3.0, "tv_weight": 0.5}
@@ -216,5 +216,5 @@ def test_autocast_gives_float32_terms():
     ],
 )
 def test_impossible_settings_are_refused(options, message):
-    with pytest.raises(MisconfigurationException, match=message):
+    with pytest.raises(SettingError, match=message):
         make(**options)

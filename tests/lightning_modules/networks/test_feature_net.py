@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -10,6 +9,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import norms
 from lightning_modules.networks.feature_net import BUNDLED, IMAGENET_MEAN, IMAGENET_STD, FeatureNet, imagenet_normalize
+from norms.errors import SettingError
 
 LAYERS = ["relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu4_1"]
 SMALL = {"widths": (4, 6), "depths": (2, 1)}
@@ -70,13 +70,13 @@ def test_features_equal_the_forward_pass_and_stop_at_the_deepest_wanted_layer():
 
 
 def test_unknown_layer_is_named_with_those_that_exist():
-    with pytest.raises(MisconfigurationException, match=r"no layer relu9_9; it has relu1_1, relu1_2, relu2_1$"):
+    with pytest.raises(SettingError, match=r"no layer relu9_9; it has relu1_1, relu1_2, relu2_1$"):
         FeatureNet(**SMALL).features(image(1, 3, 8, 8), ["relu1_1", "relu9_9"])
 
 
 @pytest.mark.parametrize(("widths", "depths"), [((), ()), ((4,), (1, 1)), ((4, 0), (1, 1)), ((4,), (0,))])
 def test_impossible_stages_are_refused(widths, depths):
-    with pytest.raises(MisconfigurationException, match="widths and depths"):
+    with pytest.raises(SettingError, match="widths and depths"):
         FeatureNet(widths, depths)
 
 
@@ -108,7 +108,7 @@ def test_folding_keeps_the_activations_and_leaves_the_network_alone():
 
 
 def test_only_batch_norm_folds():
-    with pytest.raises(MisconfigurationException, match="has norm 'instance'"):
+    with pytest.raises(SettingError, match="has norm 'instance'"):
         FeatureNet(norm="instance", **SMALL).folded()
 
 
@@ -132,7 +132,7 @@ def test_what_is_no_feature_network_is_refused_in_one_line(tmp_path):
     save_file({"weight": torch.zeros(1)}, foreign)
     save_file({"weight": torch.zeros(1)}, short, metadata={"widths": "[4]", "depths": "[1]"})
     for path in (text, foreign, short, tmp_path / "missing"):
-        with pytest.raises(MisconfigurationException, match="holds no feature network") as caught:
+        with pytest.raises(SettingError, match="holds no feature network") as caught:
             FeatureNet.load(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -4,7 +4,6 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model, get_model_weights
@@ -12,6 +11,7 @@ from torchvision.transforms.v2.functional import normalize
 
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
 from lightning_modules.networks.loss_network import LossNetwork, default_layers
+from norms.errors import SettingError
 
 # Positions in torchvision's `features`, as the literature counts them.
 POSITIONS = {
@@ -41,7 +41,7 @@ def squeezenet_file(folder, kind=".pth", prefix="features."):
 
 
 def message_of(*arguments):
-    with pytest.raises(MisconfigurationException) as error:
+    with pytest.raises(SettingError) as error:
         LossNetwork(*arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -167,7 +167,7 @@ def test_a_broken_download_is_refused(tmp_path, monkeypatch):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(MisconfigurationException, match="no loss_network 'vgg', there are bundled, vgg16, vgg19"):
+    with pytest.raises(SettingError, match="no loss_network 'vgg', there are bundled, vgg16, vgg19"):
         default_layers("vgg")
     message = message_of("bundled", ["relu1_2", "relu9_9"])
     assert message.startswith("loss network bundled has no layer 'relu9_9', it has relu1_1, ")

@@ -4,7 +4,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -18,6 +17,7 @@ from lightning_modules.networks.sngan import (
     UpBlock,
     find_architecture,
 )
+from norms.errors import SettingError
 
 SMALL = {
     "resnet": Architecture("resnet", 4, (8, 8, 4), (4, 6, 8), 2),
@@ -224,5 +224,5 @@ def test_state_dict_carries_the_power_iteration():
 
 
 def test_unknown_architecture():
-    with pytest.raises(MisconfigurationException, match=r"^unknown architecture 'resnet23', did you mean 'resnet32'\?"):
+    with pytest.raises(SettingError, match=r"^unknown architecture 'resnet23', did you mean 'resnet32'\?"):
         find_architecture("resnet23")

@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import norms
 from lightning_modules.networks.transformer import TransformerNet
+from norms.errors import SettingError
 
 
 def johnson(net, image):
@@ -137,7 +137,7 @@ def test_autocast_keeps_the_tones_of_an_image():
     ],
 )
 def test_impossible_networks_are_refused(options, message):
-    with pytest.raises(MisconfigurationException, match=message):
+    with pytest.raises(SettingError, match=message):
         TransformerNet(**options)
 
 

@@ -1,0 +1,131 @@
+"""Which runs are averaged: those that differ in nothing but their seeds, or that the user names."""
+
+import re
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
+
+from mixing_analysis.values import Run
+from norms.errors import SettingError
+from training.callbacks.run_folder import flat
+
+SEED = re.compile(r"seed_everything|(.*\.)?seed")
+
+IRRELEVANT = re.compile(r"(name|runs_dir|ckpt_path|weights_only|_.*)|(mixing|samples|checkpoint)\..*")
+"""Settings of how a run is recorded, which do not change what it learns."""
+
+MOST_SETTINGS = 3
+"""A group is named by the settings that set it apart unless there are more."""
+
+
+def fold(runs: Sequence[Run], named: Mapping[str, Sequence[str]]) -> list[Run]:
+    """Say of each run which group it is averaged in.
+
+    Args:
+        runs: The runs.
+        named: From the name of a group to its runs, each called as the user called it or by the run's name. The other
+            runs form a group where their configurations agree in all but seeds and what does not matter.
+
+    Returns:
+        The runs with their groups.
+
+    Raises:
+        SettingError: If a named group has an unknown run or one of another group, or if its runs have
+            different architectures.
+    """
+    groups: dict[str, str] = {}
+    for group, members in named.items():
+        chosen = [_find(runs, group, member) for member in members]
+        for run in chosen:
+            if groups.setdefault(run.name, group) != group:
+                raise SettingError(f"{run.name} cannot be in both groups {groups[run.name]} and {group}")
+            _check_architecture(chosen[0], run)
+    groups, repetitions = _by_settings(runs, groups)
+    return [replace(run, group=groups[run.name], notes=run.notes + repetitions.get(run.name, ())) for run in runs]
+
+
+def _find(runs: Sequence[Run], group: str, member: str) -> Run:
+    for run in runs:
+        if member in (run.source, run.name):
+            return run
+    raise SettingError(f"group {group}: {member} is none of the runs")
+
+
+def _check_architecture(first: Run, second: Run) -> None:
+    difference = _difference(first, second)
+    if difference:
+        raise SettingError(
+            f"runs of different architectures cannot be averaged, only compared: {first.name} has {difference[0]}, "
+            f"{second.name} has {difference[1]}"
+        )
+
+
+def _difference(first: Run, second: Run) -> tuple[str, str] | None:
+    ours, theirs = first.architecture, second.architecture
+    if len(ours) != len(theirs):
+        return f"{len(ours)} layers that learn how to normalize", str(len(theirs))
+    for (layer, gates), (other, other_gates) in zip(ours.items(), theirs.items(), strict=True):
+        known = gates is not None and other_gates is not None
+        if layer != other or (known and gates != other_gates):
+            return _describe(layer, gates), _describe(other, other_gates)
+    return None
+
+
+def _describe(layer: str, gates: int | None) -> str:
+    return f"{layer} with switch weights" if gates == 0 else f"{layer} with {gates or 'some'} gates"
+
+
+def _by_settings(runs: Sequence[Run], groups: Mapping[str, str]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """The groups of all runs, by their names; and notes of those that are alone because they repeat another."""
+    alike: dict[Hashable, list[Run]] = {}
+    notes: dict[str, tuple[str, ...]] = {}
+    for run in runs:
+        if run.name in groups:
+            continue
+        key: Hashable = run.name if run.config is None else _settings(run)
+        members = alike.setdefault(key, [])
+        repeated = next((member.name for member in members if _seeds(member) == _seeds(run)), None)
+        if repeated is not None:
+            notes[run.name] = (f"not averaged with {repeated}, which has the same settings and the same seeds",)
+        if repeated is not None or (members and _difference(members[0], run)):
+            alike[run.name] = [run]
+        else:
+            members.append(run)
+    found = dict(groups)
+    for members in alike.values():
+        others = [other for other in alike.values() if other is not members]
+        name = _group_name(members, others, groups.values())
+        found.update((run.name, name) for run in members)
+    return found, notes
+
+
+def _settings(run: Run) -> frozenset[tuple[str, str]]:
+    return frozenset(
+        (key, _plain(value))
+        for key, value in flat(dict(run.config or {})).items()
+        if not SEED.fullmatch(key) and not IRRELEVANT.fullmatch(key)
+    )
+
+
+def _plain(value: object) -> str:
+    # What W&B stores as 10 was 10.0 before.
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _seeds(run: Run) -> frozenset[tuple[str, str]]:
+    return frozenset((key, repr(value)) for key, value in flat(dict(run.config or {})).items() if SEED.fullmatch(key))
+
+
+def _group_name(members: Sequence[Run], others: Sequence[Sequence[Run]], taken: Collection[str]) -> str:
+    first = members[0]
+    if len(members) == 1:
+        return first.name
+    folder = first.name.rpartition("/")[0]
+    rivals = [runs[0] for runs in others if len(runs) > 1 and runs[0].name.rpartition("/")[0] == folder]
+    special = _settings(first) - frozenset.intersection(*map(_settings, rivals)) if rivals else frozenset()
+    name = folder
+    if rivals:
+        name += f" ({', '.join(sorted(key.rpartition('.')[2] + '=' + value for key, value in special))})"
+    unclear = any(run.name.rpartition("/")[0] != folder for run in members) or name in taken
+    if unclear or (rivals and not 0 < len(special) <= MOST_SETTINGS):
+        return f"{first.name} and {len(members) - 1} more"
+    return name

@@ -1,0 +1,206 @@
+"""What becomes of a network whose gates are rounded: how near it is to one that could be pruned."""
+
+import copy
+import importlib
+import logging
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning_fabric.utilities import move_data_to_device
+from pandas import DataFrame
+from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor, nn
+
+from data.stream import generator
+from lightning_modules.base import TrainingModule
+from lightning_modules.gan import GAN
+from mixing_analysis.values import Run
+from norms.errors import SettingError
+from norms.mixing import mixing_layers
+from norms.recalibration import recalibrate
+from training import checkpoints
+
+COLUMNS = ("run", "metric", "statistics", "learned", "snapped")
+
+STATISTICS = ("as trained", "recalibrated")
+"""Which running statistics a network is evaluated with: those of its training, which fit the learned gates, or those of
+training data under the very gates that are evaluated."""
+
+LATENTS, LATENT_BATCH = 256, 64
+
+
+@torch.no_grad()
+def snap_(model: nn.Module) -> None:
+    """Give every gate and switch of ``model`` wholly to what it prefers, in place.
+
+    A rho below 0.5 becomes 0, any other 1. The largest of a layer's mean weights becomes 1 and the others 0, and so do
+    its variance weights; of equal ones the first.
+
+    Args:
+        model: Any module; layers without mixing parameters are passed over.
+    """
+    for _, layer in mixing_layers(model):
+        for parameter in layer.mixing_parameters():
+            if layer.optimizer_group == "rho":
+                parameter.copy_(parameter >= 0.5)
+            else:
+                best = parameter.argmax()
+                parameter.fill_(-torch.inf)
+                parameter[best] = 0
+
+
+def evaluate(run: Run, batches: int = 32) -> DataFrame:
+    """Evaluate a run's network with the gates it has learned and with snapped ones, each on a copy of its own.
+
+    The metrics are those of the module's own validation, on held-out images. A GAN's validation does not see its
+    generator; of the live generator, and the same latent vectors, these are told instead: ``rms_change``, the
+    root mean square by which snapping changes the images, in units of their range from 0 to 1; for comparison
+    ``rms_between``, that between images of different latent vectors; and ``d_fake``, the discriminator's mean
+    score.
+
+    Args:
+        run: A run with a checkpoint of this project and the configuration that it was trained with.
+        batches: At most how many batches of held-out images to evaluate on, and of training images to recalibrate
+            with; a GAN needs no images.
+
+    Returns:
+        The columns run, metric, statistics (one of :data:`STATISTICS`; only the first where nothing depends on running
+        statistics), learned and snapped.
+
+    Raises:
+        SettingError: If the run cannot be evaluated: it has no checkpoint or configuration, or its data
+            are not there.
+    """
+    with _quiet():
+        module = _module(run)
+        scores = (
+            _generator_scores(module) if isinstance(module, GAN) else _validation_scores(module, _data(run), batches)
+        )
+        try:
+            rows = [(run.name, *row) for row in scores]
+        except (ValueError, OSError) as error:
+            raise SettingError(" ".join(str(error).split())) from error
+        return DataFrame(rows, columns=list(COLUMNS))
+
+
+Scores = Iterator[tuple[str, str, float, float]]
+
+
+def _versions(network: nn.Module, inputs: Iterable[Any], device: torch.device) -> Iterator[tuple[str, Any, Any]]:
+    """Copies of a network: by statistics, with the learned gates and with snapped ones."""
+    snapped = copy.deepcopy(network)
+    snap_(snapped)
+    yield STATISTICS[0], network, snapped
+    if any(getattr(layer, "running_mean", None) is not None for layer in network.modules()):
+        batches = list(inputs)
+        yield STATISTICS[1], _recalibrated(network, batches, device), _recalibrated(snapped, batches, device)
+
+
+def _recalibrated(network: nn.Module, batches: list[Any], device: torch.device) -> nn.Module:
+    def forward(module: nn.Module, batch: Any) -> None:
+        batch = move_data_to_device(batch, device)
+        if isinstance(module, TrainingModule):
+            module.predict_step(batch, 0)
+        else:
+            module(batch)
+
+    return recalibrate(copy.deepcopy(network).to(device), batches, forward=forward, sync=False)
+
+
+def _validation_scores(module: TrainingModule, data: LightningDataModule, batches: int) -> Scores:
+    trainer = Trainer(
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=batches,
+    )
+
+    def validate(version: TrainingModule) -> Mapping[str, float]:
+        (metrics,) = trainer.validate(version, datamodule=data, verbose=False)
+        return metrics
+
+    def training_batches() -> Iterator[Any]:
+        data.setup("fit")
+        return islice(data.train_dataloader(), batches)
+
+    for statistics, learned, snapped in _versions(module, training_batches(), trainer.strategy.root_device):
+        before, after = validate(learned), validate(snapped)
+        yield from ((metric, statistics, before[metric], after[metric]) for metric in before)
+
+
+@torch.no_grad()
+def _generator_scores(gan: GAN) -> Scores:
+    latents = torch.randn(LATENTS, gan.latent_dim, generator=generator(gan.seed, 0)).split(LATENT_BATCH)
+    population = torch.randn(2 * LATENTS, gan.latent_dim, generator=generator(gan.seed, 1)).split(LATENT_BATCH)
+
+    def draw(network: nn.Module) -> Tensor:
+        return torch.cat([network(part) for part in latents])
+
+    for statistics, learned, snapped in _versions(gan.generator, population, gan.device):
+        before, after = draw(learned), draw(snapped)
+        yield "rms_change", statistics, 0.0, _rms(after - before)
+        yield "rms_between", statistics, _rms(before - before.roll(1, 0)), _rms(after - after.roll(1, 0))
+        score = [gan.discriminator(images).mean().item() for images in (before, after)]
+        yield "d_fake", statistics, score[0], score[1]
+
+
+def _rms(difference: Tensor) -> float:
+    # Images are in [-1, 1] here.
+    return (difference / 2).double().square().mean().sqrt().item()
+
+
+def _module(run: Run) -> TrainingModule:
+    if run.checkpoint is None:
+        raise SettingError("there is no checkpoint of it here")
+    module_class = _configured(run, "model", TrainingModule)
+    try:
+        return checkpoints.load(module_class, run.checkpoint)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise SettingError(f"{run.checkpoint} does not fit {module_class.__name__}: {reason}") from error
+
+
+def _data(run: Run) -> LightningDataModule:
+    data_class = _configured(run, "data", LightningDataModule)
+    arguments = (run.config or {})["data"].get("init_args") or {}
+    try:
+        return data_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"its data module cannot be built: {error}") from error
+
+
+def _configured(run: Run, part: str, base: type) -> Any:
+    if run.config is None:
+        raise SettingError("there is no config.yaml beside its checkpoint, which says how to evaluate it")
+    section = run.config.get(part)
+    path = section.get("class_path", "") if isinstance(section, Mapping) else str(section)
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingError(f"its config.yaml names a {part} that is not there: {path!r}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise SettingError(f"its config.yaml names a {part} that is no {base.__name__}: {path!r}")
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Lightning says of devices and data loaders."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,54 @@
+"""One way to tell of a wrong setting: what is wrong, where, and what would be right."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SettingError(ValueError):
+    """A setting, name or file of the user that cannot be used, told in one line."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``", did you mean 'NAME'?"`` for the known name nearest to ``name``, or nothing if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> SettingError:
+    """Return the error for a name that does not exist.
+
+    Args:
+        kind: What is named, such as ``norm``.
+        name: What the user wrote.
+        known: The names that exist.
+    """
+    known = list(known)
+    return SettingError(f"unknown {kind} '{name}'{did_you_mean(name, known)} (known: {', '.join(known)})")
+
+
+def check_range(
+    name: str,
+    value: float | None,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Refuse a number outside its range; NaN is outside every range, None is a setting left open.
+
+    Raises:
+        SettingError: If a limit does not hold.
+    """
+    if value is None:
+        return
+    limits = (
+        ("at least", at_least, lambda limit: value >= limit),
+        ("above", above, lambda limit: value > limit),
+        ("at most", at_most, lambda limit: value <= limit),
+        ("below", below, lambda limit: value < limit),
+    )
+    given = [(words, limit, holds) for words, limit, holds in limits if limit is not None]
+    if not all(holds(limit) for _, limit, holds in given):
+        wanted = " and ".join(f"{words} {limit:g}" for words, limit, _ in given)
+        raise SettingError(f"{name} must be {wanted}, got {value}")

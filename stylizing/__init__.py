@@ -1,0 +1,1 @@
+"""Repainting photos with a trained style-transfer network."""

@@ -1,0 +1,41 @@
+"""Runs with invented values, for the tests of what is drawn of them."""
+
+import numpy as np
+
+from mixing_analysis.values import Run, frame
+
+
+def make_run(name, group=None, seed=0, steps=(0, 50, 100), layers=4, channels=8, switches=2, gamma=True, drift=0.5):
+    """A run whose rho falls from 1, and whose switch weights leave a third."""
+    random = np.random.default_rng(seed)
+    fall = random.random((layers, channels + 2 * layers)) * drift
+    logits = random.normal(size=(switches, 2, 3))
+    values = {}
+    for step in steps:
+        progress = step / max(1, max(steps))
+        arrays = values[step] = {}
+        for layer in range(layers):
+            rho = 1 - progress * fall[layer, : channels + 2 * layer]
+            arrays[f"{layer:02d}.block.norm{layer}/rho"] = rho.astype(np.float32)
+        for layer in range(switches):
+            weights = np.exp(progress * logits[layer])
+            weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+            prefix = f"{layers + layer:02d}.block.switch{layer}"
+            arrays |= {f"{prefix}/mean_weight": weights[0], f"{prefix}/var_weight": weights[1]}
+        if gamma and step == max(steps):
+            gammas = {
+                key.replace("/rho", "/gamma"): (rho * 0.3 + random.normal(1, 0.1, len(rho))).astype(np.float32)
+                for key, rho in arrays.items()
+                if key.endswith("/rho")
+            }
+            arrays |= gammas
+    return Run(name, f"runs/{name}", frame(values), group or name)
+
+
+def two_groups(seeds=3, **options):
+    """Seeds of two groups; in the second, rho falls further."""
+    return [
+        make_run(f"{group}/version_{seed}", group, seed=10 * number + seed, drift=drift, **options)
+        for number, (group, drift) in enumerate((("slow", 0.4), ("fast", 0.9)))
+        for seed in range(seeds)
+    ]

@@ -1,0 +1,54 @@
+"""What is printed when a training has ended."""
+
+import pytest
+from stand_ins import TinyModel, fit
+
+from training.callbacks.checkpoint import RunCheckpoint
+from training.callbacks.run_folder import RunFolder
+from training.callbacks.samples import SampleImages
+from training.callbacks.summary import print_summary
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "a name that is so long that it does not fit into a line of a terminal" / "version_0"
+    run_dir = folder.relative_to(tmp_path)
+    return run_dir, fit(run_dir, [RunFolder("name: a\n"), RunCheckpoint(5), SampleImages(5)], TinyModel())
+
+
+def test_names_the_files_the_metrics_and_the_next_commands(run, capsys):
+    run_dir, trainer = run
+    print_summary(trainer, run_dir)
+    out = capsys.readouterr().out
+    lines = [line.strip() for line in out.splitlines()]
+    assert f"finished after step 12 of 12: {run_dir}" in lines
+    (wandb,) = run_dir.glob("wandb/offline-run-*")
+    files = ["checkpoints/last.ckpt", "config.yaml", "metrics.csv", "samples/step_0000012.png and 3 more"]
+    assert [line for line in files if line not in lines] == []
+    assert f"wandb/{wandb.name}" in lines
+    assert f"{trainer.logged_metrics['val/loss']:.5g}" in out
+    next_commands = lines[lines.index("next:") + 1 :]
+    upload = f"wandb sync 'runs/{run_dir.parts[1]}/version_0/wandb'/offline-run-*-{wandb.name.rpartition('-')[2]}"
+    assert next_commands == [f"python use.py {run_dir}", upload]
+
+
+def test_an_interrupted_run_is_told_how_to_go_on(run, capsys):
+    run_dir, trainer = run
+    print_summary(trainer, run_dir, interrupted=True)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert f"interrupted after step 12 of 12: {run_dir}" in lines
+    resume = f"python train.py fit --config '{run_dir}/config.yaml' --ckpt_path '{run_dir}/checkpoints/last.ckpt'"
+    assert lines[lines.index("next:") + 1] == resume
+    (run_dir / "config_resumed_0000012.yaml").write_text("")
+    print_summary(trainer, run_dir, interrupted=True)
+    assert f"--config '{run_dir}/config_resumed_0000012.yaml'" in capsys.readouterr().out
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_with(tmp_path, capsys):
+    trainer = fit(tmp_path, [], max_steps=1)
+    print_summary(trainer, tmp_path, interrupted=True)
+    out = capsys.readouterr().out
+    assert "next:" not in out
+    assert "metrics.csv" in out

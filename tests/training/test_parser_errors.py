@@ -1,0 +1,81 @@
+"""How a command ends: its exit status, and what it says on stderr."""
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
+
+import pytest
+
+from norms.errors import SettingError
+from training.parser_errors import positive, run_command
+
+
+def command(run, arguments=("word",)):
+    parser = ArgumentParser()
+    parser.add_argument("given")
+    return run_command(parser, run, arguments)
+
+
+def raising(error):
+    def run(options):
+        raise error
+
+    return run
+
+
+def test_a_command_runs_with_its_options(capsys):
+    given = []
+    assert command(lambda options: given.append(options.given)) == 0
+    assert given == ["word"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_arguments_those_of_the_process_count(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program", "of the process"])
+    given = []
+    assert command(lambda options: given.append(options.given), None) == 0
+    assert given == ["of the process"]
+
+
+def test_a_mistake_is_told_as_it_is(capsys):
+    assert command(raising(SettingError("no such file: a  b"))) == 2
+    assert capsys.readouterr() == ("", "error: no such file: a  b\n")
+
+
+def test_ctrl_c_is_told_in_one_line(capsys):
+    assert command(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_ctrl_c_of_which_a_trainer_has_made_an_exit(capsys):
+    def run(options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    assert command(run) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ValueError, match="a bug"):
+        command(raising(ValueError("a bug")))
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], "0"), ([], "2"), (["word"], "5")])
+def test_other_exits_are_left_alone(arguments, status, capsys):
+    with pytest.raises(SystemExit, match=status):
+        command(raising(SystemExit(5)), arguments)
+    assert "interrupted" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), ("064", 64), ("12345678901", 12345678901)])
+def test_a_positive_number(text, number):
+    assert positive(text) == number
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "+1", "1.0", "1e3", "x", "", " 1", "\u00b2"])
+def test_what_is_no_positive_number(text):
+    with pytest.raises(ArgumentTypeError) as error:
+        positive(text)
+    assert str(error.value) == f"must be a whole number of at least 1, got {text!r}"

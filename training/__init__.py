@@ -1,0 +1,1 @@
+"""What surrounds a training: command line, run folders, loggers, callbacks."""

@@ -1,0 +1,56 @@
+"""Pictures of what the model makes while it trains."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torchvision.transforms.functional import to_pil_image
+
+from lightning_modules.base import TrainingModule
+from norms.errors import SettingError
+from training.files import replacing
+
+
+class SampleImages(Callback):
+    """Save the module's :meth:`~lightning_modules.base.TrainingModule.sample_grid`, if it makes one.
+
+    The picture after s optimizer steps goes to ``samples/step_0000500.png`` in the run folder and to Weights & Biases:
+    at the start, every few steps and at the end.
+
+    Args:
+        every_n_steps: Steps between two pictures.
+    """
+
+    def __init__(self, every_n_steps: int = 500) -> None:
+        if every_n_steps < 1:
+            raise SettingError(f"samples.every_n_steps must be at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._folder = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the run's folder."""
+        self._folder = Path(trainer.log_dir or "") / "samples"
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save a picture every few steps."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last picture."""
+        self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or not isinstance(pl_module, TrainingModule):
+            return
+        if not is_overridden("sample_grid", pl_module, TrainingModule):
+            return
+        step = trainer.global_step
+        picture = to_pil_image((pl_module.sample_grid().clamp(0, 1) * 255).round().byte().cpu())
+        with replacing(self._folder / f"step_{step:07d}.png") as partial:
+            picture.save(partial, format="PNG")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("samples", [picture], step)

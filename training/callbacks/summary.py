@@ -1,0 +1,67 @@
+"""What a training leaves behind, and what to do with it next."""
+
+import shlex
+from pathlib import Path
+
+from pytorch_lightning import Trainer
+from rich.console import Console
+from rich.table import Table
+
+from lightning_modules.base import TrainingModule
+from training.loggers import WandbLogger
+
+
+def print_summary(trainer: Trainer, run_dir: Path, interrupted: bool = False) -> None:
+    """Print the run's folder with what it holds, the last metrics and the commands that come next, from one process.
+
+    Args:
+        trainer: The trainer, after its ``fit`` has ended.
+        run_dir: The run's folder.
+        interrupted: Whether the training was ended before its last step; then the command that resumes it comes first.
+    """
+    if not trainer.is_global_zero:
+        return
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    step, total = trainer.global_step, trainer.max_steps
+    console.print(f"\n{'interrupted' if interrupted else 'finished'} after step {step} of {total}: {run_dir}")
+    for line in _contents(run_dir):
+        console.print(f"  {line}")
+    if trainer.logged_metrics:
+        console.print(_metrics(trainer))
+    commands = _commands(trainer, run_dir, interrupted)
+    if commands:
+        console.print("next:")
+    for command in commands:
+        console.print(f"  {command}")
+
+
+def _contents(run_dir: Path) -> list[str]:
+    lines = []
+    for path in sorted(run_dir.iterdir()) if run_dir.is_dir() else []:
+        if not path.is_dir():
+            lines.append(path.name)
+        elif path.name == "wandb":
+            lines += [f"wandb/{run.name}" for run in sorted(path.glob("*run-*-*"))]
+        elif files := sorted(path.iterdir()):
+            lines.append(f"{path.name}/{files[-1].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else ""))
+    return lines
+
+
+def _metrics(trainer: Trainer) -> Table:
+    table = Table("metric", "last value")
+    for key, value in sorted(trainer.logged_metrics.items()):
+        if key != "epoch":
+            table.add_row(key, f"{float(value):.5g}")
+    return table
+
+
+def _commands(trainer: Trainer, run_dir: Path, interrupted: bool) -> list[str]:
+    commands: list[str | None] = []
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if interrupted and last.is_file():
+        config = max(run_dir.glob("config_resumed_*.yaml"), default=run_dir / "config.yaml")
+        commands.append(f"python train.py fit --config {shlex.quote(str(config))} --ckpt_path {shlex.quote(str(last))}")
+    if last.is_file() and isinstance(trainer.lightning_module, TrainingModule):
+        commands.append(trainer.lightning_module.next_command(run_dir))
+    commands += [logger.sync_command for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return [command for command in commands if command is not None]

@@ -1,0 +1,267 @@
+"""The records of a run: ``metrics.csv``, which survives a resume, and Weights & Biases, which stops no training."""
+
+import csv
+import os
+import shlex
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytorch_lightning.loggers
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from torch import Tensor
+
+from training.files import replacing
+
+if TYPE_CHECKING:
+    import wandb
+
+
+class CSVLogger(pytorch_lightning.loggers.CSVLogger):
+    """Lightning's CSV logger, but a resumed run goes on in the same file.
+
+    Each call is on disk when the next step begins. Epochs and hyperparameters are left out: training streams without
+    epochs, and the run folder's ``config.yaml`` holds all settings.
+
+    Args:
+        run_dir: The run's folder.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        super().__init__(save_dir=Path(run_dir).parent, name=None, version=Path(run_dir).name)
+        self._file = MetricsFile(Path(run_dir) / "metrics.csv")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The :class:`MetricsFile`."""
+        return self._file
+
+    @rank_zero_only
+    def keep_before(self, step: int) -> None:
+        """Drop the rows of ``step`` and later ones, which a run that was killed wrote after its last checkpoint."""
+        self._file.keep_before(step)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
+        """Do nothing."""
+
+    def finalize(self, status: str) -> None:
+        """Write the last rows."""
+        self.save()
+
+
+class MetricsFile:
+    """Rows of metrics in a CSV file; the columns are ``step`` and all metrics that any row has.
+
+    Args:
+        path: The file, which may hold rows already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics: list[dict[str, Any]] = []
+        self._columns = list(self._read()[0])
+
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int) -> None:
+        """Add a row; :meth:`save` writes it."""
+        values = {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
+        values.pop("epoch", None)
+        self.metrics.append({"step": step, **values})
+
+    def save(self) -> None:
+        """Write the rows added since the last call."""
+        if not self.metrics:
+            return
+        if set().union(*self.metrics) <= set(self._columns):
+            with self.path.open("a", newline="") as file:
+                self._writer(file).writerows(self.metrics)
+        else:
+            self._rewrite([*self._read()[1], *self.metrics])
+        self.metrics = []
+
+    def keep_before(self, step: int) -> None:
+        """Drop all rows but those of earlier steps."""
+        self._rewrite([row for row in self._read()[1] if int(row["step"]) < step])
+
+    def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
+        if not self.path.is_file():
+            return ["step"], []
+        # A process killed while it appended may have left the beginning of a row.
+        lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        reader = csv.DictReader(lines)
+        columns = list(reader.fieldnames or ["step"])
+        # Nor can a row that something else has damaged be allowed to end a training.
+        return columns, [row for row in reader if None not in row and None not in row.values()]
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        columns = set().union(*rows) | set(self._columns)
+        self._columns = ["step", *sorted(columns - {"step"})]
+        with replacing(self.path) as partial, partial.open("w", newline="") as file:
+            writer = self._writer(file)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _writer(self, file: Any) -> "csv.DictWriter[str]":
+        return csv.DictWriter(file, self._columns, lineterminator="\n")
+
+
+class WandbLogger(pytorch_lightning.loggers.WandbLogger):
+    """Lightning's Weights & Biases logger, but no failure of W&B stops or hangs a training.
+
+    Who is logged in to W&B gets the run online, everyone else offline, in the run folder's ``wandb``, for
+    ``wandb sync``. ``WANDB_MODE``, ``WANDB_PROJECT``, ``WANDB_DIR`` and W&B's other variables hold as usual. If W&B
+    cannot be reached at the start, the run is logged offline; if it fails later, the training goes on without it. One
+    warning says so, and where the data is. A resumed training continues the same W&B run.
+
+    Args:
+        run_dir: The run's folder.
+        project: The W&B project, unless ``WANDB_PROJECT`` names one.
+        init_timeout: Seconds to wait for the server at the start, unless ``WANDB_INIT_TIMEOUT`` says otherwise.
+        finish_timeout: Seconds to wait for uploads at the end, unless ``WANDB_FINISH_TIMEOUT`` says otherwise.
+    """
+
+    def __init__(
+        self, run_dir: str | Path, project: str = "normlab", init_timeout: float = 20, finish_timeout: float = 30
+    ) -> None:
+        run_dir = Path(run_dir)
+        super().__init__(
+            name=f"{run_dir.parent.name}/{run_dir.name}",
+            save_dir=os.environ.get("WANDB_DIR", run_dir),
+            project=os.environ.get("WANDB_PROJECT", project),
+        )
+        self._id_file = run_dir / "wandb" / "run_id"
+        self._timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+        self.sync_command: str | None = None
+        """The command that uploads what W&B has on disk only, once there is such data."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, started on first use; one that does nothing if W&B has failed."""
+        if self._experiment is None:
+            self._experiment = self._start()
+        return self._experiment
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Add settings to the run's configuration."""
+        self._attempt(lambda: super(WandbLogger, self).log_hyperparams(params))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log scalars, and W&B's own types, such as histograms.
+
+        Unlike in Lightning, ``step`` is W&B's own step too: whatever belongs to one step becomes one row, and a resumed
+        run does not count from 0 again.
+        """
+        row = metrics if step is None else {**metrics, "trainer/global_step": step}
+        self._attempt(lambda: self.experiment.log(dict(row), step=step))
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        """Log pictures."""
+        self._attempt(lambda: super(WandbLogger, self).log_image(key, images, step, **kwargs))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End the W&B run and wait for its uploads, at most ``finish_timeout`` seconds."""
+        if self._experiment is not None:
+            run = self._experiment
+            self._attempt(lambda: run.finish(exit_code=0 if status == "success" else 1))
+            self._experiment = None
+
+    def _start(self) -> "wandb.Run":
+        import wandb
+
+        try:
+            # Silent: this class says what matters, in one line.
+            mode = wandb.setup(wandb.Settings(silent=True)).settings.mode
+            if mode not in ("online", "run"):
+                return self._init(mode=None)
+            if not wandb.login(prompt=False, verify=False):
+                run = self._init("offline")
+                rank_zero_info(f"W&B: not logged in, so logging offline; upload the run with: {self.sync_command}")
+                return run
+            run = self._init("online")
+            rank_zero_info(f"W&B: {run.url}")
+            return run
+        except Exception as error:
+            return self._start_offline(error)
+
+    def _start_offline(self, reason: Exception) -> "wandb.Run":
+        try:
+            run = self._init("offline")
+        except Exception as error:
+            return self._without_wandb(error)
+        _warn(
+            f"W&B cannot be reached ({_one_line(reason)}), so this run is logged offline; "
+            f"upload it with: {self.sync_command}"
+        )
+        return run
+
+    def _init(self, mode: Literal["online", "offline"] | None) -> "wandb.Run":
+        import wandb
+
+        timeouts: dict[str, Any] = {
+            key: value for key, value in self._timeouts.items() if f"WANDB_{key.upper()}" not in os.environ
+        }
+        run = wandb.init(
+            project=self._project,
+            name=self._name,
+            dir=self._save_dir,
+            id=self._id_file.read_text().strip() if self._id_file.is_file() else None,
+            mode=mode,
+            resume="allow",
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True, finish_timeout_raises=True, **timeouts),
+        )
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self._id = run.id
+        if not run.disabled:
+            with replacing(self._id_file) as partial:
+                partial.write_text(f"{run.id}\n")
+        if run.offline:
+            folder = shlex.quote(_from_here(Path(run.dir).parents[1]))
+            self.sync_command = f"wandb sync {folder}/offline-run-*-{run.id}"
+        return run
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        # Whatever W&B raises: its errors, those of its broken connections, and those of its abandoned requests.
+        try:
+            action()
+        except Exception as error:
+            self._experiment = self._without_wandb(error)
+
+    def _without_wandb(self, error: Exception) -> "wandb.Run":
+        import wandb
+
+        place = ""
+        if self._experiment is not None and not self._experiment.disabled:
+            folder = _from_here(Path(self._experiment.dir).parent)
+            if self.sync_command is None:
+                self.sync_command = f"wandb sync --include-online {shlex.quote(folder)}"
+            place = f" What W&B has recorded is in {folder}; upload it with: {self.sync_command}"
+        _warn(f"W&B failed ({_one_line(error)}); the training goes on, and metrics.csv has everything.{place}")
+        # Otherwise W&B would try again when the process exits.
+        with suppress(Exception):
+            wandb.teardown()
+        placeholder = wandb.init(mode="disabled")
+        placeholder.finish()  # so that W&B does not take it for the run of this process
+        return placeholder
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
