@@ -4,12 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norms.base import MomentNorm
-from norms.layer_pixel import LayerNormPixel
+from .base import MomentNorm
+from .errors import SettingError, check_range
+from .layer_pixel import LayerNormPixel
 
 
 class ConditionalNorm(nn.Module):
-    r"""Any norm with a gamma and beta for each condition, such as a class or a style.
+    r"""Give any norm a gamma and beta for each condition, such as a class or a style.
 
     .. math::
         y_n = \gamma_{k_n} \odot \mathrm{norm}(x)_n + \beta_{k_n}
@@ -83,9 +84,9 @@ class ConditionalNorm(nn.Module):
     ) -> None:
         super().__init__()
         if getattr(norm, "weight", None) is not None or getattr(norm, "bias", None) is not None:
-            raise ValueError(f"{type(norm).__name__} has a gamma or beta of its own: build the norm with affine=False")
-        if num_conditions < 1:
-            raise ValueError(f"num_conditions must be at least 1, got {num_conditions}")
+            name = type(norm).__name__
+            raise SettingError(f"{name} has a gamma or beta of its own: build the norm with affine=False")
+        check_range("num_conditions", num_conditions, at_least=1)
         self.norm = norm
         self.num_conditions = num_conditions
         self.num_features = _num_features(norm, num_features)
@@ -121,7 +122,7 @@ class ConditionalNorm(nn.Module):
         return torch.addcmul(bias, y, weight).to(y.dtype)
 
     def _affine(self, condition: Tensor | int, samples: int) -> tuple[Tensor, Tensor]:
-        """Gamma and beta: of each sample, shape (N, C), or of all, shape (C,)."""
+        """Return gamma and beta: of each sample, shape (N, C), or of all, shape (C,)."""
         if isinstance(condition, int):
             self._check_range(condition, condition)
             return self.weight[condition], self.bias[condition]
@@ -149,7 +150,7 @@ class ConditionalNorm(nn.Module):
             raise ValueError(f"condition must lie in [0, {self.num_conditions - 1}], got {wrong}")
 
     def extra_repr(self) -> str:
-        """The arguments, as in torch's own norms."""
+        """Return the arguments, as torch's own norms do."""
         return f"num_conditions={self.num_conditions}, num_features={self.num_features}"
 
 
@@ -160,7 +161,7 @@ def _num_features(norm: nn.Module, given: int | None) -> int:
         known = getattr(norm, "num_features", getattr(norm, "num_channels", None))
     found = known if given is None else given
     if found is None:
-        raise ValueError(f"{type(norm).__name__} does not tell its number of channels: give num_features")
+        raise SettingError(f"{type(norm).__name__} does not tell its number of channels: give num_features")
     if known is not None and known != found:
-        raise ValueError(f"num_features must be the {known} channels of {type(norm).__name__}, got {given}")
+        raise SettingError(f"num_features must be the {known} channels of {type(norm).__name__}, got {given}")
     return found

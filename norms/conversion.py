@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norms.base import MomentNorm
-from norms.batch import (
+from .base import MomentNorm
+from .batch import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -18,13 +18,13 @@ from norms.batch import (
     MeanOnlyBatchNorm2d,
     MeanOnlyBatchNorm3d,
 )
-from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
-from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
-from norms.kinds import STATISTICS
-from norms.layer_pixel import LayerNormPixel
-from norms.registry import build
-from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from .batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from .decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
+from .kinds import STATISTICS
+from .layer_pixel import LayerNormPixel
+from .registry import build
+from .switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 
 NATIVE_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from norms.base import MomentNorm
-from norms.pooling import is_distributed
+from .base import MomentNorm
+from .pooling import is_distributed
 
 Model = TypeVar("Model", bound=nn.Module)
 

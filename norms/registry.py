@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from norms.batch import (
+from .batch import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -15,12 +15,12 @@ from norms.batch import (
     MeanOnlyBatchNorm2d,
     MeanOnlyBatchNorm3d,
 )
-from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
-from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from norms.conditional import ConditionalNorm
-from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
-from norms.layer_pixel import LayerNormPixel
-from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from .batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from .conditional import ConditionalNorm
+from .decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
+from .layer_pixel import LayerNormPixel
+from .switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 
 
 def _group(num_features: int, num_groups: int | None = None, eps: float = 1e-5, affine: bool = True) -> nn.GroupNorm:

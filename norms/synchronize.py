@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from norms.base import MomentNorm
-from norms.conversion import BATCH_NORMS, NATIVE_BATCH_NORMS, carry_state, replace_modules
+from .base import MomentNorm
+from .conversion import BATCH_NORMS, NATIVE_BATCH_NORMS, carry_state, replace_modules
 
 
 def synchronize_(model: nn.Module) -> nn.Module:
@@ -70,6 +70,8 @@ def _replace_classes(
 
 def _rebuilt(norm: Any, build: Callable[..., nn.Module]) -> nn.Module:
     affine, tracked = norm.weight is not None, norm.running_mean is not None
-    replacement = build(norm.num_features, norm.eps, norm.momentum, affine, tracked)
+    replacement = build(
+        norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=affine, track_running_stats=tracked
+    )
     carry_state(norm, replacement)
     return replacement

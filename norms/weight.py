@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from norms.parametrized import (
+from .errors import check_range
+from .parametrized import (
     CONVOLUTIONS,
     TRANSPOSED_CONVOLUTIONS,
     ParametrizedWeight,
@@ -17,8 +18,8 @@ from norms.parametrized import (
     check_weight,
     parametrized_weights,
 )
-from norms.pooling import is_distributed
-from norms.precision import wide_dtype
+from .pooling import is_distributed
+from .precision import wide_dtype
 
 _VARIANCE_EPS = 1e-10
 """Keeps the scale of a constant channel finite. As small as the variances that good layers can have."""
@@ -148,8 +149,7 @@ def initialize_weight_norm_(model: nn.Module, *batch: Any, init_scale: float = 1
         Salimans & Kingma, Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural
         Networks, NeurIPS 2016, section 3.
     """
-    if not 0 < init_scale < math.inf:
-        raise ValueError(f"init_scale must be positive and finite, got {init_scale}")
+    check_range("init_scale", init_scale, above=0, below=math.inf)
     found = parametrized_weights(model, _WeightNorm)
     pending = {w.label: w for w in found if w.name == "weight" and isinstance(w.layer, (nn.Linear, *CONVOLUTIONS))}
     if not pending:
