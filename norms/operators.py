@@ -138,6 +138,9 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Split tensors (N, C, L, *), and some that have one position, along N and then L into parts that fit a cache."""
     _, channels, length, *rest = tensors[0].shape
     limit, row = _limit(tensors[0]), channels * math.prod(rest)
+    if tensors[0].numel() <= limit:
+        yield tensors
+        return
     for parts in zip(*(t.split(max(1, limit // (row * length))) for t in tensors), strict=True):
         if length == 1 or row * length <= limit:
             yield parts
