@@ -22,7 +22,7 @@ from norms.errors import SettingError
 from norms.kinds import STATISTICS
 from norms.switchable import sparsestmax
 from training.callbacks.mixing import layer_labels
-from training.checkpoints import find_checkpoint
+from training.run import Run as RunOnDisk
 
 EXPECTED = "a run folder, a checkpoint (.ckpt, .pt, .safetensors), a W&B offline folder or wandb:ENTITY/PROJECT/RUN"
 
@@ -115,10 +115,7 @@ def _read_folder(folder: Path, source: str) -> Run:
 
 
 def _checkpoint_of(folder: Path) -> Path | None:
-    try:
-        return find_checkpoint(folder)
-    except SettingError:
-        return None
+    return RunOnDisk(folder).newest_checkpoint()
 
 
 def _config_of(folder: Path) -> Mapping[str, Any] | None:
