@@ -22,7 +22,7 @@ coverage:  ## all tests, and which lines they leave out
 	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report term --cov-report html:out/coverage
 
 docs:  ## the documentation, in site/
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench:  ## whether the benchmark of the norms works; CONTRIBUTING.md says how to measure
 	$(BIN)/python benchmarks/norms.py --quick
