@@ -1,8 +1,7 @@
-"""What all trained modules share: keyed noise, optimizer, guarded checkpoints."""
+"""Base of all trained modules: keyed noise, optimizer, guarded checkpoints."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+import normlab
 import norms
 from data.stream import generator
 from norms.errors import SettingError
@@ -89,12 +89,12 @@ class TrainingModule(LightningModule):
         raise RuntimeError(f"{type(self).__name__} makes no pictures")
 
     def next_command(self, run_dir: Path) -> str | None:
-        """The command that a user would run next on the finished run in ``run_dir``, if there is one."""
+        """Return the command that a user would run next on the finished run in ``run_dir``, if there is one."""
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record which module wrote the checkpoint."""
-        checkpoint["normlab"] = {"module": type(self).__name__, "version": version("normlab")}
+        checkpoint["normlab"] = {"module": type(self).__name__, "version": normlab.__version__}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another module or of other hyperparameters, before any weight is touched.

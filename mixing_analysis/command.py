@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from jsonargparse.typing import PositiveInt
 from pandas import DataFrame
 from rich import box
 from rich.console import Console
@@ -25,7 +26,7 @@ from mixing_analysis.sources import EXPECTED, read_runs
 from mixing_analysis.values import PUBLISHED_SHARES, Run
 from norms.errors import SettingError
 from norms.switchable import STATISTICS
-from training.parser_errors import positive, run_command
+from training.doors import run_command
 
 CSV, PARQUET, FIGURES, PAGE = "mixing.csv", "mixing.parquet", "figures", "report.html"
 
@@ -222,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batches",
         metavar="N",
-        type=positive,
+        type=PositiveInt,
         default=32,
         help="at most how many batches of images to evaluate snapped gates on (default: 32)",
     )

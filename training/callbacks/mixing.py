@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
-from norms.errors import SettingError
+from norms.errors import check_range
 from norms.mixing import LayerReport, mixing_layers, report
 from training.files import replacing
 from training.run import Run
@@ -38,8 +38,7 @@ class MixingValues(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise SettingError(f"mixing.every_n_steps must be at least 1, got {every_n_steps}")
+        check_range("mixing.every_n_steps", every_n_steps, at_least=1)
         self.every_n_steps = every_n_steps
         self._run = Run("")
         self._logged_step: int | None = None

@@ -1,12 +1,12 @@
 """How a command ends: its exit status, and what it says on stderr."""
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 
 import pytest
 
 from norms.errors import SettingError
-from training.parser_errors import positive, run_command
+from training.doors import run_command
 
 
 def command(run, arguments=("word",)):
@@ -67,15 +67,3 @@ def test_other_exits_are_left_alone(arguments, status, capsys):
     with pytest.raises(SystemExit, match=status):
         command(raising(SystemExit(5)), arguments)
     assert "interrupted" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("text", "number"), [("1", 1), ("064", 64), ("12345678901", 12345678901)])
-def test_a_positive_number(text, number):
-    assert positive(text) == number
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "+1", "1.0", "1e3", "x", "", " 1", "\u00b2"])
-def test_what_is_no_positive_number(text):
-    with pytest.raises(ArgumentTypeError) as error:
-        positive(text)
-    assert str(error.value) == f"must be a whole number of at least 1, got {text!r}"
