@@ -6,7 +6,6 @@ more. For a result give it 900 steps, and leave out the settings under "tiny". `
 
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas
@@ -17,8 +16,6 @@ from skimage.data import coffee
 from lightning_modules import StyleTransfer
 from training.command import main
 from training.run import Run
-
-CONFIG = Path(__file__).parents[1] / "configs" / "style_transfer.yaml"
 
 
 def draw(file: str) -> str:
@@ -42,7 +39,7 @@ settings = {
 }
 tiny = {"model.widths": [8, 16, 16], "model.num_blocks": 1, "model.style_size": 128, "data.image_size": 64}
 options = [f"--{key}={value}" for key, value in {**settings, **tiny}.items()]
-if status := main(["fit", "--config", str(CONFIG), *options]):
+if status := main(["fit", "--config", "style_transfer", *options]):
     sys.exit(status)
 
 run = Run.find("runs/own_style")

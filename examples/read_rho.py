@@ -5,7 +5,6 @@ Without RUN a classifier is trained for some seconds first.
 
 import os
 import sys
-from pathlib import Path
 
 import pandas
 
@@ -14,14 +13,12 @@ from lightning_modules import Classifier
 from training.command import main
 from training.run import Run
 
-CONFIG = Path(__file__).parents[1] / "configs" / "classifier.yaml"
-
 
 def train() -> str:
     """Train the default classifier of digits for a few steps, with fewer channels."""
     os.environ.setdefault("WANDB_MODE", "disabled")
     tiny = ["--model.widths=[8,16,16,32]", "--trainer.max_steps=60", "--data.batch_size=32"]
-    if status := main(["fit", "--config", str(CONFIG), "--name=read_rho", *tiny]):
+    if status := main(["fit", "--config", "classifier", "--name=read_rho", *tiny]):
         sys.exit(status)
     return "runs/read_rho"
 
