@@ -25,7 +25,7 @@ from mixing_analysis.groups import fold
 from mixing_analysis.sources import EXPECTED, read_runs
 from mixing_analysis.values import PUBLISHED_SHARES, Run
 from norms.errors import SettingError
-from norms.switchable import STATISTICS
+from norms.kinds import STATISTICS
 from training.doors import run_command
 
 CSV, PARQUET, FIGURES, PAGE = "mixing.csv", "mixing.parquet", "figures", "report.html"

@@ -23,7 +23,7 @@ from mixing_analysis.values import (
     summaries,
     with_thirds,
 )
-from norms.switchable import STATISTICS
+from norms.kinds import STATISTICS
 from training.files import replacing
 
 PUBLISHED = {

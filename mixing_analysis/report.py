@@ -14,7 +14,7 @@ from pandas import DataFrame
 
 from mixing_analysis.figures import BINS, PUBLISHED
 from mixing_analysis.values import Run, at_last_step, correlations, histogram, summaries, with_thirds
-from norms.switchable import STATISTICS
+from norms.kinds import STATISTICS
 from training.files import replacing
 
 MOST_CELLS = 100_000

@@ -19,7 +19,8 @@ from torch import Tensor
 from mixing_analysis import wandb_runs
 from mixing_analysis.values import KINDS, Run, Values, frame
 from norms.errors import SettingError
-from norms.switchable import STATISTICS, sparsestmax
+from norms.kinds import STATISTICS
+from norms.switchable import sparsestmax
 from training.callbacks.mixing import layer_labels
 from training.run import Run as RunOnDisk
 

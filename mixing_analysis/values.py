@@ -13,7 +13,7 @@ import pyarrow.csv
 from pandas import CategoricalDtype, DataFrame
 from scipy.special import stdtrit
 
-from norms.switchable import STATISTICS
+from norms.kinds import STATISTICS
 
 COLUMNS = ("run", "group", "step", "layer", "depth", "channel", "kind", "statistic", "value")
 """The columns of the table: one row a value.

@@ -13,7 +13,7 @@ import numpy as np
 
 from mixing_analysis.values import LAYER_SUMMARY, Run, Values, frame
 from norms.errors import SettingError
-from norms.switchable import STATISTICS
+from norms.kinds import STATISTICS
 
 PREFIX = "wandb:"
 
