@@ -1,6 +1,6 @@
 """Base of all trained modules: keyed noise, optimizer, guarded checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,21 @@ class TrainingModule(LightningModule):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
-        rho_lr_multiplier: float = 10.0,
+        lr_multipliers: Mapping[str, float] | None = None,
     ) -> torch.optim.Adam:
         """Build Adam over the parameter groups of ``module`` (see :func:`norms.param_groups`).
 
-        After each of its steps rho is projected back onto [0, 1].
+        After each of its steps mixing parameters are projected back onto their ranges.
+
+        Args:
+            module: What is trained.
+            lr: Learning rate of weights, biases and affine parameters.
+            betas: Decay rates of the moments.
+            weight_decay: Weight decay of the weights.
+            lr_multipliers: Learning rates of optimizer groups relative to ``lr``, such as ``{"rho": 10}``, in the place
+                of those that the kinds of mixing values have.
         """
-        groups = norms.param_groups(module, lr, weight_decay, {"rho": rho_lr_multiplier})
+        groups = norms.param_groups(module, lr, weight_decay, lr_multipliers)
         # torch refuses a mixture of int and float, and YAML reads 0 as an int.
         optimizer = torch.optim.Adam(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
         optimizer.register_step_post_hook(lambda *_: norms.project_(module))

@@ -15,6 +15,7 @@ train.py fit --help lists all options, and train.py fit --model.help CLASS those
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import normlab
 from training.doors import end_in_one_line
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     if arguments == ["--version"]:
-        print(f"normlab {normlab.__version__}")
+        print(Path(sys.argv[0]).name, normlab.__version__)
         return 0
     try:
         return end_in_one_line(lambda: _train(arguments))

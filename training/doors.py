@@ -26,7 +26,7 @@ def command_parser(description: str, epilog: str | None = None) -> ArgumentParse
     return ArgumentParser(
         description=description,
         epilog=epilog,
-        version=f"normlab {normlab.__version__}",
+        version=normlab.__version__,
         formatter_class=argparse.HelpFormatter,
         allow_abbrev=False,
         exit_on_error=False,
