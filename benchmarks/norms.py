@@ -1,11 +1,12 @@
-"""Time and memory of normalization layers, as multiples of what torch.nn.BatchNorm2d takes.
+"""Time and memory of normalization layers, as multiples of what nn.BatchNorm2d and nn.InstanceNorm2d take.
 
-A layer and nn.BatchNorm2d take turns in one process, so that whatever else slows the machine slows both. A figure is
-the ratio of the two medians, followed by the interquartile range of the ratios of single rounds. The row of
-nn.BatchNorm2d against itself shows how far chance reaches. Textbook layers are their papers' formulas in operations of
-autograd. nn.GroupNorm has 32 groups, or fewer to have two channels in each.
+A layer and the two references take turns in one process, on input of the same layout and dtype, so that whatever else
+slows the machine slows all three. A figure is the ratio of two medians: to nn.BatchNorm2d, followed by the
+interquartile range of the ratios of single rounds, and after a stroke to nn.InstanceNorm2d, the cheapest layer of torch
+that has to read as much. The rows of the references show how far chance reaches. Textbook layers are their papers'
+formulas in operations of autograd. nn.GroupNorm has 32 groups, or fewer to have two channels in each.
 
-    python benchmarks/norms.py --compile --markdown benchmarks/norms.md
+    python benchmarks/norms.py --dtypes float32 bfloat16 --threads 2 --markdown benchmarks/norms.md
 """
 
 import argparse
@@ -25,7 +26,6 @@ from typing import NamedTuple
 # Python looks first in the folder of a script, where this script itself is called norms.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -46,8 +46,9 @@ SHAPES = {
     "cuda": [LAUNCH_BOUND, (16, 64, 32, 32), (64, 64, 56, 56), (64, 256, 56, 56), (64, 64, 224, 224)],
 }
 TARGETED = ("norms.BatchInstanceNorm2d", "norms.SwitchableNorm2d", "norms.BatchRenorm2d")
-TARGETS = {TRAINING: 0.85, FORWARD: 0.6, EVALUATION: 1.0}
-LAUNCH_BOUND_TARGET, COMPILED_TARGET, CUDA_TARGET = 1.5, 1.0, 1.1
+TO_BATCH = {TRAINING: 1.2}
+TO_INSTANCE = {TRAINING: 1.0, EVALUATION: 1.1}
+LAUNCH_BOUND_TARGET, COMPILED_TARGET, CUDA_TARGET = 2.5, 1.0, 1.1
 TRAFFIC = {TRAINING: 8, FORWARD: 3}
 """How often a layer that reduces x in one pass and maps it in another reads or writes a tensor of the size of x."""
 LARGE, SHARE_TARGET = 100e6, 0.8
@@ -156,7 +157,7 @@ class Setting:
 
 
 class Cell(NamedTuple):
-    """One layer in one setting, compared with nn.BatchNorm2d."""
+    """One layer in one setting, compared with nn.BatchNorm2d and nn.InstanceNorm2d."""
 
     setting: Setting
     layer: str
@@ -165,19 +166,33 @@ class Cell(NamedTuple):
     low: float
     high: float
     reference_ms: float
+    to_instance: float
+    instance_ms: float
     bandwidth_share: float | None
 
     @property
     def target(self) -> float | None:
-        """The ratio not to be exceeded, if there is one."""
+        """The ratio to nn.BatchNorm2d not to be exceeded, if there is one."""
         if self.layer not in TARGETED:
             return None
         if self.setting.device == "cuda":
             return CUDA_TARGET if self.measure == TRAINING and not self.setting.compiled else None
         if self.setting.compiled:
             return COMPILED_TARGET
-        small = math.prod(self.setting.shape) <= math.prod(LAUNCH_BOUND)
-        return LAUNCH_BOUND_TARGET if small else TARGETS[self.measure]
+        return LAUNCH_BOUND_TARGET if self._is_launch_bound and self.measure == TRAINING else self._of(TO_BATCH)
+
+    @property
+    def instance_target(self) -> float | None:
+        """The ratio to nn.InstanceNorm2d not to be exceeded, if there is one."""
+        targeted = self.layer in TARGETED and self.setting.device == "cpu" and not self.setting.compiled
+        return self._of(TO_INSTANCE) if targeted else None
+
+    @property
+    def _is_launch_bound(self) -> bool:
+        return math.prod(self.setting.shape) <= math.prod(LAUNCH_BOUND)
+
+    def _of(self, targets: dict[str, float]) -> float | None:
+        return None if self._is_launch_bound and self.measure == TRAINING else targets.get(self.measure)
 
     @property
     def share_target(self) -> float | None:
@@ -188,13 +203,17 @@ class Cell(NamedTuple):
     @property
     def hits(self) -> list[bool]:
         """Whether each target that applies is reached."""
-        ratio = [] if self.target is None else [self.ratio <= self.target]
-        return ratio if self.share_target is None else [*ratio, (self.bandwidth_share or 0) >= self.share_target]
+        pairs = ((self.ratio, self.target), (self.to_instance, self.instance_target))
+        ratios = [ratio <= target for ratio, target in pairs if target is not None]
+        return ratios if self.share_target is None else [*ratios, (self.bandwidth_share or 0) >= self.share_target]
 
     def __str__(self) -> str:
         text = f"{self.ratio:.2f} ({self.low:.2f}-{self.high:.2f})"
         if self.target is not None and self.ratio > self.target:
             text += f" > {self.target}"
+        text += f" / {self.to_instance:.2f}"
+        if self.instance_target is not None and self.to_instance > self.instance_target:
+            text += f" > {self.instance_target}"
         if self.bandwidth_share is not None:
             text += f", {self.bandwidth_share:.0%}"
             if self.share_target is not None and self.bandwidth_share < self.share_target:
@@ -279,18 +298,19 @@ def compare(setting: Setting, copy_bandwidth: float | None, options: argparse.Na
         for _ in range(2)
     )
     x.requires_grad_()
-    reference = prepare("nn.BatchNorm2d", setting)
+    references = [prepare(name, setting) for name in ("nn.BatchNorm2d", "nn.InstanceNorm2d")]
     for layer in candidates(setting, options):
         candidate = prepare(layer, setting)
         for measure in MEASURES:
-            steps = [make_step(module, measure, x, grad) for module in (candidate, reference)]
-            own, other = time_in_turns(steps, setting.device, options)
-            low, _, high = statistics.quantiles((a / b for a, b in zip(own, other, strict=True)), n=4)
-            own_median, other_median = statistics.median(own), statistics.median(other)
+            steps = [make_step(module, measure, x, grad) for module in (candidate, *references)]
+            own, batch, instance = time_in_turns(steps, setting.device, options)
+            low, _, high = statistics.quantiles((a / b for a, b in zip(own, batch, strict=True)), n=4)
+            own_ms, batch_ms, instance_ms = (statistics.median(times) * 1e3 for times in (own, batch, instance))
             share = None
             if copy_bandwidth is not None and measure in TRAFFIC:
-                share = TRAFFIC[measure] * setting.bytes / own_median / copy_bandwidth
-            yield Cell(setting, layer, measure, own_median / other_median, low, high, other_median * 1e3, share)
+                share = TRAFFIC[measure] * setting.bytes / (own_ms / 1e3) / copy_bandwidth
+            ratios = own_ms / batch_ms, low, high, batch_ms, own_ms / instance_ms, instance_ms
+            yield Cell(setting, layer, measure, *ratios, share)
 
 
 def measure_copy(options: argparse.Namespace) -> float:
@@ -312,18 +332,19 @@ def saved_bytes(layer: str, shape: tuple[int, ...]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = LAYERS[layer](shape[1])(torch.randn(shape, requires_grad=True))
-    engine = getattr(y.grad_fn, "engine", None)
-    kept = [array for value in vars(engine).values() for array in arrays(value)] if engine is not None else []
-    return sum(storages.values()) + sum({array.ctypes.data: array.nbytes for array in kept}.values())
+    computation = getattr(y.grad_fn, "computation", None)
+    for tensor in tensors(vars(computation) if computation else {}):
+        pack(tensor)
+    return sum(storages.values())
 
 
-def arrays(value: object) -> Iterator[np.ndarray]:
-    """The arrays in a value that may be a nested tuple."""
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from arrays(part)
+def tensors(thing: object) -> Iterator[Tensor]:
+    """The tensors in nested collections."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, dict | tuple):
+        for part in thing.values() if isinstance(thing, dict) else thing:
+            yield from tensors(part)
 
 
 def settings(options: argparse.Namespace) -> list[Setting]:
@@ -348,15 +369,19 @@ def tables(cells: list[Cell]) -> Iterator[tuple[str, list[str], list[list[str]]]
     labels = dict.fromkeys(cell.setting.label for cell in cells)
     for label, measure in itertools.product(labels, MEASURES):
         by_layer: dict[str, dict[tuple[int, ...], Cell]] = {}
-        reference: dict[tuple[int, ...], list[float]] = {}
+        references: dict[str, dict[tuple[int, ...], list[float]]] = {"nn.BatchNorm2d": {}, "nn.InstanceNorm2d": {}}
         for cell in cells:
             if (cell.setting.label, cell.measure) == (label, measure):
                 by_layer.setdefault(cell.layer, {})[cell.setting.shape] = cell
-                reference.setdefault(cell.setting.shape, []).append(cell.reference_ms)
-        milliseconds = [f"{statistics.median(times):.3f} ms" for times in reference.values()]
-        rows = [["nn.BatchNorm2d takes", *milliseconds]]
-        rows += [[layer, *(str(row.get(shape, "")) for shape in reference)] for layer, row in by_layer.items()]
-        yield f"{measure}: {label}", ["layer", *("x".join(map(str, shape)) for shape in reference)], rows
+                for times, own in zip(references.values(), (cell.reference_ms, cell.instance_ms), strict=True):
+                    times.setdefault(cell.setting.shape, []).append(own)
+        rows = [
+            [f"{name} takes", *(f"{statistics.median(each):.3f} ms" for each in times.values())]
+            for name, times in references.items()
+        ]
+        shapes = list(references["nn.BatchNorm2d"])
+        rows += [[layer, *(str(row.get(shape, "")) for shape in shapes)] for layer, row in by_layer.items()]
+        yield f"{measure}: {label}", ["layer", *("x".join(map(str, shape)) for shape in shapes)], rows
     yield _memory(list(dict.fromkeys(cell.layer for cell in cells)))
 
 

@@ -6,9 +6,9 @@ Every norm on activations can be written per plane ``(n, c)`` as
 
 where ``mean`` and ``var`` (biased) are the moments of the plane, and ``scale`` and ``offset`` are a small function of
 them, of the batch moments that are pooled from them, and of what the layer has learned about mixing the two. Nothing
-but this small function, a :class:`norms.formula.Formula`, differs between norms. What computes it all, with gamma and
-beta, the pooling over batch and processes and the gradient, is :mod:`norms.operators`. Compilers, and second
-derivatives, get the same map in elementary operations.
+but this small function, a :class:`norms.formula.Formula`, differs between norms. The passes over the activations, two
+forward and two backward, are those of :mod:`norms.operators`. Compilers, and second derivatives, get the same map in
+elementary operations.
 
 The map is centered on the plane's own mean, and its gradient saves only ``x`` and tensors of shape (N, C).
 """
@@ -20,10 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from norms.formula import BatchMoments, Formula
-from norms.operators import Computation, Population, complete, spread, with_affine
-from norms.pooling import is_distributed
+from norms import operators
+from norms.formula import BatchMoments, Formula, Gradients, Moments
+from norms.pooling import all_reduce, is_distributed, pool_batch, pool_processes
 from norms.precision import wide_dtype
+
+Population = tuple[Tensor, Tensor] | None
+"""Mean and biased variance, each of shape (C,), that stand in for those of the batch."""
 
 
 def modulate(
@@ -56,15 +59,21 @@ def modulate(
     for name, t in (("weight", weight), ("bias", bias)):
         if t is not None and t.shape != shared and t.shape != own:
             raise ValueError(f"{name} needs shape {tuple(shared)} or {tuple(own)} for this input, got {tuple(t.shape)}")
+    if x.ndim == 2:
+        # The passes over activations want a dimension of positions.
+        y, batch = modulate(
+            x.unsqueeze(2), formula, eps, *mixing, weight=weight, bias=bias, population=population, sync=sync
+        )
+        return y.squeeze(2), batch
     small = _widened(x, weight, bias, *(population or (None, None)), *mixing)
     sync = sync and formula.uses_batch and is_distributed()
     uses_batch = population is None and formula.uses_batch
     if torch.compiler.is_compiling():
         y, batch = _plain(x, formula, eps, sync, *small)
-        return y, BatchMoments(batch.mean.detach(), batch.var.detach(), batch.total) if uses_batch else None
-    computation = Computation(formula, eps, sync)
+        return y, batch if uses_batch else None
+    computation = _Computation(formula, eps, sync)
     y = _Modulate.apply(computation, x, *small)
-    return y, computation.batch if uses_batch else None
+    return y, _batch_moments(computation.moments, eps, computation.total) if uses_batch else None
 
 
 def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -90,11 +99,81 @@ def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor
     return torch.addcmul(spread(offset, x), x, spread(scale, x)).to(x.dtype)
 
 
+def complete(
+    mean: Tensor, power: Tensor, size: int, eps: float, sync: bool, population: Population
+) -> tuple[Moments, int | Tensor]:
+    """Add the moments of batch or population to those of planes of ``size`` values; also count the batch's values."""
+    total: int | Tensor = mean.shape[0] * size
+    if population is not None:
+        batch_mean, batch_power = population[0], population[1] + eps
+    else:
+        batch_mean, batch_power = pool_batch(mean, power)
+        if sync:
+            batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, mean.shape[0] * size)
+            # As of no values in one process.
+            batch_power = torch.where(total > 0, batch_power, 1)
+    return Moments(mean, power, batch_mean, batch_power, mean - batch_mean), total
+
+
+def with_affine(scale: Tensor, offset: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Put gamma and beta into a map."""
+    if weight is None:
+        return scale, offset if bias is None else offset + bias
+    return scale * weight, offset * weight if bias is None else torch.addcmul(bias, offset, weight)
+
+
+def spread(values: Tensor, x: Tensor) -> Tensor:
+    """Give values of planes a shape that broadcasts to activations."""
+    return values.reshape(values.shape + (1,) * (x.ndim - 2))
+
+
+def _sum_to(grad: Tensor, parameter: Tensor) -> Tensor:
+    return grad.sum(0) if parameter.ndim == 1 else grad
+
+
+class _Computation:
+    """The normalization of one batch: what it is to be, then also what its gradient will need but the activations.
+
+    Args:
+        formula: The norm.
+        eps: Added to variances, positive.
+        sync: Whether to pool the moments of the batch over all processes.
+    """
+
+    moments: Moments
+    total: int | Tensor
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, formula: Formula, eps: float, sync: bool) -> None:
+        self.formula = formula
+        self.eps = eps
+        self.sync = sync
+
+    def gradients_of_planes(self, grads: Gradients, size: int, pooled: bool) -> tuple[Tensor, Tensor]:
+        """Gradients for mean and power of planes, those that reach them through the moments of the batch included."""
+        deviation, total = self.moments.deviation, self.total
+        zero = deviation.new_zeros(deviation.shape[1])
+        grad_mean = zero if grads.deviation is None else grads.deviation
+        grad_power = zero if grads.power is None else grads.power
+        if pooled and self.formula.uses_batch:
+            of_mean = grad_mean.sum(0)
+            of_power = zero if grads.batch_power is None else grads.batch_power
+            # The gradients given are divided by the size of this process's planes, which others need not have.
+            share = size / max(total, 1) if isinstance(total, int) else 1 / total.clamp_min(1)
+            if self.sync:
+                of_mean, of_power = all_reduce(torch.stack([of_mean, of_power]) * size)
+            of_power = of_power * share
+            grad_mean = torch.addcmul(grad_mean - of_mean * share, deviation, of_power, value=-1)
+            grad_power = grad_power + of_power
+        return grad_mean if grads.mean is None else grad_mean + grads.mean, grad_power
+
+
 class _Modulate(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        computation: Computation,
+        own: _Computation,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -102,21 +181,40 @@ class _Modulate(torch.autograd.Function):
         population_var: Tensor | None,
         *mixing: Tensor,
     ) -> Tensor:
-        ctx.computation = computation
+        ctx.computation = own
         ctx.save_for_backward(x, weight, bias, population_mean, population_var, *mixing)
-        return computation.normalize(x, weight, bias, _population(population_mean, population_var), mixing)
+        mean, power = operators.moments(x, own.eps)
+        population = _population(population_mean, population_var)
+        own.moments, own.total = complete(mean, power, math.prod(x.shape[2:]), own.eps, own.sync, population)
+        own.scale, own.offset = own.formula.coefficients(own.moments, *mixing)
+        return operators.affine(x, mean, *with_affine(own.scale, own.offset, weight, bias))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        own, needs = ctx.computation, ctx.needs_input_grad[1:]
         # Once: hooks may bring back something else the next time, or nothing.
-        saved = ctx.saved_tensors
+        x, weight, bias, *rest = ctx.saved_tensors
         if torch.is_grad_enabled():
-            needs = ctx.needs_input_grad[1:]
-            return None, *_differentiable_gradients(grads[0], ctx.computation, list(saved), needs)
-        x, weight, bias, mean, var, *mixing = saved
-        inputs = x, weight, bias, _population(mean, var), tuple(mixing)
-        found = ctx.computation.differentiate(grads[0], *inputs, ctx.needs_input_grad[1])
-        grad_x, grad_weight, grad_bias, of_mixing = found
+            return None, *_differentiable_gradients(grads[0], own, [x, weight, bias, *rest], needs)
+        population, mixing, size = _population(*rest[:2]), rest[2:], math.prod(x.shape[2:])
+        mean, scale, offset = own.moments.mean, own.scale, own.offset
+        grad = operators.as_laid_out(grads[0], x)
+        grad_scale, grad_offset = operators.sums(grad, x, mean)
+        grad_bias = None if bias is None else _sum_to(grad_offset, bias)
+        grad_x, grad_weight, full_scale = None, None, scale
+        # Gradients for moments are divided by the size of a plane from here on: each of its values has an equal part.
+        part: float | Tensor = 1 / max(size, 1)
+        if weight is not None:
+            grad_weight = _sum_to(torch.addcmul(grad_scale * scale, grad_offset, offset), weight)
+            full_scale, part = scale * weight, weight * part
+        grad_scale, grad_offset = grad_scale * part, grad_offset * part
+        found = own.formula.gradients(own.moments, grad_scale, grad_offset, *mixing)
+        if needs[0]:
+            grad_mean, grad_power = own.gradients_of_planes(found, size, population is None)
+            # The map is centered on the plane's mean, which therefore has the scale's part in the gradient too.
+            level = torch.addcmul(grad_mean, scale, grad_offset, value=-1).addcmul_(mean, grad_power)
+            grad_x = operators.combine(grad, x, full_scale, -grad_power, level)
+        of_mixing = (None if each is None else each * size for each in found.mixing)
         return None, grad_x, grad_weight, grad_bias, None, None, *of_mixing
 
 
@@ -152,22 +250,25 @@ def _plain(
     if not _per_sample(formula, weight, bias) and x.shape[0] > 0:
         # The batch as one long sample, which spares compiled code the moments of each plane.
         dims, size = (0, *dims), size * x.shape[0]
-    mean = wide.mean(dims, keepdim=True) if dims else wide
+    mean = wide.mean(dims, keepdim=True)
     # The drift is 0, but not its derivatives: that centering costs no gradient over the values spares compiled code a
     # sum over all of them.
     center = mean.detach()
     centered, drift = wide - center, mean - center
-    squares = centered.square()
-    power = (squares.mean(dims, keepdim=True) if dims else squares) - drift.square() + eps
+    power = centered.square().mean(dims, keepdim=True) - drift.square() + eps
     mean, power, drift = (t.reshape(t.shape[:2]) for t in (mean, power, drift))
     moments, total = complete(mean, power, size, eps, sync, _population(population_mean, population_var))
     scale, offset = with_affine(*formula.coefficients(moments, *mixing), weight, bias)
     y = centered * spread(scale, x) + spread(offset - drift * scale, x)
-    return y.to(x.dtype), BatchMoments(moments.batch_mean, (moments.batch_power - eps).clamp_min(0), total)
+    return y.to(x.dtype), _batch_moments(moments, eps, total)
+
+
+def _batch_moments(moments: Moments, eps: float, total: int | Tensor) -> BatchMoments:
+    return BatchMoments(moments.batch_mean.detach(), (moments.batch_power.detach() - eps).clamp_min(0), total)
 
 
 def _differentiable_gradients(
-    grad: Tensor, computation: Computation, inputs: list[Any], needs: tuple[bool, ...]
+    grad: Tensor, computation: _Computation, inputs: list[Any], needs: tuple[bool, ...]
 ) -> list[Tensor | None]:
     # Aliases cut the graph: where one input was computed from another, each still gets its own partial derivative.
     inputs = [t if t is None else t.view_as(t) for t in inputs]

@@ -1,164 +1,153 @@
-"""A norm in elementary operators, on any device and for any layout.
+"""The passes over activations that a norm and its gradient take, made of torch's own kernels.
 
 Numeric policy: moments and sums are computed in float32 (float64 for float64 input), from terms centered on the mean of
-their plane; the result has the dtype and the memory format of the input.
+their plane; what has the shape of the activations has their dtype and memory format too.
+
+Planes that lie in one piece are the channels of a single sample of shape (1, N*C, size), for which torch's kernels of
+batch and group norms do what is needed. For other layouts, and for what no kernel does, elementwise operations take
+turns on parts of the activations that stay in a CPU's cache. No part's size, and so no result, depends on threads.
 """
 
 import math
+from collections.abc import Iterator
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
-from norms.formula import BatchMoments, Formula, Gradients, Moments
-from norms.pooling import all_reduce, pool_batch, pool_processes
 from norms.precision import wide_dtype
 
-Population = tuple[Tensor, Tensor] | None
-"""Mean and biased variance, each of shape (C,), that stand in for those of the batch."""
+_PART = 2**18
+"""How many values a part has on a CPU."""
 
 
-class Computation:
-    """Two passes over the activations forward, moments and map, and two backward, sums and combination.
-
-    It is made for one batch and keeps what its gradient will need: the moments and what follows from them, but no
-    values of the shape of the activations.
-
-    Args:
-        formula: The norm.
-        eps: Added to variances, positive.
-        sync: Whether to pool the moments of the batch over all processes.
-
-    Attributes:
-        batch: Moments of the batch; there after :meth:`normalize`, where they are used and not a population.
-    """
-
-    batch: BatchMoments
-
-    def __init__(self, formula: Formula, eps: float, sync: bool) -> None:
-        self.formula = formula
-        self.eps = eps
-        self.sync = sync
-
-    def normalize(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        population: Population,
-        mixing: tuple[Tensor, ...],
-    ) -> Tensor:
-        """Compute the normalized activations; of the dtype and the memory format of ``x``.
-
-        Args:
-            x: Activations, shape (N, C, *).
-            weight: gamma, shape (C,) or (N, C); None is 1.
-            bias: beta, likewise; None is 0.
-            population: What stands in for the moments of the batch.
-            mixing: What the formula depends on beside moments.
-        """
-        self.size = math.prod(x.shape[2:])
-        mean, power = self._moments(x)
-        self.moments, total = complete(mean, power, self.size, self.eps, self.sync, population)
-        batch_var = (self.moments.batch_power - self.eps).clamp_min(0)
-        self.batch = BatchMoments(self.moments.batch_mean, batch_var, total)
-        self.scale, self.offset = self.formula.coefficients(self.moments, *mixing)
-        scale, offset = with_affine(self.scale, self.offset, weight, bias)
-        return _affine(x, mean, scale, offset).to(x.dtype)
-
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide = x.to(wide_dtype(x))
-        if self.size <= 1 or x.numel() == 0:
-            return _sum(wide), wide.new_full(x.shape[:2], self.eps)
-        var, mean = torch.var_mean(wide, tuple(range(2, x.ndim)), correction=0)
-        return mean, var.add_(self.eps)
-
-    def differentiate(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        population: Population,
-        mixing: tuple[Tensor, ...],
-        needs_x: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
-        """Compute the gradients for x, if that is needed, for weight, bias and mixing from the one for the result."""
-        mean, scale, offset = self.moments.mean, self.scale, self.offset
-        wide = grad.to(mean.dtype)
-        grad_scale, grad_offset = _sum(wide * (x - spread(mean, x))), _sum(wide)
-        grad_bias = None if bias is None else _sum_to(grad_offset, bias)
-        grad_weight, full_scale = None, scale
-        # Gradients for moments are divided by the size of a plane from here on: each of its values has an equal part.
-        part: float | Tensor = 1 / max(self.size, 1)
-        if weight is not None:
-            grad_weight = _sum_to(torch.addcmul(grad_scale * scale, grad_offset, offset), weight)
-            full_scale, part = scale * weight, weight * part
-        grad_scale, grad_offset = grad_scale * part, grad_offset * part
-        grads = self.formula.gradients(self.moments, grad_scale, grad_offset, *mixing)
-        grad_x = None
-        if needs_x:
-            grad_mean, grad_power = self._of_planes(grads, population is None)
-            # The map is centered on the plane's mean, which therefore has the scale's part in the gradient too.
-            level = torch.addcmul(grad_mean, scale, grad_offset, value=-1)
-            grad_x = torch.addcmul(_affine(x, mean, -grad_power, level), grad, spread(full_scale, x)).to(x.dtype)
-        return grad_x, grad_weight, grad_bias, tuple(None if t is None else t * self.size for t in grads.mixing)
-
-    def _of_planes(self, grads: Gradients, pooled: bool) -> tuple[Tensor, Tensor]:
-        """Gradients for mean and power of planes, those that reach them through the moments of the batch included."""
-        deviation, total = self.moments.deviation, self.batch.total
-        zero = deviation.new_zeros(deviation.shape[1])
-        grad_mean = zero if grads.deviation is None else grads.deviation
-        grad_power = zero if grads.power is None else grads.power
-        if pooled and self.formula.uses_batch:
-            of_mean = grad_mean.sum(0)
-            of_power = zero if grads.batch_power is None else grads.batch_power
-            # The gradients given are divided by the size of this process's planes, which others need not have.
-            share = self.size / max(total, 1) if isinstance(total, int) else 1 / total.clamp_min(1)
-            if self.sync:
-                of_mean, of_power = all_reduce(torch.stack([of_mean, of_power]) * self.size)
-            of_power = of_power * share
-            grad_mean = torch.addcmul(grad_mean - of_mean * share, deviation, of_power, value=-1)
-            grad_power = grad_power + of_power
-        return grad_mean if grads.mean is None else grad_mean + grads.mean, grad_power
+def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Compute mean, and biased variance plus ``eps``, of each plane of ``x`` (N, C, L, *); each of shape (N, C)."""
+    size, dims, dtype = math.prod(x.shape[2:]), tuple(range(2, x.ndim)), wide_dtype(x)
+    if size <= 1 or x.numel() == 0:
+        mean = x.sum(dims, dtype=dtype)
+        return mean, torch.full_like(mean, eps)
+    if x.is_contiguous():
+        parts = x.view(1, -1, size).split(max(1, _limit(x) // size), 1)
+        means, rstds = zip(*(_plane_moments(part, eps) for part in parts), strict=True)
+        mean, rstd = (each[0] if len(parts) == 1 else torch.cat(each) for each in (means, rstds))
+        return mean.view(x.shape[:2]), rstd.pow(-2).view(x.shape[:2])
+    if x.numel() <= _limit(x):
+        wide = x.to(dtype)
+        mean = wide.mean(dims, keepdim=True)
+        return mean.view(x.shape[:2]), (wide - mean).square_().mean(dims).add_(eps)
+    # About the mean of some sixteenth, one pass gives both: it is off by too little to cancel digits of the variance.
+    center = x[:, :, :: max(1, x.shape[2] // 16)].to(dtype).mean(dims, keepdim=True)
+    drift, squares = torch.zeros_like(center), torch.zeros_like(center)
+    for values, level, drifted, squared in _parts(x, center, drift, squares):
+        centered = values.to(dtype) - level
+        drifted += centered.sum(dims, keepdim=True)
+        squared += centered.square_().sum(dims, keepdim=True)
+    drift /= size
+    power = torch.addcmul(squares.div_(size).add_(eps), drift, drift, value=-1)
+    return center.add_(drift).view(x.shape[:2]), power.view(x.shape[:2])
 
 
-def complete(
-    mean: Tensor, power: Tensor, size: int, eps: float, sync: bool, population: Population
-) -> tuple[Moments, int | Tensor]:
-    """Add the moments of batch or population to those of planes of ``size`` values; also count the batch's values."""
-    total: int | Tensor = mean.shape[0] * size
-    if population is not None:
-        batch_mean, batch_power = population[0], population[1] + eps
-    else:
-        batch_mean, batch_power = pool_batch(mean, power)
-        if sync:
-            batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, mean.shape[0] * size)
-            # As of no values in one process.
-            batch_power = torch.where(total > 0, batch_power, 1)
-    return Moments(mean, power, batch_mean, batch_power, mean - batch_mean), total
+def _plane_moments(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and ``(var + eps) ** -0.5`` of planes (1, M, size), each of shape (M,)."""
+    count, dtype = planes.shape[1], wide_dtype(planes)
+    if planes.dtype == dtype:
+        _, mean, rstd = torch.native_group_norm(planes, None, None, 1, count, planes.shape[2], count, eps)
+        return mean.view(-1), rstd.view(-1)
+    # Of the kernels that take parameters wider than their input on every device, this one returns wide moments.
+    ones = planes.new_ones(count, dtype=dtype)
+    return torch.native_batch_norm(planes, ones, ones, None, None, True, 0.0, eps)[1:]
 
 
-def with_affine(scale: Tensor, offset: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Put gamma and beta into a map."""
-    if weight is None:
-        return scale, offset if bias is None else offset + bias
-    return scale * weight, offset * weight if bias is None else torch.addcmul(bias, offset, weight)
-
-
-def spread(values: Tensor, x: Tensor) -> Tensor:
-    """Give values of planes a shape that broadcasts to activations."""
-    return values.reshape(values.shape + (1,) * (x.ndim - 2))
-
-
-def _affine(x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+def affine(x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Compute ``(x - mean) * scale + offset`` with coefficients of shape (N, C) or (C,)."""
+    y, dtype = torch.empty_like(x), wide_dtype(x)
+    if x.numel() == 0:
+        return y
+    if x.is_contiguous():
+        flat = [t.expand(x.shape[:2]).reshape(-1) for t in (scale, offset, mean)]
+        planes, unused = (1, flat[0].numel(), -1), [mean.new_empty(0), mean.new_empty(0)]
+        # In evaluation, with a variance of 1. Not a view of a result: that could not be changed in place.
+        torch.native_batch_norm(
+            x.view(planes), *flat, torch.ones_like(flat[0]), False, 0.0, 0.0, out=[y.view(planes), *unused]
+        )
+        return y
     shift = torch.addcmul(offset, mean, scale, value=-1)
-    return torch.addcmul(spread(shift, x), x, spread(scale, x))
+    for values, factor, summand, out in _parts(x, _spread(scale, x), _spread(shift, x), y):
+        result = torch.addcmul(summand, values.to(dtype), factor, out=out if out.dtype == dtype else None)
+        if result is not out:
+            out.copy_(result)
+    return y
 
 
-def _sum(values: Tensor) -> Tensor:
-    # Of a tensor without positions, a sum over no dimensions would be the sum over all of them.
-    return values.sum(tuple(range(2, values.ndim))) if values.ndim > 2 else values
+def sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum ``grad * (x - mean)`` and ``grad`` over each plane; each of shape (N, C)."""
+    if x.numel() == 0:
+        return torch.zeros_like(mean), torch.zeros_like(mean)
+    if x.is_contiguous():
+        ones, planes = mean.new_ones(mean.numel()), (1, mean.numel(), -1)
+        # In evaluation, with a variance of 1.
+        _, centered, plain = torch.ops.aten.native_batch_norm_backward(
+            *(grad.view(planes), x.view(planes), ones, mean.view(-1), ones, None, None, False, 0.0),
+            [False, True, True],
+        )
+        return centered.view(mean.shape), plain.view(mean.shape)
+    dims, level = tuple(range(2, x.ndim)), _spread(mean, x)
+    centered, plain = torch.zeros_like(level), torch.zeros_like(level)
+    for upstream, values, own, total, other in _parts(grad, x, level, centered, plain):
+        upstream = upstream.to(mean.dtype)
+        other += upstream.sum(dims, keepdim=True)
+        total += (values.to(mean.dtype) - own).mul_(upstream).sum(dims, keepdim=True)
+    return centered.view(mean.shape), plain.view(mean.shape)
 
 
-def _sum_to(grad: Tensor, parameter: Tensor) -> Tensor:
-    return grad.sum(0) if parameter.ndim == 1 else grad
+def combine(grad: Tensor, x: Tensor, grad_factor: Tensor, x_factor: Tensor, summand: Tensor) -> Tensor:
+    """Compute ``grad * grad_factor + x * x_factor + summand`` with coefficients of shape (N, C) or (C,)."""
+    result, dtype = torch.empty_like(x), wide_dtype(x)
+    if x.numel() == 0:
+        return result
+    in_planes = x.is_contiguous()
+    # (N*C, 1, size) where planes lie in one piece, and (N, C, *) otherwise.
+    big = [t.view(x.shape[0] * x.shape[1], 1, -1) if in_planes else t for t in (grad, x, result)]
+    small = [t.expand(x.shape[:2]) for t in (grad_factor, x_factor, summand)]
+    small = [t.reshape(-1, 1, 1) if in_planes else _spread(t, x) for t in small]
+    for upstream, values, out, first, second, level in _parts(*big, *small):
+        target = out if out.dtype == dtype else None
+        # A kernel with two operands that are constant along a plane would be four times slower.
+        if in_planes:
+            total = torch.mul(upstream.to(dtype), first, out=target).add_(level)
+        else:
+            total = torch.addcmul(level, upstream.to(dtype), first, out=target)
+        total.addcmul_(values.to(dtype), second)
+        if target is None:
+            out.copy_(total)
+    return result
+
+
+def as_laid_out(grad: Tensor, x: Tensor) -> Tensor:
+    """Lay out a gradient in memory as ``x``."""
+    same = grad.stride() == x.stride() or (grad.is_contiguous() and x.is_contiguous())
+    return grad if same else torch.empty_like(x).copy_(grad)
+
+
+def _limit(x: Tensor) -> int:
+    return _PART if x.device.type == "cpu" else x.numel()
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors (N, C, L, *), and some that have one position, along N and then L into parts that fit a cache."""
+    _, channels, length, *rest = tensors[0].shape
+    limit, row = _limit(tensors[0]), channels * math.prod(rest)
+    if tensors[0].numel() <= limit:
+        yield tensors
+        return
+    for parts in zip(*(t.split(max(1, limit // (row * length))) for t in tensors), strict=True):
+        if length == 1 or row * length <= limit:
+            yield parts
+        else:
+            yield from zip(*(t.split(max(1, limit // row), 2) if t.shape[2] > 1 else repeat(t) for t in parts))
+
+
+def _spread(values: Tensor, x: Tensor) -> Tensor:
+    """Give values of planes a shape (N, C, 1, ...) that broadcasts to activations."""
+    return values.expand(x.shape[:2]).reshape(x.shape[:2] + (1,) * (x.ndim - 2))

@@ -1,4 +1,4 @@
-"""The benchmark of the norms runs, and compares layers with formulas that say the same."""
+"""The benchmarks of the norms run, and compare layers with formulas that say the same."""
 
 import importlib.util
 import sys
@@ -10,13 +10,17 @@ import torch
 import norms
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    path = Path(__file__).parents[1] / "benchmarks" / "norms.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_norms", path)
+def load(name):
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_of_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return load("norms")
 
 
 @pytest.mark.parametrize(
@@ -62,9 +66,11 @@ def test_it_runs(benchmark, monkeypatch, tmp_path):
         assert "| layer | 2x4x3x3 | 3x2x3x3 |" in table
         assert [row.split(" | ")[0] for row in table.splitlines()[4:]] == [
             "| nn.BatchNorm2d takes",
+            "| nn.InstanceNorm2d takes",
             *(f"| {x}" for x in layers),
         ]
-    assert "of 12 targets are reached." in written
+    # For each of two small shapes in two layouts: forward and backward, and evaluation.
+    assert "of 8 targets are reached." in written
 
 
 def setting(benchmark, shape, **changes):
@@ -75,35 +81,40 @@ def setting(benchmark, shape, **changes):
 
 
 @pytest.mark.parametrize(
-    ("layer", "measure", "changes", "shape", "target"),
+    ("layer", "measure", "changes", "shape", "to_batch", "to_instance"),
     [
-        ("norms.SwitchableNorm2d", "forward + backward", {}, (4, 128, 64, 64), 0.85),
-        ("norms.BatchRenorm2d", "forward", {}, (4, 128, 64, 64), 0.6),
-        ("norms.BatchInstanceNorm2d", "evaluation", {}, (4, 128, 64, 64), 1.0),
-        ("norms.BatchInstanceNorm2d", "forward", {}, (8, 16, 32, 32), 1.5),
-        ("norms.BatchInstanceNorm2d", "forward", {"compiled": True}, (8, 16, 32, 32), 1.0),
-        ("norms.BatchInstanceNorm2d", "forward + backward", {"device": "cuda"}, (8, 16, 32, 32), 1.1),
-        ("norms.BatchInstanceNorm2d", "forward", {"device": "cuda"}, (8, 16, 32, 32), None),
-        ("nn.GroupNorm", "forward", {}, (4, 128, 64, 64), None),
+        ("norms.SwitchableNorm2d", "forward + backward", {}, (4, 128, 64, 64), 1.2, 1.0),
+        ("norms.BatchRenorm2d", "forward", {}, (4, 128, 64, 64), None, None),
+        ("norms.BatchInstanceNorm2d", "evaluation", {}, (4, 128, 64, 64), None, 1.1),
+        ("norms.BatchInstanceNorm2d", "forward + backward", {}, (8, 16, 32, 32), 2.5, None),
+        ("norms.BatchInstanceNorm2d", "evaluation", {}, (8, 16, 32, 32), None, 1.1),
+        ("norms.BatchInstanceNorm2d", "forward", {"compiled": True}, (8, 16, 32, 32), 1.0, None),
+        ("norms.BatchInstanceNorm2d", "forward + backward", {"device": "cuda"}, (8, 16, 32, 32), 1.1, None),
+        ("norms.BatchInstanceNorm2d", "forward", {"device": "cuda"}, (8, 16, 32, 32), None, None),
+        ("nn.GroupNorm", "forward + backward", {}, (4, 128, 64, 64), None, None),
     ],
 )
-def test_a_figure_that_misses_its_target_says_so(layer, measure, changes, shape, target, benchmark):
+def test_a_figure_that_misses_its_target_says_so(layer, measure, changes, shape, to_batch, to_instance, benchmark):
     def cell(ratio):
-        return benchmark.Cell(setting(benchmark, shape, **changes), layer, measure, ratio, ratio, ratio, 1.0, None)
+        place = setting(benchmark, shape, **changes)
+        return benchmark.Cell(place, layer, measure, ratio, ratio, ratio, 1.0, ratio, 1.0, None)
 
-    assert cell(9).target == target
-    assert str(cell(9)) == "9.00 (9.00-9.00)" + ("" if target is None else f" > {target}")
-    assert cell(9).hits == [False] * (target is not None)
-    assert str(cell(0.1)) == "0.10 (0.10-0.10)"
+    targets = [to_batch, to_instance]
+    assert [cell(9).target, cell(9).instance_target] == targets
+    missed = ["" if target is None else f" > {target}" for target in targets]
+    assert str(cell(9)) == f"9.00 (9.00-9.00){missed[0]} / 9.00{missed[1]}"
+    assert cell(9).hits == [False] * (2 - targets.count(None))
+    assert all(cell(0.1).hits)
+    assert str(cell(0.1)) == "0.10 (0.10-0.10) / 0.10"
 
 
 def test_large_tensors_on_a_gpu_have_a_target_for_bandwidth(benchmark):
     def cell(shape):
         place = setting(benchmark, shape, device="cuda")
-        return benchmark.Cell(place, "norms.SwitchableNorm2d", "forward", 1.0, 1.0, 1.0, 1.0, 0.5)
+        return benchmark.Cell(place, "norms.SwitchableNorm2d", "forward", 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5)
 
-    assert str(cell((64, 256, 56, 56))) == "1.00 (1.00-1.00), 50% < 80%"
-    assert str(cell((8, 16, 32, 32))) == "1.00 (1.00-1.00), 50%"
+    assert str(cell((64, 256, 56, 56))) == "1.00 (1.00-1.00) / 1.00, 50% < 80%"
+    assert str(cell((8, 16, 32, 32))) == "1.00 (1.00-1.00) / 1.00, 50%"
 
 
 def test_saved_bytes_count_a_storage_once(benchmark):
@@ -111,3 +122,44 @@ def test_saved_bytes_count_a_storage_once(benchmark):
     size = 4 * 2 * 4 * 8 * 8
     assert size <= benchmark.saved_bytes("nn.BatchNorm2d", shape) < 1.1 * size
     assert benchmark.saved_bytes("textbook switchable", shape) > 2.9 * size
+
+
+@pytest.fixture(scope="module")
+def steps():
+    return load("steps")
+
+
+def test_steps_of_each_norm_are_measured_and_reported(steps, monkeypatch, tmp_path):
+    file = tmp_path / "steps.md"
+    arguments = ["--quick", "--runs", "default GAN", "--norms", "switchable", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/steps.py", *arguments, "--markdown", str(file)])
+    threads = torch.get_num_threads()
+    try:
+        steps.main()
+    finally:
+        torch.set_num_threads(threads)
+    written = file.read_text()
+    assert "    python benchmarks/steps.py --quick" in written
+    assert [row.split(" | ")[0] for row in written.splitlines()[-2:]] == ["| batch", "| switchable"]
+    assert written.splitlines()[-2].split(" | ")[2].startswith("1.000 (1.000-1.000)")
+
+
+def test_a_step_that_misses_its_target_says_so(steps):
+    def ratio(norm, value):
+        return steps.Row(norm, 0.5, value, value, value, 0.01).cells()[2]
+
+    assert ratio("switchable", 1.2) == "1.200 (1.200-1.200) > 1.05"
+    assert ratio("switchable", 1.05) == "1.050 (1.050-1.050)"
+    assert ratio("instance", 1.2) == "1.200 (1.200-1.200)"
+    assert steps.Row("instance", 0.5, 1, 1, 1, 0.01).cells()[3] == "2.0%"
+
+
+def test_the_calls_of_norms_are_noted_and_nothing_else(steps):
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), norms.BatchInstanceNorm2d(4), torch.nn.GroupNorm(2, 4))
+    watch = steps.Stopwatch()
+    watch.watch(module)
+    module(torch.randn(2, 3, 5, 5))
+    assert [(layer, tuple(shape), graded) for layer, shape, graded in watch.calls] == [
+        (layer, (2, 4, 5, 5), True) for layer in module[1:]
+    ]
+    assert steps.time_alone(watch.calls, 1) > 0
