@@ -7,7 +7,7 @@ import norms
 
 torch.manual_seed(0)
 model = torchvision.models.resnet18(num_classes=10)  # in your own work with weights, such as weights="DEFAULT"
-batch, labels = torch.randn(8, 3, 64, 64), torch.randint(10, (8,))
+batch, labels = torch.randn(4, 3, 64, 64), torch.randint(10, (4,))
 for _ in range(3):
     model(batch)  # so that the running statistics are no longer the initial ones
 

@@ -12,10 +12,10 @@ images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
 labels = torch.tensor(digits.target)
 
 model = nn.Sequential(
-    nn.Conv2d(1, 32, 3, padding=1, bias=False),
-    norms.BatchInstanceNorm2d(32),  # instead of nn.BatchNorm2d(32)
+    nn.Conv2d(1, 16, 3, padding=1, bias=False),
+    norms.BatchInstanceNorm2d(16),  # instead of nn.BatchNorm2d(16)
     nn.ReLU(),
-    nn.Conv2d(32, 32, 3, padding=1, stride=2, bias=False),
+    nn.Conv2d(16, 32, 3, padding=1, stride=2, bias=False),
     norms.SwitchableNorm2d(32),
     nn.ReLU(),
     nn.AdaptiveAvgPool2d(1),
@@ -27,7 +27,7 @@ model = nn.Sequential(
 optimizer = torch.optim.Adam(norms.param_groups(model, lr=3e-3))
 optimizer.register_step_post_hook(lambda *_: norms.project_(model))
 
-for _ in range(150):
+for _ in range(120):
     chosen = torch.randint(1500, (64,))
     loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
     optimizer.zero_grad()

@@ -17,7 +17,7 @@ from training.run import Run
 def train() -> str:
     """Train the default classifier of digits for a few steps, with fewer channels."""
     os.environ.setdefault("WANDB_MODE", "disabled")
-    tiny = ["--model.widths=[8,16,16,32]", "--trainer.max_steps=60", "--data.batch_size=32"]
+    tiny = ["--model.widths=[8,16,16,32]", "--trainer.max_steps=40", "--data.batch_size=32"]
     if status := main(["fit", "--config", "classifier", "--name=read_rho", *tiny]):
         sys.exit(status)
     return "runs/read_rho"
