@@ -71,7 +71,7 @@ class Scores:
     seconds: float
 
     def cells(self) -> list[str]:
-        """The figures as the table shows them."""
+        """Return the figures as the table shows them."""
         pairs = (self.judge_style, self.judge_content, self.own_style, self.own_content)
         return [*(f"{before:.3f} -> {after:.3f}" for before, after in pairs), f"{self.seconds:.0f}"]
 

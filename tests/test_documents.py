@@ -8,12 +8,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+import normlab
 import norms
 from lightning_modules import StyleTransfer
 from training.command import main
 
 ROOT = Path(__file__).parents[1]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
 DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "norms/README.md", "CONTRIBUTING.md")}
+# Pages that begin with "---" show one of those.
+DOCUMENTS |= {name: text for name, text in PAGES.items() if not text.startswith("---")}
 README, OF_NORMS = DOCUMENTS["README.md"], DOCUMENTS["norms/README.md"]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -31,11 +35,13 @@ def test_the_readme_names_every_configuration():
 
 
 def trainings():
-    return re.findall(r"python train\.py (fit --config \S+[^\n#]*)", README)
+    found = {c for text in DOCUMENTS.values() for c in re.findall(r"python train\.py (fit --config [^\n#`]*)", text)}
+    # FILE, MyNorm and $seed are the reader's.
+    return sorted(command.strip() for command in found if not re.search(r"FILE|my|\$|--print_config|--ckpt", command))
 
 
 @pytest.mark.parametrize("command", trainings())
-def test_the_training_commands_of_the_readme_are_accepted(command, monkeypatch, capsys):
+def test_the_training_commands_of_the_documents_are_accepted(command, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert main([*command.split(), "--print_config"]) == 0
 
@@ -44,13 +50,33 @@ def test_the_training_commands_of_the_readme_are_accepted(command, monkeypatch, 
 def test_the_files_that_a_document_points_to_exist(document):
     prose = re.sub(r"```.*?```", "", DOCUMENTS[document], flags=re.DOTALL)
     targets = re.findall(r"\]\((?!http)([^)#]+)", prose)
-    assert targets
+    assert targets or document.startswith("docs/")
     assert [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()] == []
 
 
-@pytest.mark.parametrize(("text", "row"), [(README, r"^\| `(\w+)` "), (OF_NORMS, r"^\| (?:[^|]*; )?`(\w+)`")])
-def test_the_tables_of_the_norms_have_a_row_for_every_name(text, row):
-    assert [name for name in re.findall(row, text, re.MULTILINE) if name in norms.names()] == norms.names()
+def test_the_table_of_the_norms_has_a_row_for_every_name():
+    rows = re.findall(r"^\| (?:[^|]*; )?`(\w+)`", OF_NORMS, re.MULTILINE)
+    assert [name for name in rows if name in norms.names()] == norms.names()
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_site_has_every_page():
+    named = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(f"docs/{page}" for page in named) == sorted(PAGES)
+
+
+def test_the_citation_is_of_this_version():
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited[1] == normlab.__version__
+
+
+def test_the_targets_that_contributors_are_told_of_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    told = set(re.findall(r"^make (\w+)", DOCUMENTS["CONTRIBUTING.md"], re.MULTILINE))
+    assert told == targets - {"help"}
 
 
 def test_the_document_of_the_norms_names_all_that_they_export():

@@ -86,7 +86,7 @@ class _Paint:
 
 
 def draw_night(rng: np.random.Generator) -> Image.Image:
-    """A night sky in whirling strokes of oil paint, above dark hills and a field."""
+    """Draw a night sky in whirling strokes of oil paint, above dark hills and a field."""
     x, y = _grid()
     stars = [
         (0.80, 0.17, 0.150), (0.17, 0.13, 0.085), (0.47, 0.10, 0.060), (0.08, 0.40, 0.060),
@@ -146,7 +146,7 @@ def _follow(flow: Array, start: Array, steps: int, stride: float) -> Array:
 
 
 def draw_glass(rng: np.random.Generator) -> Image.Image:
-    """A rose window: panes of streaked colored glass between dark leads."""
+    """Draw a rose window: panes of streaked colored glass between dark leads."""
     x, y = _grid()
     seeds, palettes = _rose(rng)
     warped = np.stack([x + 0.006 * _noise(rng, 6, 2), y + 0.006 * _noise(rng, 6, 2)], axis=-1)
@@ -212,7 +212,7 @@ def _rose(rng: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
 
 
 def draw_waves(rng: np.random.Generator) -> Image.Image:
-    """Breaking waves in the manner of a woodblock print: flat blues, dark contours, claws of foam."""
+    """Draw breaking waves in the manner of a woodblock print: flat blues, dark contours, claws of foam."""
     _, y = _grid()
     sky = _ramp(y / 0.62 + 0.02 * _noise(rng, 3, 3), ["#5f7f8e", "#c9b98c", "#ecd9a8", "#f3e3bd", "#efc892", "#e9b27c"])
     print_ = _image(sky)
@@ -294,7 +294,7 @@ def _cloud(pen: ImageDraw.ImageDraw, blobs: list[tuple[float, float, float]], ou
 
 
 def draw_mosaic(rng: np.random.Generator) -> Image.Image:
-    """Peacock scales laid in small stones."""
+    """Draw peacock scales laid in small stones."""
     x, y = _grid()
     radius = 0.155
     scale = np.full((_DRAWN, _DRAWN), -1, np.int64)
@@ -344,7 +344,7 @@ _STONES = (
 
 
 def draw_quilt(rng: np.random.Generator) -> Image.Image:
-    """An abstract watercolor: squares of rings, fans, stripes and checks in ink contours."""
+    """Draw an abstract watercolor: squares of rings, fans, stripes and checks in ink contours."""
     x, y = _grid()
     x = x + 0.004 * _noise(rng, 7, 3)
     y = y + 0.004 * _noise(rng, 7, 3)
