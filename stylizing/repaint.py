@@ -137,7 +137,7 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
 
 
 def _photos(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]:
-    """The files that the arguments stand for, each with its path within the output folder."""
+    """Yield the files that the arguments stand for, each with its path within the output folder."""
     results = output.resolve()
     for path in inputs:
         if path.is_dir():

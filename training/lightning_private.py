@@ -20,7 +20,7 @@ class CLI(LightningCLI):
 
 
 def number_log_rows_by_steps(trainer: Trainer) -> None:
-    """Number the rows of the log by optimizer steps.
+    """Set the numbers of the log's rows to optimizer steps.
 
     Lightning counts the batches that stepped by itself, and in a resumed run can be one off. No public attribute sets
     that count.

@@ -48,7 +48,7 @@ class RunCheckpoint(Checkpoint):
             self._end_training = signal.signal(signal.SIGTERM, self._handle)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Number the rows of the log by optimizer steps; Lightning's own count can be one off in a resumed run."""
+        """Set the numbers of the log's rows to optimizer steps, which Lightning's own count can be one off."""
         number_log_rows_by_steps(trainer)
 
     def on_train_batch_end(

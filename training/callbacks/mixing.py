@@ -158,7 +158,7 @@ def _tables(values: Values) -> dict[str, Any]:
     """One table for each beginning of a key, so that kinds which differ behind the layer share one."""
     import wandb
 
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, list[str | int]] = {}
     rows: dict[str, list[list[Any]]] = {}
     for layer, kind, value in _kinds(values):
         beginning, _, end = kind.log_key.partition("/{layer}")
