@@ -145,7 +145,8 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         if length == 1 or row * length <= limit:
             yield parts
         else:
-            yield from zip(*(t.split(max(1, limit // row), 2) if t.shape[2] > 1 else repeat(t) for t in parts))
+            rows = (t.split(max(1, limit // row), 2) if t.shape[2] > 1 else repeat(t) for t in parts)
+            yield from zip(*rows, strict=False)
 
 
 def _spread(values: Tensor, x: Tensor) -> Tensor:
