@@ -22,9 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
 # Python looks first in the folder of a script, where norms is another benchmark.
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pytorch_lightning as pl
 import torch
@@ -33,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+ROOT = Path(__file__).resolve().parents[1]
 REFERENCE, TARGET = "batch", 1.05
 TARGETED = ("batch_instance", "switchable")
 RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -208,7 +208,9 @@ def _processor() -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="RUN", help=str(list(RUNS)))
+    parser.add_argument(
+        "--runs", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="RUN", help=str(list(RUNS))
+    )
     parser.add_argument("--norms", nargs="+", default=[*TARGETED, "instance"], help="any names of norms.build")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)

@@ -28,7 +28,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         mean = x.sum(dims, dtype=dtype)
         return mean, torch.full_like(mean, eps)
     if x.is_contiguous():
-        parts = x.view(1, -1, size).split(max(1, _limit(x) // size), 1)
+        parts = torch.split(x.view(1, -1, size), max(1, _limit(x) // size), 1)
         means, rstds = zip(*(_plane_moments(part, eps) for part in parts), strict=True)
         mean, rstd = (each[0] if len(parts) == 1 else torch.cat(each) for each in (means, rstds))
         return mean.view(x.shape[:2]), rstd.pow(-2).view(x.shape[:2])
@@ -66,10 +66,13 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         return y
     if x.is_contiguous():
         flat = [t.expand(x.shape[:2]).reshape(-1) for t in (scale, offset, mean)]
-        planes, unused = (1, flat[0].numel(), -1), [mean.new_empty(0), mean.new_empty(0)]
+        planes, none = (1, flat[0].numel(), -1), mean.new_empty(0)
         # In evaluation, with a variance of 1. Not a view of a result: that could not be changed in place.
-        torch.native_batch_norm(
-            x.view(planes), *flat, torch.ones_like(flat[0]), False, 0.0, 0.0, out=[y.view(planes), *unused]
+        torch.ops.aten.native_batch_norm.out(
+            *(x.view(planes), *flat, torch.ones_like(flat[0]), False, 0.0, 0.0),
+            out=y.view(planes),
+            save_mean=none,
+            save_invstd=torch.empty_like(none),
         )
         return y
     shift = torch.addcmul(offset, mean, scale, value=-1)
@@ -141,11 +144,12 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if tensors[0].numel() <= limit:
         yield tensors
         return
-    for parts in zip(*(t.split(max(1, limit // (row * length))) for t in tensors), strict=True):
+    for parts in zip(*(torch.split(t, max(1, limit // (row * length))) for t in tensors), strict=True):
         if length == 1 or row * length <= limit:
             yield parts
         else:
-            yield from zip(*(t.split(max(1, limit // row), 2) if t.shape[2] > 1 else repeat(t) for t in parts))
+            rows = (torch.split(t, max(1, limit // row), 2) if t.shape[2] > 1 else repeat(t) for t in parts)
+            yield from zip(*rows, strict=False)
 
 
 def _spread(values: Tensor, x: Tensor) -> Tensor:

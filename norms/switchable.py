@@ -65,24 +65,21 @@ class SwitchableFormula(Formula):
         grad_mixed = torch.addcmul(grad_scale, grad_offset, centered) * scale.pow(3)
         mean = power = batch_power = deviation = None
         mean_grads, var_grads = [], []
-        for index, (name, (distance, own_power)) in enumerate(sources.items()):
-            of_mean, of_var = shares[0][index], shares[1][index]
-            mean_grads.append((grad_centered * distance).sum())
+        for (name, (distance, own_power)), of_mean, of_var in zip(
+            sources.items(), shares[0].unbind(), shares[1].unbind(), strict=True
+        ):
+            mean_grads.append(grad_centered.new_zeros(()) if name == "instance" else (grad_centered * distance).sum())
+            var_grads.append((grad_mixed * own_power).sum())
+            share = grad_mixed * of_var
             if name == "instance":
-                var_grads.append((grad_mixed * own_power).sum())
-                power = grad_mixed * of_var
+                power = share
             elif name == "layer":
-                rows = grad_mixed.mean(1, keepdim=True)
-                var_grads.append((rows * own_power).sum() * grad_mixed.shape[1])
-                share = rows * of_var
+                share = share.mean(1, keepdim=True)
                 power = share if power is None else power + share
                 pulled = (grad_centered - grad_centered.mean(1, keepdim=True)) * of_mean
                 mean = torch.addcmul(pulled, distance, share, value=-1)
             else:
-                columns = grad_mixed.sum(0)
-                var_grads.append((columns * own_power).sum())
-                batch_power = columns * of_var
-                deviation = grad_centered * of_mean
+                batch_power, deviation = share.sum(0), grad_centered * of_mean
         grads = [torch.stack(mean_grads), torch.stack(var_grads) / -2]
         if self.of_logits:
             grads = [share * (grad - (share * grad).sum()) for share, grad in zip(shares, grads, strict=True)]
@@ -102,9 +99,10 @@ def _by_statistic(logits: Tensor, radius: Tensor | None, statistics: Sequence[st
 
 
 def _weighted_sum(shares: Tensor, values: Sequence[Tensor]) -> Tensor:
-    total = values[-1] * shares[-1]
-    for index, value in enumerate(values[:-1]):
-        total = torch.addcmul(total, value, shares[index])
+    first, *others = shares.unbind()
+    total = values[0] * first
+    for share, value in zip(others, values[1:], strict=True):
+        total = torch.addcmul(total, value, share)
     return total
 
 
