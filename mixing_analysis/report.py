@@ -33,8 +33,11 @@ LARGEST = 65_534
 SUMMARY = {"mean": "mean", "below": "share_below_0.1", "above": "share_above_0.9", "lower": "q25", "upper": "q75"}
 """What a page says of a layer's rho, by the names that :func:`mixing_analysis.values.summaries` has for it."""
 
-PARTS = ("html", "css", "js")
-"""The files that a page is made of, beside its values."""
+MODULES = (
+    *("numbers", "values", "series", "elements", "plots", "channels", "training", "relations", "shares"),
+    *("differences", "snapped", "controls", "drawing", "overview", "reading", "start"),
+)
+"""The modules of the page's script, each behind those that it needs while it is loaded."""
 
 CELL = ["run", "step", "layer"]
 
@@ -58,14 +61,28 @@ def write(
     Returns:
         ``path``.
     """
-    files = {part: resources.files("mixing_analysis").joinpath(f"report.{part}").read_text("utf-8") for part in PARTS}
     text = json.dumps(contents(table, runs, snapped, notes), allow_nan=False, separators=(",", ":"))
     # Names come from folders and checkpoints: none may end the script element that the values are in.
-    contained = {"css": files["css"], "js": files["js"], "data": text.replace("<", "\\u003c")}
-    page = re.sub(r"{{(\w+)}}", lambda match: contained[match[1]], files["html"])
+    contained = {"css": part("page.css"), "js": script(), "data": text.replace("<", "\\u003c")}
+    page = re.sub(r"{{(\w+)}}", lambda match: contained[match[1]], part("page.html"))
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
+
+
+def part(name: str) -> str:
+    """Read a file that the page is made of."""
+    return resources.files("mixing_analysis").joinpath("page", name).read_text("utf-8")
+
+
+def script() -> str:
+    """Join the modules of the page's script to one that a single file can hold.
+
+    Their imports and exports are for tools, which check each module by itself: joined, all have one scope.
+    """
+    text = "\n".join(part(f"{name}.js") for name in MODULES)
+    text = re.sub(r"^import [^;]*;\n", "", text, flags=re.MULTILINE)
+    return '"use strict";\n\n' + re.sub(r"^export ", "", text, flags=re.MULTILINE)
 
 
 def contents(

@@ -41,10 +41,6 @@ def written(tmp_path, *runs, **options):
     return page, json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def part(name):
-    return (report.resources.files("mixing_analysis") / f"report.{name}").read_text()
-
-
 def test_every_layer_and_step_is_summarized():
     runs = [make_run("a"), make_run("b", seed=1, layers=3, steps=(0, 20))]
     page = contents(*runs)
@@ -253,7 +249,7 @@ def test_the_page_asks_for_nothing(tmp_path):
 
 
 def test_the_script_finds_what_it_looks_for():
-    page, script = part("html"), part("js")
+    page, script = report.part("page.html"), report.script()
     ids = set(re.findall(r'\bid="([\w-]+)"', page))
     assert set(re.findall(r'byId\("([\w-]+)"\)', script)) <= ids
     drawn = set(re.findall(r'^figures(?:\["|\.)([\w-]+)', script, re.MULTILINE))
@@ -263,12 +259,12 @@ def test_the_script_finds_what_it_looks_for():
 
 
 def test_classes_of_the_script_have_a_style():
-    classes = set(re.findall(r'class: "([\w-]+)"', part("js")))
-    assert {name for name in classes if f".{name}" not in part("css")} == set()
+    classes = set(re.findall(r'class: "([\w-]+)"', report.script()))
+    assert {name for name in classes if f".{name}" not in report.part("page.css")} == set()
 
 
 def test_page_and_pictures_have_the_same_colors():
-    light = part("css").partition("@media")[0]
+    light = report.part("page.css").partition("@media")[0]
     found = dict(re.findall(r"--([\w-]+): (#\w{6});", light))
     assert {name: found[name] for name in COLORS} == COLORS
     assert tuple(found[f"run-{index}"] for index in range(len(GROUP_COLORS))) == GROUP_COLORS

@@ -1,0 +1,117 @@
+import { fixed, folded, percent, tenth, whole } from "./numbers.js";
+import { channelsOf, gatesOf, keepsChannels, layerOver, networkOver, runs, runsWith } from "./values.js";
+import { layerIndex, layerNames, named, ownLayers, several, state, stepsOf, withKind } from "./series.js";
+import { element, grid, layerSelect, layout, panel, pressed, ramp, strokeOf, title } from "./elements.js";
+import { Plot, figures, ticks } from "./plots.js";
+import { MOST_DOTS } from "./channels.js";
+import { update } from "./drawing.js";
+
+function trainingSpan(series) {
+  const steps = series.flatMap(one => one.members.flatMap(run => runs[run].steps));
+  return [Math.min(...steps), Math.max(...steps)];
+}
+
+/* Large plots of the chosen layer, over a small one of each layer, by which it is chosen. */
+export function trainingPanels(kind, key, width, large, small) {
+  const series = withKind(kind), names = layerNames(kind), span = trainingSpan(series);
+  const above = layout(width, 420, 2), below = layout(width, names.length > 24 ? 110 : 140, 8, 5);
+  const plots = large(series, { width: above.size, height: 260, span, large: true });
+  const minis = names.map(name => {
+    const node = small(series, name, { width: below.size - 14, height: 62, span, large: false });
+    node.removeAttribute("tabindex");
+    node.setAttribute("aria-hidden", "true");
+    const toggle = () => { state[key] = state[key] === name ? "" : name; update(); };
+    const button = pressed(`${key}:${name}`, state[key] === name, toggle, [element("span", {}, name), node]);
+    button.classList.add("mini");
+    button.title = name;
+    return button;
+  });
+  return [grid(above.n, "wide", ...plots), grid(below.n, "minis", ...minis)];
+}
+
+export function overSteps(label, { width, height, span, large }, high = 1) {
+  const [first, last] = span, x = first === last ? [first - 1, last + 1] : span;
+  const room = large ? { left: 34 } : { left: 1, right: 1, top: 3, bottom: 3 };
+  const plot = new Plot(label, { width, height, x, y: [0, high], ...room });
+  if (large) plot.xAxis(ticks(x, width / 90), whole);
+  if (large) plot.yAxis(ticks([0, high], 5), tenth);
+  else [0, high].forEach(value => plot.horizontal(value));
+  plot.vertical(Math.min(last, Math.max(first, state.step)), "cursor");
+  return plot;
+}
+
+export const strokeWidth = large => (large ? 2.3 : 1.6);
+
+const SIDES = [
+  { side: "below", statistic: "instance", words: "below 0.1" },
+  { side: "above", statistic: "batch", words: "above 0.9" },
+];
+
+figures["rho-training"] = {
+  exists: () => runsWith("rho").some(run => runs[run].steps.length > 1),
+  options: () => [layerSelect("rho", "rhoLayer")],
+  draw: width => trainingPanels("rho", "rhoLayer", width, (series, frame) => {
+    const name = state.rhoLayer, note = name || "all layers";
+    const sides = SIDES.map(({ statistic, words }) => element("em", { class: statistic }, words));
+    const gates = element("h4", {}, "Gates", sides, element("small", {}, note));
+    const shares = panel(gates, sharesOverSteps(series, name, frame));
+    return [panel(title("rho ", note), rhoOverSteps(series, name, frame)), shares];
+  }, rhoOverSteps),
+  finding() {
+    const [one] = withKind("rho"), [first, last] = trainingSpan([one]);
+    const [before, after] = [first, last].map(step => fixed(networkOver(one.members, step).mean));
+    const subject = several() ? `mean rho of ${one.name}` : "mean rho";
+    return `The ${subject} goes from ${before} at step ${whole(first)} to ${after} at step ${whole(last)}.`;
+  },
+};
+
+function rhoOverSteps(series, name, frame) {
+  const plot = overSteps(`rho over the training, ${name || "all layers"}`, frame);
+  for (const one of series) {
+    const l = layerIndex(one, "rho", name);
+    if (name && l < 0) continue;
+    const at = step => (l < 0 ? networkOver(one.members, step) : layerOver(one.members, step, l));
+    const track = stepsOf(one).map(step => ({ step, ...at(step) }));
+    if (l >= 0) plot.band(track.map(({ step, lower, upper }) => [step, lower, upper]), { fill: one.color });
+    const fine = frame.large ? fineTracks(one, l, track) : [];
+    fine.forEach(([points, stroke]) => plot.line(points, { class: "fine", stroke }));
+    const stroke = strokeOf(one, one.color, strokeWidth(frame.large), frame.large && one.dash);
+    plot.line(track.map(({ step, mean }) => [step, mean]), stroke);
+    for (const { step, mean, means, lower, upper } of track) {
+      const half = l < 0 ? [] : [["middle half", `${fixed(lower)} to ${fixed(upper)}`]];
+      const rows = [...named(one), ["mean rho", folded(means, fixed)], ...half];
+      plot.probe(plot.X(step), plot.Y(mean), `step ${whole(step)}`, ...rows);
+    }
+  }
+  return plot.node;
+}
+
+/* What a mean is of: the runs of a group, else the layers of a network, else the channels of a layer. */
+function fineTracks(one, l, track) {
+  const [run] = one.members, layers = ownLayers(one, "rho");
+  const over = value => track.map((each, i) => [each.step, value(each, i)]);
+  if (one.members.length > 1) return one.members.map((_, m) => [over(({ means }) => means[m]), one.color]);
+  if (several()) return [];
+  if (l < 0) return layers.map((_, k) => [over(({ step }) => gatesOf(run, step, k).mean), "var(--soft)"]);
+  if (!keepsChannels(run) || layers[l].channels > MOST_DOTS) return [];
+  const values = track.map(({ step }) => channelsOf(run, step, l));
+  return values.at(-1).map((last, c) => [over((_, i) => values[i][c]?.value), ramp(last.value)]);
+}
+
+function sharesOverSteps(series, name, frame) {
+  const plot = overSteps(`Shares of gates over the training, ${name || "all layers"}`, frame);
+  for (const one of series) {
+    const l = layerIndex(one, "rho", name);
+    if (name && l < 0) continue;
+    const at = step => (l < 0 ? networkOver(one.members, step) : layerOver(one.members, step, l));
+    const track = stepsOf(one).map(step => ({ step, ...at(step) }));
+    for (const { side, statistic, words } of SIDES) {
+      plot.line(track.map(each => [each.step, each[side]]), strokeOf(one, `var(--${statistic})`, strokeWidth(true)));
+      for (const each of track) {
+        const [x, y] = [plot.X(each.step), plot.Y(each[side])];
+        plot.probe(x, y, `step ${whole(each.step)}`, ...named(one), [words, percent(each[side])]);
+      }
+    }
+  }
+  return plot.node;
+}
