@@ -11,15 +11,15 @@ from pathlib import Path
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from norms.errors import SettingError
-from training.checkpoints import find_checkpoint, load
 from training.parser_errors import run_command
+from training.run import Run
 
 
 def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
     """Write the feature network of a run, and how it came to be, to a safetensors file.
 
     Args:
-        run: See :func:`training.checkpoints.find_checkpoint`.
+        run: See :meth:`training.run.Run.find`.
         out: File to write; it must not exist.
         data: What the network was trained on.
         licence: Licence of the weights.
@@ -31,14 +31,15 @@ def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
         raise SettingError(f"{out} exists, choose another name for the feature network")
     if not Path(out).parent.is_dir():
         raise SettingError(f"there is no folder {Path(out).parent} for the feature network")
-    module = _load(run)
+    found = Run.find(run)
+    module = _load(found)
     metadata = {
         "made_by": f"normlab {version('normlab')}",
         "recipe": f"{type(module).__name__} {json.dumps(_without_folders(module.hparams))}",
         "data": data,
         "licence": licence,
     }
-    if scores := _last_scores(find_checkpoint(run).parents[1] / "metrics.csv"):
+    if scores := _last_scores(found.metrics):
         metadata["scores"] = json.dumps(scores)
     module.feature_net.save(out, metadata)
 
@@ -66,11 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(run: str | Path) -> Distillation | Classifier:
+def _load(run: Run) -> Distillation | Classifier:
     try:
-        return load(Distillation, run)
+        return run.load(Distillation)
     except SettingError:
-        return load(Classifier, run)
+        return run.load(Classifier)
 
 
 def _without_folders(hyperparameters: Mapping[str, object]) -> dict[str, object]:

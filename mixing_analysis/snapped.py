@@ -3,7 +3,6 @@
 import copy
 import importlib
 import logging
-import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from mixing_analysis.values import Run
 from norms.errors import SettingError
 from norms.mixing import mixing_layers
 from norms.recalibration import recalibrate
-from training import checkpoints
+from training.run import Run as RunOnDisk
 
 COLUMNS = ("run", "metric", "statistics", "learned", "snapped")
 
@@ -162,11 +161,8 @@ def _module(run: Run) -> TrainingModule:
     if run.checkpoint is None:
         raise SettingError("there is no checkpoint of it here")
     module_class = _configured(run, "model", TrainingModule)
-    try:
-        return checkpoints.load(module_class, run.checkpoint)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
-        raise SettingError(f"{run.checkpoint} does not fit {module_class.__name__}: {reason}") from error
+    module: TrainingModule = RunOnDisk.find(run.checkpoint).load(module_class)
+    return module
 
 
 def _data(run: Run) -> LightningDataModule:

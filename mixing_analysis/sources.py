@@ -21,7 +21,7 @@ from mixing_analysis.values import KINDS, Run, Values, frame
 from norms.errors import SettingError
 from norms.switchable import STATISTICS, sparsestmax
 from training.callbacks.mixing import layer_labels
-from training.checkpoints import find_checkpoint
+from training.run import Run as RunOnDisk
 
 EXPECTED = "a run folder, a checkpoint (.ckpt, .pt, .safetensors), a W&B offline folder or wandb:ENTITY/PROJECT/RUN"
 
@@ -114,10 +114,7 @@ def _read_folder(folder: Path, source: str) -> Run:
 
 
 def _checkpoint_of(folder: Path) -> Path | None:
-    try:
-        return find_checkpoint(folder)
-    except SettingError:
-        return None
+    return RunOnDisk(folder).newest_checkpoint()
 
 
 def _config_of(folder: Path) -> Mapping[str, Any] | None:

@@ -17,9 +17,9 @@ from torchvision.transforms.v2 import functional as tvf
 from data.stream import generator
 from lightning_modules.gan import GAN, TILE, enlarged_grid
 from norms.errors import SettingError
-from training import checkpoints
 from training.files import replacing
 from training.parser_errors import positive, run_command
+from training.run import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def draw(run: str | Path, count: int, seed: int = 0, averaged: bool = True) -> T
     Raises:
         SettingError: If there is no GAN in ``run``.
     """
-    gan = checkpoints.load(GAN, run)
+    gan = Run.find(run).load(GAN)
     latents = [torch.randn(gan.latent_dim, generator=generator(seed, i)) for i in range(count)]
     return gan.sample(torch.stack(latents), averaged).clamp(0, 1)
 

@@ -22,9 +22,9 @@ from torchvision.transforms.v2 import functional as tvf
 from data.images import ImageError, find_images, load_image, to_tensor
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
-from training import checkpoints
 from training.files import replacing
 from training.parser_errors import positive, run_command
+from training.run import Run
 
 LONGEST_SIDE = 2048
 """Larger photos are scaled down to this unless told otherwise: a network of the published widths takes about 1 kB of
@@ -93,7 +93,7 @@ def with_colors_of(photo: Tensor, stylized: Tensor) -> Tensor:
 
 def _run(options: argparse.Namespace) -> None:
     jobs = _jobs(options.inputs, options.output)
-    model = checkpoints.load(StyleTransfer, options.run).to(options.device)
+    model = Run.find(options.run).load(StyleTransfer).to(options.device)
     _make_folder(options.output)
     waiting = [job for job in jobs if options.overwrite or not job.target.exists()]
     written, scaled, skipped = 0, 0, []

@@ -16,7 +16,7 @@ from data.images import load_image, to_tensor
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
 from stylizing import command as stylize
-from training import checkpoints
+from training.run import Run
 
 
 def save_run(module, folder):
@@ -80,7 +80,7 @@ def test_photos_and_folders_keep_their_names(run, photos, tmp_path, capsys):
     assert call(run, single, photos, "-o", out) == 0
     assert capsys.readouterr().out == f"wrote 4 images to {out}\n"
     assert files(out) == ["deeper/one.png", "one.png", "single.png", "two.JPG"]
-    model = checkpoints.load(StyleTransfer, run)
+    model = Run.find(run).load(StyleTransfer)
     for name, source in (("single.png", single), ("one.png", photos / "one.png")):
         expected = model(to_tensor(load_image(source))[None])[0].detach().mul(255).round().int()
         assert abs(pixels(out / name) - expected.permute(1, 2, 0).numpy()).max() <= 1

@@ -33,10 +33,10 @@ from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.callbacks.summary import print_summary
-from training.checkpoints import find_checkpoint
 from training.files import replacing
 from training.layer_sync import NormSync
 from training.loggers import CSVLogger
+from training.run import Run
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -79,6 +79,7 @@ class TrainCLI(LightningCLI):
     def __init__(self, args: Sequence[str]) -> None:
         self._loggers: list[Logger] = []
         self._constructor_error: Exception | None = None
+        self._resumed: Run | None = None
         super().__init__(
             TrainingModule,
             LightningDataModule,
@@ -137,20 +138,18 @@ class TrainCLI(LightningCLI):
             )
         config.weights_only = True
         if config.ckpt_path:
-            config.ckpt_path = str(self._find_checkpoint())
+            self._resumed = self._find_run()
+            config.ckpt_path = str(self._resumed.checkpoint)
 
-    def _find_checkpoint(self) -> Path:
+    def _find_run(self) -> Run:
         config = self._options
         last = config.ckpt_path == "last"
         try:
-            checkpoint = find_checkpoint(Path(config.runs_dir, config.name) if last else config.ckpt_path)
+            run = Run.find(Path(config.runs_dir, config.name) if last else config.ckpt_path)
+            _ = run.module_name  # which reads the checkpoint
         except SettingError as error:
             raise SettingError(f"--ckpt_path {config.ckpt_path}: {error}") from error
-        try:
-            torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            raise SettingError(f"{checkpoint} is not a checkpoint, or a damaged one") from error
-        return checkpoint
+        return run
 
     @property
     def _options(self) -> Any:
@@ -207,43 +206,42 @@ class TrainCLI(LightningCLI):
         if self._options.trainer.fast_dev_run:
             self.trainer.fit(**kwargs)
             return
-        with self._run_folder() as folder, self._get(self.config_init, "checkpoint").ctrl_c_saves():
-            self.trainer.loggers = [CSVLogger(folder), *self._loggers]
+        with self._run() as run, self._get(self.config_init, "checkpoint").ctrl_c_saves():
+            self.trainer.loggers = [CSVLogger(run.folder), *self._loggers]
             try:
                 self.trainer.fit(**kwargs)
             except SystemExit as error:
-                print_summary(self.trainer, folder, interrupted=True)
+                print_summary(self.trainer, run, interrupted=True)
                 if isinstance(error.__context__, KeyboardInterrupt):
                     raise SystemExit(130) from error  # for which Lightning exits with 1
                 raise
-            print_summary(self.trainer, folder)
+            print_summary(self.trainer, run)
 
     def predict(self, **kwargs: Any) -> None:
         """Predict on the data's held-out images, and write what comes out into the run's folder."""
-        checkpoint = Path(self._options.ckpt_path)
-        folder = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+        assert self._resumed is not None
+        file = self._resumed.predictions
         predictions = torch.cat([part for part in self.trainer.predict(**kwargs) or [] if isinstance(part, Tensor)])
         if self.trainer.is_global_zero:
-            with replacing(folder / "predictions.safetensors") as partial:
+            with replacing(file) as partial:
                 save_file({"predictions": predictions.contiguous()}, partial)
-            print(f"wrote {folder / 'predictions.safetensors'}: predictions, shape {tuple(predictions.shape)}")
+            print(f"wrote {file}: predictions, shape {tuple(predictions.shape)}")
 
     @contextmanager
-    def _run_folder(self) -> Iterator[Path]:
-        checkpoint = Path(self._options.ckpt_path or "")
-        root = Path(self._options.runs_dir, self._options.name)
-        if checkpoint.parent.name == "checkpoints":
-            yield checkpoint.parents[1]
+    def _run(self) -> Iterator[Run]:
+        parent = Path(self._options.runs_dir, self._options.name)
+        if self._resumed is not None and self._resumed.has_folder:
+            yield self._resumed
         elif not self.trainer.is_global_zero:
-            yield root / "version_0"  # a placeholder: Lightning tells all processes the folder of the first
+            yield Run(parent / "version_0")  # a placeholder: Lightning tells all processes the folder of the first
         else:
-            missing = [path for path in (root, *root.parents) if not path.exists()]
-            folder = _new_run_folder(root)
+            missing = [path for path in (parent, *parent.parents) if not path.exists()]
+            run = Run.new(parent)
             try:
-                yield folder
+                yield run
             finally:
                 # Empty folders are those of a training that did not begin.
-                for path in (folder, *missing):
+                for path in (run.folder, *missing):
                     with suppress(OSError):
                         path.rmdir()
 
@@ -260,21 +258,6 @@ def _check_trainer(trainer: Any) -> None:
             "trainer.logger: false is not possible, a run always has its metrics.csv; "
             "the environment variable WANDB_MODE=disabled leaves out W&B"
         )
-
-
-def _new_run_folder(root: Path) -> Path:
-    versions = [path.name.removeprefix("version_") for path in root.glob("version_*")]
-    number = 1 + max((int(version) for version in versions if version.isdigit()), default=-1)
-    while True:
-        folder = root / f"version_{number}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:  # of a run that started at the same moment
-            number += 1
-        except OSError as error:
-            raise SettingError(f"cannot make the run folder {folder}: {error.strerror}") from error
-        else:
-            return folder
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from training.files import replacing
+from training.run import Run
 
 if TYPE_CHECKING:
     import wandb
@@ -33,7 +34,7 @@ class CSVLogger(pytorch_lightning.loggers.CSVLogger):
 
     def __init__(self, run_dir: str | Path) -> None:
         super().__init__(save_dir=Path(run_dir).parent, name=None, version=Path(run_dir).name)
-        self._file = MetricsFile(Path(run_dir) / "metrics.csv")
+        self._file = MetricsFile(Run(run_dir).metrics)
 
     @property
     @rank_zero_experiment
@@ -127,13 +128,13 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
     def __init__(
         self, run_dir: str | Path, project: str = "normlab", init_timeout: float = 20, finish_timeout: float = 30
     ) -> None:
-        run_dir = Path(run_dir)
+        run = Run(run_dir)
         super().__init__(
-            name=f"{run_dir.parent.name}/{run_dir.name}",
+            name=run.name,
             save_dir=os.environ.get("WANDB_DIR", run_dir),
             project=os.environ.get("WANDB_PROJECT", project),
         )
-        self._id_file = run_dir / "wandb" / "run_id"
+        self._id_file = run.wandb_id
         self._timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
         self.sync_command: str | None = None
         """The command that uploads what W&B has on disk only, once there is such data."""

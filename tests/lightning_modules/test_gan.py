@@ -14,7 +14,7 @@ from data.stream import StreamDataset, StreamSampler
 from lightning_modules.gan import GAN
 from norms.errors import SettingError
 from sampling import command as sample
-from training import checkpoints
+from training.run import Run
 
 SMALL = {"architecture": "resnet16", "channels": 1, "latent_dim": 8, "n_dis": 1, "ema_half_life": 20}
 BATCH = 2
@@ -354,7 +354,7 @@ def test_checkpoint_round_trip(tmp_path):
     module = GAN(**SMALL, norm="batch_instance", norm_options={"eps": 1e-4}, betas=(0.5, 0.99))
     trainer = fit(module, 2, tmp_path)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    loaded = checkpoints.load(GAN, tmp_path / "last.ckpt")
+    loaded = Run.find(tmp_path / "last.ckpt").load(GAN)
     latents = torch.randn(3, 8)
     assert torch.equal(loaded.sample(latents), module.sample(latents))
     assert torch.equal(loaded.sample_grid(), module.sample_grid())

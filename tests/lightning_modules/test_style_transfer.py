@@ -18,7 +18,7 @@ from lightning_modules.networks.feature_net import BUNDLED
 from lightning_modules.networks.loss_network import LossNetwork
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
-from training import checkpoints
+from training.run import Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -156,7 +156,7 @@ def test_checkpoint_is_used_where_neither_style_nor_loss_network_are(tmp_path):
     fit.save_checkpoint(tmp_path / "last.ckpt")
     style.unlink()
     weights.unlink()
-    loaded = checkpoints.load(StyleTransfer, tmp_path / "last.ckpt")
+    loaded = Run.find(tmp_path / "last.ckpt").load(StyleTransfer)
     photo = torch.rand(1, 3, 15, 22)
     assert torch.equal(loaded(photo), module.eval()(photo))
     assert loaded.style_image.shape == (3, 32, 64)

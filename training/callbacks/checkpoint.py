@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,6 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from norms.errors import SettingError
+from training.run import Run
 
 
 class RunCheckpoint(Checkpoint):
@@ -33,16 +33,11 @@ class RunCheckpoint(Checkpoint):
             raise SettingError(f"checkpoint.every_n_train_steps must be at least 1, got {every_n_train_steps}")
         self.every_n_train_steps = every_n_train_steps
         self.keep_all = keep_all
-        self._folder = Path()
         self._saved_step: int | None = None
         self._due = False
         self._process = os.getpid()
         self._signal: int | None = None
         self._end_training: Any = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note the run's folder."""
-        self._folder = Path(trainer.log_dir or "") / "checkpoints"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the step at which the run begins or goes on, and take over SIGTERM."""
@@ -115,11 +110,11 @@ class RunCheckpoint(Checkpoint):
             self._end_training(signal.SIGTERM, None)
 
     def _save(self, trainer: Trainer) -> None:
-        names = ["last.ckpt", f"step_{trainer.global_step:07d}.ckpt"] if self.keep_all else ["last.ckpt"]
-        for name in names:
-            partial = self._folder / f"{name}.partial"
+        run = Run.of(trainer)
+        for path in (run.last, run.step_checkpoint(trainer.global_step)) if self.keep_all else (run.last,):
+            partial = path.with_name(f"{path.name}.partial")
             trainer.save_checkpoint(partial, weights_only=False)
             if trainer.is_global_zero:
-                os.replace(partial, self._folder / name)
+                os.replace(partial, path)
         self._saved_step = trainer.global_step
         self._due = False

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from norms.errors import SettingError
 from norms.mixing import LayerReport, mixing_layers, report
 from training.files import replacing
+from training.run import Run
 
 HISTOGRAM_EDGES = np.linspace(0, 1, 33)
 
@@ -41,12 +41,12 @@ class MixingValues(Callback):
         if every_n_steps < 1:
             raise SettingError(f"mixing.every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self._folder = Path()
+        self._run = Run("")
         self._logged_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note the run's folder."""
-        self._folder = Path(trainer.log_dir or "") / "mixing"
+        """Note the run; here, since processes agree on its folder, and each must ask."""
+        self._run = Run.of(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Log every few steps; here, so that rows come in the order of steps after those of the last batch."""
@@ -82,7 +82,7 @@ class MixingValues(Callback):
         arrays: dict[str, Any] = {
             f"{layer}/{kind}": value.numpy() for layer, read in values.items() for kind, value in read.values.items()
         }
-        with replacing(self._folder / f"step_{step:07d}.npz") as partial, partial.open("wb") as stream:
+        with replacing(self._run.mixing_values(step)) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
         self._logged_step = step
 

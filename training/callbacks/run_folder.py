@@ -8,6 +8,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from training.files import replacing
 from training.loggers import CSVLogger, WandbLogger
+from training.run import Run
 
 
 class RunFolder(Callback):
@@ -30,17 +31,17 @@ class RunFolder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration, and drop the rows of steps that a resumed run makes again."""
-        folder = Path(trainer.log_dir or "")
+        run = Run.of(trainer)
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.keep_before(trainer.global_step)
             logger.log_hyperparams(yaml.safe_load(self.config))
-        first = folder / "config.yaml"
-        if first.is_file():
-            self._tell_differences(first)
-        file = folder / f"config_resumed_{trainer.global_step:07d}.yaml" if first.is_file() else first
+        file = run.config
+        if file.is_file():
+            self._tell_differences(file)
+            file = run.resumed_config(trainer.global_step)
         with replacing(file) as partial:
             partial.write_text(self.config)
 

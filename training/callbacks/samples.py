@@ -1,6 +1,5 @@
 """Pictures of what the model makes while it trains."""
 
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -11,6 +10,7 @@ from torchvision.transforms.functional import to_pil_image
 from lightning_modules.base import TrainingModule
 from norms.errors import SettingError
 from training.files import replacing
+from training.run import Run
 
 
 class SampleImages(Callback):
@@ -27,11 +27,11 @@ class SampleImages(Callback):
         if every_n_steps < 1:
             raise SettingError(f"samples.every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self._folder = Path()
+        self._run = Run("")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note the run's folder."""
-        self._folder = Path(trainer.log_dir or "") / "samples"
+        """Note the run; here, since processes agree on its folder, and each must ask."""
+        self._run = Run.of(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save a picture every few steps."""
@@ -49,7 +49,7 @@ class SampleImages(Callback):
             return
         step = trainer.global_step
         picture = to_pil_image((pl_module.sample_grid().clamp(0, 1) * 255).round().byte().cpu())
-        with replacing(self._folder / f"step_{step:07d}.png") as partial:
+        with replacing(self._run.sample(step)) as partial:
             picture.save(partial, format="PNG")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -1,7 +1,6 @@
 """What a training leaves behind, and what to do with it next."""
 
 import shlex
-from pathlib import Path
 
 from pytorch_lightning import Trainer
 from rich.console import Console
@@ -9,39 +8,40 @@ from rich.table import Table
 
 from lightning_modules.base import TrainingModule
 from training.loggers import WandbLogger
+from training.run import Run
 
 
-def print_summary(trainer: Trainer, run_dir: Path, interrupted: bool = False) -> None:
+def print_summary(trainer: Trainer, run: Run, interrupted: bool = False) -> None:
     """Print the run's folder with what it holds, the last metrics and the commands that come next, from one process.
 
     Args:
         trainer: The trainer, after its ``fit`` has ended.
-        run_dir: The run's folder.
+        run: The run.
         interrupted: Whether the training was ended before its last step; then the command that resumes it comes first.
     """
     if not trainer.is_global_zero:
         return
     console = Console(soft_wrap=True, highlight=False, markup=False)
     step, total = trainer.global_step, trainer.max_steps
-    console.print(f"\n{'interrupted' if interrupted else 'finished'} after step {step} of {total}: {run_dir}")
-    for line in _contents(run_dir):
+    console.print(f"\n{'interrupted' if interrupted else 'finished'} after step {step} of {total}: {run.folder}")
+    for line in _contents(run):
         console.print(f"  {line}")
     if trainer.logged_metrics:
         console.print(_metrics(trainer))
-    commands = _commands(trainer, run_dir, interrupted)
+    commands = _commands(trainer, run, interrupted)
     if commands:
         console.print("next:")
     for command in commands:
         console.print(f"  {command}")
 
 
-def _contents(run_dir: Path) -> list[str]:
+def _contents(run: Run) -> list[str]:
     lines = []
-    for path in sorted(run_dir.iterdir()) if run_dir.is_dir() else []:
+    for path in sorted(run.folder.iterdir()) if run.folder.is_dir() else []:
         if not path.is_dir():
             lines.append(path.name)
-        elif path.name == "wandb":
-            lines += [f"wandb/{run.name}" for run in sorted(path.glob("*run-*-*"))]
+        elif path == run.wandb:
+            lines += [f"{path.name}/{part.name}" for part in sorted(path.glob("*run-*-*"))]
         elif files := sorted(path.iterdir()):
             lines.append(f"{path.name}/{files[-1].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else ""))
     return lines
@@ -55,13 +55,13 @@ def _metrics(trainer: Trainer) -> Table:
     return table
 
 
-def _commands(trainer: Trainer, run_dir: Path, interrupted: bool) -> list[str]:
+def _commands(trainer: Trainer, run: Run, interrupted: bool) -> list[str]:
     commands: list[str | None] = []
-    last = run_dir / "checkpoints" / "last.ckpt"
+    last = run.last
     if interrupted and last.is_file():
-        config = max(run_dir.glob("config_resumed_*.yaml"), default=run_dir / "config.yaml")
-        commands.append(f"python train.py fit --config {shlex.quote(str(config))} --ckpt_path {shlex.quote(str(last))}")
+        config = shlex.quote(str(run.newest_config))
+        commands.append(f"python train.py fit --config {config} --ckpt_path {shlex.quote(str(last))}")
     if last.is_file() and isinstance(trainer.lightning_module, TrainingModule):
-        commands.append(trainer.lightning_module.next_command(run_dir))
+        commands.append(trainer.lightning_module.next_command(run.folder))
     commands += [logger.sync_command for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     return [command for command in commands if command is not None]

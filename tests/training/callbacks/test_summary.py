@@ -7,6 +7,7 @@ from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.callbacks.summary import print_summary
+from training.run import Run
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def run(tmp_path, monkeypatch):
 
 def test_names_the_files_the_metrics_and_the_next_commands(run, capsys):
     run_dir, trainer = run
-    print_summary(trainer, run_dir)
+    print_summary(trainer, Run(run_dir))
     out = capsys.readouterr().out
     lines = [line.strip() for line in out.splitlines()]
     assert f"finished after step 12 of 12: {run_dir}" in lines
@@ -36,13 +37,13 @@ def test_names_the_files_the_metrics_and_the_next_commands(run, capsys):
 
 def test_an_interrupted_run_is_told_how_to_go_on(run, capsys):
     run_dir, trainer = run
-    print_summary(trainer, run_dir, interrupted=True)
+    print_summary(trainer, Run(run_dir), interrupted=True)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert f"interrupted after step 12 of 12: {run_dir}" in lines
     resume = f"python train.py fit --config '{run_dir}/config.yaml' --ckpt_path '{run_dir}/checkpoints/last.ckpt'"
     assert lines[lines.index("next:") + 1] == resume
     (run_dir / "config_resumed_0000012.yaml").write_text("")
-    print_summary(trainer, run_dir, interrupted=True)
+    print_summary(trainer, Run(run_dir), interrupted=True)
     assert f"--config '{run_dir}/config_resumed_0000012.yaml'" in capsys.readouterr().out
 
 
