@@ -8,6 +8,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +22,11 @@ from rich.table import Table
 from mixing_analysis import figures, report, snapped, values
 from mixing_analysis.folder import renewed
 from mixing_analysis.groups import fold
+from mixing_analysis.kinds import LOGGED, PUBLISHED, families, limits, word
 from mixing_analysis.sources import EXPECTED, read_runs
-from mixing_analysis.values import PUBLISHED_SHARES, Run
+from mixing_analysis.values import Run
 from norms.errors import SettingError
-from norms.switchable import STATISTICS
+from norms.kinds import MixingKind
 from training.parser_errors import positive, run_command
 
 CSV, PARQUET, FIGURES, PAGE = "mixing.csv", "mixing.parquet", "figures", "report.html"
@@ -59,8 +61,8 @@ def _run(options: argparse.Namespace) -> None:
         table = values.combine(runs)
         evaluated, reasons = _evaluate(runs, options.batches) if options.snapped else (None, [])
         notes = [f"{run.name}: {note}" for run in runs for note in run.notes] + reasons
-        values.write_csv(table, folder / CSV)
-        table.to_parquet(folder / PARQUET, index=False)
+        table.to_csv(folder / CSV, index=False)
+        written = _write_parquet(table, folder / PARQUET)
         drawn = figures.write(table, runs, folder / FIGURES)
         report.write(table, runs, evaluated, folder / PAGE, notes)
     console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -69,14 +71,25 @@ def _run(options: argparse.Namespace) -> None:
     for note in notes[:MOST_ROWS]:
         console.print(f"note: {note}")
     console.print(
-        f"wrote {options.output / CSV} and {PARQUET}: {len(table)} values of {len(runs)} {_plural('run', runs)}"
+        f"wrote {options.output / CSV}{f' and {PARQUET}' if written else ''}: "
+        f"{len(table)} values of {len(runs)} {_plural('run', runs)}"
     )
+    if not written:
+        console.print(f'for {PARQUET}, which is smaller and quicker to read: pip install "normlab[parquet]"')
     console.print(f"wrote {options.output / FIGURES}: {len(drawn)} {_plural('file', drawn)}")
     console.print(f"wrote {options.output / PAGE}")
     console.print("next:")
     console.print(f"  open {shlex.quote(str(options.output / PAGE))} in a browser")
     for command in _next_commands(runs):
         console.print(f"  {command}")
+
+
+def _write_parquet(table: DataFrame, path: Path) -> bool:
+    """Write the table in a form that keeps its types, if what can do so is installed."""
+    if find_spec("pyarrow") is None:
+        return False
+    table.to_parquet(path, index=False)
+    return True
 
 
 def _evaluate(runs: Sequence[Run], batches: int) -> tuple[DataFrame, list[str]]:
@@ -98,10 +111,14 @@ def _plural(word: str, things: Sequence[object]) -> str:
 def _tables(table: DataFrame, runs: Sequence[Run], evaluated: DataFrame | None) -> Iterator[Table]:
     last = values.at_last_step(table)
     by = "layer" if len(runs) == 1 else "group"
-    if last["kind"].isin(["rho", "rho_summary"]).any():
-        yield _gates(last, by)
-    if last["kind"].isin(["mean_weight", "var_weight"]).any():
-        yield _switches(last, by)
+    kinds = values.kinds_of(runs)
+    there = set(last["kind"].unique())
+    for kind in kinds:
+        if kind.per_channel and there & {kind.name, kind.name + LOGGED}:
+            yield _gates(last, by, kind)
+    for members in families(kinds).values():
+        if there & {kind.name for kind in members}:
+            yield _weights(last, by, members)
     if evaluated is not None and len(evaluated):
         yield _snapped(evaluated, {run.name: run.group for run in runs})
 
@@ -115,38 +132,41 @@ def _table(*texts: str, numbers: Sequence[str]) -> Table:
     return table
 
 
-def _gates(last: DataFrame, by: str) -> Table:
+def _gates(last: DataFrame, by: str, kind: MixingKind) -> Table:
     """The gates of each layer, or of each group with the spread over its runs; and of all, beside the published."""
-    columns = ["mean", "share_below_0.1", "share_above_0.9", "bimodality"]
-    shown = _table(by, numbers=["gates", "mean rho", "< 0.1", "> 0.9", "bimodality"])
-    each = [(_title(name, rows), rows) for name, rows in _parts(values.summaries(last, ["run", by]), by)]
+    columns = ["mean", "below", "above", "bimodality"]
+    low, high = limits(kind)
+    shown = _table(by, numbers=["gates", f"mean {kind.name}", f"< {low:g}", f"> {high:g}", "bimodality"])
+    each = [(_title(name, rows), rows) for name, rows in _parts(values.summaries(last, kind, ["run", by]), by)]
     if by == "layer":
-        each.append(("all layers", values.summaries(last, ["run"])))
+        each.append(("all layers", values.summaries(last, kind, ["run"])))
     for name, rows in each:
-        numbers = [_spread(rows[column], percent="share" in column) for column in columns]
+        numbers = [_spread(rows[column], percent=column in ("below", "above")) for column in columns]
         shown.add_row(name, _count(rows["count"]), *numbers)
-    shown.add_row("published*", "", "", *(f"about {PUBLISHED_SHARES[column]:.0%}" for column in columns[1:3]), "")
-    shown.caption = "* Nam & Kim 2018, figure 2. A bimodality above 0.56 tells of two peaks, or of a strong skew."
+    shown.caption = "A bimodality above 0.56 tells of two peaks, or of a strong skew."
+    if published := PUBLISHED.get(kind.name, {}).get("network"):
+        shown.add_row("published*", "", "", *(f"about {published[column]:.0%}" for column in columns[1:3]), "")
+        shown.caption = f"* Nam & Kim 2018, figure 2. {shown.caption}"
     return shown
 
 
-def _switches(last: DataFrame, by: str) -> Table:
-    """The switch weights of each layer, or the means over the layers of each group with the spread over its runs."""
-    shown = _table(by, "weights of", numbers=STATISTICS)
-    weights = last[last["kind"].isin(["mean_weight", "var_weight"])]
+def _weights(last: DataFrame, by: str, kinds: Sequence[MixingKind]) -> Table:
+    """The weights of each layer, or the means over the layers of each group with the spread over its runs."""
+    shown = _table(by, "weights of", numbers=kinds[0].labels)
+    weights = last[last["kind"].isin([kind.name for kind in kinds])]
     each = weights.groupby(["run", by, "kind", "statistic"], observed=True, sort=False)["value"].mean().reset_index()
     for name, rows in _parts(each, by):
-        for kind, words in (("mean_weight", "means"), ("var_weight", "variances")):
-            cells = [rows[(rows["kind"] == kind) & (rows["statistic"] == statistic)] for statistic in STATISTICS]
-            first = _title(name, rows) if kind == "mean_weight" else ""
-            shown.add_row(first, words, *(_spread(cell["value"]) for cell in cells))
+        for kind in kinds:
+            cells = [rows[(rows["kind"] == kind.name) & (rows["statistic"] == label)] for label in kind.labels]
+            first = _title(name, rows) if kind is kinds[0] else ""
+            shown.add_row(first, word(kind), *(_spread(cell["value"]) for cell in cells))
     return shown
 
 
 def _snapped(evaluated: DataFrame, groups: Mapping[str, str]) -> Table:
     """What snapping changes, for each group with the spread over its runs."""
     shown = _table("group", "metric", "statistics", numbers=["learned", "snapped", "change"])
-    shown.title = "with every rho at 0 or 1, every switch at its largest weight"
+    shown.title = "with every gate at the nearer end, every switch at its largest weight"
     results = evaluated.assign(group=evaluated["run"].map(groups), change=evaluated["snapped"] - evaluated["learned"])
     for name, own in _parts(results, "group"):
         title = _title(name, own)

@@ -20,13 +20,13 @@ function chip(series) {
 }
 
 export function drawSeries() {
-  const all = units[state.unit], few = all.length <= MARKS.length, picker = byId("picker");
+  const series = units[state.unit], few = series.length <= MARKS.length, picker = byId("picker");
   byId("series-line").hidden = runs.length < 2;
-  byId("chips").replaceChildren(...(few ? all : state.shown).map(chip));
+  byId("chips").replaceChildren(...(few ? series : state.shown).map(chip));
   picker.hidden = few;
   if (few) return;
-  picker.querySelector("summary").textContent = `Choose of ${all.length} ${state.unit}s`;
-  const found = all.filter(one => one.name.toLowerCase().includes(state.search.toLowerCase()));
+  picker.querySelector("summary").textContent = `Choose of ${series.length} ${state.unit}s`;
+  const found = series.filter(one => one.name.toLowerCase().includes(state.search.toLowerCase()));
   picker.querySelector(".found").replaceChildren(...found.slice(0, 300).map(chip));
 }
 

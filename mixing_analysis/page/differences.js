@@ -1,20 +1,23 @@
-import { count, signed, welch } from "./numbers.js";
-import { MOMENTS, STATISTICS, gatesOf, rho, runs, weightOf, weights } from "./values.js";
+import { count, plain, signed, welch } from "./numbers.js";
+import { channelKinds, families, gatesOf, runs, weightOf } from "./values.js";
 import { layerIndex, ownLayers, state, units } from "./series.js";
 import { element, panel, select } from "./elements.js";
-import { RowPlot, figures, ticks } from "./plots.js";
+import { RowPlot, ticks } from "./plots.js";
 
 export const compared = units.group.length > 1 ? units.group : units.run;
+/** @type {Record<string, import("./types").Measure>} */
 const measures = {};
-if (rho) {
-  for (const [name, words] of [["mean", "mean rho"], ["below", "share below 0.1"], ["above", "share above 0.9"]]) {
-    measures[name] = { words, kind: "rho", value: (run, l) => gatesOf(run, state.step, l)[name] };
+for (const kind of channelKinds) {
+  const [low, high] = kind.limits.map(plain), of = channelKinds.length > 1 ? ` of ${kind.name}` : "";
+  const names = { mean: `mean ${kind.name}`, below: `share${of} below ${low}`, above: `share${of} above ${high}` };
+  for (const [part, words] of Object.entries(names)) {
+    measures[words] = { kind, value: (run, l) => gatesOf(kind, run, state.step, l)[part] };
   }
 }
-if (weights) {
-  MOMENTS.forEach((moment, m) => STATISTICS.forEach((name, k) => {
-    const words = `${name} weight of ${moment}`;
-    measures[words] = { words, kind: "switch", value: (run, l) => weightOf(run, state.step, l, m, k) };
+for (const family of families) {
+  family.words.forEach((moment, m) => family.labels.forEach((name, k) => {
+    const value = (run, l) => weightOf(family, run, state.step, l, m, k);
+    measures[`${name} weight of ${moment}`] = { kind: family, value };
   }));
 }
 
@@ -37,11 +40,11 @@ function layerDifferences() {
   });
 }
 
-figures.difference = {
+export const differenceFigure = {
   exists: () => compared.length > 1,
   options() {
     const names = compared.map((one, i) => [String(i), one.name]);
-    const words = Object.entries(measures).map(([name, measure]) => [name, measure.words]);
+    const words = Object.keys(measures).map(name => [name, name]);
     return [select("Of the", "measure", words), select("in", "second", names), select("minus", "first", names)];
   },
   draw(width) {

@@ -1,5 +1,6 @@
-import { data, keepsChannels, runsWith } from "./values.js";
+import { channelKinds, data, keepsChannels, runsWith, sections } from "./values.js";
 import { several, state, withKind } from "./series.js";
+import { all, focused } from "./elements.js";
 import { compared } from "./differences.js";
 import { drawSeries, drawStep, drawUnit } from "./controls.js";
 import { hideTip } from "./reading.js";
@@ -8,10 +9,10 @@ export const entries = [];
 
 /* Controls are made anew by a change: the one that had the focus gets it back. */
 function keepFocus(change) {
-  const { key } = document.activeElement?.dataset ?? {};
+  const key = focused()?.dataset.key;
   change();
-  if (key && document.activeElement?.dataset.key !== key) {
-    const again = [...document.querySelectorAll("[data-key]")].find(node => node.dataset.key === key);
+  if (key && focused()?.dataset.key !== key) {
+    const again = all("[data-key]").find(node => node.dataset.key === key);
     again?.focus({ preventScroll: true });
   }
 }
@@ -26,14 +27,15 @@ function drawFigure(entry) {
   spec.after?.(figure);
 }
 
-function conditions() {
+/* What is said on some condition; of a kind, if the condition names it. */
+function conditions(kind) {
   const grouped = state.shown.some(one => one.members.length > 1);
   const sides = [state.first, state.second].map(i => compared[i]?.members.length ?? 0);
   return {
     single: !several() && !grouped,
     many: several(),
     seeds: grouped,
-    last: runsWith("rho").some(run => !keepsChannels(run)),
+    last: kind && runsWith(kind).some(run => !keepsChannels(kind, run)),
     uncertain: Math.min(...sides) > 1,
     certain: Math.min(...sides) < 2 && data.groups.length > 1,
     within: data.groups.length === 1,
@@ -56,12 +58,13 @@ export function redraw(everything = false) {
     drawUnit();
     drawSeries();
     drawStep();
-    for (const kind of ["rho", "switch"]) {
-      const section = document.querySelector(`section[data-needs=${kind}]`);
-      if (section) section.hidden = !withKind(kind).length;
+    for (const section of all("[data-section]")) {
+      section.hidden = !withKind(sections.find(({ name }) => name === section.dataset.section)).length;
     }
     entries.filter(entry => isWanted(entry, everything)).forEach(drawFigure);
-    const now = conditions();
-    document.querySelectorAll("[data-when]").forEach(node => { node.hidden = !now[node.dataset.when]; });
+    for (const node of all("[data-when]")) {
+      const [, when, name] = node.dataset.when.match(/(\w+) ?(.*)/);
+      node.hidden = !conditions(channelKinds.find(kind => kind.name === name))[when];
+    }
   });
 }

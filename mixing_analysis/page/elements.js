@@ -20,8 +20,9 @@ export function shape(name, attributes = {}, text = null) {
 }
 
 export const panel = (...children) => element("div", { class: "panel" }, ...children);
-export const title = (words, note) => element("h4", {}, words, note ? element("small", {}, note) : null);
-export const seriesTitle = (one, note) => element("h4", {}, swatch(one), one.name, note ? element("small", {}, note) : null);
+export const title = (words, note = "") => element("h4", {}, words, note ? element("small", {}, note) : null);
+export const seriesTitle = (one, note = "") =>
+  element("h4", {}, swatch(one), one.name, note ? element("small", {}, note) : null);
 
 export function grid(n, kind, ...children) {
   const node = element("div", { class: `panels ${kind}` }, ...children);
@@ -36,7 +37,7 @@ export function layout(width, least, most, gap = 20) {
 }
 
 export function table(heads, rows, words) {
-  const kind = (text, column) => ({ class: column < words ? null : "number" });
+  const kind = (_, column) => ({ class: column < words ? null : "number" });
   const head = heads.map((text, column) => element("th", kind(text, column), text));
   const body = rows.map(row => element("tr", {}, row.map((text, column) => element("td", kind(text, column), text))));
   const whole = element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, body));
@@ -79,10 +80,23 @@ export function swatch(one) {
   return icon;
 }
 
-/* From a share to a color between instance and batch, through one that is close to the page. */
+/* The label of a family's weights in its color. */
+export const keyOf = ({ labels, colors }, k, more = "") =>
+  element("em", { class: "key", style: `--color: ${colors[k]}` }, labels[k] + more);
+
+/* From a share of a range to a color between those of its ends, through one that is close to the page. */
 export function ramp(value) {
   const end = value < 0.5 ? "var(--instance)" : "var(--batch)";
   return `color-mix(in oklab, ${end} ${Math.round(200 * Math.abs(value - 0.5))}%, var(--middle))`;
 }
 
+/** @returns {any} whatever element it is */
 export const byId = id => document.getElementById(id);
+/** @returns {any[]} */
+export const all = selector => [...document.querySelectorAll(selector)];
+/** @returns {any} */
+export const focused = () => document.activeElement;
+
+/* Where a value lies in its kind's range, from 0 to 1, and the color of it. */
+const placeOf = ({ range: [low, high] }, value) => (value - low) / (high - low);
+export const colorOf = (kind, value) => ramp(placeOf(kind, value));

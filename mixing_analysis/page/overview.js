@@ -1,13 +1,17 @@
-import { ascending, average, between, count, folded, range, rounded, short, sum, whole } from "./numbers.js";
-import { PUBLISHED, STATISTICS, data, layersOf, networkOver, rho, runs, runsWith, weightOf, weights } from "./values.js";
+import { ascending, average, between, count, folded, plain, range, rounded, short, sum, whole } from "./numbers.js";
+import { channelKinds, data, families, layersOf, networkOver, runs, runsWith, sections, weightOf } from "./values.js";
 import { folds } from "./series.js";
-import { byId, element, table } from "./elements.js";
+import { byId, element, keyOf, table } from "./elements.js";
 
-const namesOf = run => [...layersOf(run, "rho"), ...layersOf(run, "switch")].map(layer => layer.name);
+const namesOf = run => sections.flatMap(section => layersOf(run, section)).map(layer => layer.name);
+
+const TITLES = {
+  rho: "the gates rho of batch-instance normalization",
+  switch: "the weights of switchable normalization",
+};
 
 export function lead() {
-  const gates = "the gates rho of batch-instance normalization", shares = "the weights of switchable normalization";
-  const what = [rho && gates, weights && shares].filter(Boolean).join(" and ");
+  const what = sections.map(({ name }) => TITLES[name] ?? name).join(" and ");
   const groups = folds ? `, in ${count(data.groups.length, "group")}` : "";
   const whom = runs.length === 1 ? runs[0].name : count(runs.length, "run") + groups;
   const layers = count(new Set(range(runs.length).flatMap(namesOf)).size, "layer");
@@ -27,22 +31,24 @@ export function facts() {
     const number = element("dd", { class: value.length > 12 ? "long" : null }, value, element("small", {}, note));
     byId("numbers").append(element("div", {}, element("dt", {}, words), number));
   };
-  const gated = runsWith("rho"), switched = runsWith("switch"), { network, first, last } = PUBLISHED;
-  if (gated.length) {
-    const of = (name, form, part) => over(gated, run => networkOver([run], Infinity, part)[name], form);
-    fact("Mean rho at the end", of("mean", short), "1 when training began");
-    fact("Gates below 0.1", of("below", rounded), `about ${rounded(network.below)} as published`);
-    fact("Gates above 0.9", of("above", rounded), `about ${rounded(network.above)} as published`);
+  for (const kind of channelKinds) {
+    const { name, neutral, published } = kind, [low, high] = kind.limits.map(plain);
+    const of = (part, form, third) => over(runsWith(kind), run => networkOver(kind, [run], Infinity, third)[part], form);
+    const about = (...shares) => (published ? `about ${shares.map(rounded).join(" · ")} as published` : `of ${name}`);
+    fact(`Mean ${name} at the end`, of("mean", short), neutral === null ? "" : `${plain(neutral)} when training began`);
+    fact(`Gates below ${low}`, of("below", rounded), about(published?.network.below));
+    fact(`Gates above ${high}`, of("above", rounded), about(published?.network.above));
     const thirds = ["first", "last"].map(part => of("below", rounded, part)).join(" · ");
-    const published = [first, last].map(({ below }) => rounded(below)).join(" · ");
-    fact("Below 0.1, lower · upper third", thirds, `about ${published} as published`);
+    fact(`Below ${low}, lower · upper third`, thirds, about(published?.first.below, published?.last.below));
   }
-  STATISTICS.forEach((name, k) => {
-    if (!switched.length) return;
-    const mean = (run, moment) => average(layersOf(run, "switch").map((_, l) => weightOf(run, Infinity, l, moment, k)));
-    const both = [0, 1].map(moment => over(switched, run => mean(run, moment), short)).join(" · ");
-    fact(element("em", { class: name }, `${name} weight`), both, "of means · of variances, over all layers");
-  });
+  for (const family of families) {
+    const mean = (run, m, k) => average(layersOf(run, family).map((_, l) => weightOf(family, run, Infinity, l, m, k)));
+    const members = runsWith(family), words = family.words.map(moment => `of ${moment}`).join(" · ");
+    family.labels.forEach((_, k) => {
+      const each = family.words.map((_, m) => over(members, run => mean(run, m, k), short)).join(" · ");
+      fact(keyOf(family, k, " weight"), each, `${words}, over all layers`);
+    });
+  }
 }
 
 const FEW = 8;
@@ -51,7 +57,8 @@ const folding = (words, content) => element("details", {}, element("summary", {}
 export function runTable() {
   const heads = ["Run", ...(folds ? ["Group"] : []), "Read from", "Layers", "Gates", "Steps"];
   const rows = runs.map((run, i) => {
-    const gates = sum(layersOf(i, "rho").map(layer => layer.channels)), [first, last] = [run.steps[0], run.steps.at(-1)];
+    const gates = sum(channelKinds.flatMap(kind => layersOf(i, kind)).map(layer => layer.channels));
+    const [first, last] = [run.steps[0], run.steps.at(-1)];
     const steps = first === last ? whole(last) : `${whole(first)} to ${whole(last)}, ${run.logged} logged`;
     const group = folds ? [data.groups[run.group]] : [], layers = whole(new Set(namesOf(i)).size);
     return [run.name, ...group, element("code", {}, run.source), layers, gates ? whole(gates) : "–", steps];
@@ -62,6 +69,6 @@ export function runTable() {
 
 export function notes() {
   const items = data.notes.map(text => element("li", {}, text)), many = items.length > FEW;
-  const list = many ? [element("li", {}, folding(count(items.length, "further note"), element("ul", {}, items)))] : items;
-  byId("notes-list").append(...list);
+  const folded = () => element("li", {}, folding(count(items.length, "further note"), element("ul", {}, items)));
+  byId("notes-list").append(...(many ? [folded()] : items));
 }

@@ -4,6 +4,7 @@ import { markOf, shape } from "./elements.js";
 
 const pixel = value => Math.round(value * 10) / 10;
 
+/** @param {number[]} span */
 export function ticks([low, high], most) {
   const raw = (high - low) / Math.max(1, most), magnitude = 10 ** Math.floor(Math.log10(raw));
   const width = magnitude * [1, 2, 5, 10].find(factor => factor * magnitude >= raw * 0.999);
@@ -11,13 +12,29 @@ export function ticks([low, high], most) {
   return range(Math.floor(high / width + 1e-9) - first + 1).map(i => (first + i) * width);
 }
 
+/** @type {WeakMap<Element, Plot>} the plot that an element is of */
+export const PLOTS = new WeakMap();
+
 export class Plot {
+  /**
+   * @param {string} label what is plotted, in words
+   * @param {import("./types").Frame} frame
+   */
   constructor(label, { width, height, left = 8, right = 8, top = 8, bottom = 24, x = [0, 1], y = [0, 1] }) {
-    Object.assign(this, { width, height, left, right, top, bottom, x, y, probes: [] });
+    this.width = width;
+    this.height = height;
+    this.left = left;
+    this.right = right;
+    this.top = top;
+    this.bottom = bottom;
+    this.x = x;
+    this.y = y;
+    this.probes = [];
+    this.at = -1;
     const words = `${label}. Arrow keys read the values.`;
     this.node = shape("svg", { class: "plot", width, height, role: "img", tabindex: 0, "aria-label": words });
     this.node.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    this.node.plot = this;
+    PLOTS.set(this.node, this);
   }
 
   X(value) {
@@ -122,8 +139,9 @@ export class RowPlot extends Plot {
     this.text(this.left - 8, y + this.rowHeight / 2 + 4, words, "end").append(shape("title", {}, name));
   }
 
-  shares() {
-    this.xAxis(ticks([0, 1], 5), tenth);
+  /* The axis of the values of a kind, or of shares. */
+  values({ range } = { range: [0, 1] }) {
+    this.xAxis(ticks(range, 5), tenth);
   }
 }
 
@@ -143,4 +161,3 @@ export function stems(label, { layers, series }, width, { x, from, value, row })
   return plot.node;
 }
 
-export const figures = {};

@@ -1,4 +1,5 @@
-import { byId, element } from "./elements.js";
+import { byId, element, focused } from "./elements.js";
+import { PLOTS } from "./plots.js";
 
 export function hideTip() {
   byId("tip").hidden = true;
@@ -30,7 +31,7 @@ function nearest(plot, cost, limit) {
 }
 
 export function point(event) {
-  const plot = event.target.closest?.("svg.plot")?.plot;
+  const plot = PLOTS.get(event.target.closest?.("svg.plot"));
   if (!plot) return hideTip();
   const { left, top } = plot.node.getBoundingClientRect(), [x, y] = [event.clientX - left, event.clientY - top];
   const index = nearest(plot, (ofX, ofY) => Math.hypot(ofX - x, ofY - y), 40);
@@ -41,7 +42,7 @@ const WAYS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowU
 
 /* From value to value by the arrow keys: to the nearest in that direction. */
 export function walk(event) {
-  const plot = document.activeElement?.plot, way = WAYS[event.key];
+  const plot = PLOTS.get(focused()), way = WAYS[event.key];
   if (event.key === "Escape") hideTip();
   if (!plot?.probes.length || !way) return;
   event.preventDefault();

@@ -1,63 +1,66 @@
 import { average, between, count, fixed, folded, known, short, tenth } from "./numbers.js";
-import { data, runs, runsWith } from "./values.js";
+import { runs, runsWith } from "./values.js";
 import { byArchitecture, named, ownLayers, several, state, whose, withKind } from "./series.js";
-import { element, grid, layerSelect, layout, panel, ramp, title } from "./elements.js";
-import { Plot, figures, stems, ticks } from "./plots.js";
+import { colorOf, element, grid, layerSelect, layout, panel, title } from "./elements.js";
+import { Plot, stems, ticks } from "./plots.js";
 
 const BIMODAL = 5 / 9;
 
-const bimodalityOf = (one, layer, l) => one.members.map(run => runs[run].bimodality[l] ?? NaN);
+const bimodalityOf = (kind, one, l) => one.members.map(run => runs[run].channels[kind.name].bimodality[l] ?? NaN);
 
-figures["rho-bimodality"] = {
-  exists: () => runsWith("rho").some(run => known(runs[run].bimodality).length),
+export const bimodalityFigure = kind => ({
+  exists: () => runsWith(kind).some(run => known(runs[run].channels[kind.name].bimodality).length),
   draw(width) {
-    const options = { x: [0, 1], from: BIMODAL, value: bimodalityOf, row: "bimodality" }, size = Math.min(width, 680);
-    return byArchitecture("rho").map(alike => panel(stems("Bimodality of rho in each layer", alike, size, options)));
+    const value = (one, _, l) => bimodalityOf(kind, one, l);
+    const options = { x: [0, 1], from: BIMODAL, value, row: "bimodality" }, size = Math.min(width, 680);
+    return byArchitecture(kind).map(alike => panel(stems(`Bimodality of ${kind.name} in each layer`, alike, size, options)));
   },
   finding() {
-    const found = withKind("rho").map(one => {
-      const layers = ownLayers(one, "rho"), network = folded(known(one.members.map(run => runs[run].bimodal)), short);
-      const above = layers.filter((layer, l) => average(known(bimodalityOf(one, layer, l))) > BIMODAL);
+    const found = withKind(kind).map(one => {
+      const layers = ownLayers(one, kind), network = folded(known(one.members.map(run => runs[run].channels[kind.name].bimodal)), short);
+      const above = layers.filter((_, l) => average(known(bimodalityOf(kind, one, l))) > BIMODAL);
       return `${above.length} of ${count(layers.length, "layer")}${whose(one)}, and ${network} over all of its gates`;
     });
     return `Above 5/9: ${found.slice(0, 3).join("; ")}.`;
   },
-};
+});
 
-const gammaOf = one => data.gamma.filter(({ run }) => one.members.includes(run)).flatMap(({ layers }) => layers);
+const gammaOf = (kind, one) => kind.gamma.filter(({ run }) => one.members.includes(run)).flatMap(({ layers }) => layers);
 
-figures["rho-gamma"] = {
-  exists: () => data.gamma.length > 0,
-  options: () => [layerSelect("rho", "gammaLayer")],
+export const gammaFigure = kind => ({
+  exists: () => kind.gamma.length > 0,
+  options: () => [layerSelect(kind, `${kind.name}-gamma-layer`)],
   draw(width) {
-    const { n, size } = layout(width, 420, 2), series = withKind("rho").filter(one => gammaOf(one).length);
+    const { n, size } = layout(width, 420, 2), series = withKind(kind).filter(one => gammaOf(kind, one).length);
     if (!series.length) return [element("p", {}, "What is shown has no checkpoint, so that its gamma is not known.")];
-    const value = (one, layer) => gammaOf(one).filter(each => each.name === layer.name).map(each => each.r);
+    const name = state[`${kind.name}-gamma-layer`];
+    const value = (one, layer) => gammaOf(kind, one).filter(each => each.name === layer.name).map(each => each.r);
     const options = { x: [-1, 1], from: 0, value, row: "correlation" };
-    const label = "Correlation of rho and gamma in each layer";
-    const rows = byArchitecture("rho").map(alike => stems(label, alike, size, options));
-    const scatter = panel(title("gamma over rho ", state.gammaLayer || "all layers"), gammaScatter(series, size));
+    const label = `Correlation of ${kind.name} and gamma in each layer`;
+    const rows = byArchitecture(kind).map(alike => stems(label, alike, size, options));
+    const scatter = panel(title(`gamma over ${kind.name} `, name || "all layers"), gammaScatter(kind, series, name, size));
     return [grid(n, "wide", panel(title("Correlation in each layer"), ...rows), scatter)];
   },
   finding() {
-    const values = known(withKind("rho").flatMap(gammaOf).map(layer => layer.r));
+    const values = known(withKind(kind).flatMap(one => gammaOf(kind, one)).map(layer => layer.r));
     return values.length ? `In the layers the correlation is ${between(values, short)}.` : "";
   },
-};
+});
 
-function gammaScatter(series, width) {
-  const layers = one => gammaOf(one).filter(layer => !state.gammaLayer || layer.name === state.gammaLayer);
+function gammaScatter(kind, series, name, width) {
+  const layers = one => gammaOf(kind, one).filter(layer => !name || layer.name === name);
   const gammas = series.flatMap(one => layers(one).flatMap(layer => layer.gamma));
   const low = Math.min(...gammas), high = Math.max(...gammas), margin = (high - low || 1) * 0.04;
-  const frame = { width, height: 340, left: 40, bottom: 38, x: [-0.02, 1.02], y: [low - margin, high + margin] };
-  const plot = new Plot("rho and gamma of the channels", frame);
-  plot.xAxis(ticks([0, 1], 5), tenth);
+  const [first, last] = kind.range, beside = 0.02 * (last - first), x = [first - beside, last + beside];
+  const frame = { width, height: 340, left: 40, bottom: 38, x, y: [low - margin, high + margin] };
+  const plot = new Plot(`${kind.name} and gamma of the channels`, frame);
+  plot.xAxis(ticks(kind.range, 5), tenth);
   plot.yAxis(ticks(frame.y, 6), high - low < 1 ? short : tenth);
-  plot.text(plot.X(0.5), plot.height - 4, "rho");
-  series.forEach(one => layers(one).forEach(layer => layer.rho.forEach((value, i) => {
+  plot.text(plot.X((first + last) / 2), plot.height - 4, kind.name);
+  series.forEach(one => layers(one).forEach(layer => layer.gates.forEach((value, i) => {
     const [left, top] = [plot.X(value), plot.Y(layer.gamma[i])];
-    plot.dot(left, top, { fill: several() ? one.color : ramp(value), opacity: 0.85 });
-    plot.probe(left, top, layer.name, ...named(one), ["rho", fixed(value)], ["gamma", fixed(layer.gamma[i])]);
+    plot.dot(left, top, { fill: several() ? one.color : colorOf(kind, value), opacity: 0.85 });
+    plot.probe(left, top, layer.name, ...named(one), [kind.name, fixed(value)], ["gamma", fixed(layer.gamma[i])]);
   })));
   return plot.node;
 }

@@ -19,7 +19,8 @@ export const units = {
   run: runs.map((run, i) => ({ name: run.name, members: [i] })),
 };
 export const folds = units.group.length < units.run.length;
-export const state = { unit: "", shown: [], step: 0, rhoLayer: "", gammaLayer: "", switchLayer: "", moment: "0", search: "" };
+/** @type {import("./types").State} What is chosen; controls of a section keep their choice under a name of their own. */
+export const state = { unit: "", shown: [], step: 0, search: "" };
 
 export function show(series) {
   const slot = range(MARKS.length).find(free => state.shown.every(one => one.slot !== free));
@@ -51,7 +52,10 @@ export function stepsOf({ members }) {
 /* Series that have the same layers, which can be drawn in the same rows. */
 export function byArchitecture(kind) {
   const alike = Map.groupBy(withKind(kind), one => runs[one.members[0]].architecture);
-  return [...alike].map(([architecture, series]) => ({ layers: architectures[architecture][kind], series }));
+  return [...alike].map(([architecture, series]) => ({ layers: architectures[architecture][kind.name], series }));
 }
 
-export const layerNames = kind => [...new Set(byArchitecture(kind).flatMap(({ layers }) => layers.map(layer => layer.name)))];
+export const layerNames = kind => {
+  const layers = byArchitecture(kind).flatMap(alike => alike.layers);
+  return [...new Set(layers.map(layer => layer.name))];
+};

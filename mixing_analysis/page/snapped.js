@@ -2,7 +2,6 @@ import { average, deviation, significant } from "./numbers.js";
 import { data, runs } from "./values.js";
 import { several, state } from "./series.js";
 import { table } from "./elements.js";
-import { figures } from "./plots.js";
 
 const EXPLAINED = {
   rms_change: "the root mean square by which snapping changes the images, whose values lie in [0, 1]",
@@ -15,7 +14,7 @@ function measured(values, digits) {
   return Number.isFinite(spread) ? `${words} ± ${significant(spread, 2)}` : words;
 }
 
-figures.snapped = {
+export const snappedFigure = {
   exists: () => data.snapped !== null,
   draw() {
     const rows = state.shown.flatMap(one => {

@@ -1,19 +1,36 @@
-import { data, rho, weights } from "./values.js";
+import { channelKinds, data, families, sections } from "./values.js";
 import { choose, folds, shownSteps, state } from "./series.js";
-import { byId } from "./elements.js";
-import { figures } from "./plots.js";
-import { chooseCompared, compared } from "./differences.js";
+import { all, byId, keyOf } from "./elements.js";
+import { channelFigures } from "./channels.js";
+import { gateTrainingFigure } from "./training.js";
+import { bimodalityFigure, gammaFigure } from "./relations.js";
+import { weightFigures } from "./weights.js";
+import { chooseCompared, compared, differenceFigure } from "./differences.js";
+import { snappedFigure } from "./snapped.js";
 import { drawSeries, play, playing } from "./controls.js";
 import { entries, isWanted, redraw, update } from "./drawing.js";
 import { facts, lead, notes, runTable } from "./overview.js";
 import { hideTip, point, walk } from "./reading.js";
+
+/** @returns {Record<string, import("./types").Figure>} each figure by its id, in the order of the page */
+const figures = () => Object.assign(
+  {},
+  ...channelKinds.map(kind => ({
+    ...channelFigures(kind),
+    [`${kind.name}-training`]: gateTrainingFigure(kind),
+    [`${kind.name}-bimodality`]: bimodalityFigure(kind),
+    [`${kind.name}-gamma`]: gammaFigure(kind),
+  })),
+  ...families.map(weightFigures),
+  { difference: differenceFigure, snapped: snappedFigure },
+);
 
 function watchFigures() {
   const observer = new IntersectionObserver(seen => {
     for (const { target, isIntersecting } of seen) entries.find(entry => entry.figure === target).near = isIntersecting;
     if (entries.some(entry => isWanted(entry, false))) redraw();
   }, { rootMargin: "600px" });
-  for (const [id, spec] of Object.entries(figures)) {
+  for (const [id, spec] of Object.entries(figures())) {
     const figure = byId(id), section = figure?.closest("section");
     if (!figure) continue;
     if (spec.exists && !spec.exists()) {
@@ -53,8 +70,14 @@ function listen() {
 }
 
 export function start() {
-  const has = { rho, switch: weights, gamma: data.gamma.length, snapped: data.snapped };
-  document.querySelectorAll("[data-needs]").forEach(node => has[node.dataset.needs] || node.remove());
+  const names = sections.map(({ name }) => name);
+  const has = [...names, channelKinds.length && "channels", data.snapped && "snapped"];
+  all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
+  all("[data-section]").forEach(node => {
+    const family = families.find(({ name }) => name === node.dataset.section);
+    family?.labels.forEach((_, k) => node.querySelector(".legend").append(keyOf(family, k), " "));
+  });
+  for (const { name } of families) state[`${name}-moment`] = "0";
   choose(folds ? "group" : "run");
   state.step = Infinity;
   if (compared.length > 1) chooseCompared();

@@ -16,8 +16,10 @@ from torch import nn
 import norms
 from lightning_modules.gan import GAN
 from mixing_analysis.sources import read_runs
-from mixing_analysis.values import combine, layer_values, summaries
+from mixing_analysis.comparisons import layer_values
+from mixing_analysis.values import combine, summaries
 from norms.errors import SettingError
+from norms.kinds import BUILTIN
 from training.command import main
 
 TINY = """
@@ -91,7 +93,8 @@ def test_the_table_holds_the_checkpoint_exactly(trained):
 
 def test_the_table_agrees_with_metrics_csv_to_print_precision(trained):
     table = combine([read(trained)])
-    ours = summaries(table).set_index("step")
+    ours = summaries(table, BUILTIN[0]).set_index("step")
+    ours = ours.rename(columns={"below": "share_below_0.1", "above": "share_above_0.9"})
     switches = layer_values(table).set_index(["step", "kind", "statistic"])["value"]
     with (trained / "metrics.csv").open(newline="") as file:
         rows = {int(row["step"]): row for row in csv.DictReader(file) if row["rho/00.norm1/mean"]}
