@@ -56,13 +56,12 @@ class TrainingModule(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         rho_lr_multiplier: float = 10.0,
-        switch_lr_multiplier: float = 1.0,
     ) -> torch.optim.Adam:
         """Build Adam over the parameter groups of ``module`` (see :func:`norms.param_groups`).
 
         After each of its steps rho is projected back onto [0, 1].
         """
-        groups = norms.param_groups(module, lr, weight_decay, rho_lr_multiplier, switch_lr_multiplier)
+        groups = norms.param_groups(module, lr, weight_decay, {"rho": rho_lr_multiplier})
         # torch refuses a mixture of int and float, and YAML reads 0 as an int.
         optimizer = torch.optim.Adam(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
         optimizer.register_step_post_hook(lambda *_: norms.project_(module))

@@ -22,7 +22,7 @@ from rich.table import Table
 from mixing_analysis import figures, report, snapped, values
 from mixing_analysis.folder import renewed
 from mixing_analysis.groups import fold
-from mixing_analysis.kinds import LOGGED, PUBLISHED, families, limits, word
+from mixing_analysis.kinds import LOGGED, PUBLISHED, families, word
 from mixing_analysis.sources import EXPECTED, read_runs
 from mixing_analysis.values import Run
 from norms.errors import SettingError
@@ -135,7 +135,7 @@ def _table(*texts: str, numbers: Sequence[str]) -> Table:
 def _gates(last: DataFrame, by: str, kind: MixingKind) -> Table:
     """The gates of each layer, or of each group with the spread over its runs; and of all, beside the published."""
     columns = ["mean", "below", "above", "bimodality"]
-    low, high = limits(kind)
+    low, high = kind.ends
     shown = _table(by, numbers=["gates", f"mean {kind.name}", f"< {low:g}", f"> {high:g}", "bimodality"])
     each = [(_title(name, rows), rows) for name, rows in _parts(values.summaries(last, kind, ["run", by]), by)]
     if by == "layer":

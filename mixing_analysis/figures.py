@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from mixing_analysis.comparisons import correlations, differences
-from mixing_analysis.kinds import ENDS, LOGGED, PUBLISHED, families, limits, word
+from mixing_analysis.kinds import ENDS, LOGGED, PUBLISHED, families, word
 from mixing_analysis.plots import (
     DASHES,
     GROUP_COLORS,
@@ -243,7 +243,7 @@ def _gate_training(table: DataFrame, groups: Groups, kind: MixingKind) -> Figure
             curve(shares, own, side, color, DASHES[index])
     means.set(title=f"Mean {kind.name}", ylim=padded(kind), xlabel="step")
     shares.set(title="Share of the gates", ylim=(-0.02, 1.02), xlabel="step")
-    for side, color, limit in zip(("below", "above"), (LOW, HIGH), limits(kind), strict=True):
+    for side, color, limit in zip(("below", "above"), (LOW, HIGH), kind.ends, strict=True):
         shares.plot([], [], color=color, label=f"{side} {limit:g}")
     shares.legend()
     legend(figure, groups)

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
 
@@ -14,9 +12,6 @@ GAMMA = "gamma"
 LOGGED = "_summary"
 """Ends the kind of rows that stand for the channels of a layer where no more of them is known than the log's summary,
 as in the history of W&B."""
-
-NEAR = 0.1
-"""The share of a kind's range that is near one of its ends."""
 
 PUBLISHED = {
     "rho": {"network": {"below": 0.10, "above": 0.72}, "first": {"below": 0.21}, "last": {"below": 0.07}},
@@ -30,23 +25,10 @@ Source:
 ENDS = {"rho": ("instance", "batch")}
 """What normalizes a channel at the low and at the high end of a kind's range."""
 
-WORDS = {"mean_weight": "means", "var_weight": "variances"}
-
 
 def word(kind: MixingKind) -> str:
     """Return what a kind is called in a title: of the weights of means, ``means``."""
-    return WORDS.get(kind.name) or (kind.name if kind.per_channel else kind.title or kind.name)
-
-
-def logged(kind: MixingKind) -> tuple[str, ...]:
-    """Return the names of what a log says of a layer's values of a kind; of channels, the shares near the ends last."""
-    return tuple(kind.summary(torch.full((max(1, len(kind.labels)),), kind.low)))
-
-
-def limits(kind: MixingKind) -> tuple[float, float]:
-    """Return below and above which value one of a kind is near an end of its range."""
-    reach = NEAR * (kind.high - kind.low)
-    return kind.low + reach, kind.high - reach
+    return kind.name if kind.per_channel else kind.title.removeprefix("weights of ")
 
 
 def families(kinds: Iterable[MixingKind]) -> dict[str, list[MixingKind]]:
@@ -59,7 +41,7 @@ def families(kinds: Iterable[MixingKind]) -> dict[str, list[MixingKind]]:
     alike: dict[tuple[str, tuple[str, ...]], list[MixingKind]] = {}
     for kind in kinds:
         if not kind.per_channel:
-            alike.setdefault((kind.optimizer_group or kind.name, kind.labels), []).append(kind)
+            alike.setdefault((kind.optimizer_group, kind.labels), []).append(kind)
     found: dict[str, list[MixingKind]] = {}
     for (group, _), own in alike.items():
         taken = {*found, *(kind.name for kind in kinds)}

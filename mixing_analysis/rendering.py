@@ -7,7 +7,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from mixing_analysis.kinds import ENDS, PUBLISHED, families, limits, word
+from mixing_analysis.kinds import ENDS, PUBLISHED, families, word
 from norms.kinds import MixingKind
 
 MODULES = (
@@ -75,10 +75,10 @@ def _fill(name: str, words: Mapping[str, str]) -> str:
 
 def _of_gates(kind: MixingKind) -> dict[str, str]:
     low, high = ENDS.get(kind.name, ("", ""))
-    below, above = limits(kind)
+    below, above = kind.ends
     return {
         "name": escape(kind.name),
-        "heading": escape(HEADINGS.get(kind.name, kind.title or kind.name)),
+        "heading": escape(HEADINGS.get(kind.name, kind.title)),
         "low": f"{kind.low:g}" + (f", {low}" if low else ""),
         "high": f"{kind.high:g}" + (f", {high}" if high else ""),
         "below": f"{below:g}",
@@ -95,7 +95,7 @@ def _of_weights(name: str, kinds: Sequence[MixingKind]) -> dict[str, str]:
     switch = name == "switch"
     return {
         "name": escape(name),
-        "heading": escape(HEADINGS.get(name, "Weights of " + " and ".join(kind.title or kind.name for kind in kinds))),
+        "heading": escape(HEADINGS.get(name, "Weights of " + " and ".join(kind.title for kind in kinds))),
         "number": number,
         "of": " for " + " and for ".join(escape(word(kind)) for kind in kinds) if len(kinds) > 1 else "",
         "statistics": "statistics" if switch else "labels",

@@ -11,7 +11,7 @@ from pandas import DataFrame
 
 from mixing_analysis.comparisons import correlations
 from mixing_analysis.figures import BINS
-from mixing_analysis.kinds import ENDS, GAMMA, LOGGED, PUBLISHED, families, limits, word
+from mixing_analysis.kinds import ENDS, GAMMA, LOGGED, PUBLISHED, families, word
 from mixing_analysis.rendering import render
 from mixing_analysis.values import Run, at_last_step, histogram, kinds_of, summaries, with_thirds
 from norms.kinds import MixingKind
@@ -134,7 +134,7 @@ def contents(
 def _describe(kind: MixingKind) -> dict[str, Any]:
     return {
         "range": [kind.low, kind.high],
-        "limits": limits(kind),
+        "limits": kind.ends,
         "neutral": kind.neutral,
         "ends": ENDS.get(kind.name),
         "published": PUBLISHED.get(kind.name),

@@ -20,7 +20,7 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
 from mixing_analysis.values import Run
 from norms.errors import SettingError
-from norms.mixing import mixing_layers
+from norms.mixing import snap_
 from norms.recalibration import recalibrate
 from training.run import Run as RunOnDisk
 
@@ -31,26 +31,6 @@ STATISTICS = ("as trained", "recalibrated")
 training data under the very gates that are evaluated."""
 
 LATENTS, LATENT_BATCH = 256, 64
-
-
-@torch.no_grad()
-def snap_(model: nn.Module) -> None:
-    """Give every gate and switch of ``model`` wholly to what it prefers, in place.
-
-    A rho below 0.5 becomes 0, any other 1. The largest of a layer's mean weights becomes 1 and the others 0, and so do
-    its variance weights; of equal ones the first.
-
-    Args:
-        model: Any module; layers without mixing parameters are passed over.
-    """
-    for _, layer in mixing_layers(model):
-        for parameter in layer.mixing_parameters():
-            if layer.optimizer_group == "rho":
-                parameter.copy_(parameter >= 0.5)
-            else:
-                best = parameter.argmax()
-                parameter.fill_(-torch.inf)
-                parameter[best] = 0
 
 
 def evaluate(run: Run, batches: int = 32) -> DataFrame:

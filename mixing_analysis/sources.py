@@ -4,13 +4,12 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,9 +17,9 @@ from torch import Tensor
 from mixing_analysis import wandb_runs
 from mixing_analysis.kinds import GAMMA, read_kinds
 from mixing_analysis.values import Run, Values, frame
+from norms.base import MixingNorm
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
-from norms.switchable import STATISTICS, sparsestmax
 from training.callbacks.mixing import layer_labels
 from training.run import Run as RunOnDisk
 
@@ -82,7 +81,7 @@ def _read_folder(found: RunOnDisk, source: str) -> Run:
     checkpoint = found.newest_checkpoint()
     if checkpoint is not None:
         try:
-            step, values, notes = _read_checkpoint(checkpoint)
+            step, values, notes, own = _read_checkpoint(checkpoint)
         except SettingError as error:
             if not steps:
                 raise
@@ -92,7 +91,7 @@ def _read_folder(found: RunOnDisk, source: str) -> Run:
             if _layers(values) != known:
                 notes = [f"without the values of {checkpoint.name}, which has other layers than {found.mixing}"]
             else:
-                steps[step] = values
+                steps[step], kinds = values, _merged(kinds, own)
     if not steps:
         raise SettingError(f"{found.folder} holds neither mixing values nor a checkpoint")
     name = found.folder.resolve().as_posix()
@@ -108,6 +107,10 @@ def _kinds_of(found: RunOnDisk) -> tuple[MixingKind, ...]:
         return read_kinds(json.loads(path.read_text()), path)
     except (OSError, ValueError) as error:
         raise SettingError(f"{path} is damaged: {error}") from error
+
+
+def _merged(kinds: tuple[MixingKind, ...], more: Iterable[MixingKind]) -> tuple[MixingKind, ...]:
+    return tuple(({kind.name: kind for kind in more} | {kind.name: kind for kind in kinds}).values())
 
 
 def _read_arrays(path: Path, kinds: Sequence[MixingKind]) -> Values:
@@ -130,33 +133,34 @@ def _layers(values: Values) -> list[str]:
 
 def _read_file(path: Path, source: str) -> Run:
     found = RunOnDisk.find(path)
-    step, values, notes = _read_checkpoint(path)
+    step, values, notes, own = _read_checkpoint(path)
     resolved = path.resolve()
     name = f"{found.folder.resolve().as_posix()}:{path.name}" if found.has_folder else resolved.as_posix()
-    kinds = _kinds_of(found)
+    kinds = _merged(_kinds_of(found), own)
     return Run(name, source, frame({step: values}, kinds), "", found.read_config(), path, tuple(notes), kinds)
 
 
-def _read_checkpoint(path: Path) -> tuple[int, Values, list[str]]:
-    """Step, values with gamma, and notes of a checkpoint."""
+def _read_checkpoint(path: Path) -> tuple[int, Values, list[str], list[MixingKind]]:
+    """Read the step of a checkpoint, its values with gamma, notes, and the kinds of the values."""
     checkpoint = _load(path)
     state = checkpoint.get("state_dict", checkpoint)
     state = {key: value for key, value in _flat(state) if isinstance(value, Tensor)}
     step = checkpoint.get("global_step", 0)
     options = checkpoint.get("hyper_parameters")
     options = options.get("norm_options") if isinstance(options, Mapping) else None
-    layers, notes = _without_copies(_mixing_layers(path, state, options if isinstance(options, Mapping) else {}))
+    layers, kinds = _mixing_layers(path, state, options if isinstance(options, Mapping) else {})
+    layers, notes = _without_copies(layers)
     if not layers:
         names = ", ".join(kind.name for kind in BUILTIN[:-1]) + f" or {BUILTIN[-1].name}"
         raise SettingError(
             f"{path} holds no layer that learns how to normalize: none of its {len(state)} tensors is a {names}"
         )
     values = {
-        f"{label}/{kind}": value.float().numpy()
+        f"{label}/{kind}": value.detach().float().numpy()
         for label, layer in zip(layer_labels([*layers]), layers.values(), strict=True)
         for kind, value in layer.items()
     }
-    return step if isinstance(step, int) else 0, values, notes
+    return step if isinstance(step, int) else 0, values, notes, kinds
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -176,56 +180,57 @@ def _flat(state: object, prefix: str = "") -> Iterator[tuple[str, object]]:
         yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _mixing_layers(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Read the values and gamma of every layer that one of the known norms can read, by the layer's name."""
+def _mixing_layers(
+    path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Tensor]], list[MixingKind]]:
+    """Read the values and gamma of every layer of one of the known norms, by the layer's name, and their kinds."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         layer, _, name = key.rpartition(".")
         parts.setdefault(layer, {})[name] = value
+    # A norm with further kinds would also be read as one without them.
+    norms = sorted(_known_norms(), key=lambda norm: -len(norm.kinds))
     layers: dict[str, dict[str, Tensor]] = {}
+    kinds: dict[str, MixingKind] = {}
     for layer, part in parts.items():
         try:
-            values = _read_state(part, options)
-        except ValueError as error:
-            raise SettingError(f"{path}: layer {layer} {error}") from error
-        if values is None:
+            values, own = _read_layer(part, norms, options)
+        except SettingError as error:
+            raise SettingError(f"{path}: layer {layer}: {error}") from error
+        if not values:
             continue
-        weight, gates = part.get("weight"), max(map(len, values.values()))
-        if weight is not None and weight.numel() >= gates:
-            values = values | {GAMMA: weight.detach().flatten()}
+        kinds |= {kind.name: kind for kind in own}
+        weight, gates = part.get("weight"), [len(values[kind.name]) for kind in own if kind.per_channel]
+        # That of a condition is a table.
+        if weight is not None and weight.ndim == 1 and (not gates or len(weight) == gates[0]):
+            values = {**values, GAMMA: weight}
         layers[layer] = values
-    return layers
+    return layers, list(kinds.values())
 
 
-def _read_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    own = {key: state[key] for key in ("rho", "mean_weight", "var_weight") if key in state}
-    if (
-        not own
-        or any(v.ndim != 1 or not v.is_floating_point() for v in own.values())
-        or len(own) == 1
-        and "rho" not in own
-    ):
-        return None
-    result = {}
-    for kind, value in own.items():
-        value = value.detach().to(torch.promote_types(value.dtype, torch.float32))
-        if kind == "rho":
-            result[kind] = value
-            continue
-        configured, count = options.get("statistics"), len(value)
-        if count == 3:
-            names = STATISTICS
-        elif configured is not None and len(configured) == count:
-            names = [s for s in STATISTICS if s in configured]
-        elif count == 2 and "running_mean" not in state:
-            names = STATISTICS[:2]
-        else:
-            raise ValueError(f"mixes {count} statistics, and does not say which")
-        radius = state.get("radius")
-        share = value.softmax(0) if radius is None else sparsestmax(value, radius)
-        index = torch.tensor([STATISTICS.index(s) for s in names])
-        result[kind] = share.new_zeros(len(STATISTICS)).index_copy(0, index, share)
-    return result
+def _known_norms(base: type[MixingNorm] = MixingNorm) -> Iterator[type[MixingNorm]]:
+    """Yield the norms that are loaded; none is imported because a checkpoint names it."""
+    for norm in base.__subclasses__():
+        if hasattr(norm, "kinds"):
+            yield norm
+        yield from _known_norms(norm)
+
+
+def _read_layer(
+    state: Mapping[str, Tensor], norms: Iterable[type[MixingNorm]], options: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], tuple[MixingKind, ...]]:
+    """Read a layer's values, and say their kinds, as the first of ``norms`` does that knows such a layer."""
+    for norm in norms:
+        # Another program's tensor may bear the same name.
+        if all(kind.name in state and _may_hold(state[kind.name]) for kind in norm.kinds):
+            values = norm.read_state(state, **options)
+            if values:
+                return values, norm.kinds
+    return {}, ()
+
+
+def _may_hold(tensor: Tensor) -> bool:
+    return tensor.ndim == 1 and tensor.is_floating_point()
 
 
 def _without_copies(layers: Mapping[str, dict[str, Tensor]]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:

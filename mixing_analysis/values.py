@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas import CategoricalDtype, DataFrame
 
-from mixing_analysis.kinds import GAMMA, LOGGED, limits, logged
+from mixing_analysis.kinds import GAMMA, LOGGED
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
 
@@ -116,7 +116,7 @@ def frame(steps: Mapping[int, Values], kinds: Sequence[MixingKind] = BUILTIN) ->
 
 def _statistics(kinds: Sequence[MixingKind]) -> dict[str, tuple[str, ...] | None]:
     """From the kind of a row to the statistics that it has one value of, or None if it has one in every channel."""
-    summarized = {kind.name + LOGGED: logged(kind) for kind in kinds if kind.per_channel}
+    summarized = {kind.name + LOGGED: kind.summary_names for kind in kinds if kind.per_channel}
     return {kind.name: kind.labels or None for kind in kinds} | {GAMMA: None} | summarized
 
 
@@ -203,19 +203,19 @@ def summaries(
 
     Returns:
         The columns ``by``; those of :data:`DESCRIBED` (``std`` is biased, quartiles are interpolated linearly);
-        ``below`` and ``above``, the shares near the ends, see :func:`~mixing_analysis.kinds.limits`; and ``bimodality``, see
+        ``below`` and ``above``, the shares near the ends, see :attr:`norms.kinds.MixingKind.ends`; and ``bimodality``, see
         :func:`bimodality`. NaNs are left out. Where only the log's summary of a layer is known, ``count`` is 0 and the
         columns that it lacks are NaN; of several such layers, the mean and the shares are averaged with equal weights,
         and all else is NaN.
     """
     gates = table.loc[(table["kind"] == kind.name) & table["value"].notna(), [*by, "value"]]
     codes, keys = numbered(gates, by)
-    known = pd.concat([keys, _describe(codes, gates["value"].to_numpy(), len(keys), limits(kind))], axis=1)
+    known = pd.concat([keys, _describe(codes, gates["value"].to_numpy(), len(keys), kind.ends)], axis=1)
     rows = table[table["kind"] == kind.name + LOGGED]
     if rows.empty:
         return known
     means = rows.groupby([*by, "statistic"], observed=True, sort=False)["value"].mean().unstack("statistic")
-    means = means.rename(columns=dict(zip(logged(kind)[-2:], ("below", "above"), strict=True)))
+    means = means.rename(columns=dict(zip(kind.summary_names[-2:], ("below", "above"), strict=True)))
     if "layer" not in by:
         means[["min", "max", "std"]] = np.nan
     columns = means.rename_axis(columns=None).reset_index().assign(count=0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mixing_analysis.kinds import LOGGED, logged, read_kinds
+from mixing_analysis.kinds import LOGGED, read_kinds
 from mixing_analysis.values import Run, Values, frame
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
@@ -148,7 +148,7 @@ def _run(source: str, name: str, config: Mapping[str, Any], rows: Iterable[Row],
 def _layer_values(row: Row, kinds: Sequence[MixingKind] = BUILTIN) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for kind, pattern in _patterns(tuple(kinds)):
-        names = logged(kind)
+        names = kind.summary_names
         for key, value in row.items():
             if value is None or not (match := pattern.fullmatch(key)):
                 continue
@@ -161,10 +161,10 @@ def _layer_values(row: Row, kinds: Sequence[MixingKind] = BUILTIN) -> dict[str, 
 @cache
 def _patterns(kinds: tuple[MixingKind, ...]) -> list[tuple[MixingKind, re.Pattern[str]]]:
     """Of each kind, the pattern of the keys that its values are logged under."""
-    keys = [(kind, re.escape(kind.log_key or f"{kind.name}/{{layer}}")) for kind in kinds]
+    keys = [(kind, re.escape(kind.log_key)) for kind in kinds]
     layer = re.escape("{layer}")
     return [
-        (kind, re.compile(f"{key.replace(layer, '(.+)')}/({'|'.join(map(re.escape, logged(kind)))})"))
+        (kind, re.compile(f"{key.replace(layer, '(.+)')}/({'|'.join(map(re.escape, kind.summary_names))})"))
         for kind, key in keys
     ]
 

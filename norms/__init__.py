@@ -14,6 +14,7 @@ from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from norms.conditional import ConditionalNorm
 from norms.conversion import convert
 from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
+from norms.kinds import STATISTICS, MixingKind
 from norms.layer_pixel import LayerNormPixel
 from norms.mixing import (
     LayerReport,
@@ -25,12 +26,13 @@ from norms.mixing import (
     param_groups,
     project_,
     report,
+    snap_,
 )
 from norms.parametrized import fold_
 from norms.recalibration import recalibrate
 from norms.registry import build, names
 from norms.spectral import power_iterate_, sigmas, spectral_norm
-from norms.switchable import STATISTICS, SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 from norms.synchronize import desynchronize_, synchronize_
 from norms.weight import initialize_weight_norm_, weight_norm
 
@@ -54,6 +56,7 @@ __all__ = [
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
     "MeanOnlyBatchNorm3d",
+    "MixingKind",
     "MixingNorm",
     "MixingValue",
     "MomentNorm",
@@ -76,6 +79,7 @@ __all__ = [
     "recalibrate",
     "report",
     "sigmas",
+    "snap_",
     "spectral_norm",
     "synchronize_",
     "weight_norm",

@@ -2,12 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from norms.formula import Formula
+from norms.kinds import MixingKind
 from norms.moments import modulate, standardize
 from norms.pooling import is_distributed
 
@@ -274,19 +276,61 @@ class InstanceMomentNorm(FormulaNorm):
 class MixingNorm(InstanceMomentNorm):
     """A norm that learns how to normalize, and says what it has learned.
 
-    The methods belong to the module, not to tags on its parameters, because tags are lost when a module is copied.
+    Logs, optimizer groups, analysis and conversion follow from :attr:`kinds` and these methods. They belong to the
+    module, not to tags on its parameters, because tags are lost when a module is copied.
     """
 
-    optimizer_group: ClassVar[str]
-    """Which learning rate multiplier of :func:`norms.param_groups` applies to the mixing parameters."""
+    kinds: ClassVar[tuple[MixingKind, ...]]
+    """What the layer learns; the parameter of each kind bears its name."""
 
-    @abstractmethod
-    def mixing_parameters(self) -> list[nn.Parameter]:
-        """The parameters that decide the mixture."""
+    def mixing_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that decide the mixture, by kind."""
+        return {kind.name: cast(nn.Parameter, getattr(self, kind.name)) for kind in self.kinds}
 
-    @abstractmethod
     def mixing_values(self) -> dict[str, Tensor]:
-        """The effective mixing values by kind, detached copies: probabilities, never logits."""
+        """Return the effective values by kind, as detached copies: probabilities, never logits."""
+        return {name: parameter.detach().clone() for name, parameter in self.mixing_parameters().items()}
 
+    @classmethod
+    def read_state(cls, state: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor] | None:
+        """Read the effective values out of a layer's ``state_dict``, without building the layer.
+
+        Args:
+            state: From the names of the layer's own parameters and buffers to their values.
+            options: Arguments that the layer was built with, as far as they are known.
+
+        Returns:
+            What :meth:`mixing_values` would, or None if the state is not of such a layer.
+
+        Raises:
+            SettingError: If the state does not say which values it holds.
+        """
+        read = {kind.name: state.get(kind.name) for kind in cls.kinds}
+        return {k: v.detach().clone() for k, v in read.items() if v is not None} if None not in read.values() else None
+
+    @torch.no_grad()
     def project_(self) -> None:
-        """Return the mixing parameters to their allowed set, in place. Unconstrained parameters need nothing."""
+        """Return the mixing parameters to their allowed set, in place.
+
+        Values per channel are clamped to their range. A clamp in the forward pass instead would have gradient 0 at an
+        end of the range, where rho starts, and never let go of it. Labeled values need nothing, if they are logits.
+        """
+        for kind in self.kinds:
+            if kind.per_channel:
+                self.mixing_parameters()[kind.name].clamp_(kind.low, kind.high)
+
+    @torch.no_grad()
+    def snap_(self) -> None:
+        """Replace the mixture by the nearest pure one, in place.
+
+        Values per channel move to the nearer end of their range, from its middle to the upper one. Labeled values are
+        taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
+        """
+        for kind in self.kinds:
+            parameter = self.mixing_parameters()[kind.name]
+            if kind.per_channel:
+                parameter.copy_(torch.where(parameter < (kind.low + kind.high) / 2, kind.low, kind.high))
+            else:
+                best = parameter.argmax()
+                parameter.fill_(-torch.inf)
+                parameter[best] = 0

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from norms.base import MixingNorm
 from norms.formula import Formula, Gradients, Moments
+from norms.kinds import RHO
 
 
 class BatchInstanceFormula(Formula):
@@ -37,7 +38,7 @@ class BatchInstanceFormula(Formula):
 
 
 class _BatchInstanceNorm(MixingNorm):
-    optimizer_group = "rho"
+    kinds = (RHO,)
 
     def __init__(
         self,
@@ -68,20 +69,6 @@ class _BatchInstanceNorm(MixingNorm):
 
     def _mixing(self) -> tuple[Tensor, ...]:
         return (self.rho,)
-
-    def mixing_parameters(self) -> list[nn.Parameter]:
-        return [self.rho]
-
-    def mixing_values(self) -> dict[str, Tensor]:
-        return {"rho": self.rho.detach().clone()}
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Clamp rho to [0, 1] in place. Call it after each optimizer step.
-
-        A clamp in the forward pass instead would have gradient 0 at rho = 1, where rho starts, and never let go of it.
-        """
-        self.rho.clamp_(0, 1)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, initial_rho={self.initial_rho}"

@@ -21,9 +21,10 @@ from norms.batch import (
 from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
+from norms.kinds import STATISTICS
 from norms.layer_pixel import LayerNormPixel
 from norms.registry import build
-from norms.switchable import STATISTICS, SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 
 NATIVE_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)

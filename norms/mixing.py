@@ -1,6 +1,6 @@
 """Reading, optimizing, constraining and freezing what mixing layers learn, over a whole model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from norms.base import MixingNorm
 from norms.conditional import ConditionalNorm
-from norms.switchable import STATISTICS
+from norms.errors import check_range, unknown
+from norms.kinds import BUILTIN, MixingKind
 
 
 class MixingValue(NamedTuple):
@@ -18,10 +19,11 @@ class MixingValue(NamedTuple):
     Attributes:
         layer: Dotted name of the layer in the model.
         depth: Position of the layer among the model's mixing layers, from 0.
-        kind: ``rho`` (1 is batch, 0 is instance), ``mean_weight`` or ``var_weight`` (after the softmax).
-        channel: Channel of a rho, otherwise None.
-        statistic: ``instance``, ``layer`` or ``batch`` for a switch weight, otherwise None.
-        value: The effective value, in [0, 1].
+        kind: Name of the kind: ``rho`` (1 is batch, 0 is instance), ``mean_weight`` or ``var_weight`` (after the
+            softmax), or one of another norm.
+        channel: Channel of a value per channel, such as rho, otherwise None.
+        statistic: Label of a labeled value, such as ``instance``, ``layer`` or ``batch``, otherwise None.
+        value: The effective value, in the range of its kind.
     """
 
     layer: str
@@ -41,36 +43,22 @@ class LayerReport:
         norm: Name of its class.
         num_features: Number of its channels.
         trained: Whether its mixing parameters are trained, not frozen.
-        values: The effective mixing values by kind, on the CPU: ``rho`` of shape (C,), or ``mean_weight`` and
-            ``var_weight`` of shape (3,) in the order of :data:`norms.STATISTICS`.
+        kinds: What it learns.
+        values: The effective values by the kinds' names, on the CPU: shape (C,) for a kind per channel, otherwise one
+            value per label.
     """
 
     layer: str
     norm: str
     num_features: int
     trained: bool
+    kinds: tuple[MixingKind, ...]
     values: dict[str, Tensor]
 
     @property
     def summary(self) -> dict[str, dict[str, float]]:
-        """The values by kind, each a handful of named numbers.
-
-        Of rho these are ``mean``, ``min``, ``max``, ``std`` (biased), ``share_below_0.1`` and ``share_above_0.9`` over
-        the channels, of switch weights the weight of each statistic.
-        """
-        return {
-            kind: _distribution(values) if kind == "rho" else dict(zip(STATISTICS, values.tolist(), strict=True))
-            for kind, values in self.values.items()
-        }
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """Which of :data:`norms.STATISTICS` have a share in the output."""
-        shares = dict.fromkeys(STATISTICS, 0.0)
-        for kind, numbers in self.summary.items():
-            used = {"instance": 1 - numbers["min"], "batch": numbers["max"]} if kind == "rho" else numbers
-            shares.update((name, max(shares[name], share)) for name, share in used.items())
-        return tuple(name for name, share in shares.items() if share > 0)
+        """The values by kind, each a handful of named numbers; see :meth:`MixingKind.summary`."""
+        return {kind.name: kind.summary(self.values[kind.name]) for kind in self.kinds}
 
     def __str__(self) -> str:
         return str(Report([self]))
@@ -105,11 +93,10 @@ def mixing_values(model: nn.Module) -> list[MixingValue]:
     """
     rows = []
     for depth, layer in enumerate(report(model)):
-        for kind, values in layer.values.items():
-            for index, value in enumerate(values.tolist()):
-                per_channel = kind == "rho"
-                channel, statistic = (index, None) if per_channel else (None, STATISTICS[index])
-                rows.append(MixingValue(layer.layer, depth, kind, channel, statistic, value))
+        for kind in layer.kinds:
+            for index, value in enumerate(layer.values[kind.name].tolist()):
+                channel, label = (index, None) if kind.per_channel else (None, kind.labels[index])
+                rows.append(MixingValue(layer.layer, depth, kind.name, channel, label, value))
     return rows
 
 
@@ -135,7 +122,8 @@ def report(model: nn.Module) -> Report:
             name,
             type(layer).__name__,
             layer.num_features,
-            any(parameter.requires_grad for parameter in layer.mixing_parameters()),
+            any(parameter.requires_grad for parameter in layer.mixing_parameters().values()),
+            layer.kinds,
             {kind: next(fetched) for kind in kinds},
         )
         for (name, layer), kinds in zip(layers, values, strict=True)
@@ -154,14 +142,14 @@ def freeze_mixing_(model: nn.Module, frozen: bool = True) -> None:
         frozen: Whether to freeze or to thaw.
     """
     for _, layer in mixing_layers(model):
-        for parameter in layer.mixing_parameters():
+        for parameter in layer.mixing_parameters().values():
             parameter.requires_grad_(not frozen)
             if frozen:
                 parameter.grad = None
 
 
 def project_(model: nn.Module) -> None:
-    """Return every mixing parameter of ``model`` to its allowed set, in place: rho to [0, 1].
+    """Return every mixing parameter of ``model`` to its allowed set, in place, such as rho to [0, 1].
 
     Call it after each optimizer step, for instance by ``optimizer.register_step_post_hook``.
 
@@ -172,12 +160,21 @@ def project_(model: nn.Module) -> None:
         layer.project_()
 
 
+def snap_(model: nn.Module) -> None:
+    """Replace every mixture in ``model`` by the nearest pure one, in place; see :meth:`MixingNorm.snap_`.
+
+    Args:
+        model: Any module; layers without mixing parameters are passed over.
+    """
+    for _, layer in mixing_layers(model):
+        layer.snap_()
+
+
 def param_groups(
     model: nn.Module,
     lr: float,
     weight_decay: float = 0.0,
-    rho_lr_multiplier: float = 10.0,
-    switch_lr_multiplier: float = 1.0,
+    lr_multipliers: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters of ``model`` into groups for an optimizer.
 
@@ -189,17 +186,31 @@ def param_groups(
         model: Any module.
         lr: Learning rate of weights, biases and affine parameters.
         weight_decay: Weight decay of the weights.
-        rho_lr_multiplier: Learning rate of rho relative to ``lr``; 10 in the paper's experiments.
-        switch_lr_multiplier: Learning rate of the switch logits relative to ``lr``.
+        lr_multipliers: Learning rates of mixing parameters relative to ``lr``, by optimizer group, such as ``rho`` and
+            ``switch``. A group that is not named has the multiplier of its kind: 10 for rho, as in the paper's
+            experiments, and 1 for switch logits.
 
     Returns:
-        Groups named ``weights``, ``affine``, ``rho`` and ``switch``, without those that would be empty.
+        Groups named ``weights``, ``affine``, and one for each optimizer group of the model's mixing kinds, without
+        those that would be empty.
+
+    Raises:
+        SettingError: If a multiplier is negative, or for a group that no layer of the model and of this package has.
 
     Source:
         Nam & Kim 2018, section 4, for the rate and the missing decay of rho.
     """
-    multipliers = {"rho": rho_lr_multiplier, "switch": switch_lr_multiplier}
-    by_layer = {p: layer.optimizer_group for _, layer in mixing_layers(model) for p in layer.mixing_parameters()}
+    multipliers = {kind.optimizer_group: kind.lr_multiplier for kind in BUILTIN}
+    by_layer: dict[nn.Parameter, str] = {}
+    for _, layer in mixing_layers(model):
+        for kind in layer.kinds:
+            multipliers[kind.optimizer_group] = kind.lr_multiplier
+            by_layer[layer.mixing_parameters()[kind.name]] = kind.optimizer_group
+    for group, multiplier in (lr_multipliers or {}).items():
+        if group not in multipliers:
+            raise unknown("optimizer group", group, multipliers)
+        check_range(f"lr_multipliers['{group}']", multiplier, at_least=0)
+        multipliers[group] = multiplier
     for module in model.modules():
         if isinstance(module, ConditionalNorm):
             by_layer.update(dict.fromkeys(module.parameters(recurse=False), "affine"))
@@ -221,17 +232,6 @@ def _fetch(tensors: list[Tensor]) -> list[Tensor]:
     device = tensors[0].device
     flat = torch.cat([tensor.to(device, torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors])
     return list(flat.cpu().split([len(tensor) for tensor in tensors]))
-
-
-def _distribution(rho: Tensor) -> dict[str, float]:
-    return {
-        "mean": rho.mean().item(),
-        "min": rho.min().item(),
-        "max": rho.max().item(),
-        "std": rho.std(correction=0).item(),
-        "share_below_0.1": (rho < 0.1).float().mean().item(),
-        "share_above_0.9": (rho > 0.9).float().mean().item(),
-    }
 
 
 def _line(report: LayerReport) -> str:

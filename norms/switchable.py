@@ -1,17 +1,17 @@
 """Switchable Normalization (Luo et al., 2019)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from norms.base import MixingNorm, snapshot
+from norms.errors import SettingError
 from norms.formula import Formula, Gradients, Moments
+from norms.kinds import MEAN_WEIGHT, STATISTICS, VAR_WEIGHT
 from norms.pooling import pool_layer
-
-STATISTICS = ("instance", "layer", "batch")
-"""What the switch weights weigh, in their index order."""
 
 
 class SwitchableFormula(Formula):
@@ -89,6 +89,18 @@ class SwitchableFormula(Formula):
         return Gradients(mean, power, batch_power, deviation, tuple(grads))
 
 
+def _shares(logits: Tensor, radius: Tensor | None) -> Tensor:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.softmax(0) if radius is None else sparsestmax(logits, radius)
+
+
+def _by_statistic(logits: Tensor, radius: Tensor | None, statistics: Sequence[str]) -> Tensor:
+    """Return a share for each of :data:`STATISTICS`, 0 for those that are not mixed."""
+    shares = _shares(logits, radius)
+    index = torch.tensor([STATISTICS.index(name) for name in statistics], device=shares.device)
+    return shares.new_zeros(len(STATISTICS)).index_copy(0, index, shares)
+
+
 def _weighted_sum(shares: Tensor, values: Sequence[Tensor]) -> Tensor:
     total = values[-1] * shares[-1]
     for index, value in enumerate(values[:-1]):
@@ -140,7 +152,7 @@ def _sparsemax(logits: Tensor) -> Tensor:
 
 
 class _SwitchableNorm(MixingNorm):
-    optimizer_group = "switch"
+    kinds = (MEAN_WEIGHT, VAR_WEIGHT)
 
     def __init__(
         self,
@@ -188,14 +200,11 @@ class _SwitchableNorm(MixingNorm):
     def _formula(self) -> Formula:
         return SwitchableFormula(self.statistics, of_logits=self.radius is None)
 
-    def _share(self, logits: Tensor) -> Tensor:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.softmax(0) if self.radius is None else sparsestmax(logits, snapshot(self.radius))
-
     def _mixing(self) -> tuple[Tensor, ...]:
         if self.radius is None:
             return self.mean_weight, self.var_weight
-        return self._share(self.mean_weight), self._share(self.var_weight)
+        radius = snapshot(self.radius)
+        return _shares(self.mean_weight, radius), _shares(self.var_weight, radius)
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``; see :meth:`MomentNorm.forward`."""
@@ -214,19 +223,29 @@ class _SwitchableNorm(MixingNorm):
         # At the end 1, which no dtype rounds to less than the corner's distance.
         self.radius.copy_(torch.where(progress < 1, progress * corner, 1))
 
-    def mixing_parameters(self) -> list[nn.Parameter]:
-        return [self.mean_weight, self.var_weight]
-
     @torch.no_grad()
     def mixing_values(self) -> dict[str, Tensor]:
-        index = [STATISTICS.index(name) for name in self.statistics]
-        values = {}
-        for name, logits in (("mean_weight", self.mean_weight), ("var_weight", self.var_weight)):
-            share = self._share(logits)
-            values[name] = share.new_zeros(len(STATISTICS)).index_copy(
-                0, torch.tensor(index, device=share.device), share
-            )
-        return values
+        return {
+            name: _by_statistic(logits, self.radius, self.statistics)
+            for name, logits in self.mixing_parameters().items()
+        }
+
+    @classmethod
+    @torch.no_grad()
+    def read_state(
+        cls, state: Mapping[str, Tensor], *, statistics: Sequence[str] | None = None, **options: Any
+    ) -> dict[str, Tensor] | None:
+        logits = super().read_state(state)
+        if logits is None:
+            return None
+        count = len(logits["mean_weight"])
+        if statistics is None or len(statistics) != count:
+            without_batch = count == 2 and "running_mean" not in state
+            statistics = STATISTICS if count == len(STATISTICS) else STATISTICS[:2] if without_batch else ()
+        if not statistics:
+            raise SettingError(f"a switchable norm mixes {count} statistics, and does not say which")
+        names = [name for name in STATISTICS if name in statistics]
+        return {name: _by_statistic(values, state.get("radius"), names) for name, values in logits.items()}
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr()]

@@ -97,4 +97,4 @@ def test_the_default_rate_of_rho_is_that_of_the_paper():
     module = TinyModel()
     (rho,) = [g for g in module.adam(module, 0.01).param_groups if g["name"] == "rho"]
     assert rho["lr"] == pytest.approx(0.1)
-    assert rho["params"] == next(norms.mixing_layers(module))[1].mixing_parameters()
+    assert rho["params"] == list(next(norms.mixing_layers(module))[1].mixing_parameters().values())

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from mixing_analysis import figures, plots
 from mixing_analysis.comparisons import correlations, differences
 from mixing_analysis.values import Run, combine, frame
-from norms.kinds import BUILTIN
+from norms.kinds import RHO
 
 RHO = ["rho_histogram", "rho_layers", "rho_channels", "rho_gamma", "rho_training"]
 SWITCH = ["switch_layers", "switch_training"]
@@ -130,7 +130,7 @@ def test_correlations_with_gamma():
     (points,) = marks(draw("rho_gamma", run).axes[0])
     rho, gamma = last_values(run), last_values(run, "gamma")
     np.testing.assert_allclose(points[:, 0], [np.corrcoef(rho[layer], gamma[layer])[0, 1] for layer in rho], atol=1e-6)
-    assert len(correlations(combine([run]), BUILTIN[0])) == len(points)
+    assert len(correlations(combine([run]), RHO)) == len(points)
 
 
 def test_training_curves_count_every_channel_the_same():

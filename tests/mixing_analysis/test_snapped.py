@@ -17,7 +17,7 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.classifier import Classifier
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
-from mixing_analysis.snapped import COLUMNS, LATENTS, evaluate, snap_
+from mixing_analysis.snapped import COLUMNS, LATENTS, evaluate
 from mixing_analysis.values import Run, frame
 from norms.errors import SettingError
 
@@ -75,41 +75,6 @@ def rows_of(result):
 def set_(parameter, values):
     with torch.no_grad():
         parameter.copy_(torch.tensor(values))
-
-
-def test_gates_go_to_the_nearer_end_and_switches_to_the_largest_weight():
-    gated, switched = norms.BatchInstanceNorm2d(5), norms.SwitchableNorm2d(5)
-    set_(gated.rho, [0, 0.49, 0.5, 0.51, 1])
-    set_(switched.mean_weight, [0.1, 0.3, 0.2])
-    set_(switched.var_weight, [-1.0, -1, -2])
-    snap_(nn.ModuleList([gated, switched, nn.BatchNorm2d(2)]))
-    assert gated.rho.tolist() == [0, 0, 1, 1, 1]
-    assert switched.mixing_values()["mean_weight"].tolist() == [0, 1, 0]
-    assert switched.mixing_values()["var_weight"].tolist() == [1, 0, 0]
-
-
-@pytest.mark.parametrize("largest", range(3))
-@pytest.mark.parametrize("sparse_steps", [None, 10])
-def test_a_snapped_switch_is_the_norm_of_its_statistic(largest, sparse_steps):
-    layer = norms.SwitchableNorm2d(4, affine=False, sparse_steps=sparse_steps)
-    for parameter in (layer.mean_weight, layer.var_weight):
-        nn.init.zeros_(parameter)
-        parameter.data[largest] = 0.5
-    if sparse_steps:
-        layer.radius.fill_(0.3)
-    snap_(layer)
-    x = torch.randn(3, 4, 5, 5)
-    running = nn.BatchNorm2d(4, affine=False)
-    expected = (nn.InstanceNorm2d(4), nn.GroupNorm(1, 4, affine=False), running)[largest]
-    torch.testing.assert_close(layer.eval()(x), expected.eval()(x))
-
-
-def test_two_statistics_snap_to_one():
-    layer = norms.SwitchableNorm2d(4, statistics=("instance", "batch"))
-    set_(layer.mean_weight, [0.0, 1.0])
-    snap_(layer)
-    assert layer.mixing_values()["mean_weight"].tolist() == [0, 0, 1]
-    assert layer.mixing_values()["var_weight"].tolist() == [1, 0, 0]
 
 
 def test_gates_that_are_snapped_already_change_nothing(tmp_path):

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixing_analysis.comparisons import correlations, differences, layer_values, over_seeds, student
-from mixing_analysis.kinds import logged
 from mixing_analysis.values import (
     BIMODAL,
     COLUMNS,
@@ -23,12 +22,10 @@ from mixing_analysis.values import (
     summaries,
     with_thirds,
 )
-from norms.kinds import BUILTIN
+from norms.kinds import RHO
 from norms.mixing import LayerReport
 
-
-(RHO,) = (kind for kind in BUILTIN if kind.name == "rho")
-LAYER_SUMMARY = logged(RHO)
+LAYER_SUMMARY = RHO.summary_names
 LOG_NAMES = {"below": "share_below_0.1", "above": "share_above_0.9"}
 
 

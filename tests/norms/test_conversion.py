@@ -78,7 +78,7 @@ def with_rho(value, **options):
 
 def with_weight_on(name):
     layer = norms.build("switchable", 4)
-    for logits in layer.mixing_parameters():
+    for logits in layer.mixing_parameters().values():
         with torch.no_grad():
             logits.copy_(torch.tensor([0.0 if name == statistic else -1e4 for statistic in norms.STATISTICS]))
         logits.requires_grad_(False)

@@ -72,12 +72,12 @@ def test_rho_leaves_its_upper_bound_when_the_gradient_points_inside():
 def test_every_trainable_parameter_is_in_exactly_one_group():
     model = copy.deepcopy(network())
     model[0].bias.requires_grad_(False)
-    groups = norms.param_groups(model, lr=0.5, weight_decay=0.1, rho_lr_multiplier=10, switch_lr_multiplier=2)
+    groups = norms.param_groups(model, lr=0.5, weight_decay=0.1, lr_multipliers={"switch": 2})
     by_name = {g["name"]: g for g in groups}
     grouped = [id(p) for g in groups for p in g["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert [id(p) for p in by_name["rho"]["params"]] == [id(model[1].rho)]
-    assert {id(p) for p in by_name["switch"]["params"]} == {id(p) for p in model[2][1].mixing_parameters()}
+    assert {id(p) for p in by_name["switch"]["params"]} == {id(p) for p in model[2][1].mixing_parameters().values()}
     assert {n: g["lr"] for n, g in by_name.items()} == {"weights": 0.5, "affine": 0.5, "rho": 5, "switch": 1}
     assert {n: g["weight_decay"] for n, g in by_name.items()} == {"weights": 0.1, "affine": 0, "rho": 0, "switch": 0}
     assert all(p.ndim > 1 for p in by_name["weights"]["params"])
@@ -105,22 +105,6 @@ class TestReport:
             "var_weight": pytest.approx({"instance": 3 / 8, "layer": 3 / 8, "batch": 2 / 8}),
         }
         assert gate.values["rho"].tolist() == pytest.approx([0.0, 0.05, 0.2, 0.95])
-
-    @pytest.mark.parametrize(
-        ("rho", "used"), [([0.0, 0.0], ("instance",)), ([1.0, 1.0], ("batch",)), ([0.0, 1.0], ("instance", "batch"))]
-    )
-    def test_names_the_statistics_that_have_a_share(self, rho, used):
-        layer = norms.BatchInstanceNorm2d(2)
-        with torch.no_grad():
-            layer.rho.copy_(torch.tensor(rho))
-        assert report(layer)[0].statistics == used
-
-    def test_a_statistic_without_weight_in_either_moment_has_no_share(self):
-        layer = norms.SwitchableNorm2d(2)
-        with torch.no_grad():
-            layer.mean_weight.copy_(torch.tensor([0.0, -1e4, -1e4]))
-            layer.var_weight.copy_(torch.tensor([-1e4, -1e4, 0.0]))
-        assert report(layer)[0].statistics == ("instance", "batch")
 
     def test_prints_as_a_table(self):
         model = network()

@@ -25,7 +25,7 @@ NATIVE = {
 def switched(to, **options):
     """A layer with all weight on one statistic."""
     layer = Case("switchable", 2, {}).experienced(**options)
-    for logits in layer.mixing_parameters():
+    for logits in layer.mixing_parameters().values():
         nn.init.zeros_(logits)
         logits.data[norms.STATISTICS.index(to)] = 1e3
     return layer
@@ -184,7 +184,7 @@ class TestSparseLayer:
     def test_a_choice_once_made_is_the_norm_of_the_statistic(self):
         layer = norms.SwitchableNorm2d(4, sparse_steps=1, affine=False).double()
         with torch.no_grad():
-            for logits in layer.mixing_parameters():
+            for logits in layer.mixing_parameters().values():
                 logits.copy_(torch.tensor([0.2, 0.9, 0.3]))
         x = draw((3, 4, 5, 2), seed=1)
         layer(x)

@@ -1,0 +1,121 @@
+"""What a layer can learn about how to normalize: each kind of value, described once for all that read it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from norms.errors import SettingError
+
+STATISTICS = ("instance", "layer", "batch")
+"""What the switch weights weigh, in their index order."""
+
+
+@dataclass(frozen=True)
+class MixingKind:
+    """Describe one kind of value that layers learn about how to normalize.
+
+    Optimizer groups, logs, tables, figures and reports read it, so that a new kind needs no other code.
+
+    Attributes:
+        name: What the values are called, in :func:`norms.mixing_values` and in files.
+        labels: What the values stand for, in order; empty for one value per channel.
+        low: The smallest effective value.
+        high: The largest effective value.
+        neutral: The value before training, if all start alike.
+        optimizer_group: The group of :func:`norms.param_groups` that the parameter belongs to; by default ``name``.
+        lr_multiplier: Learning rate of the parameter relative to that of weights.
+        log_key: Where logs keep the values of a layer, with ``{layer}`` for the layer; by default ``<name>/{layer}``.
+        title: Words for figures; by default ``name``.
+
+    Raises:
+        SettingError: If ``low`` is not below ``high`` or ``log_key`` does not name the layer.
+    """
+
+    name: str
+    labels: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    neutral: float | None = None
+    optimizer_group: str = ""
+    lr_multiplier: float = 1.0
+    log_key: str = ""
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        defaults = {"optimizer_group": self.name, "log_key": f"{self.name}/{{layer}}", "title": self.name}
+        for field, default in defaults.items():
+            object.__setattr__(self, field, getattr(self, field) or default)
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if not self.low < self.high:
+            raise SettingError(f"kind '{self.name}' needs low below high, got {self.low} and {self.high}")
+        if "{layer}" not in self.log_key:
+            raise SettingError(f"log_key of kind '{self.name}' must name the {{layer}}, got '{self.log_key}'")
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether there is one value per channel."""
+        return not self.labels
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The limits below and above which a value counts as near an end: a tenth of the range from either."""
+        tenth = (self.high - self.low) / 10
+        return self.low + tenth, self.high - tenth
+
+    @property
+    def summary_names(self) -> tuple[str, ...]:
+        """Names of the numbers that sum up a layer's values, in order."""
+        if self.labels:
+            return self.labels
+        below, above = self.ends
+        return "mean", "min", "max", "std", f"share_below_{below:g}", f"share_above_{above:g}"
+
+    def summary(self, values: Tensor) -> dict[str, float]:
+        """Sum up the values of a layer.
+
+        Args:
+            values: Shape (C,) for a kind per channel, otherwise one value per label.
+
+        Returns:
+            By name, of values per channel their mean, minimum, maximum, biased standard deviation and the shares near
+            either end of the range; otherwise the value of each label.
+        """
+        if self.labels:
+            numbers = values.tolist()
+        else:
+            below, above = self.ends
+            parts = [values.mean(), values.min(), values.max(), values.std(correction=0)]
+            shares = [(values < below).float().mean(), (values > above).float().mean()]
+            numbers = [number.item() for number in (*parts, *shares)]
+        return dict(zip(self.summary_names, numbers, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description in types that JSON has."""
+        return {**asdict(self), "labels": list(self.labels)}
+
+    @classmethod
+    def from_dict(cls, described: Mapping[str, Any]) -> "MixingKind":
+        """Return the kind that :meth:`to_dict` has described."""
+        return cls(**{**described, "labels": tuple(described.get("labels", ()))})
+
+
+RHO = MixingKind("rho", neutral=1.0, lr_multiplier=10.0)
+"""The gates of batch-instance normalization: 1 is batch, 0 is instance normalization."""
+
+MEAN_WEIGHT, VAR_WEIGHT = (
+    MixingKind(
+        f"{moment}_weight",
+        labels=STATISTICS,
+        neutral=1 / 3,
+        optimizer_group="switch",
+        log_key=f"switch/{{layer}}/{moment}",
+        title=f"weights of {words}",
+    )
+    for moment, words in (("mean", "means"), ("var", "variances"))
+)
+"""The weights of switchable normalization, after the softmax."""
+
+BUILTIN = (RHO, MEAN_WEIGHT, VAR_WEIGHT)
+"""The kinds of this package's norms, which runs without a description of their own have."""
