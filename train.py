@@ -1,4 +1,4 @@
-"""Train a model: ``python train.py fit --config configs/style_transfer.yaml``."""
+"""Train a model: ``python train.py fit --config gan``."""
 
 import sys
 

@@ -1,8 +1,7 @@
-"""What all trained modules share: keyed noise, optimizer, guarded checkpoints."""
+"""Base of all trained modules: keyed noise, optimizer, guarded checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+import normlab
 import norms
 from data.stream import generator
 from norms.errors import SettingError
@@ -55,13 +55,21 @@ class TrainingModule(LightningModule):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
-        rho_lr_multiplier: float = 10.0,
+        lr_multipliers: Mapping[str, float] | None = None,
     ) -> torch.optim.Adam:
         """Build Adam over the parameter groups of ``module`` (see :func:`norms.param_groups`).
 
-        After each of its steps rho is projected back onto [0, 1].
+        After each of its steps mixing parameters are projected back onto their ranges.
+
+        Args:
+            module: What is trained.
+            lr: Learning rate of weights, biases and affine parameters.
+            betas: Decay rates of the moments.
+            weight_decay: Weight decay of the weights.
+            lr_multipliers: Learning rates of optimizer groups relative to ``lr``, such as ``{"rho": 10}``, in the place
+                of those that the kinds of mixing values have.
         """
-        groups = norms.param_groups(module, lr, weight_decay, {"rho": rho_lr_multiplier})
+        groups = norms.param_groups(module, lr, weight_decay, lr_multipliers)
         # torch refuses a mixture of int and float, and YAML reads 0 as an int.
         optimizer = torch.optim.Adam(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
         optimizer.register_step_post_hook(lambda *_: norms.project_(module))
@@ -88,12 +96,12 @@ class TrainingModule(LightningModule):
         raise RuntimeError(f"{type(self).__name__} makes no pictures")
 
     def next_command(self, run_dir: Path) -> str | None:
-        """The command that a user would run next on the finished run in ``run_dir``, if there is one."""
+        """Return the command that a user would run next on the finished run in ``run_dir``, if there is one."""
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record which module wrote the checkpoint."""
-        checkpoint["normlab"] = {"module": type(self).__name__, "version": version("normlab")}
+        checkpoint["normlab"] = {"module": type(self).__name__, "version": normlab.__version__}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another module or of other hyperparameters, before any weight is touched.

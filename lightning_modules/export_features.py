@@ -5,13 +5,13 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
+import normlab
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from norms.errors import SettingError
-from training.parser_errors import run_command
+from training.doors import run_command
 from training.run import Run
 
 
@@ -34,7 +34,7 @@ def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
     found = Run.find(run)
     module = _load(found)
     metadata = {
-        "made_by": f"normlab {version('normlab')}",
+        "made_by": f"normlab {normlab.__version__}",
         "recipe": f"{type(module).__name__} {json.dumps(_without_folders(module.hparams))}",
         "data": data,
         "licence": licence,

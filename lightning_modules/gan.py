@@ -127,7 +127,8 @@ class GAN(TrainingModule):
         """Adam for either network, both with the same schedule."""
         networks = (self.generator, self.discriminator)
         optimizers = [
-            self.adam(network, self.lr, self.betas, rho_lr_multiplier=self.rho_lr_multiplier) for network in networks
+            self.adam(network, self.lr, self.betas, lr_multipliers={"rho": self.rho_lr_multiplier})
+            for network in networks
         ]
         steps = self.trainer.max_steps
         schedules = [LambdaLR(o, lambda step: 1 - step / steps if steps > 0 else 1.0) for o in optimizers]

@@ -153,7 +153,8 @@ class StyleTransfer(TrainingModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Adam, with a constant learning rate as published."""
-        return self.adam(self.transformer, self.hparams["lr"], rho_lr_multiplier=self.hparams["rho_lr_multiplier"])
+        multipliers = {"rho": self.hparams["rho_lr_multiplier"]}
+        return self.adam(self.transformer, self.hparams["lr"], lr_multipliers=multipliers)
 
     def sample_grid(self) -> Tensor:
         """Draw the style picture, and next to it the first validation photos above what the network makes of them."""

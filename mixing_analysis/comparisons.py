@@ -44,12 +44,14 @@ def _correlate(codes: np.ndarray, x: np.ndarray, y: np.ndarray, groups: int) -> 
     count = np.maximum(np.bincount(codes, minlength=groups), 1)
 
     def center(values: np.ndarray) -> np.ndarray:
-        return values - (np.bincount(codes, values, minlength=groups) / count)[codes]
+        centered: np.ndarray = values - (np.bincount(codes, values, minlength=groups) / count)[codes]
+        return centered
 
     x, y = center(x), center(y)
     products, powers_x, powers_y = (np.bincount(codes, w, minlength=groups) for w in (x * y, x * x, y * y))
     constant = np.minimum(powers_x, powers_y) <= 1e-12 * count
-    return np.clip(products / np.where(constant, np.nan, np.sqrt(powers_x * powers_y)), -1, 1)
+    correlated: np.ndarray = np.clip(products / np.where(constant, np.nan, np.sqrt(powers_x * powers_y)), -1, 1)
+    return correlated
 
 
 def layer_values(table: DataFrame) -> DataFrame:
@@ -131,7 +133,8 @@ def student(freedom: np.ndarray, confidence: float) -> np.ndarray:
     r"""Find the half width of the symmetric interval that holds a share of Student's distribution.
 
     It is :math:`\sqrt\nu \tan\theta`, where :math:`\theta` has the density :math:`\cos^{\nu - 1}\theta` on
-    :math:`[0, \pi / 2)`. Newton's method comes from the left to where the integral, by Gauss and Legendre, is the share.
+    :math:`[0, \pi / 2)`. Newton's method comes from the left to where the integral, by Gauss and Legendre, is that
+    share.
 
     Args:
         freedom: Degrees of freedom, at least 1; any shape of one dimension.
@@ -147,4 +150,5 @@ def student(freedom: np.ndarray, confidence: float) -> np.ndarray:
     for _ in range(12):
         within = angle / 2 * (np.cos(np.multiply.outer(angle, (nodes + 1) / 2)) ** power[:, None] @ weights)
         angle = angle + (confidence * whole - within) / np.cos(angle) ** power
-    return np.sqrt(freedom) * np.tan(angle)
+    quantile: np.ndarray = np.sqrt(freedom) * np.tan(angle)
+    return quantile

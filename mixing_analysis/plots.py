@@ -58,6 +58,7 @@ Groups = dict[str, int]
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG and SVG, and return the files."""
     paths = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     for target in paths:
         kind = target.suffix.removeprefix(".")
@@ -70,12 +71,13 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 
 def padded(kind: MixingKind) -> tuple[float, float]:
+    """Return the range of a kind with a margin at both ends."""
     margin = 0.02 * (kind.high - kind.low)
     return kind.low - margin, kind.high + margin
 
 
 def curve(axes: Axes, rows: DataFrame, column: str, color: str, dash: object) -> None:
-    """Mean and standard deviation over the runs of a group, as far as all of them go."""
+    """Draw mean and standard deviation over the runs of a group, as far as all of them go."""
     by_run = rows.pivot_table(index="step", columns="run", values=column, observed=True).dropna()
     mean = by_run.mean(axis=1)
     axes.plot(mean.index, mean, color=color, linestyle=dash)
@@ -96,7 +98,7 @@ def colors_of(labels: Sequence[str]) -> dict[str, str]:
 def by_architecture(
     rows: DataFrame, groups: Groups, draw: Callable[[Axes, Groups, list[str]], None], height: float
 ) -> Figure:
-    """One plot with a row for each layer, or several of them, where groups have different layers."""
+    """Make one plot with a row for each layer, or several of them, where groups have different layers."""
     alike: dict[tuple[str, ...], Groups] = {}
     for name, index in groups.items():
         own = rows[rows["group"] == name].drop_duplicates("layer").sort_values("depth")
@@ -113,7 +115,7 @@ def by_architecture(
 
 
 def panel_grid(layers: list[list[str]]) -> tuple[Figure, list[Axes]]:
-    """Plots side by side and below each other, each with a row for each of its layers."""
+    """Make plots side by side and below each other, each with a row for each of its layers."""
     columns = min(3, len(layers))
     lines = -(-len(layers) // columns)
     figure = Figure(figsize=(WIDTH, lines * (0.8 + 0.16 * max(map(len, layers)))), layout="constrained")
@@ -132,16 +134,19 @@ def name_rows(axes: Axes, layers: list[str], named: bool = True) -> None:
 
 
 def offset(place: int, count: int) -> float:
+    """Return how far from the middle of a row one of several series is drawn."""
     return (place + 0.5) / count * 0.76 - 0.38
 
 
 def mark(axes: Axes, x: pd.Series, y: np.ndarray, index: int) -> None:
+    """Draw the large marks of a series."""
     axes.plot(
         x, y, MARKERS[index], color=GROUP_COLORS[index], markersize=5.5, markeredgecolor="white", markeredgewidth=0.7
     )
 
 
 def legend(figure: Figure, groups: Groups, published: bool = False) -> None:
+    """Name the groups, if there are several, and the published shares."""
     handles: list[Artist] = [
         mpl.lines.Line2D([], [], color=GROUP_COLORS[index], marker=MARKERS[index], linestyle=DASHES[index], label=name)
         for name, index in groups.items()

@@ -177,7 +177,7 @@ def _thin(steps: DataFrame, layers: DataFrame) -> DataFrame:
 def _architecture(
     layers: DataFrame, sections: Mapping[str, list[MixingKind]], architectures: list[dict[str, Any]]
 ) -> int:
-    """Number the architecture that has these layers, and add it if it is new."""
+    """Return the number of the architecture that has these layers, and add it if it is new."""
     architecture = {}
     for name, kinds in sections.items():
         columns = ["layer", "third", *(["channels", "shown"] if kinds[0].per_channel else [])]
@@ -269,7 +269,7 @@ def _numbers(values: pd.Series) -> list[float | None]:
 
 def _rows(frame: DataFrame) -> list[dict[str, Any]]:
     cleaned = frame.astype(object).where(frame.notna(), None)
-    return cleaned.to_dict("records")
+    return list(cleaned.to_dict("records"))
 
 
 def _pack_shares(values: np.ndarray, kind: MixingKind | None = None) -> str:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mixing_analysis import wandb_runs
+from mixing_analysis import EXPECTED, wandb_runs
 from mixing_analysis.kinds import GAMMA, read_kinds
 from mixing_analysis.values import Run, Values, frame
 from norms.base import MixingNorm
@@ -22,8 +22,6 @@ from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
 from training.callbacks.mixing import layer_labels
 from training.run import Run as RunOnDisk
-
-EXPECTED = "a run folder, a checkpoint (.ckpt, .pt, .safetensors), a W&B offline folder or wandb:ENTITY/PROJECT/RUN"
 
 AVERAGE = re.compile(r"((?:.*\.)?(?:[^.]*_)?(?:ema|swa|avg|average|averaged|shadow)(?:_[^.]*)?)\..+", re.IGNORECASE)
 """A layer below a name that says that it holds a moving average of another network."""

@@ -203,9 +203,9 @@ def summaries(
 
     Returns:
         The columns ``by``; those of :data:`DESCRIBED` (``std`` is biased, quartiles are interpolated linearly);
-        ``below`` and ``above``, the shares near the ends, see :attr:`norms.kinds.MixingKind.ends`; and ``bimodality``, see
-        :func:`bimodality`. NaNs are left out. Where only the log's summary of a layer is known, ``count`` is 0 and the
-        columns that it lacks are NaN; of several such layers, the mean and the shares are averaged with equal weights,
+        ``below`` and ``above``, the shares near the ends, see :attr:`norms.kinds.MixingKind.ends`; and ``bimodality``,
+        see :func:`bimodality`. NaNs are left out. Where only the log's summary of a layer is known, ``count`` is 0 and
+        the columns that it lacks are NaN; of several such layers, the mean and the shares are averaged with equal weights,
         and all else is NaN.
     """
     gates = table.loc[(table["kind"] == kind.name) & table["value"].notna(), [*by, "value"]]
@@ -224,7 +224,7 @@ def summaries(
 
 
 def numbered(table: DataFrame, by: Sequence[str]) -> tuple[np.ndarray, DataFrame]:
-    """Number the combinations of the columns ``by``: of each row its number, and of each number its combination.
+    """Give a number to each combination of the columns ``by``: return that of each row, and that of each number.
 
     As pandas' ``groupby(...).ngroup()`` does, in a tenth of the time.
     """
@@ -258,7 +258,8 @@ def _describe(codes: np.ndarray, values: np.ndarray, groups: int, near: tuple[fl
         lower = np.floor(place).astype(np.int64)
         upper = np.minimum(lower + 1, count - 1)
         below, above = (ordered[first + index].astype(np.float64) for index in (lower, upper))
-        return below + (place - lower) * (above - below)
+        between: np.ndarray = below + (place - lower) * (above - below)
+        return between
 
     columns = (
         *(count, mean, np.sqrt(second), quantile(0), quantile(0.25), quantile(0.5), quantile(0.75), quantile(1)),
@@ -297,7 +298,8 @@ def _sarle(count: np.ndarray, second: np.ndarray, third: np.ndarray, fourth: np.
         spread = np.where(second > 1e-12, second, np.nan)
         skewness = np.sqrt(n * (n - 1)) / (n - 2) * third / spread**1.5
         kurtosis = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (fourth / spread**2 - 3) + 6)
-        return (skewness**2 + 1) / (kurtosis + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+        sarle: np.ndarray = (skewness**2 + 1) / (kurtosis + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+    return sarle
 
 
 def histogram(table: DataFrame, kind: MixingKind, by: Sequence[str] = ("run",), bins: int = 20) -> DataFrame:
@@ -310,8 +312,8 @@ def histogram(table: DataFrame, kind: MixingKind, by: Sequence[str] = ("run",), 
         bins: How many.
 
     Returns:
-        The columns ``by``, ``left`` and ``right`` of each bin (the last holds its right end too), ``count`` and ``share`` of the
-        histogram. NaNs are left out.
+        The columns ``by``, ``left`` and ``right`` of each bin (the last holds its right end too), ``count`` and ``share``
+        of the histogram. NaNs are left out.
     """
     gates = table.loc[(table["kind"] == kind.name) & table["value"].notna(), [*by, "value"]]
     edges = np.linspace(kind.low, kind.high, bins + 1)

@@ -62,7 +62,7 @@ def read_online(source: str) -> Run:
 
     def read_table(file: str) -> list[list[Any]]:
         with tempfile.TemporaryDirectory() as folder, run.file(file).download(root=folder) as stream:
-            return json.load(stream)["data"]
+            return list(json.load(stream)["data"])
 
     return _run(source, f"{path}/{name}", config, rows, read_table)
 
@@ -103,7 +103,7 @@ def read_offline(folder: Path, source: str) -> Run:
 
     def read_table(path: str) -> list[list[Any]]:
         kept = [file.parent / "files" / path for file in files]
-        return json.loads(next(filter(Path.is_file, kept), kept[-1]).read_text())["data"]
+        return list(json.loads(next(filter(Path.is_file, kept), kept[-1]).read_text())["data"])
 
     return _run(source, f"{folder.resolve().as_posix()}/{name}", config, rows, read_table)
 
@@ -122,7 +122,7 @@ def _inspect(file: Path) -> list[dict[str, Any]]:
 def _run(source: str, name: str, config: Mapping[str, Any], rows: Iterable[Row], read_table: ReadTable) -> Run:
     kinds = read_kinds(config.get(KINDS), source)
     # The table with the last value of every channel, which the history of a finished training refers to.
-    files = {f"final/{kind.name}": kind for kind in kinds if kind.per_channel}
+    files = {f"final/{kind.log_key.partition('/{layer}')[0]}": kind for kind in kinds if kind.per_channel}
     values: dict[int, dict[str, np.ndarray]] = {}
     tables: dict[tuple[int, MixingKind], str] = {}
     for row in rows:

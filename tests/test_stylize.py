@@ -15,7 +15,8 @@ from torchvision.transforms.v2.functional import to_dtype, to_pil_image
 from data.images import load_image, to_tensor
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
-from stylizing import command as stylize
+from stylizing.command import LONGEST_SIDE, main
+from stylizing.repaint import LUMA, with_colors_of
 from training.run import Run
 
 
@@ -63,7 +64,7 @@ def files(folder):
 
 
 def call(*arguments):
-    return stylize.main([str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 def fails(capsys, *arguments):
@@ -137,7 +138,7 @@ def test_size_scales_larger_photos_down_and_no_photo_up(run, photos, tmp_path, c
 def test_photos_are_scaled_down_by_default(run, tmp_path, capsys):
     photo = save_photo(tmp_path / "long.png", 3000, 4)
     assert call(run, photo, "-o", tmp_path / "out") == 0
-    assert Image.open(tmp_path / "out" / "long.png").size == (stylize.LONGEST_SIDE, 3)
+    assert Image.open(tmp_path / "out" / "long.png").size == (LONGEST_SIDE, 3)
     assert "scaled 1 larger image down to 2048 pixels" in capsys.readouterr().out
 
 
@@ -175,10 +176,10 @@ def test_keep_colors(run, photos, tmp_path):
 @given(st.tuples(*[st.floats(0.25, 0.75)] * 3), st.floats(-0.25, 0.25))
 def test_more_brightness_keeps_colors(color, more):
     photo = torch.tensor(color)[:, None, None].expand(3, 2, 2)
-    torch.testing.assert_close(stylize.with_colors_of(photo, photo + more), photo + more)
-    luma = torch.tensor(stylize.LUMA)[:, None, None]
+    torch.testing.assert_close(with_colors_of(photo, photo + more), photo + more)
+    luma = torch.tensor(LUMA)[:, None, None]
     stylized = torch.tensor([0.5, 0.4, 0.6])[:, None, None].expand(3, 2, 2)
-    result = stylize.with_colors_of(photo, stylized)
+    result = with_colors_of(photo, stylized)
     torch.testing.assert_close((luma * result).sum(0), (luma * stylized).sum(0))
 
 
@@ -298,18 +299,19 @@ def test_results_of_the_same_name(run, photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--size", "0"], "--size: must be a whole number of at least 1, got '0'"),
-        (["--strength", "1.5"], "--strength: must be a number from 0 to 1, got '1.5'"),
-        (["--strength", "much"], "--strength: must be a number from 0 to 1, got 'much'"),
+        (["--size", "0"], "size: must be above 0, got 0"),
+        (["--size", "2.5"], "size: expected int, got '2.5'"),
+        (["--strength", "1.5"], "strength: must be at least 0 and at most 1, got 1.5"),
+        (["--strength", "nan"], "strength: must be at least 0 and at most 1, got nan"),
+        (["--strength", "much"], "strength: expected float, got 'much'"),
         (["--device", "toaster"], "--device: cannot use device 'toaster': "),
-        (["--stren", "1"], "unrecognized arguments: --stren"),
+        (["--stren", "1"], "unknown option 'stren', did you mean 'strength'?"),
     ],
 )
 def test_impossible_options(run, photos, tmp_path, capsys, option, message):
-    with pytest.raises(SystemExit) as error:
-        call(run, photos, "-o", tmp_path / "out", *option)
-    assert error.value.code == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    err = fails(capsys, run, photos, "-o", tmp_path / "out", *option)
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -203,7 +203,7 @@ class TestFit:
 
     def test_norms_are_synchronized_by_lightnings_option(self, monkeypatch):
         options = []
-        monkeypatch.setattr("training.command.Trainer", lambda **kwargs: options.append(kwargs) or Trainer(**kwargs))
+        monkeypatch.setattr("training.cli.Trainer", lambda **kwargs: options.append(kwargs) or Trainer(**kwargs))
         for value in ("false", "true"):
             assert fit("--trainer.max_steps", "1", "--trainer.sync_batchnorm", value) == 0
         assert [[type(plugin) for plugin in each["plugins"]] for each in options] == [[], [NormSync]]
@@ -350,6 +350,7 @@ class TestResume:
 
 
 MISTAKES = {
+    "--config clasifier": "unknown configuration 'clasifier', did you mean 'classifier'[?].*",
     "--config missing.yaml": "config: File does not exist: '.*missing.yaml'",
     "--config broken.yaml": "broken.yaml is not valid YAML: .* line 2.*",
     "--config text.yaml": "Unexpected config: hello",
@@ -373,7 +374,7 @@ MISTAKES = {
     "--name a/b": "name must be the name of a folder, got 'a/b'",
     "--ckpt_path last": "--ckpt_path last: no such run folder or checkpoint: runs/tiny",
     "--ckpt_path no.ckpt": "--ckpt_path no.ckpt: no such run folder or checkpoint: no.ckpt",
-    "--ckpt_path text.yaml": "text.yaml is not a checkpoint, or a damaged one",
+    "--ckpt_path text.yaml": "--ckpt_path text.yaml: text.yaml is not a readable checkpoint: .*",
     "--runs_dir text.yaml": "cannot make the run folder text.yaml/tiny/version_0: Not a directory",
     "--data.folder photos": "no such folder of images: photos",  # seen when the data is set up
 }
@@ -425,7 +426,8 @@ class TestMistakes:
         file = Path("runs/tiny/version_0/checkpoints/last.ckpt")
         file.write_bytes(file.read_bytes()[:-100])
         assert fit("--ckpt_path", "last") == 2
-        assert capsys.readouterr().err.endswith(f"error: {file} is not a checkpoint, or a damaged one\n")
+        (line,) = capsys.readouterr().err.splitlines()[-1:]
+        assert line.startswith(f"error: --ckpt_path last: {file} is not a readable checkpoint: ")
 
     def test_seen_in_the_middle_of_the_training(self, capsys):
         assert fit("--model", "stand_ins.BrokenModel", "--model.at", "data") == 2

@@ -1,303 +1,53 @@
-"""Train a model: ``python train.py {fit,validate,test,predict} --config configs/NAME.yaml``.
+"""Train a model: python train.py {fit,validate,test,predict} --config NAME.
 
-Several ``--config`` are merged from left to right, ``--print_config`` shows the result, any option can be overridden on
-the command line (``--trainer.max_steps 100``), and an environment variable such as ``PL_FIT__TRAINER__MAX_STEPS=100``
-stands for an option that is not given. ``--ckpt_path last`` goes on with the newest run of the same name.
+NAME is a configuration that comes with normlab, such as style_transfer, gan or classifier, or a YAML file of your own.
+Several --config are merged from left to right, --print_config shows the result, any option can be overridden on the
+command line (--trainer.max_steps 100), and an environment variable such as PL_FIT__TRAINER__MAX_STEPS=100 stands for an
+option that is not given. --ckpt_path last goes on with the newest run of the same name.
+
+  fit       train, in a run folder of its own below runs/
+  validate  score a trained model on held-out images
+  test      the same, as Lightning's test
+  predict   write what a trained model makes of held-out images
+
+train.py fit --help lists all options, and train.py fit --model.help CLASS those of a model.
 """
 
-import logging
-import re
 import sys
-import warnings
-from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins import LayerSync
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from safetensors.torch import save_file
-from torch import Tensor
-
-from lightning_modules.base import TrainingModule
-from norms.errors import SettingError
-from training import parser_errors
-from training.callbacks.checkpoint import RunCheckpoint
-from training.callbacks.mixing import MixingValues
-from training.callbacks.progress import RunProgress
-from training.callbacks.run_folder import RunFolder
-from training.callbacks.samples import SampleImages
-from training.callbacks.summary import print_summary
-from training.files import replacing
-from training.layer_sync import NormSync
-from training.loggers import CSVLogger
-from training.run import Run
-
-TRAINER_DEFAULTS = {
-    "max_epochs": -1,
-    "check_val_every_n_epoch": None,
-    "val_check_interval": 500,
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 10,
-    "use_distributed_sampler": False,
-    "enable_autolog_hparams": False,
-    "enable_model_summary": False,
-}
-
-LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
-
-IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|Received SIGTERM")
-LIGHTNING_LOGS = (
-    "pytorch_lightning.utilities.rank_zero",
-    "lightning_fabric.utilities.rank_zero",
-    "pytorch_lightning.trainer.connectors.signal_connector",
-)
-
-IRRELEVANT_WARNINGS = (
-    ".*does not have many workers",  # small images need few
-    ".*isinstance.treespec, LeafSpec",  # between Lightning and torch
-    "(?s).*JsonargparseDeprecationWarning",
-    "(?s).*add_instantiator",  # its successor is younger than the oldest jsonargparse that is supported
-)
+import normlab
+from training.doors import end_in_one_line
 
 
-class TrainCLI(LightningCLI):
-    """Lightning's command line with run folders, loggers and callbacks of its own, and errors of one line.
-
-    Args:
-        args: The command line, without the program.
-
-    Raises:
-        SettingError: If the user made a mistake.
-    """
-
-    def __init__(self, args: Sequence[str]) -> None:
-        self._loggers: list[Logger] = []
-        self._constructor_error: Exception | None = None
-        self._resumed: Run | None = None
-        super().__init__(
-            TrainingModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=0,
-            parser_kwargs={
-                "description": __doc__,
-                "allow_abbrev": False,
-                "default_env": True,
-                "exit_on_error": False,
-                **{name: {"allow_abbrev": False} for name in self.subcommands()},
-            },
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=list(args),
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what this project has besides Lightning's options."""
-        parser.add_argument("--name", type=str, default="run", help="Name of the run, a folder in runs_dir.")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(MixingValues, "mixing")
-        parser.add_lightning_class_args(SampleImages, "samples")
-        parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line; what it gives to an option that follows from another is refused, not dropped."""
-        try:
-            self.config = parser.parse_args(args)
-            given = parser.parse_args(args, defaults=False)
-        except ArgumentError as error:
-            options = [action.dest for p in self._subcommand_parsers.values() for action in p._actions]
-            raise SettingError(parser_errors.shorten(str(error), args, options)) from error
-        if given.get(f"{given.subcommand}.{LINK_TARGET}") is not None:
-            raise SettingError(f"{LINK_TARGET} follows from {LINK_SOURCE}: remove it")
-
-    def _parse_ckpt_path(self) -> None:
-        # Lightning would let the checkpoint's hyperparameters replace the configured ones, without a word. The module
-        # refuses a checkpoint of other hyperparameters when it is loaded.
-        pass
-
-    def before_instantiate_classes(self) -> None:
-        """Refuse what the configuration alone shows to be wrong, and find the checkpoint."""
-        config = self._options
-        if Path(config.name).name != config.name or config.name in ("", ".."):
-            raise SettingError(f"name must be the name of a folder, got {config.name!r}")
-        if self.subcommand == "fit":
-            _check_trainer(config.trainer)
-        elif not config.ckpt_path:
-            raise SettingError(
-                f"{self.subcommand} needs a trained model: give --ckpt_path with a run folder, a checkpoint or 'last'"
-            )
-        config.weights_only = True
-        if config.ckpt_path:
-            self._resumed = self._find_run()
-            config.ckpt_path = str(self._resumed.checkpoint)
-
-    def _find_run(self) -> Run:
-        config = self._options
-        last = config.ckpt_path == "last"
-        try:
-            run = Run.find(Path(config.runs_dir, config.name) if last else config.ckpt_path)
-            _ = run.module_name  # which reads the checkpoint
-        except SettingError as error:
-            raise SettingError(f"--ckpt_path {config.ckpt_path}: {error}") from error
-        return run
-
-    @property
-    def _options(self) -> Any:
-        return self.config[str(self.subcommand)]
-
-    def instantiate_classes(self) -> None:
-        """Build model, data and trainer; a ValueError of theirs says that a configured value is wrong."""
-        for base in (TrainingModule, LightningDataModule):
-            self.parser.add_instantiator(self._build, base)
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            cause = self._constructor_error or error
-            if isinstance(cause, ValueError):
-                raise SettingError(str(cause)) from cause
-            raise cause from None
-
-    def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return class_type(*args, **kwargs)
-        except Exception as error:
-            self._constructor_error = error  # which jsonargparse would bury in a ValueError of its own
-            raise
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer; loggers wait for the run's folder."""
-        config = {**self._get(self.config_init, "trainer"), **kwargs}
-        self._loggers, callbacks, plugins = (
-            value if isinstance(value, list) else [value] if value not in (None, True) else []
-            for value in (config["logger"], config["callbacks"], config["plugins"])
-        )
-        # Lightning's own knows no norms but torch's. It refuses the option beside a plugin, which is right here too.
-        if config["sync_batchnorm"] and not any(isinstance(plugin, LayerSync) for plugin in plugins):
-            config["sync_batchnorm"], plugins = False, [*plugins, NormSync()]
-        callbacks = [*callbacks, *self._callbacks()]
-        return Trainer(**{**config, "logger": False, "callbacks": callbacks, "plugins": plugins})
-
-    def _callbacks(self) -> list[Callback]:
-        trainer, callbacks = self._options.trainer, list[Callback]()
-        if self.subcommand != "fit":
-            return callbacks
-        if not trainer.fast_dev_run:
-            skip_nulls = False  # by position, since jsonargparse has renamed the parameter
-            resolved = self._parser(self.subcommand).dump(self._options, "yaml", skip_nulls)
-            callbacks += [RunFolder(resolved), *(self._get(self.config_init, key) for key in ("mixing", "samples"))]
-            if trainer.enable_checkpointing is not False:
-                callbacks.append(self._get(self.config_init, "checkpoint"))
-        if trainer.enable_progress_bar is not False:
-            callbacks.append(RunProgress())
-        return callbacks
-
-    def fit(self, **kwargs: Any) -> None:
-        """Train in a run folder, and say in the end what is there."""
-        if self._options.trainer.fast_dev_run:
-            self.trainer.fit(**kwargs)
-            return
-        with self._run() as run, self._get(self.config_init, "checkpoint").ctrl_c_saves():
-            self.trainer.loggers = [CSVLogger(run.folder), *self._loggers]
-            try:
-                self.trainer.fit(**kwargs)
-            except SystemExit as error:
-                print_summary(self.trainer, run, interrupted=True)
-                if isinstance(error.__context__, KeyboardInterrupt):
-                    raise SystemExit(130) from error  # for which Lightning exits with 1
-                raise
-            print_summary(self.trainer, run)
-
-    def predict(self, **kwargs: Any) -> None:
-        """Predict on the data's held-out images, and write what comes out into the run's folder."""
-        assert self._resumed is not None
-        file = self._resumed.predictions
-        predictions = torch.cat([part for part in self.trainer.predict(**kwargs) or [] if isinstance(part, Tensor)])
-        if self.trainer.is_global_zero:
-            with replacing(file) as partial:
-                save_file({"predictions": predictions.contiguous()}, partial)
-            print(f"wrote {file}: predictions, shape {tuple(predictions.shape)}")
-
-    @contextmanager
-    def _run(self) -> Iterator[Run]:
-        parent = Path(self._options.runs_dir, self._options.name)
-        if self._resumed is not None and self._resumed.has_folder:
-            yield self._resumed
-        elif not self.trainer.is_global_zero:
-            yield Run(parent / "version_0")  # a placeholder: Lightning tells all processes the folder of the first
-        else:
-            missing = [path for path in (parent, *parent.parents) if not path.exists()]
-            run = Run.new(parent)
-            try:
-                yield run
-            finally:
-                # Empty folders are those of a training that did not begin.
-                for path in (run.folder, *missing):
-                    with suppress(OSError):
-                        path.rmdir()
-
-
-def _check_trainer(trainer: Any) -> None:
-    if trainer.max_epochs != -1:
-        raise SettingError(
-            f"trainer.max_epochs is {trainer.max_epochs}, but data streams without epochs: use trainer.max_steps"
-        )
-    if trainer.max_steps < 1 and not trainer.fast_dev_run:
-        raise SettingError(f"trainer.max_steps must be at least 1, got {trainer.max_steps}")
-    if trainer.logger is False:
-        raise SettingError(
-            "trainer.logger: false is not possible, a run always has its metrics.csv; "
-            "the environment variable WANDB_MODE=disabled leaves out W&B"
-        )
-
-
-@contextmanager
-def _relevant_messages() -> Iterator[None]:
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    for name in LIGHTNING_LOGS:
-        logging.getLogger(name).addFilter(_is_relevant)
-    with warnings.catch_warnings():
-        for pattern in IRRELEVANT_WARNINGS:
-            warnings.filterwarnings("ignore", pattern)
-        warnings.showwarning = show
-        yield
-
-
-def _is_relevant(record: logging.LogRecord) -> bool:
-    return not IRRELEVANT_LOGS.search(record.getMessage())
-
-
-def main(args: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        args: Arguments, by default those of the process.
+        arguments: The command line without the program, by default that of the process.
 
     Returns:
         The exit status: 0, 2 for a mistake of the user, which is told in one line, or 128 plus the number of the signal
         that ended a training.
     """
-    with _relevant_messages():
-        try:
-            TrainCLI(sys.argv[1:] if args is None else args)
-        except (SettingError, MisconfigurationException) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
-        except SystemExit as error:
-            if not isinstance(error.code, int):
-                raise
-            return error.code
-    return 0
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Here, since Lightning takes seconds to import.
+    if arguments in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
+    if arguments == ["--version"]:
+        print(Path(sys.argv[0]).name, normlab.__version__)
+        return 0
+    try:
+        return end_in_one_line(lambda: _train(arguments))
+    except SystemExit as error:
+        if not isinstance(error.code, int):
+            raise
+        return error.code
+
+
+def _train(arguments: Sequence[str]) -> None:
+    from training.cli import train
+
+    train(arguments)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning.loggers
-from pytorch_lightning.loggers.logger import rank_zero_experiment
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from training.files import replacing
@@ -129,11 +129,11 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         self, run_dir: str | Path, project: str = "normlab", init_timeout: float = 20, finish_timeout: float = 30
     ) -> None:
         run = Run(run_dir)
-        super().__init__(
-            name=run.name,
-            save_dir=os.environ.get("WANDB_DIR", run_dir),
-            project=os.environ.get("WANDB_PROJECT", project),
-        )
+        project = os.environ.get("WANDB_PROJECT", project)
+        super().__init__(name=run.name, save_dir=os.environ.get("WANDB_DIR", run_dir), project=project)
+        self._settings: dict[str, Any] = {"project": project, "name": run.name, "dir": self.save_dir}
+        self._run: wandb.Run | None = None
+        self._run_id: str | None = None
         self._id_file = run.wandb_id
         self._timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
         self.sync_command: str | None = None
@@ -143,9 +143,14 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run, started on first use; one that does nothing if W&B has failed."""
-        if self._experiment is None:
-            self._experiment = self._start()
-        return self._experiment
+        if self._run is None:
+            self._run = self._start()
+        return self._run
+
+    @property
+    def version(self) -> str | None:
+        """The id of the W&B run, once there is one."""
+        return self._run_id
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -170,10 +175,10 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """End the W&B run and wait for its uploads, at most ``finish_timeout`` seconds."""
-        if self._experiment is not None:
-            run = self._experiment
+        if self._run is not None:
+            run = self._run
             self._attempt(lambda: run.finish(exit_code=0 if status == "success" else 1))
-            self._experiment = None
+            self._run = None
 
     def _start(self) -> "wandb.Run":
         import wandb
@@ -211,9 +216,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
             key: value for key, value in self._timeouts.items() if f"WANDB_{key.upper()}" not in os.environ
         }
         run = wandb.init(
-            project=self._project,
-            name=self._name,
-            dir=self._save_dir,
+            **self._settings,
             id=self._id_file.read_text().strip() if self._id_file.is_file() else None,
             mode=mode,
             resume="allow",
@@ -222,7 +225,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         )
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        self._id = run.id
+        self._run_id = run.id
         if not run.disabled:
             with replacing(self._id_file) as partial:
                 partial.write_text(f"{run.id}\n")
@@ -236,14 +239,14 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         try:
             action()
         except Exception as error:
-            self._experiment = self._without_wandb(error)
+            self._run = self._without_wandb(error)
 
     def _without_wandb(self, error: Exception) -> "wandb.Run":
         import wandb
 
         place = ""
-        if self._experiment is not None and not self._experiment.disabled:
-            folder = _from_here(Path(self._experiment.dir).parent)
+        if self._run is not None and not self._run.disabled:
+            folder = _from_here(Path(self._run.dir).parent)
             if self.sync_command is None:
                 self.sync_command = f"wandb sync --include-online {shlex.quote(folder)}"
             place = f" What W&B has recorded is in {folder}; upload it with: {self.sync_command}"

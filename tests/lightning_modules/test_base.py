@@ -33,7 +33,7 @@ def test_noise_leaves_the_global_generator_alone():
 
 def test_adam_takes_integer_betas_gives_rho_its_rate_and_keeps_it_in_range():
     module = TinyModel()
-    optimizer = module.adam(module, 0.1, betas=(0, 0.9), rho_lr_multiplier=20)
+    optimizer = module.adam(module, 0.1, betas=(0, 0.9), lr_multipliers={"rho": 20})
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates == {"weights": 0.1, "affine": 0.1, "rho": 2.0, "switch": 0.1}
     module.loss(torch.rand(2, 3, 8, 8)).backward()

@@ -14,7 +14,7 @@ from mixing_analysis.comparisons import correlations, differences
 from mixing_analysis.values import Run, combine, frame
 from norms.kinds import RHO
 
-RHO = ["rho_histogram", "rho_layers", "rho_channels", "rho_gamma", "rho_training"]
+OF_RHO = ["rho_histogram", "rho_layers", "rho_channels", "rho_gamma", "rho_training"]
 SWITCH = ["switch_layers", "switch_training"]
 
 
@@ -39,8 +39,8 @@ def marks(axes):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, RHO + SWITCH),
-        ({"switches": 0}, RHO),
+        ({}, OF_RHO + SWITCH),
+        ({"switches": 0}, OF_RHO),
         ({"layers": 0}, SWITCH),
         ({"gamma": False, "steps": (0,)}, ["rho_histogram", "rho_layers", "rho_channels", "switch_layers"]),
     ],
@@ -62,7 +62,7 @@ def test_what_is_known_is_drawn(options, expected, tmp_path):
 def test_equal_values_make_equal_files(tmp_path):
     runs = two_groups(seeds=2)
     first, second = (figures.write(combine(runs), runs, tmp_path / name) for name in "ab")
-    assert len(first) == 2 * len(RHO + SWITCH + ["differences"])
+    assert len(first) == 2 * len(OF_RHO + SWITCH + ["differences"])
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
 

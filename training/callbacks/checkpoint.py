@@ -12,7 +12,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from norms.errors import SettingError
+from norms.errors import check_range
+from training.lightning_private import number_log_rows_by_steps, validation_is_due
 from training.run import Run
 
 
@@ -29,8 +30,7 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_train_steps: int = 500, keep_all: bool = False) -> None:
-        if every_n_train_steps < 1:
-            raise SettingError(f"checkpoint.every_n_train_steps must be at least 1, got {every_n_train_steps}")
+        check_range("checkpoint.every_n_train_steps", every_n_train_steps, at_least=1)
         self.every_n_train_steps = every_n_train_steps
         self.keep_all = keep_all
         self._saved_step: int | None = None
@@ -49,15 +49,15 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Number the rows of the log by optimizer steps; Lightning's own count can be one off in a resumed run."""
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        number_log_rows_by_steps(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, but not before a validation that is due: a resumed run would go on without it."""
-        step, loop = trainer.global_step, trainer.fit_loop
+        step = trainer.global_step
         self._due = step != self._saved_step and (step % self.every_n_train_steps == 0 or step == trainer.max_steps)
-        if loop._data_fetcher is None or not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        if not validation_is_due(trainer):
             self._finish_step(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,5 +1,6 @@
 """Logging what the mixing layers learn while they learn it."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -9,37 +10,40 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
 
-from norms.errors import SettingError
+from norms.errors import check_range
+from norms.kinds import MixingKind
 from norms.mixing import LayerReport, mixing_layers, report
 from training.files import replacing
 from training.run import Run
 
-HISTOGRAM_EDGES = np.linspace(0, 1, 33)
+BINS = 32
+"""Of a histogram over the range of a kind."""
 
 Values = dict[str, LayerReport]
 
 
 class MixingValues(Callback):
-    """Log rho and the switch weights of every mixing layer, at the start, every few steps and at the end.
+    """Log what every mixing layer has learned, at the start, every few steps and at the end.
 
-    A step is an optimizer step, and values logged at step s are those after s of them. Per layer, all loggers get
+    A step is an optimizer step, and values logged at step s are those after s of them. All loggers get the
+    :meth:`~norms.kinds.MixingKind.summary` of each kind of value in each layer, such as
 
     - ``rho/<layer>/mean``, ``min``, ``max``, ``std``, ``share_below_0.1`` and ``share_above_0.9`` over the channels;
     - ``switch/<layer>/mean/<statistic>`` and ``switch/<layer>/var/<statistic>``, the softmaxed weights;
 
     where a layer's name begins with its depth, so that names sort by depth. Weights & Biases also gets a histogram of
-    rho with the same bins at every step, and at the end one table of all values. The exact value of every channel is
-    kept in the run folder, in ``mixing/step_0000500.npz``, under ``<layer>/rho``, ``<layer>/mean_weight`` and
-    ``<layer>/var_weight``.
+    each kind that has a value per channel, with the same bins at every step, and at the end tables of all values. The
+    exact values are kept in the run folder, in ``mixing/step_0000500.npz``, under keys such as ``<layer>/rho`` and
+    ``<layer>/mean_weight``, and the kinds' descriptions beside them in ``mixing/kinds.json``.
 
     Args:
         every_n_steps: Steps between two logs.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise SettingError(f"mixing.every_n_steps must be at least 1, got {every_n_steps}")
+        check_range("mixing.every_n_steps", every_n_steps, at_least=1)
         self.every_n_steps = every_n_steps
         self._run = Run("")
         self._logged_step: int | None = None
@@ -84,7 +88,18 @@ class MixingValues(Callback):
         }
         with replacing(self._run.mixing_values(step)) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
+        if self._logged_step is None:
+            self._describe(trainer, values)
         self._logged_step = step
+
+    def _describe(self, trainer: Trainer, values: Values) -> None:
+        """Keep beside the values of what kinds they are."""
+        described = [kind.to_dict() for kind in dict.fromkeys(kind for _, kind, _ in _kinds(values))]
+        with replacing(self._run.mixing_kinds) as partial:
+            partial.write_text(json.dumps(described, indent=1) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams({"mixing_kinds": described})
 
 
 def read_values(model: torch.nn.Module) -> Values:
@@ -117,43 +132,39 @@ def layer_labels(names: Sequence[str]) -> list[str]:
     return [f"{depth:0{digits}d}.{'.'.join(name.split('.')[shared:])}" for depth, name in enumerate(names)]
 
 
-def _scalars(values: Values) -> Iterator[tuple[str, float]]:
+def _kinds(values: Values) -> Iterator[tuple[str, MixingKind, Tensor]]:
     for layer, read in values.items():
-        for kind, numbers in read.summary.items():
-            prefix = f"rho/{layer}" if kind == "rho" else f"switch/{layer}/{_moment(kind)}"
-            yield from ((f"{prefix}/{name}", number) for name, number in numbers.items())
+        yield from ((layer, kind, read.values[kind.name]) for kind in read.kinds)
+
+
+def _scalars(values: Values) -> Iterator[tuple[str, float]]:
+    for layer, kind, value in _kinds(values):
+        key = kind.log_key.replace("{layer}", layer)
+        yield from ((f"{key}/{name}", number) for name, number in kind.summary(value).items())
 
 
 def _histograms(values: Values) -> dict[str, Any]:
     import wandb
 
-    return {
-        f"rho/{layer}/histogram": wandb.Histogram(
-            np_histogram=np.histogram(read.values["rho"].numpy(), HISTOGRAM_EDGES)
-        )
-        for layer, read in values.items()
-        if "rho" in read.values
-    }
+    histograms = {}
+    for layer, kind, value in _kinds(values):
+        if kind.per_channel:
+            counts = np.histogram(value.numpy(), np.linspace(kind.low, kind.high, BINS + 1))
+            histograms[f"{kind.log_key.replace('{layer}', layer)}/histogram"] = wandb.Histogram(np_histogram=counts)
+    return histograms
 
 
 def _tables(values: Values) -> dict[str, Any]:
+    """One table for each beginning of a key, so that kinds which differ behind the layer share one."""
     import wandb
 
-    rho: list[list[Any]] = []
-    switch: list[list[Any]] = []
-    for layer, read in values.items():
-        for kind, numbers in read.summary.items():
-            if kind == "rho":
-                rho += [[layer, channel, v] for channel, v in enumerate(read.values[kind].tolist())]
-            else:
-                switch += [[layer, f"{_moment(kind)}/{name}", number] for name, number in numbers.items()]
-    tables = {}
-    if rho:
-        tables["final/rho"] = wandb.Table(columns=["layer", "channel", "rho"], data=rho)
-    if switch:
-        tables["final/switch"] = wandb.Table(columns=["layer", "statistic", "weight"], data=switch)
-    return tables
-
-
-def _moment(kind: str) -> str:
-    return kind.removesuffix("_weight")
+    columns: dict[str, list[str]] = {}
+    rows: dict[str, list[list[Any]]] = {}
+    for layer, kind, value in _kinds(values):
+        beginning, _, end = kind.log_key.partition("/{layer}")
+        names = range(len(value)) if kind.per_channel else [f"{end}/{label}".strip("/") for label in kind.labels]
+        columns[beginning] = ["layer", "channel", kind.name] if kind.per_channel else ["layer", "statistic", "weight"]
+        rows.setdefault(beginning, []).extend(
+            [layer, name, number] for name, number in zip(names, value.tolist(), strict=True)
+        )
+    return {f"final/{key}": wandb.Table(columns=columns[key], data=data) for key, data in rows.items()}

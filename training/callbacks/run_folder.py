@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import yaml
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from training.files import replacing
 from training.loggers import CSVLogger, WandbLogger

@@ -8,7 +8,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torchvision.transforms.functional import to_pil_image
 
 from lightning_modules.base import TrainingModule
-from norms.errors import SettingError
+from norms.errors import check_range
 from training.files import replacing
 from training.run import Run
 
@@ -24,8 +24,7 @@ class SampleImages(Callback):
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
-        if every_n_steps < 1:
-            raise SettingError(f"samples.every_n_steps must be at least 1, got {every_n_steps}")
+        check_range("samples.every_n_steps", every_n_steps, at_least=1)
         self.every_n_steps = every_n_steps
         self._run = Run("")
 

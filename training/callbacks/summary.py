@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_modules.base import TrainingModule
+from normlab import as_installed
 from training.loggers import WandbLogger
 from training.run import Run
 
@@ -64,4 +65,4 @@ def _commands(trainer: Trainer, run: Run, interrupted: bool) -> list[str]:
     if last.is_file() and isinstance(trainer.lightning_module, TrainingModule):
         commands.append(trainer.lightning_module.next_command(run.folder))
     commands += [logger.sync_command for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-    return [command for command in commands if command is not None]
+    return [as_installed(command) for command in commands if command is not None]

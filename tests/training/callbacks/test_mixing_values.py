@@ -59,7 +59,7 @@ def test_logs_at_the_start_every_few_steps_and_at_the_end_once(tmp_path, every, 
     fit(tmp_path, [MixingValues(every)], loggers=[recorder], max_steps=max_steps)
     assert [step for step, _ in recorder.mixing] == steps
     assert all(metrics.keys() == RHO | SWITCH for _, metrics in recorder.mixing)
-    assert sorted(path.name for path in tmp_path.glob("mixing/*")) == [f"step_{step:07d}.npz" for step in steps]
+    assert sorted(path.name for path in tmp_path.glob("mixing/*.npz")) == [f"step_{step:07d}.npz" for step in steps]
 
 
 def test_rows_of_the_log_come_in_the_order_of_steps(tmp_path):

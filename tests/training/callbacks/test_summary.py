@@ -49,7 +49,7 @@ def test_an_interrupted_run_is_told_how_to_go_on(run, capsys):
 
 def test_without_a_checkpoint_there_is_nothing_to_go_on_with(tmp_path, capsys):
     trainer = fit(tmp_path, [], max_steps=1)
-    print_summary(trainer, tmp_path, interrupted=True)
+    print_summary(trainer, Run(tmp_path), interrupted=True)
     out = capsys.readouterr().out
     assert "next:" not in out
     assert "metrics.csv" in out

@@ -1,12 +1,13 @@
 """How a command ends: its exit status, and what it says on stderr."""
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 
 import pytest
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from norms.errors import SettingError
-from training.parser_errors import positive, run_command
+from training.doors import command_parser, run_command
 
 
 def command(run, arguments=("word",)):
@@ -69,13 +70,35 @@ def test_other_exits_are_left_alone(arguments, status, capsys):
     assert "interrupted" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "number"), [("1", 1), ("064", 64), ("12345678901", 12345678901)])
-def test_a_positive_number(text, number):
-    assert positive(text) == number
+def thin_parser():
+    parser = command_parser("Does nothing.")
+    parser.add_argument("run", type=str)
+    parser.add_argument("--keep-colors", action="store_true")
+    parser.add_argument("-n", "--number", type=PositiveInt, default=1)
+    parser.add_argument("--share", type=ClosedUnitInterval | None)
+    return parser
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "+1", "1.0", "1e3", "x", "", " 1", "\u00b2"])
-def test_what_is_no_positive_number(text):
-    with pytest.raises(ArgumentTypeError) as error:
-        positive(text)
-    assert str(error.value) == f"must be a whole number of at least 1, got {text!r}"
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "no run given: see --help"),
+        ("a b", "unknown option 'b'"),
+        ("a --keep-colour", "unknown option 'keep-colour', did you mean 'keep-colors'?"),
+        ("a --keep", "unknown option 'keep', did you mean 'keep-colors'?"),
+        ("a -n 0", "number: must be above 0, got 0"),
+        ("a -n 2.5", "number: expected int, got '2.5'"),
+        ("a --share 2", "share: must be at least 0 and at most 1, got 2"),
+        ("a --share=", "share: expected float, got ''"),
+        ("a -n", "argument -n/--number: expected one argument"),
+    ],
+)
+def test_a_command_line_that_cannot_be_parsed_is_told_in_one_line(arguments, message, capsys):
+    assert run_command(thin_parser(), raising(AssertionError("not parsed")), arguments.split()) == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+def test_options_have_their_types():
+    given = []
+    assert run_command(thin_parser(), given.append, ["a", "--keep-colors", "-n", "3", "--share", "1"]) == 0
+    assert (given[0].run, given[0].keep_colors, given[0].number, given[0].share) == ("a", True, 3, 1.0)

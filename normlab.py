@@ -1,0 +1,71 @@
+"""The version and the commands of normlab, and a look at whether its packages are its own."""
+
+import re
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+PACKAGES = ("norms", "data", "lightning_modules", "training", "stylizing", "sampling", "mixing_analysis")
+
+ROOT = Path(__file__).resolve().parent
+
+
+def train() -> int:
+    """Train a model: the command ``normlab-train``."""
+    from training.command import main
+
+    return main()
+
+
+def stylize() -> int:
+    """Repaint photos: the command ``normlab-stylize``."""
+    from stylizing.command import main
+
+    return main()
+
+
+def sample() -> int:
+    """Draw images from a GAN: the command ``normlab-sample``."""
+    from sampling.command import main
+
+    return main()
+
+
+def analyze() -> int:
+    """See what norms have learned: the command ``normlab-analyze``."""
+    from mixing_analysis.command import main
+
+    return main()
+
+
+def as_installed(command: str) -> str:
+    """Rewrite a command such as ``python train.py fit`` for those who have no ``train.py``, but ``normlab-train``."""
+    return command if (ROOT / "train.py").is_file() else re.sub(r"^python (\w+)\.py\b", r"normlab-\1", command)
+
+
+def check_packages() -> None:
+    """Refuse to go on if somebody else's module is found under the name of one of normlab's packages.
+
+    Raises:
+        ImportError: If there is such a module, with its file.
+    """
+    for name in PACKAGES:
+        own = ROOT / name
+        # Without a folder of our own, the package is one that is installed by itself, as norms can be.
+        if own.is_dir() and (found := _found(name)) != own:
+            raise ImportError(f"{found} hides {own} of normlab: rename it, or work in another folder")
+
+
+def _found(name: str) -> Path:
+    """Return the folder of the package that ``name`` means, or the file of the module."""
+    module = sys.modules.get(name)
+    spec = module.__spec__ if module else PathFinder.find_spec(name)
+    if spec is None:  # an editable installation has a finder of its own
+        return ROOT / name
+    places = [*(spec.submodule_search_locations or ()), spec.origin]
+    return Path(str(places[0])).resolve()
+
+
+check_packages()

@@ -1,0 +1,88 @@
+"""How the commands are entered and left: a parser for each, and one line on stderr for what ends it early.
+
+Nothing here imports torch before a command runs, so that ``--help`` is quick.
+"""
+
+import argparse
+import re
+import sys
+from argparse import ArgumentError, Namespace
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+import normlab
+from training import parser_errors
+
+
+def command_parser(description: str, epilog: str | None = None) -> ArgumentParser:
+    """Make the parser of a command, which knows ``--help`` and ``--version`` and takes no abbreviations.
+
+    Args:
+        description: What the command does.
+        epilog: What its help says at the end.
+    """
+    return ArgumentParser(
+        description=description,
+        epilog=epilog,
+        version=normlab.__version__,
+        formatter_class=argparse.HelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+
+
+def run_command(
+    parser: argparse.ArgumentParser, run: Callable[[Any], None], arguments: Sequence[str] | None = None
+) -> int:
+    """Parse a command line and run the command; a mistake of the user and Ctrl-C end it with one line on stderr.
+
+    Args:
+        parser: What the command line is parsed with.
+        run: The command, called with the parsed options.
+        arguments: The command line without the program, or None for that of the process.
+
+    Returns:
+        The exit status: 0, 2 after a ``SettingError`` or a command line that cannot be parsed, or 130 after Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    return end_in_one_line(lambda: run(_parse(parser, arguments)))
+
+
+def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> int:
+    """Run ``action``; a mistake of the user and Ctrl-C end it with one line on stderr, and a bug with its traceback.
+
+    Args:
+        action: What to run.
+        mistakes: Which errors tell of a mistake, besides ``SettingError``.
+
+    Returns:
+        The exit status: 0, 2 after a mistake, or 130 after Ctrl-C.
+    """
+    try:
+        action()
+    except (KeyboardInterrupt, SystemExit) as error:
+        # A trainer of Lightning makes an exit of Ctrl-C, with a status that could mean anything.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from norms.errors import SettingError
+
+        if not isinstance(error, (SettingError, *mistakes)):
+            raise
+        print("error:", *(line.strip() for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        from norms.errors import SettingError
+
+        options = [option.removeprefix("--") for option in re.findall(r"--[\w-]+", parser.format_help())]
+        raise SettingError(parser_errors.shorten(str(error), arguments, options)) from error

@@ -1,0 +1,52 @@
+"""The configurations that come with normlab, called by their bare names."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from norms.errors import unknown
+
+HERE = Path(__file__).resolve().parent
+
+FOLDERS = (HERE / "configs", HERE.parent / "configs")
+"""Where they are when normlab is installed, and in a clone."""
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Find the configurations that come with normlab, by name."""
+    return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.yaml"))}
+
+
+def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
+    """Put the file of a configuration in the place of its bare name, as in ``--config gan``.
+
+    A file of the user's with that name comes first.
+
+    Args:
+        arguments: A command line.
+
+    Raises:
+        SettingError: If there is no such file, and no such name.
+    """
+    return list(_replaced(arguments))
+
+
+def _replaced(arguments: Sequence[str]) -> Iterator[str]:
+    is_config = False
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if is_config:
+            yield _file(argument)
+        elif option in ("--config", "-c") and equals:
+            yield f"{option}={_file(value)}"
+        else:
+            yield argument
+        is_config = not is_config and argument in ("--config", "-c")
+
+
+def _file(name: str) -> str:
+    if not name.replace("_", "").isalnum() or Path(name).exists():
+        return name
+    known = shipped_configs()
+    if name not in known:
+        raise unknown("configuration", name, known)
+    return str(known[name])
