@@ -205,8 +205,8 @@ def summaries(
         The columns ``by``; those of :data:`DESCRIBED` (``std`` is biased, quartiles are interpolated linearly);
         ``below`` and ``above``, the shares near the ends, see :attr:`norms.kinds.MixingKind.ends`; and ``bimodality``,
         see :func:`bimodality`. NaNs are left out. Where only the log's summary of a layer is known, ``count`` is 0 and
-        the columns that it lacks are NaN; of several such layers, the mean and the shares are averaged with equal weights,
-        and all else is NaN.
+        the columns that it lacks are NaN; of several such layers, the mean and the shares are averaged with equal
+        weights, and all else is NaN.
     """
     gates = table.loc[(table["kind"] == kind.name) & table["value"].notna(), [*by, "value"]]
     codes, keys = numbered(gates, by)
@@ -312,8 +312,8 @@ def histogram(table: DataFrame, kind: MixingKind, by: Sequence[str] = ("run",), 
         bins: How many.
 
     Returns:
-        The columns ``by``, ``left`` and ``right`` of each bin (the last holds its right end too), ``count`` and ``share``
-        of the histogram. NaNs are left out.
+        The columns ``by``, ``left`` and ``right`` of each bin (the last holds its right end too), ``count`` and
+        ``share`` of the histogram. NaNs are left out.
     """
     gates = table.loc[(table["kind"] == kind.name) & table["value"].notna(), [*by, "value"]]
     edges = np.linspace(kind.low, kind.high, bins + 1)
