@@ -1,1 +1,4 @@
-"""Reading what rho and the switch weights of trained networks became."""
+"""Reading what the mixing values of trained networks became."""
+
+EXPECTED = "a run folder, a checkpoint (.ckpt, .pt, .safetensors), a W&B offline folder or wandb:ENTITY/PROJECT/RUN"
+"""What can be read."""

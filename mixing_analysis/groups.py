@@ -75,7 +75,7 @@ def _describe(layer: str, gates: int | None) -> str:
 
 
 def _by_settings(runs: Sequence[Run], groups: Mapping[str, str]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """The groups of all runs, by their names; and notes of those that are alone because they repeat another."""
+    """Find the group of each run, by its name, and write notes of those that are alone as they repeat another."""
     alike: dict[Hashable, list[Run]] = {}
     notes: dict[str, tuple[str, ...]] = {}
     for run in runs:

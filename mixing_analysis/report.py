@@ -1,10 +1,7 @@
 """The report: one page that shows the learned mixing values, and needs nothing but a browser."""
 
 import base64
-import json
-import re
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +9,12 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from mixing_analysis.figures import BINS, PUBLISHED
-from mixing_analysis.values import Run, at_last_step, correlations, histogram, summaries, with_thirds
-from norms.kinds import STATISTICS
+from mixing_analysis.comparisons import correlations
+from mixing_analysis.figures import BINS
+from mixing_analysis.kinds import ENDS, GAMMA, LOGGED, PUBLISHED, families, word
+from mixing_analysis.rendering import render
+from mixing_analysis.values import Run, at_last_step, histogram, kinds_of, summaries, with_thirds
+from norms.kinds import MixingKind
 from training.files import replacing
 
 MOST_CELLS = 100_000
@@ -22,19 +22,16 @@ MOST_CELLS = 100_000
 base64; of more steps some are left out."""
 
 MOST_CHANNELS = 600_000
-"""How many single rhos a page holds: of all its steps if they are no more, else of the last steps."""
+"""How many single gates a page holds of a kind: of all its steps if they are no more, else of the last steps."""
 
 MOST_PAIRS = 20_000
-"""How many pairs of rho and gamma a page holds."""
+"""How many pairs of a gate and gamma a page holds of a kind."""
 
 LARGEST = 65_534
 """What the share 1 is written as, in 16 bits. The next number stands for an unknown share."""
 
-SUMMARY = {"mean": "mean", "below": "share_below_0.1", "above": "share_above_0.9", "lower": "q25", "upper": "q75"}
-"""What a page says of a layer's rho, by the names that :func:`mixing_analysis.values.summaries` has for it."""
-
-PARTS = ("html", "css", "js")
-"""The files that a page is made of, beside its values."""
+SUMMARY = {"mean": "mean", "below": "below", "above": "above", "lower": "q25", "upper": "q75"}
+"""What a page says of a layer's gates, by the names that :func:`mixing_analysis.values.summaries` has for it."""
 
 CELL = ["run", "step", "layer"]
 
@@ -58,11 +55,7 @@ def write(
     Returns:
         ``path``.
     """
-    files = {part: resources.files("mixing_analysis").joinpath(f"report.{part}").read_text("utf-8") for part in PARTS}
-    text = json.dumps(contents(table, runs, snapped, notes), allow_nan=False, separators=(",", ":"))
-    # Names come from folders and checkpoints: none may end the script element that the values are in.
-    contained = {"css": files["css"], "js": files["js"], "data": text.replace("<", "\\u003c")}
-    page = re.sub(r"{{(\w+)}}", lambda match: contained[match[1]], files["html"])
+    page = render(contents(table, runs, snapped, notes), kinds_of(runs))
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
@@ -86,56 +79,85 @@ def contents(
     Returns:
         What can be written as JSON.
     """
-    mixing = table[table["kind"] != "gamma"]
+    mixing = table[table["kind"] != GAMMA]
+    kinds = kinds_of(runs)
+    sections = {kind.name: [kind] for kind in kinds if kind.per_channel} | families(kinds)
     steps = mixing[["run", "step"]].drop_duplicates().sort_values(["run", "step"], ignore_index=True)
-    layers = _layers(mixing)
+    layers = _layers(mixing, sections)
     kept = _thin(steps, layers)
     if len(kept) < len(steps):
         mixing = mixing.merge(kept, on=["run", "step"])
     architectures: list[dict[str, Any]] = []
     groups = list(dict.fromkeys(run.group for run in runs))
-    described = {
+    described: dict[str, dict[str, Any]] = {
         run.name: {
             "name": run.name,
             "group": groups.index(run.group),
             "source": run.source,
-            "architecture": _architecture(layers[layers["run"] == run.name], architectures),
+            "architecture": _architecture(layers[layers["run"] == run.name], sections, architectures),
             "steps": kept.loc[kept["run"] == run.name, "step"].tolist(),
             "logged": int((steps["run"] == run.name).sum()),
+            "cells": {},
+            "channels": {},
         }
         for run in runs
     }
+    gates, weights, gammas = {}, {}, {}
+    for name, own in sections.items():
+        cells = kept.merge(layers[layers["section"] == name], on="run")
+        _say_first_cell(cells, name, described)
+        if own[0].per_channel:
+            gates[name] = _describe(own[0]) | {"packed": _gates(mixing, own[0], cells, described)}
+            gammas[name] = _gammas(table, own[0], list(described))
+        else:
+            weights[name] = {
+                "labels": own[0].labels,
+                "words": [word(kind) for kind in own],
+                "neutral": own[0].neutral,
+                "range": [own[0].low, own[0].high],
+                "packed": _weights(mixing, own, cells),
+            }
     return {
         "runs": list(described.values()),
         "groups": groups,
         "architectures": architectures,
-        "published": PUBLISHED,
-        "statistics": STATISTICS,
         "bins": BINS,
         "largest": LARGEST,
-        "rho": _gates(mixing, kept, layers[layers["gated"]], described),
-        "switch": _switches(mixing, kept, layers[layers["switched"]], described),
-        "gamma": _gammas(table, list(described)),
+        "channels": gates,
+        "weights": weights,
+        "gamma": gammas,
         "snapped": None if snapped is None or snapped.empty else _rows(snapped),
         "notes": list(notes),
     }
 
 
-def _layers(mixing: DataFrame) -> DataFrame:
-    """The layers of each run, in order: which third they lie in, what they learn, and of how many channels."""
+def _describe(kind: MixingKind) -> dict[str, Any]:
+    return {
+        "range": [kind.low, kind.high],
+        "limits": kind.ends,
+        "neutral": kind.neutral,
+        "ends": ENDS.get(kind.name),
+        "published": PUBLISHED.get(kind.name),
+    }
+
+
+def _layers(mixing: DataFrame, sections: Mapping[str, list[MixingKind]]) -> DataFrame:
+    """List the layers of each run and section, in order: which third they lie in, and how many channels they have."""
     last = with_thirds(at_last_step(mixing))
-    layers = last.drop_duplicates(["run", "layer"])[["run", "layer", "depth", "third"]]
-    for column, kinds in (("gated", ["rho", "rho_summary"]), ("switched", ["mean_weight", "var_weight"])):
-        found = last.loc[last["kind"].isin(kinds), ["run", "layer"]].drop_duplicates()
-        layers = layers.merge(found.assign(**{column: True}), on=["run", "layer"], how="left")
-        layers[column] = layers[column].notna()
-    channels = last[last["kind"] == "rho"].groupby(["run", "layer"], observed=True).size().reset_index(name="channels")
-    layers = layers.merge(channels, on=["run", "layer"], how="left").fillna({"channels": 0}).astype({"channels": int})
-    total = layers["channels"].sum()
-    # Every layer shows one channel at least, and all of them where there is room.
-    shown = (layers["channels"] * min(1.0, MOST_CHANNELS / max(1, total))).astype(int)
-    layers["shown"] = np.minimum(layers["channels"], np.maximum(1, shown))
-    return layers.sort_values(["run", "depth"], ignore_index=True)
+    parts = []
+    for name, kinds in sections.items():
+        names = [kind.name for kind in kinds]
+        found = last[last["kind"].isin([*names, *(kind + LOGGED for kind in names)])]
+        layers = found.drop_duplicates(["run", "layer"])[["run", "layer", "depth", "third"]].assign(section=name)
+        own = found.loc[found["channel"].notna() & found["kind"].isin(names)]
+        channels = own.groupby(["run", "layer"], observed=True).size().reset_index(name="channels")
+        layers = layers.merge(channels, on=["run", "layer"], how="left").fillna({"channels": 0})
+        layers = layers.astype({"channels": int})
+        # Every layer shows one channel at least, and all of them where there is room.
+        shown = (layers["channels"] * min(1.0, MOST_CHANNELS / max(1, layers["channels"].sum()))).astype(int)
+        layers["shown"] = np.minimum(layers["channels"], np.maximum(1, shown))
+        parts.append(layers)
+    return pd.concat(parts, ignore_index=True).sort_values(["run", "depth"], ignore_index=True)
 
 
 def _thin(steps: DataFrame, layers: DataFrame) -> DataFrame:
@@ -152,88 +174,81 @@ def _thin(steps: DataFrame, layers: DataFrame) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _architecture(layers: DataFrame, architectures: list[dict[str, Any]]) -> int:
-    """The number of the architecture that has these layers, which is added if it is new."""
-    gated = layers.loc[layers["gated"], ["layer", "third", "channels", "shown"]]
-    switched = layers.loc[layers["switched"], ["layer", "third"]]
-    architecture = {
-        name: _rows(part.rename(columns={"layer": "name"})) for name, part in (("rho", gated), ("switch", switched))
-    }
+def _architecture(
+    layers: DataFrame, sections: Mapping[str, list[MixingKind]], architectures: list[dict[str, Any]]
+) -> int:
+    """Return the number of the architecture that has these layers, and add it if it is new."""
+    architecture = {}
+    for name, kinds in sections.items():
+        columns = ["layer", "third", *(["channels", "shown"] if kinds[0].per_channel else [])]
+        part = layers.loc[layers["section"] == name, columns]
+        architecture[name] = _rows(part.rename(columns={"layer": "name"}))
     if architecture not in architectures:
         architectures.append(architecture)
     return architectures.index(architecture)
 
 
-def _gates(
-    mixing: DataFrame, steps: DataFrame, layers: DataFrame, runs: dict[str, dict[str, Any]]
-) -> dict[str, str] | None:
-    cells = steps.merge(layers, on="run")
-    _say_first_cell(cells, "rho", runs)
-    if cells.empty:
-        return None
-    known = cells[CELL].merge(summaries(mixing, CELL), on=CELL, how="left", validate="1:1")
-    packed = {name: _pack_shares(known[column].to_numpy()) for name, column in SUMMARY.items()}
-    counted = histogram(mixing, CELL, BINS)
+def _gates(mixing: DataFrame, kind: MixingKind, cells: DataFrame, runs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    known = cells[CELL].merge(summaries(mixing, kind, CELL), on=CELL, how="left", validate="1:1")
+    scales = {name: kind if name in ("mean", "lower", "upper") else None for name in SUMMARY}
+    packed = {name: _pack_shares(known[column].to_numpy(), scales[name]) for name, column in SUMMARY.items()}
+    counted = histogram(mixing, kind, CELL, BINS)
     numbered = counted.iloc[::BINS][CELL].assign(place=np.arange(len(counted) // BINS))
     place = cells[CELL].merge(numbered, on=CELL, how="left")["place"]
     counts = np.zeros((len(cells), BINS), np.int64)
     counts[place.notna()] = counted["count"].to_numpy().reshape(-1, BINS)[place.dropna().astype(int)]
     packed["histogram"] = _pack(counts)
     last = known.groupby("run", observed=True)["step"].transform("max") == known["step"]
-    networks = summaries(at_last_step(mixing), ["run"]).set_index("run")["bimodality"]
+    networks = summaries(at_last_step(mixing), kind, ["run"]).set_index("run")["bimodality"]
     for run, part in known[last].groupby("run", observed=True):
-        runs[run] |= {"bimodality": _numbers(part["bimodality"]), "bimodal": _numbers(networks[[run]])[0]}
-    return packed | {"channels": _channels(mixing, cells, runs)}
+        layers, network = _numbers(part["bimodality"]), _numbers(networks[[run]])[0]
+        runs[run]["channels"][kind.name] = {"bimodality": layers, "bimodal": network}
+    return packed | {"channels": _channels(mixing, kind, cells, runs)}
 
 
-def _channels(mixing: DataFrame, cells: DataFrame, runs: dict[str, dict[str, Any]]) -> str:
-    """Pack the single rhos of every cell if there is room, else those of the last steps."""
+def _channels(mixing: DataFrame, kind: MixingKind, cells: DataFrame, runs: dict[str, dict[str, Any]]) -> str:
+    """Pack the single gates of every cell if there is room, else those of the last steps."""
     if cells["shown"].sum() > MOST_CHANNELS:
         cells = cells[cells["step"] == cells.groupby("run", observed=True)["step"].transform("max")]
     cells = cells.assign(start=cells["shown"].cumsum() - cells["shown"])
     for run, part in cells.groupby("run", observed=True):
-        known = part["shown"].any()
-        runs[run] |= {"channels": int(part["start"].iloc[0]) if known else None, "channelSteps": part["step"].nunique()}
-    rows = mixing[mixing["kind"] == "rho"].merge(cells[[*CELL, "start", "shown", "channels"]], on=CELL)
+        start = int(part["start"].iloc[0]) if part["shown"].any() else None
+        runs[run]["channels"][kind.name] |= {"start": start, "steps": part["step"].nunique()}
+    rows = mixing[mixing["kind"] == kind.name].merge(cells[[*CELL, "start", "shown", "channels"]], on=CELL)
     channel, shown, channels = (rows[name].to_numpy(np.int64) for name in ("channel", "shown", "channels"))
     # Of more channels than are shown, the i-th one shown is that at floor(i * channels / shown).
     index = -(-channel * shown // channels)
     chosen = (index * channels // shown == channel) & (index < shown)
     values = np.full(cells["shown"].sum(), np.nan)
     values[(rows["start"].to_numpy() + index)[chosen]] = rows["value"].to_numpy()[chosen]
-    return _pack_shares(values)
+    return _pack_shares(values, kind)
 
 
-def _switches(mixing: DataFrame, steps: DataFrame, layers: DataFrame, runs: dict[str, dict[str, Any]]) -> str | None:
-    cells = steps.merge(layers[["run", "layer"]], on="run")
-    _say_first_cell(cells, "switch", runs)
-    if cells.empty:
-        return None
-    rows = mixing[mixing["kind"].isin(["mean_weight", "var_weight"])].merge(
-        cells.assign(cell=np.arange(len(cells))), on=CELL
-    )
-    moment = (rows["kind"] == "var_weight").to_numpy(int)
-    statistic = rows["statistic"].map({name: index for index, name in enumerate(STATISTICS)}).to_numpy(int)
-    values = np.full((len(cells), 2, len(STATISTICS)), np.nan)
-    values[rows["cell"].to_numpy(), moment, statistic] = rows["value"].to_numpy()
-    return _pack_shares(values)
+def _weights(mixing: DataFrame, kinds: list[MixingKind], cells: DataFrame) -> str:
+    names = {kind.name: index for index, kind in enumerate(kinds)}
+    rows = mixing[mixing["kind"].isin(names)].merge(cells.assign(cell=np.arange(len(cells))), on=CELL)
+    member = rows["kind"].map(names).to_numpy(int)
+    label = rows["statistic"].map({name: index for index, name in enumerate(kinds[0].labels)}).to_numpy(int)
+    values = np.full((len(cells), len(kinds), len(kinds[0].labels)), np.nan)
+    values[rows["cell"].to_numpy(), member, label] = rows["value"].to_numpy()
+    return _pack_shares(values, kinds[0])
 
 
-def _say_first_cell(cells: DataFrame, kind: str, runs: dict[str, dict[str, Any]]) -> None:
+def _say_first_cell(cells: DataFrame, section: str, runs: dict[str, dict[str, Any]]) -> None:
     first = cells.reset_index().drop_duplicates("run").set_index("run")["index"]
-    for name, run in runs.items():
-        run[kind] = int(first[name]) if name in first.index else None
+    for name, cell in first.items():
+        runs[name]["cells"][section] = int(cell)
 
 
-def _gammas(table: DataFrame, runs: list[str]) -> list[dict[str, Any]]:
-    """Of every run with a checkpoint, gamma and rho of its layers there, and their correlation."""
-    latest = table[table["kind"] == "gamma"].groupby("run", observed=True)["step"].max()
+def _gammas(table: DataFrame, kind: MixingKind, runs: list[str]) -> list[dict[str, Any]]:
+    """Collect, of every run with a checkpoint, gamma and gates of its layers there, and their correlation."""
+    latest = table[table["kind"] == GAMMA].groupby("run", observed=True)["step"].max()
     at_checkpoint = table[table["step"] == table["run"].map(latest).astype("Int64")]
     by = ["run", "layer", "depth", "channel"]
-    gates, gammas = (at_checkpoint.loc[at_checkpoint["kind"] == kind, [*by, "value"]] for kind in ("rho", "gamma"))
-    pairs = gates.merge(gammas, on=by, suffixes=("_rho", "_gamma")).dropna(subset=["value_rho", "value_gamma"])
+    gates, gammas = (at_checkpoint.loc[at_checkpoint["kind"] == name, [*by, "value"]] for name in (kind.name, GAMMA))
+    pairs = gates.merge(gammas, on=by, suffixes=("", "_gamma")).dropna(subset=["value", "value_gamma"])
     pairs = pairs.sort_values(["run", "depth", "channel"])
-    found = correlations(at_checkpoint).set_index(["run", "layer"])["pearson"]
+    found = correlations(at_checkpoint, kind).set_index(["run", "layer"])["pearson"]
     stride = -(-len(pairs) // MOST_PAIRS) or 1
     result: dict[str, dict[str, Any]] = {}
     for (run, layer), part in pairs.groupby(["run", "layer"], observed=True, sort=False):
@@ -241,7 +256,7 @@ def _gammas(table: DataFrame, runs: list[str]) -> list[dict[str, Any]]:
             {
                 "name": layer,
                 "r": _numbers(found.loc[[(run, layer)]])[0],
-                "rho": [round(value, 4) for value in part["value_rho"].iloc[::stride].tolist()],
+                "gates": [round(value, 4) for value in part["value"].iloc[::stride].tolist()],
                 "gamma": [float(f"{value:.5g}") for value in part["value_gamma"].iloc[::stride].tolist()],
             }
         )
@@ -254,10 +269,13 @@ def _numbers(values: pd.Series) -> list[float | None]:
 
 def _rows(frame: DataFrame) -> list[dict[str, Any]]:
     cleaned = frame.astype(object).where(frame.notna(), None)
-    return cleaned.to_dict("records")
+    return list(cleaned.to_dict("records"))
 
 
-def _pack_shares(values: np.ndarray) -> str:
+def _pack_shares(values: np.ndarray, kind: MixingKind | None = None) -> str:
+    """Pack shares, or values of a kind, as shares of its range."""
+    if kind is not None:
+        values = (values - kind.low) / (kind.high - kind.low)
     known = np.isfinite(values)
     return _pack(np.where(known, np.rint(np.clip(np.where(known, values, 0), 0, 1) * LARGEST), LARGEST + 1))
 

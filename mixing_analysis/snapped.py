@@ -71,7 +71,7 @@ Scores = Iterator[tuple[str, str, float, float]]
 
 
 def _versions(network: nn.Module, inputs: Iterable[Any], device: torch.device) -> Iterator[tuple[str, Any, Any]]:
-    """Copies of a network: by statistics, with the learned gates and with snapped ones."""
+    """Copy a network: by statistics, with the learned gates and with snapped ones."""
     snapped = copy.deepcopy(network)
     snap_(snapped)
     yield STATISTICS[0], network, snapped
@@ -118,8 +118,9 @@ def _validation_scores(module: TrainingModule, data: LightningDataModule, batche
 
 @torch.no_grad()
 def _generator_scores(gan: GAN) -> Scores:
-    latents = torch.randn(LATENTS, gan.latent_dim, generator=generator(gan.seed, 0)).split(LATENT_BATCH)
-    population = torch.randn(2 * LATENTS, gan.latent_dim, generator=generator(gan.seed, 1)).split(LATENT_BATCH)
+    drawn = torch.randn(LATENTS, gan.latent_dim, generator=generator(gan.seed, 0))
+    others = torch.randn(2 * LATENTS, gan.latent_dim, generator=generator(gan.seed, 1))
+    latents, population = (torch.split(tensor, LATENT_BATCH) for tensor in (drawn, others))
 
     def draw(network: nn.Module) -> Tensor:
         return torch.cat([network(part) for part in latents])
@@ -149,9 +150,10 @@ def _data(run: Run) -> LightningDataModule:
     data_class = _configured(run, "data", LightningDataModule)
     arguments = (run.config or {})["data"].get("init_args") or {}
     try:
-        return data_class(**arguments)
+        data: LightningDataModule = data_class(**arguments)
     except (TypeError, ValueError) as error:
         raise SettingError(f"its data module cannot be built: {error}") from error
+    return data
 
 
 def _configured(run: Run, part: str, base: type) -> Any:

@@ -1,35 +1,30 @@
 """From what a user calls a run to its learned mixing values."""
 
-import pickle
+import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mixing_analysis import wandb_runs
-from mixing_analysis.values import KINDS, Run, Values, frame
+from mixing_analysis import EXPECTED, wandb_runs
+from mixing_analysis.kinds import GAMMA, read_kinds
+from mixing_analysis.values import Run, Values, frame
+from norms.base import MixingNorm
 from norms.errors import SettingError
-from norms.kinds import STATISTICS
-from norms.switchable import sparsestmax
+from norms.kinds import BUILTIN, MixingKind
 from training.callbacks.mixing import layer_labels
 from training.run import Run as RunOnDisk
 
-EXPECTED = "a run folder, a checkpoint (.ckpt, .pt, .safetensors), a W&B offline folder or wandb:ENTITY/PROJECT/RUN"
-
 AVERAGE = re.compile(r"((?:.*\.)?(?:[^.]*_)?(?:ema|swa|avg|average|averaged|shadow)(?:_[^.]*)?)\..+", re.IGNORECASE)
 """A layer below a name that says that it holds a moving average of another network."""
-
-KEY = re.compile(r"(?:(.*)\.)?(rho|mean_weight|var_weight)")
 
 
 def read_runs(sources: Sequence[str]) -> list[Run]:
@@ -64,7 +59,7 @@ def _read(source: str) -> Run:
         raise SettingError(f"no such run: {source} (expected {EXPECTED})")
     if wandb_runs.offline_files(path):
         return wandb_runs.read_offline(path, source)
-    return _read_folder(_run_folder(path), source)
+    return _read_folder(RunOnDisk.find(path, with_checkpoint=False), source)
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
@@ -77,26 +72,14 @@ def _short_names(names: Sequence[str]) -> list[str]:
         lengths = [length + (counts[name] > 1) for name, length in zip(short, lengths, strict=True)]
 
 
-def _run_folder(path: Path) -> Path:
-    versions = sorted(path.glob("version_*"), key=_version, reverse=True)
-    for folder in (path, *versions):
-        if (folder / "mixing").is_dir() or (folder / "checkpoints").is_dir():
-            return folder
-    raise SettingError(f"{path} holds no run: expected {path / 'mixing'} or {path / 'checkpoints'}")
-
-
-def _version(folder: Path) -> int:
-    number = folder.name.removeprefix("version_")
-    return int(number) if number.isdigit() else -1
-
-
-def _read_folder(folder: Path, source: str) -> Run:
-    steps = {int(path.stem.removeprefix("step_")): _read_arrays(path) for path in folder.glob("mixing/step_[0-9]*.npz")}
+def _read_folder(found: RunOnDisk, source: str) -> Run:
+    kinds = _kinds_of(found)
+    steps: dict[int, Values] = {step: _read_arrays(path, kinds) for step, path in found.mixing_steps().items()}
     notes: list[str] = []
-    checkpoint = _checkpoint_of(folder)
+    checkpoint = found.newest_checkpoint()
     if checkpoint is not None:
         try:
-            step, values, notes = _read_checkpoint(checkpoint)
+            step, values, notes, own = _read_checkpoint(checkpoint)
         except SettingError as error:
             if not steps:
                 raise
@@ -104,36 +87,40 @@ def _read_folder(folder: Path, source: str) -> Run:
         else:
             known = _layers(steps[max(steps)]) if steps else _layers(values)
             if _layers(values) != known:
-                notes = [f"without the values of {checkpoint.name}, which has other layers than {folder / 'mixing'}"]
+                notes = [f"without the values of {checkpoint.name}, which has other layers than {found.mixing}"]
             else:
-                steps[step] = values
+                steps[step], kinds = values, _merged(kinds, own)
     if not steps:
-        raise SettingError(f"{folder} holds neither mixing values nor a checkpoint")
-    name = folder.resolve().as_posix()
-    config = _config_of(folder)
-    return Run(name, source, frame(steps), config=config, checkpoint=checkpoint, notes=tuple(notes))
+        raise SettingError(f"{found.folder} holds neither mixing values nor a checkpoint")
+    name = found.folder.resolve().as_posix()
+    config = found.read_config()
+    return Run(name, source, frame(steps, kinds), "", config, checkpoint, tuple(notes), kinds)
 
 
-def _checkpoint_of(folder: Path) -> Path | None:
-    return RunOnDisk(folder).newest_checkpoint()
-
-
-def _config_of(folder: Path) -> Mapping[str, Any] | None:
+def _kinds_of(found: RunOnDisk) -> tuple[MixingKind, ...]:
+    path = found.mixing_kinds
+    if not found.has_folder or not path.is_file():
+        return BUILTIN
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    return config if isinstance(config, dict) else None
+        return read_kinds(json.loads(path.read_text()), path)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{path} is damaged: {error}") from error
 
 
-def _read_arrays(path: Path) -> Values:
+def _merged(kinds: tuple[MixingKind, ...], more: Iterable[MixingKind]) -> tuple[MixingKind, ...]:
+    return tuple(({kind.name: kind for kind in more} | {kind.name: kind for kind in kinds}).values())
+
+
+def _read_arrays(path: Path, kinds: Sequence[MixingKind]) -> Values:
     try:
         with np.load(path) as file:
             values = dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SettingError(f"{path} is damaged: {error}") from error
+    labels = {kind.name: kind.labels for kind in kinds}
     for key, array in values.items():
-        if key.rpartition("/")[2] not in KINDS or array.ndim != 1:
+        own = labels.get(key.rpartition("/")[2])
+        if own is None or array.ndim != 1 or (own and len(own) != len(array)):
             raise SettingError(f"{path} holds {key} of shape {array.shape}, which is no mixing value")
     return values
 
@@ -143,50 +130,44 @@ def _layers(values: Values) -> list[str]:
 
 
 def _read_file(path: Path, source: str) -> Run:
-    step, values, notes = _read_checkpoint(path)
-    folder = path.parents[1] if path.parent.name == "checkpoints" else None
+    found = RunOnDisk.find(path)
+    step, values, notes, own = _read_checkpoint(path)
     resolved = path.resolve()
-    name = resolved.as_posix() if folder is None else f"{resolved.parents[1].as_posix()}:{path.name}"
-    config = None if folder is None else _config_of(folder)
-    return Run(name, source, frame({step: values}), config=config, checkpoint=path, notes=tuple(notes))
+    name = f"{found.folder.resolve().as_posix()}:{path.name}" if found.has_folder else resolved.as_posix()
+    kinds = _merged(_kinds_of(found), own)
+    return Run(name, source, frame({step: values}, kinds), "", found.read_config(), path, tuple(notes), kinds)
 
 
-def _read_checkpoint(path: Path) -> tuple[int, Values, list[str]]:
-    """Step, values with gamma, and notes of a checkpoint."""
+def _read_checkpoint(path: Path) -> tuple[int, Values, list[str], list[MixingKind]]:
+    """Read the step of a checkpoint, its values with gamma, notes, and the kinds of the values."""
     checkpoint = _load(path)
     state = checkpoint.get("state_dict", checkpoint)
     state = {key: value for key, value in _flat(state) if isinstance(value, Tensor)}
     step = checkpoint.get("global_step", 0)
     options = checkpoint.get("hyper_parameters")
     options = options.get("norm_options") if isinstance(options, Mapping) else None
-    statistics = options.get("statistics") if isinstance(options, Mapping) else None
-    layers, notes = _mixing_layers(state)
+    layers, kinds = _mixing_layers(path, state, options if isinstance(options, Mapping) else {})
+    layers, notes = _without_copies(layers)
     if not layers:
+        names = ", ".join(kind.name for kind in BUILTIN[:-1]) + f" or {BUILTIN[-1].name}"
         raise SettingError(
-            f"{path} holds no layer that learns how to normalize: "
-            f"none of its {len(state)} tensors is a rho, mean_weight or var_weight"
+            f"{path} holds no layer that learns how to normalize: none of its {len(state)} tensors is a {names}"
         )
-    values: dict[str, np.ndarray] = {}
-    for label, name in zip(layer_labels(layers), layers, strict=True):
-        for kind, value in _layer_values(path, state, name, statistics):
-            values[f"{label}/{kind}"] = value.float().numpy()
-    return step if isinstance(step, int) else 0, values, notes
+    values = {
+        f"{label}/{kind}": value.detach().float().numpy()
+        for label, layer in zip(layer_labels([*layers]), layers.values(), strict=True)
+        for kind, value in layer.items()
+    }
+    return step if isinstance(step, int) else 0, values, notes, kinds
 
 
 def _load(path: Path) -> Mapping[str, Any]:
+    if path.suffix != ".safetensors":
+        return RunOnDisk.find(path).state
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Mapped, since the weights themselves and the optimizer's state need not be read.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        if "Weights only load failed" in reason:
-            reason = "it holds more than tensors and plain values, or is damaged; save the state_dict alone"
-        raise SettingError(f"{path} is not a readable checkpoint: {reason}") from error
-    if not isinstance(checkpoint, Mapping):
-        raise SettingError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
-    return checkpoint
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SettingError(f"{path} is not a readable checkpoint: {error}") from error
 
 
 def _flat(state: object, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -197,24 +178,76 @@ def _flat(state: object, prefix: str = "") -> Iterator[tuple[str, object]]:
         yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _mixing_layers(state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
-    """The names of the layers, without those of an averaged copy of a network, and a note if there was one."""
-    shapes: dict[str, dict[str, int]] = {}
+def _mixing_layers(
+    path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Tensor]], list[MixingKind]]:
+    """Read the values and gamma of every layer of one of the known norms, by the layer's name, and their kinds."""
+    parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        if (match := KEY.fullmatch(key)) and value.ndim == 1 and value.is_floating_point():
-            shapes.setdefault(match[1] or "", {})[match[2]] = len(value)
-    shapes = {name: own for name, own in shapes.items() if "rho" in own or len(own) == 2}
+        layer, _, name = key.rpartition(".")
+        parts.setdefault(layer, {})[name] = value
+    # A norm with further kinds would also be read as one without them.
+    norms = sorted(_known_norms(), key=lambda norm: -len(norm.kinds))
+    layers: dict[str, dict[str, Tensor]] = {}
+    kinds: dict[str, MixingKind] = {}
+    for layer, part in parts.items():
+        try:
+            values, own = _read_layer(part, norms, options)
+        except SettingError as error:
+            raise SettingError(f"{path}: layer {layer}: {error}") from error
+        if not values:
+            continue
+        kinds |= {kind.name: kind for kind in own}
+        weight, gates = part.get("weight"), [len(values[kind.name]) for kind in own if kind.per_channel]
+        # That of a condition is a table.
+        if weight is not None and weight.ndim == 1 and (not gates or len(weight) == gates[0]):
+            values = {**values, GAMMA: weight}
+        layers[layer] = values
+    return layers, list(kinds.values())
+
+
+def _known_norms(base: type[MixingNorm] = MixingNorm) -> Iterator[type[MixingNorm]]:
+    """Yield the norms that are loaded; none is imported because a checkpoint names it."""
+    for norm in base.__subclasses__():
+        if hasattr(norm, "kinds"):
+            yield norm
+        yield from _known_norms(norm)
+
+
+def _read_layer(
+    state: Mapping[str, Tensor], norms: Iterable[type[MixingNorm]], options: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], tuple[MixingKind, ...]]:
+    """Read a layer's values, and say their kinds, as the first of ``norms`` does that knows such a layer."""
+    for norm in norms:
+        # Another program's tensor may bear the same name.
+        if all(kind.name in state and _may_hold(state[kind.name]) for kind in norm.kinds):
+            values = norm.read_state(state, **options)
+            if values:
+                return values, norm.kinds
+    return {}, ()
+
+
+def _may_hold(tensor: Tensor) -> bool:
+    return tensor.ndim == 1 and tensor.is_floating_point()
+
+
+def _without_copies(layers: Mapping[str, dict[str, Tensor]]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """Leave out the layers of averaged copies of a network, with a note for each copy."""
+    shapes = {
+        name: {kind: len(value) for kind, value in layer.items() if kind != GAMMA} for name, layer in layers.items()
+    }
     averages: dict[str, list[str]] = {}
-    for name in shapes:
+    for name in layers:
         if match := AVERAGE.fullmatch(name):
             averages.setdefault(match[1], []).append(name)
-    live = [name for name in shapes if not AVERAGE.fullmatch(name)]
+    live = [name for name in layers if not AVERAGE.fullmatch(name)]
     copies = {owner: names for owner, names in averages.items() if _are_copies(owner, names, live, shapes)}
     notes = [
         f"without the {len(names)} layers of {owner}, an averaged copy of the network"
         for owner, names in copies.items()
     ]
-    return [name for name in shapes if not any(name in names for names in copies.values())], notes
+    copied = {name for names in copies.values() for name in names}
+    return {name: layer for name, layer in layers.items() if name not in copied}, notes
 
 
 def _are_copies(owner: str, names: Sequence[str], live: Sequence[str], shapes: Mapping[str, dict[str, int]]) -> bool:
@@ -223,37 +256,3 @@ def _are_copies(owner: str, names: Sequence[str], live: Sequence[str], shapes: M
     first = next(iter(tails))
     parts = [other.removesuffix(first) for other in live if f".{other}".endswith(f".{first}")]
     return any(all(shapes.get(part + tail) == shapes[name] for tail, name in tails.items()) for part in parts)
-
-
-def _layer_values(
-    path: Path, state: Mapping[str, Tensor], name: str, statistics: Sequence[str] | None
-) -> Iterator[tuple[str, Tensor]]:
-    own = {key: state.get(f"{name}.{key}" if name else key) for key in ("rho", "mean_weight", "var_weight", "weight")}
-    for kind in ("rho", "mean_weight", "var_weight"):
-        value = own[kind]
-        if value is None:
-            continue
-        value = value.detach().to(torch.promote_types(value.dtype, torch.float32))
-        if kind == "rho":
-            yield kind, value
-        else:
-            names = _statistics(path, state, name, len(value), statistics)
-            radius = state.get(f"{name}.radius")
-            share = value.softmax(0) if radius is None else sparsestmax(value, radius)
-            index = torch.tensor([STATISTICS.index(statistic) for statistic in names])
-            yield kind, share.new_zeros(len(STATISTICS)).index_copy(0, index, share)
-    weight, rho = own["weight"], own["rho"]
-    if weight is not None and (rho is None or weight.numel() == rho.numel()):
-        yield "gamma", weight.detach().flatten()
-
-
-def _statistics(
-    path: Path, state: Mapping[str, Tensor], name: str, count: int, configured: Sequence[str] | None
-) -> Sequence[str]:
-    if count == len(STATISTICS):
-        return STATISTICS
-    if configured is not None and len(configured) == count:
-        return [statistic for statistic in STATISTICS if statistic in configured]
-    if count == 2 and f"{name}.running_mean" not in state:
-        return STATISTICS[:2]
-    raise SettingError(f"{path}: layer {name} mixes {count} statistics, and does not say which")

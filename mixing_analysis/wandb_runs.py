@@ -5,28 +5,27 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mixing_analysis.values import LAYER_SUMMARY, Run, Values, frame
+from mixing_analysis.kinds import LOGGED, read_kinds
+from mixing_analysis.values import Run, Values, frame
 from norms.errors import SettingError
-from norms.kinds import STATISTICS
+from norms.kinds import BUILTIN, MixingKind
 
 PREFIX = "wandb:"
 
 TIMEOUT = 30
 """Seconds to wait for an answer of the server."""
 
-RHO = re.compile(rf"rho/(.+)/({'|'.join(map(re.escape, LAYER_SUMMARY))})")
-SWITCH = re.compile(rf"switch/(.+)/(mean|var)/({'|'.join(STATISTICS)})")
-
-FINAL_RHO = "final/rho"
-"""The table with the last gate of every channel, which the history of a finished training refers to."""
-
 NO_CHANNELS = "only the summaries of layers, not the gates of channels: W&B has no table of them"
+
+KINDS = "mixing_kinds"
+"""Where the configuration of a run describes its kinds of mixing values."""
 
 Row = Mapping[str, Any]
 ReadTable = Callable[[str], list[list[Any]]]
@@ -63,13 +62,13 @@ def read_online(source: str) -> Run:
 
     def read_table(file: str) -> list[list[Any]]:
         with tempfile.TemporaryDirectory() as folder, run.file(file).download(root=folder) as stream:
-            return json.load(stream)["data"]
+            return list(json.load(stream)["data"])
 
     return _run(source, f"{path}/{name}", config, rows, read_table)
 
 
 def offline_files(folder: Path) -> list[Path]:
-    """The files of a W&B offline folder, or of a ``wandb`` folder with one for each part of a resumed run."""
+    """List the files of a W&B offline folder, or of a ``wandb`` folder with one for each part of a resumed run."""
     return sorted(folder.glob("run-*.wandb")) or sorted(folder.glob("*run-*-*/run-*.wandb"))
 
 
@@ -104,7 +103,7 @@ def read_offline(folder: Path, source: str) -> Run:
 
     def read_table(path: str) -> list[list[Any]]:
         kept = [file.parent / "files" / path for file in files]
-        return json.loads(next(filter(Path.is_file, kept), kept[-1]).read_text())["data"]
+        return list(json.loads(next(filter(Path.is_file, kept), kept[-1]).read_text())["data"])
 
     return _run(source, f"{folder.resolve().as_posix()}/{name}", config, rows, read_table)
 
@@ -121,50 +120,64 @@ def _inspect(file: Path) -> list[dict[str, Any]]:
 
 
 def _run(source: str, name: str, config: Mapping[str, Any], rows: Iterable[Row], read_table: ReadTable) -> Run:
+    kinds = read_kinds(config.get(KINDS), source)
+    # The table with the last value of every channel, which the history of a finished training refers to.
+    files = {f"final/{kind.log_key.partition('/{layer}')[0]}": kind for kind in kinds if kind.per_channel}
     values: dict[int, dict[str, np.ndarray]] = {}
-    tables: dict[int, str] = {}
+    tables: dict[tuple[int, MixingKind], str] = {}
     for row in rows:
         step = row.get("trainer/global_step", row.get("_step"))
-        found = _layer_values(row)
+        found = _layer_values(row, kinds)
         if step is not None and found:
             values.setdefault(int(step), {}).update(found)
-        table = row.get(f"{FINAL_RHO}.path") or (row.get(FINAL_RHO) or {}).get("path")
-        if step is not None and table:
-            tables[int(step)] = table
+        for key, kind in files.items():
+            table = row.get(key, row.get(f"{key}.path"))
+            table = table.get("path") if isinstance(table, Mapping) else table
+            if step is not None and table:
+                tables[int(step), kind] = table
     if not values:
-        raise SettingError(f"{source} has learned no norms: nothing of rho or switch weights is logged")
+        raise SettingError(
+            f"{source} has learned no norms: nothing of {', '.join(kind.name for kind in kinds)} is logged"
+        )
     notes = _add_channels(values, tables, read_table)
     steps: dict[int, Values] = {step: dict(sorted(found.items())) for step, found in values.items()}
-    settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    return Run(name, source, frame(steps), config=settings or None, notes=tuple(notes))
+    settings = {key: value for key, value in config.items() if not key.startswith("_") and key != KINDS}
+    return Run(name, source, frame(steps, kinds), config=settings or None, notes=tuple(notes), kinds=kinds)
 
 
-def _layer_values(row: Row) -> dict[str, np.ndarray]:
+def _layer_values(row: Row, kinds: Sequence[MixingKind] = BUILTIN) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
-    for key, value in row.items():
-        if value is None:
-            continue
-        names: tuple[str, ...]
-        if match := RHO.fullmatch(key):
-            layer, kind, names, statistic = match[1], "rho_summary", LAYER_SUMMARY, match[2]
-        elif match := SWITCH.fullmatch(key):
-            layer, kind, names, statistic = match[1], f"{match[2]}_weight", STATISTICS, match[3]
-        else:
-            continue
-        array = found.setdefault(f"{layer}/{kind}", np.full(len(names), np.nan, np.float32))
-        array[names.index(statistic)] = float(value)
+    for kind, pattern in _patterns(tuple(kinds)):
+        names = kind.summary_names
+        for key, value in row.items():
+            if value is None or not (match := pattern.fullmatch(key)):
+                continue
+            name = f"{match[1]}/{kind.name}{LOGGED if kind.per_channel else ''}"
+            array = found.setdefault(name, np.full(len(names), np.nan, np.float32))
+            array[names.index(match[2])] = float(value)
     return found
 
 
+@cache
+def _patterns(kinds: tuple[MixingKind, ...]) -> list[tuple[MixingKind, re.Pattern[str]]]:
+    """Of each kind, the pattern of the keys that its values are logged under."""
+    keys = [(kind, re.escape(kind.log_key)) for kind in kinds]
+    layer = re.escape("{layer}")
+    return [
+        (kind, re.compile(f"{key.replace(layer, '(.+)')}/({'|'.join(map(re.escape, kind.summary_names))})"))
+        for kind, key in keys
+    ]
+
+
 def _add_channels(
-    values: dict[int, dict[str, np.ndarray]], tables: Mapping[int, str], read_table: ReadTable
+    values: dict[int, dict[str, np.ndarray]], tables: Mapping[tuple[int, MixingKind], str], read_table: ReadTable
 ) -> list[str]:
     """Let the gates of channels take the place of their summary, at the steps that have a table of them."""
-    if not any(key.endswith("/rho_summary") for found in values.values() for key in found):
+    if not any(key.endswith(LOGGED) for found in values.values() for key in found):
         return []
     if not tables:
         return [NO_CHANNELS]
-    for step, path in tables.items():
+    for (step, kind), path in tables.items():
         try:
             rows = read_table(path)
         except Exception as error:  # of the network, of the disk, of what the file holds
@@ -174,8 +187,8 @@ def _add_channels(
             channels.setdefault(layer, []).append(float(value))
         found = values.setdefault(step, {})
         for layer, gates in channels.items():
-            found.pop(f"{layer}/rho_summary", None)
-            found[f"{layer}/rho"] = np.array(gates, np.float32)
+            found.pop(f"{layer}/{kind.name}{LOGGED}", None)
+            found[f"{layer}/{kind.name}"] = np.array(gates, np.float32)
     return ["from the summaries of layers that W&B has, single gates at the last step only"]
 
 

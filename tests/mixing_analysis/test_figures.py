@@ -9,16 +9,18 @@ import pytest
 from made_runs import make_run, two_groups
 from matplotlib.image import imread
 
-from mixing_analysis import figures
-from mixing_analysis.values import Run, combine, correlations, differences, frame
+from mixing_analysis import figures, plots
+from mixing_analysis.comparisons import correlations, differences
+from mixing_analysis.values import Run, combine, frame
+from norms.kinds import RHO
 
-RHO = ["rho_histogram", "rho_layers", "rho_channels", "rho_gamma", "rho_training"]
+OF_RHO = ["rho_histogram", "rho_layers", "rho_channels", "rho_gamma", "rho_training"]
 SWITCH = ["switch_layers", "switch_training"]
 
 
 def draw(name, *runs):
     """One figure, laid out as if it were written."""
-    with mpl.rc_context(figures.STYLE):
+    with mpl.rc_context(plots.STYLE):
         figure = figures.drawings(combine(runs), runs)[name]()
         figure.draw_without_rendering()
     return figure
@@ -31,14 +33,14 @@ def last_values(run, kind="rho"):
 
 def marks(axes):
     """The large marks of a plot, series by series."""
-    return [line.get_xydata() for line in axes.lines if line.get_marker() in figures.MARKERS and len(line.get_xdata())]
+    return [line.get_xydata() for line in axes.lines if line.get_marker() in plots.MARKERS and len(line.get_xdata())]
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, RHO + SWITCH),
-        ({"switches": 0}, RHO),
+        ({}, OF_RHO + SWITCH),
+        ({"switches": 0}, OF_RHO),
         ({"layers": 0}, SWITCH),
         ({"gamma": False, "steps": (0,)}, ["rho_histogram", "rho_layers", "rho_channels", "switch_layers"]),
     ],
@@ -60,7 +62,7 @@ def test_what_is_known_is_drawn(options, expected, tmp_path):
 def test_equal_values_make_equal_files(tmp_path):
     runs = two_groups(seeds=2)
     first, second = (figures.write(combine(runs), runs, tmp_path / name) for name in "ab")
-    assert len(first) == 2 * len(RHO + SWITCH + ["differences"])
+    assert len(first) == 2 * len(OF_RHO + SWITCH + ["differences"])
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
 
@@ -83,7 +85,7 @@ def test_groups_have_outlines_of_all_their_gates():
     runs = two_groups()
     network = draw("rho_histogram", *runs).axes[0]
     outlines = [patch for patch in network.patches if hasattr(patch, "get_data")]
-    for outline, group, color in zip(outlines, ("slow", "fast"), figures.GROUP_COLORS, strict=False):
+    for outline, group, color in zip(outlines, ("slow", "fast"), plots.GROUP_COLORS, strict=False):
         gates = np.concatenate([rho for run in runs if run.group == group for rho in last_values(run).values()])
         np.testing.assert_allclose(outline.get_data().values, np.histogram(gates, 10, (0, 1))[0] / len(gates))
         assert mcolors.to_hex(outline.get_edgecolor()) == color
@@ -128,16 +130,16 @@ def test_correlations_with_gamma():
     (points,) = marks(draw("rho_gamma", run).axes[0])
     rho, gamma = last_values(run), last_values(run, "gamma")
     np.testing.assert_allclose(points[:, 0], [np.corrcoef(rho[layer], gamma[layer])[0, 1] for layer in rho], atol=1e-6)
-    assert len(correlations(combine([run]))) == len(points)
+    assert len(correlations(combine([run]), RHO)) == len(points)
 
 
 def test_training_curves_count_every_channel_the_same():
     run = make_run("a", drift=1.0)
     means, shares = draw("rho_training", run).axes
-    thin = [line for line in means.lines if line.get_color() == figures.SOFT]
+    thin = [line for line in means.lines if line.get_color() == plots.SOFT]
     assert len(thin) == 4
     gates = np.concatenate(list(last_values(run).values()))
-    (thick,) = [line for line in means.lines if line.get_color() == figures.GROUP_COLORS[0]]
+    (thick,) = [line for line in means.lines if line.get_color() == plots.GROUP_COLORS[0]]
     np.testing.assert_allclose(thick.get_xydata()[[0, -1]], [[0, 1], [100, gates.mean()]], rtol=1e-6)
     below, above, *_ = (line.get_ydata() for line in shares.lines)
     np.testing.assert_allclose([below[-1], above[-1]], [(gates < 0.1).mean(), (gates > 0.9).mean()])
@@ -146,7 +148,7 @@ def test_training_curves_count_every_channel_the_same():
 def test_curves_of_a_group_end_with_its_shortest_run():
     runs = [make_run("a/0", "a", steps=(0, 50, 100)), make_run("a/1", "a", seed=1, steps=(0, 50))]
     means = draw("rho_training", *runs).axes[0]
-    (line,) = [line for line in means.lines if line.get_color() == figures.GROUP_COLORS[0]]
+    (line,) = [line for line in means.lines if line.get_color() == plots.GROUP_COLORS[0]]
     np.testing.assert_array_equal(line.get_xdata(), [0, 50])
 
 
@@ -157,7 +159,7 @@ def test_bars_are_divided_by_the_weights():
     for place, (group, kind) in enumerate((g, k) for g in ("slow", "fast") for k in ("mean_weight", "var_weight")):
         seeds = [list(last_values(run, kind).values()) for run in runs if run.group == group]
         bars = every[place].patches
-        for index, (statistic, color) in enumerate(figures.COLORS.items()):
+        for index, (statistic, color) in enumerate(plots.COLORS.items()):
             chosen = [bar for bar in bars if mcolors.to_hex(bar.get_facecolor()) == color]
             np.testing.assert_allclose(
                 [bar.get_width() for bar in chosen], np.mean(seeds, axis=0)[:, index], rtol=1e-5, err_msg=statistic
@@ -175,7 +177,7 @@ def test_training_of_switch_weights_is_the_mean_over_layers():
     run = make_run("a")
     for axes, kind in zip(draw("switch_training", run).axes, ("mean_weight", "var_weight"), strict=True):
         ends = np.mean(list(last_values(run, kind).values()), axis=0)
-        for end, color in zip(ends, figures.COLORS.values(), strict=True):
+        for end, color in zip(ends, plots.COLORS.values(), strict=True):
             thick = [line for line in axes.lines if line.get_color() == color and line.get_linewidth() > 1]
             np.testing.assert_allclose(thick[0].get_ydata()[[0, -1]], [1 / 3, end], rtol=1e-5)
         low, high = axes.get_ylim()
@@ -227,5 +229,5 @@ def test_a_history_that_knows_only_summaries():
     steps = {step: {"00.norm/rho_summary": summary} for step, summary in zip((0, 10), summaries, strict=True)}
     run = Run("wandb", "wandb:a/b/c", frame(steps), "wandb")
     assert list(figures.drawings(combine([run]), [run])) == ["rho_training"]
-    thick = [line for line in draw("rho_training", run).axes[0].lines if line.get_color() == figures.GROUP_COLORS[0]]
+    thick = [line for line in draw("rho_training", run).axes[0].lines if line.get_color() == plots.GROUP_COLORS[0]]
     np.testing.assert_allclose(thick[0].get_ydata(), [1, 0.5])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixing_analysis.groups import fold
-from mixing_analysis.values import LAYER_SUMMARY, Run, frame
+from mixing_analysis.values import Run, frame
 from norms.errors import SettingError
 
 CONFIG = {
@@ -127,7 +127,7 @@ def test_gates_and_switches_are_different_architectures():
 
 
 def test_a_run_of_which_only_summaries_are_known_may_be_averaged():
-    summary = frame({0: {"00.n/rho_summary": np.ones(len(LAYER_SUMMARY), np.float32)}})
+    summary = frame({0: {"00.n/rho_summary": np.ones(6, np.float32)}})
     runs = [run("a", gates=(4,)), Run("w", "wandb:a/b/c", summary)]
     assert groups(runs, g=["a", "wandb:a/b/c"]) == ["g", "g"]
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from made_runs import make_run, two_groups
 
+from mixing_analysis import rendering as pages
 from mixing_analysis import report
-from mixing_analysis.figures import COLORS, GROUP_COLORS
+from mixing_analysis.plots import COLORS, GROUP_COLORS
 from mixing_analysis.values import Run, bimodality, combine, frame
 
 PRECISION = 0.5 / report.LARGEST
@@ -41,20 +42,16 @@ def written(tmp_path, *runs, **options):
     return page, json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def part(name):
-    return (report.resources.files("mixing_analysis") / f"report.{name}").read_text()
-
-
 def test_every_layer_and_step_is_summarized():
     runs = [make_run("a"), make_run("b", seed=1, layers=3, steps=(0, 20))]
     page = contents(*runs)
-    packed = {name: shares(text) for name, text in page["rho"].items() if name != "histogram"}
-    counts = unpack(page["rho"]["histogram"]).reshape(-1, report.BINS)
+    packed = {name: shares(text) for name, text in page["channels"]["rho"]["packed"].items() if name != "histogram"}
+    counts = unpack(page["channels"]["rho"]["packed"]["histogram"]).reshape(-1, report.BINS)
     cells = 0
     for run, described in zip(runs, page["runs"], strict=True):
         layers = page["architectures"][described["architecture"]]["rho"]
         assert described["steps"] == run.steps
-        assert described["rho"] == cells
+        assert described["cells"]["rho"] == cells
         for step in run.steps:
             for layer, rho in values(run, "rho", step).items():
                 assert layers[cells % len(layers) if run is runs[0] else (cells - 12) % len(layers)]["name"] == layer
@@ -69,11 +66,11 @@ def test_every_layer_and_step_is_summarized():
 def test_all_channels_of_all_steps_are_there_while_there_is_room():
     runs = two_groups(seeds=1)
     page = contents(*runs)
-    channels = shares(page["rho"]["channels"])
+    channels = shares(page["channels"]["rho"]["packed"]["channels"])
     for run, described in zip(runs, page["runs"], strict=True):
-        assert described["channelSteps"] == len(run.steps)
+        assert described["channels"]["rho"]["steps"] == len(run.steps)
         expected = np.concatenate([rho for step in run.steps for rho in values(run, "rho", step).values()])
-        start = described["channels"]
+        start = described["channels"]["rho"]["start"]
         np.testing.assert_allclose(channels[start : start + len(expected)], expected, atol=PRECISION)
 
 
@@ -82,12 +79,14 @@ def test_beyond_that_the_last_step_is_kept(monkeypatch):
     total = sum(len(rho) for run in runs for rho in values(run, "rho", run.steps[-1]).values())
     monkeypatch.setattr(report, "MOST_CHANNELS", total)
     page = contents(*runs)
-    channels = shares(page["rho"]["channels"])
+    channels = shares(page["channels"]["rho"]["packed"]["channels"])
     assert len(channels) == total
     for run, described in zip(runs, page["runs"], strict=True):
         expected = np.concatenate(list(values(run, "rho", run.steps[-1]).values()))
-        assert described["channelSteps"] == 1
-        np.testing.assert_allclose(channels[described["channels"] :][: len(expected)], expected, atol=PRECISION)
+        assert described["channels"]["rho"]["steps"] == 1
+        np.testing.assert_allclose(
+            channels[described["channels"]["rho"]["start"] :][: len(expected)], expected, atol=PRECISION
+        )
 
 
 @pytest.mark.parametrize("room", [1, 7, 12, 20, 31, 43])
@@ -95,7 +94,7 @@ def test_and_beyond_that_every_so_manyth_channel(room, monkeypatch):
     run = make_run("a", layers=4, channels=8)
     monkeypatch.setattr(report, "MOST_CHANNELS", room)
     page = contents(run)
-    channels = shares(page["rho"]["channels"])
+    channels = shares(page["channels"]["rho"]["packed"]["channels"])
     assert len(channels) <= max(room, 4)
     start = 0
     for layer, rho in zip(page["architectures"][0]["rho"], values(run, "rho", 100).values(), strict=True):
@@ -119,7 +118,7 @@ def test_steps_are_left_out_evenly_where_there_is_no_room(monkeypatch):
     assert np.ptp(np.diff(kept)) <= 10
     assert few == [0, 5]
     assert [described["logged"] for described in page["runs"]] == [100, 2]
-    mean = shares(page["rho"]["mean"])
+    mean = shares(page["channels"]["rho"]["packed"]["mean"])
     expected = [rho.mean() for step in kept for rho in values(runs[0], "rho", step).values()]
     np.testing.assert_allclose(mean[: len(expected)], expected, atol=2 * PRECISION)
 
@@ -127,9 +126,9 @@ def test_steps_are_left_out_evenly_where_there_is_no_room(monkeypatch):
 def test_switch_weights_are_those_of_means_then_of_variances():
     runs = two_groups(seeds=2)
     page = contents(*runs)
-    packed = shares(page["switch"]).reshape(-1, 2, 3)
+    packed = shares(page["weights"]["switch"]["packed"]).reshape(-1, 2, 3)
     for run, described in zip(runs, page["runs"], strict=True):
-        first = described["switch"]
+        first = described["cells"]["switch"]
         for index, step in enumerate(run.steps):
             means, variances = (values(run, kind, step) for kind in ("mean_weight", "var_weight"))
             for place, layer in enumerate(means):
@@ -139,11 +138,11 @@ def test_switch_weights_are_those_of_means_then_of_variances():
 
 def test_gamma_is_beside_rho():
     run = make_run("a")
-    (found,) = contents(run)["gamma"]
+    (found,) = contents(run)["gamma"]["rho"]
     rho, gamma = values(run, "rho", 100), values(run, "gamma", 100)
     assert [layer["name"] for layer in found["layers"]] == list(rho)
     for layer in found["layers"]:
-        np.testing.assert_allclose(layer["rho"], rho[layer["name"]], atol=1e-4)
+        np.testing.assert_allclose(layer["gates"], rho[layer["name"]], atol=1e-4)
         np.testing.assert_allclose(layer["gamma"], gamma[layer["name"]], rtol=1e-4)
         assert layer["r"] == pytest.approx(np.corrcoef(rho[layer["name"]], gamma[layer["name"]])[0, 1], abs=1e-4)
 
@@ -151,8 +150,8 @@ def test_gamma_is_beside_rho():
 def test_of_many_pairs_some_are_drawn(monkeypatch):
     monkeypatch.setattr(report, "MOST_PAIRS", 12)
     run = make_run("a")
-    (found,) = contents(run)["gamma"]
-    assert 4 <= sum(len(layer["rho"]) for layer in found["layers"]) <= 24
+    (found,) = contents(run)["gamma"]["rho"]
+    assert 4 <= sum(len(layer["gates"]) for layer in found["layers"]) <= 24
     rho, gamma = values(run, "rho", 100), values(run, "gamma", 100)
     name = found["layers"][-1]["name"]
     assert found["layers"][-1]["r"] == pytest.approx(np.corrcoef(rho[name], gamma[name])[0, 1], abs=1e-4)
@@ -171,8 +170,8 @@ def test_a_layer_of_which_only_a_summary_is_known():
     summary = np.array([0.6, 0.1, 0.9, 0.2, 0.25, 0.5], np.float32)
     run = Run("wandb", "wandb:a/b/c", frame({0: {"00.norm/rho_summary": summary}}), "wandb")
     page = contents(run, make_run("a"))
-    (described, _), gates = page["runs"], page["rho"]
-    assert (described["channels"], described["bimodality"], described["bimodal"]) == (None, [None], None)
+    (described, _), gates = page["runs"], page["channels"]["rho"]["packed"]
+    assert described["channels"]["rho"] == {"start": None, "steps": 1, "bimodality": [None], "bimodal": None}
     assert [shares(gates[name])[0] for name in ("mean", "below", "above")] == pytest.approx([0.6, 0.25, 0.5], abs=1e-4)
     assert np.isnan([shares(gates[name])[0] for name in ("lower", "upper")]).all()
     assert unpack(gates["histogram"])[: report.BINS].sum() == 0
@@ -182,24 +181,26 @@ def test_a_layer_of_which_only_a_summary_is_known():
 def test_values_that_are_no_numbers_are_unknown():
     rho = np.array([0.25, np.nan, 0.75], np.float32)
     page = contents(Run("a", "a", frame({0: {"00.norm/rho": rho}}), "a"))
-    np.testing.assert_allclose(shares(page["rho"]["channels"]), [0.25, np.nan, 0.75], atol=PRECISION)
+    np.testing.assert_allclose(
+        shares(page["channels"]["rho"]["packed"]["channels"]), [0.25, np.nan, 0.75], atol=PRECISION
+    )
     json.dumps(page, allow_nan=False)
 
 
 def test_runs_of_one_kind_leave_out_the_other():
     only_rho, only_switch = contents(make_run("a", switches=0)), contents(make_run("a", layers=0))
-    assert only_rho["switch"] is None
-    assert only_switch["rho"] is None
-    assert only_switch["gamma"] == []
-    assert only_switch["runs"][0]["rho"] is None
+    assert only_rho["weights"] == {}
+    assert only_switch["channels"] == {}
+    assert only_switch["gamma"] == {}
+    assert only_switch["runs"][0]["cells"].keys() == {"switch"}
 
 
 def test_bimodality_of_layers_and_of_the_network():
     run = make_run("a")
     (described,) = contents(run)["runs"]
     layers = list(values(run, "rho", 100).values())
-    assert described["bimodality"] == pytest.approx([bimodality(rho) for rho in layers], abs=1e-4)
-    assert described["bimodal"] == pytest.approx(bimodality(np.concatenate(layers)), abs=1e-4)
+    assert described["channels"]["rho"]["bimodality"] == pytest.approx([bimodality(rho) for rho in layers], abs=1e-4)
+    assert described["channels"]["rho"]["bimodal"] == pytest.approx(bimodality(np.concatenate(layers)), abs=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"layers": 0}, {"layers": 1, "switches": 0}])
@@ -209,7 +210,7 @@ def test_many_runs_of_one_kind(options):
     page = contents(*runs)
     assert [described["name"] for described in page["runs"]] == [run.name for run in runs]
     assert {described["architecture"] for described in page["runs"]} == {0}
-    assert len(page["gamma"]) == (130 if "switches" in options else 0)
+    assert len(page["gamma"].get("rho", [])) == (130 if "switches" in options else 0)
 
 
 def test_the_rows_may_come_in_any_order():
@@ -253,22 +254,40 @@ def test_the_page_asks_for_nothing(tmp_path):
 
 
 def test_the_script_finds_what_it_looks_for():
-    page, script = part("html"), part("js")
+    page, script = pages.part("page.html"), pages.script()
     ids = set(re.findall(r'\bid="([\w-]+)"', page))
     assert set(re.findall(r'byId\("([\w-]+)"\)', script)) <= ids
-    drawn = set(re.findall(r'^figures(?:\["|\.)([\w-]+)', script, re.MULTILINE))
-    assert drawn == set(re.findall(r'<figure id="([\w-]+)"', page))
-    conditions = re.search(r"function conditions\(\) {.*?return {(.*?)};", script, re.DOTALL)[1]
-    assert set(re.findall(r'data-when="(\w+)"', page)) == set(re.findall(r"^ +(\w+):", conditions, re.MULTILINE))
+    figures = [
+        re.findall(r'<figure id="([\w{}-]+)"', pages.part(f"{name}.html")) for name in ("channels", "weights", "page")
+    ]
+    drawn = re.findall(r"\[`\$({\w+).name}(-\w+)`\]: ", script)
+    assert {f"{{{{name}}}}{name}" for owner, name in drawn if owner == "{kind"} == set(figures[0])
+    assert {f"{{{{name}}}}{name}" for owner, name in drawn if owner == "{family"} == set(figures[1])
+    assert set(re.findall(r"(\w+): \1Figure", script)) == set(figures[2])
+    conditions = re.search(r"function conditions\(kind\) {.*?return {(.*?)};", script, re.DOTALL)[1]
+    whole = page + pages.part("channels.html") + pages.part("weights.html")
+    assert set(re.findall(r'data-when="(\w+)', whole)) == set(re.findall(r"^ +(\w+):", conditions, re.MULTILINE))
+
+
+def test_the_modules_of_the_script_share_one_scope():
+    names = re.findall(r"^(?:const|let|function|class) (\w+)", pages.script(), re.MULTILINE)
+    assert len(names) > 100
+    assert sorted(names) == sorted(set(names))
+    assert sorted(f"{name}.js" for name in pages.MODULES) == sorted(
+        path.name
+        for path in pages.resources.files("mixing_analysis").joinpath("page").iterdir()
+        if path.suffix == ".js"
+    )
+    assert not re.search(r"^(import|export) ", pages.script(), re.MULTILINE)
 
 
 def test_classes_of_the_script_have_a_style():
-    classes = set(re.findall(r'class: "([\w-]+)"', part("js")))
-    assert {name for name in classes if f".{name}" not in part("css")} == set()
+    classes = set(re.findall(r'class: "([\w-]+)"', pages.script()))
+    assert {name for name in classes if f".{name}" not in pages.part("page.css")} == set()
 
 
 def test_page_and_pictures_have_the_same_colors():
-    light = part("css").partition("@media")[0]
+    light = pages.part("page.css").partition("@media")[0]
     found = dict(re.findall(r"--([\w-]+): (#\w{6});", light))
     assert {name: found[name] for name in COLORS} == COLORS
     assert tuple(found[f"run-{index}"] for index in range(len(GROUP_COLORS))) == GROUP_COLORS

@@ -8,7 +8,8 @@ from chromium import Chromium, find
 from made_runs import make_run, two_groups
 
 from mixing_analysis import report
-from mixing_analysis.values import combine, differences
+from mixing_analysis.comparisons import differences
+from mixing_analysis.values import combine
 
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium is installed")
 
@@ -121,8 +122,9 @@ def test_every_page_loads_in_silence_and_fits(name, width, dark, show, browser):
 )
 def test_a_section_is_there_if_its_values_are(name, sections, show, browser):
     show(name)
-    needs = browser.run("[...document.querySelectorAll('section[data-needs]')].map(node => node.dataset.needs)")
-    assert set(needs) == sections
+    found = browser.run("[...document.querySelectorAll('section[data-section]')].map(node => node.dataset.section)")
+    assert set(found) == sections - {"snapped"}
+    assert browser.run("Boolean(document.getElementById('snapped'))") == ("snapped" in sections)
     assert browser.run("Boolean(document.getElementById('differences'))") == (name == "groups")
 
 
@@ -271,7 +273,7 @@ def test_runs_are_shown_and_hidden(show, browser):
 
 def test_sections_follow_what_is_shown(show, browser):
     show("mixed")
-    hidden = "[...document.querySelectorAll('section[data-needs]')].map(section => section.hidden)"
+    hidden = "[...document.querySelectorAll('section[data-section]')].map(section => section.hidden)"
     assert browser.run(hidden) == [False, False]
     click(browser, "#chips .chip:first-child")
     assert browser.run(hidden) == [True, False]
@@ -305,7 +307,7 @@ def test_differences_are_those_of_the_table(show, browser):
     found = differences(combine(runs), "slow", "fast")
     browser.run("Object.assign(state, { first: '0', second: '1' })")
     for measure, kind, statistic in [
-        ("mean", "rho", None),
+        ("mean rho", "rho", None),
         ("instance weight of means", "mean_weight", "instance"),
         ("batch weight of variances", "var_weight", "batch"),
     ]:
@@ -381,7 +383,16 @@ def test_every_control_is_reached_by_the_keyboard(show, browser):
         name = browser.run("""{ const node = document.activeElement;
             node === document.body ? '' : node.dataset.key ?? node.id ?? '' + node.className }""")
         reached.add(name)
-    assert {"play", "step", "show:slow", "unit:run", "rhoLayer", "gammaLayer", "moment:1", "measure"} <= reached
+    assert {
+        "play",
+        "step",
+        "show:slow",
+        "unit:run",
+        "rho-layer",
+        "rho-gamma-layer",
+        "switch-moment:1",
+        "measure",
+    } <= reached
 
 
 def test_names_are_text(show, browser):

@@ -15,9 +15,11 @@ from torch import nn
 
 import norms
 from lightning_modules.gan import GAN
+from mixing_analysis.comparisons import layer_values
 from mixing_analysis.sources import read_runs
-from mixing_analysis.values import combine, layer_values, summaries
+from mixing_analysis.values import combine, summaries
 from norms.errors import SettingError
+from norms.kinds import RHO
 from training.command import main
 
 TINY = """
@@ -91,7 +93,8 @@ def test_the_table_holds_the_checkpoint_exactly(trained):
 
 def test_the_table_agrees_with_metrics_csv_to_print_precision(trained):
     table = combine([read(trained)])
-    ours = summaries(table).set_index("step")
+    ours = summaries(table, RHO).set_index("step")
+    ours = ours.rename(columns={"below": "share_below_0.1", "above": "share_above_0.9"})
     switches = layer_values(table).set_index(["step", "kind", "statistic"])["value"]
     with (trained / "metrics.csv").open(newline="") as file:
         rows = {int(row["step"]): row for row in csv.DictReader(file) if row["rho/00.norm1/mean"]}
@@ -311,7 +314,7 @@ def test_two_statistics_are_those_of_the_settings(tmp_path):
     save_state(model, path, hyper_parameters={"norm_options": {"statistics": ["batch", "instance"]}})
     assert values_of(read(path).frame, "00.norm", "mean_weight") == [0.5, 0, 0.5]
     save_state(model, path)
-    assert error_of(path) == f"{path}: layer norm mixes 2 statistics, and does not say which"
+    assert error_of(path) == f"{path}: layer norm: a switchable norm mixes 2 statistics, and does not say which"
 
 
 def test_two_statistics_without_running_ones_are_not_those_of_the_batch(tmp_path):

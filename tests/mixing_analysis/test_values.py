@@ -8,26 +8,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixing_analysis.comparisons import correlations, differences, layer_values, over_seeds, student
 from mixing_analysis.values import (
     BIMODAL,
     COLUMNS,
-    LAYER_SUMMARY,
-    SUMMARY,
+    DESCRIBED,
     Run,
     at_last_step,
     bimodality,
     combine,
-    correlations,
-    differences,
     frame,
     histogram,
-    layer_values,
-    over_seeds,
     summaries,
     with_thirds,
-    write_csv,
 )
+from norms.kinds import RHO
 from norms.mixing import LayerReport
+
+LAYER_SUMMARY = RHO.summary_names
+LOG_NAMES = {"below": "share_below_0.1", "above": "share_above_0.9"}
 
 
 def network(rng, layers=3, channels=8, gamma=False):
@@ -106,9 +105,8 @@ def test_the_architecture_is_layers_and_their_gates():
     assert run("a").steps == [0, 10]
 
 
-def test_csv_and_parquet_hold_every_bit(table, tmp_path):
-    write_csv(table, tmp_path / "mixing.csv")
-    table.to_parquet(tmp_path / "mixing.parquet")
+def test_csv_holds_every_bit(table, tmp_path):
+    table.to_csv(tmp_path / "mixing.csv", index=False)
     text = pd.read_csv(tmp_path / "mixing.csv", dtype={"value": np.float32, "channel": "Int32"})
     assert tuple(text.columns) == COLUMNS
     np.testing.assert_array_equal(text["value"], table["value"])
@@ -116,13 +114,12 @@ def test_csv_and_parquet_hold_every_bit(table, tmp_path):
         assert text[column].astype(object).fillna("none").tolist() == (
             table[column].astype(object).fillna("none").tolist()
         )
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "mixing.parquet"), table)
 
 
 def test_summaries_are_those_of_pandas(table):
     by = ["run", "group", "step", "layer", "depth"]
-    result = summaries(table)
-    assert tuple(result.columns) == (*by, *SUMMARY, "bimodality")
+    result = summaries(table, RHO)
+    assert tuple(result.columns) == (*by, *DESCRIBED, "below", "above", "bimodality")
     groups = table[table["kind"] == "rho"].astype({"value": np.float64}).groupby(by, observed=True)["value"]
     expected = groups.describe().reset_index()
     result = result.sort_values(by, ignore_index=True)
@@ -132,7 +129,7 @@ def test_summaries_are_those_of_pandas(table):
         np.testing.assert_allclose(result[ours], expected[theirs])
     np.testing.assert_allclose(result["std"], groups.std(ddof=0).to_numpy())
     below = groups.apply(lambda values: (values < 0.1).mean())
-    np.testing.assert_allclose(result["share_below_0.1"], below.to_numpy())
+    np.testing.assert_allclose(result["below"], below.to_numpy())
     np.testing.assert_allclose(result["bimodality"], groups.apply(lambda values: sarle(values.to_numpy())).to_numpy())
 
 
@@ -140,19 +137,19 @@ def test_summaries_are_those_of_the_log():
     # Also where a gate lies exactly on a limit, which is 0.1 in float32.
     gates = torch.tensor([0.0, 0.1, 0.05, 0.9, 0.95, 1.0])
     logged = LayerReport("n", "BatchInstanceNorm2d", 6, True, {"rho": gates}).summary["rho"]
-    ours = summaries(combine([rhos("a", [gates.tolist()])])).iloc[0]
+    ours = summaries(combine([rhos("a", [gates.tolist()])]), RHO).rename(columns=LOG_NAMES).iloc[0]
     assert {name: ours[name] for name in logged} == pytest.approx(logged, abs=1e-7)
 
 
 def test_summaries_by_other_columns(table):
-    (whole,) = summaries(table[table["run"] == "a/0"], ["run"]).to_dict("records")
+    (whole,) = summaries(table[table["run"] == "a/0"], RHO, ["run"]).to_dict("records")
     gates = table[(table["run"] == "a/0") & (table["kind"] == "rho")]["value"].astype(np.float64)
     assert whole["mean"] == pytest.approx(gates.mean())
     assert whole["count"] == len(gates)
 
 
 def test_summaries_leave_out_what_is_no_number():
-    result = summaries(combine([rhos("a", [[0.5, np.nan, 0.25], [np.nan]])]))
+    result = summaries(combine([rhos("a", [[0.5, np.nan, 0.25], [np.nan]])]), RHO)
     assert result[["layer", "count", "mean"]].values.tolist() == [["00.n", 2, 0.375]]
 
 
@@ -165,13 +162,13 @@ def test_of_a_logged_summary_there_is_what_was_logged():
         },
     }
     table = combine([Run("w", "w", frame(logged), "w")])
-    result = summaries(table).set_index(["step", "layer"])
+    result = summaries(table, RHO).rename(columns=LOG_NAMES).set_index(["step", "layer"])
     assert result.loc[(0, "00.a"), ["count", *LAYER_SUMMARY]].tolist() == [0, 0.5, 0.25, 1, 0.125, 0.75, 0]
     assert np.isnan(result.loc[(0, "00.a"), "median"])
     assert result.loc[(0, "01.b"), ["count", "mean", "median"]].tolist() == [2, 0.75, 0.75]
     assert layer_values(table).sort_values(["step", "layer"])["value"].tolist() == [0.5, 0.75, 0.25, 1]
-    (whole,) = summaries(table[table["step"] == 1], ["run"]).to_dict("records")
-    assert (whole["mean"], whole["share_above_0.9"], whole["count"]) == (0.625, 1, 0)
+    (whole,) = summaries(table[table["step"] == 1], RHO, ["run"]).to_dict("records")
+    assert (whole["mean"], whole["above"], whole["count"]) == (0.625, 1, 0)
     assert np.isnan(whole["std"])
 
 
@@ -200,21 +197,21 @@ def test_bimodality_of_known_distributions():
 def test_histogram_counts_every_gate_once():
     gates = [0.0, 0.05, 0.1, 0.25, 0.9, 0.95, 1.0, np.nan]
     table = combine([rhos("a", [gates]), rhos("b", [[0.5]])])
-    bins = histogram(table, ["run"], bins=10)
+    bins = histogram(table, RHO, ["run"], bins=10)
     own = bins[bins["run"] == "a"]
     # The left edge belongs to a bin, as far as float32 can tell.
     assert own["count"].tolist() == [2, 1, 1, 0, 0, 0, 0, 0, 0, 3]
     assert own["share"].sum() == pytest.approx(1)
     np.testing.assert_allclose(own["left"], np.arange(10) / 10)
     np.testing.assert_allclose(own["right"], np.arange(1, 11) / 10)
-    assert histogram(table, [], bins=2)["count"].tolist() == [4, 4]
+    assert histogram(table, RHO, [], bins=2)["count"].tolist() == [4, 4]
 
 
 def test_histogram_of_nothing_is_empty(table):
     switches = table[table["kind"] == "mean_weight"]
-    assert histogram(switches).empty
-    assert histogram(switches, []).empty
-    assert summaries(switches).empty
+    assert histogram(switches, RHO).empty
+    assert histogram(switches, RHO, []).empty
+    assert summaries(switches, RHO).empty
 
 
 def test_thirds_divide_the_layers_of_each_network():
@@ -233,7 +230,7 @@ def test_the_last_step_is_each_runs_own():
 
 
 def test_correlations_are_those_of_scipy(table):
-    result = correlations(table).set_index(["run", "layer"])
+    result = correlations(table, RHO).set_index(["run", "layer"])
     assert set(result["step"]) == {10}
     assert len(result) == 3 + 3 + 5
     rows = table[(table["run"] == "b/0") & (table["step"] == 10)]
@@ -256,7 +253,7 @@ def test_correlations_with_ties_and_constants():
         "01.b/rho": np.float32([1, 1, 1]),
         "01.b/gamma": np.float32([1, 2, 3]),
     }
-    first, second = correlations(combine([Run("r", "r", frame({0: values}), "r")])).to_dict("records")
+    first, second = correlations(combine([Run("r", "r", frame({0: values}), "r")]), RHO).to_dict("records")
     assert first["spearman"] == pytest.approx(scipy.stats.spearmanr([0, 0, 1, 1], [-3, 1, 2, 2])[0])
     assert first["pearson_abs"] == pytest.approx(0)
     assert np.isnan([second["pearson"], second["spearman"], second["spearman_abs"]]).all()
@@ -321,3 +318,17 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     result = differences(combine(runs), "a", "b")
     covered = ((result["low"] <= 0) & (result["high"] >= 0)).mean()
     assert covered == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("freedom", [1, 1.01, 1.5, 2, 3.7, 10, 58.2, 1000, 1e5])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_student_is_that_of_scipy(freedom, confidence):
+    found = student(np.array([freedom, np.nan]), confidence)
+    assert found[0] == pytest.approx(scipy.stats.t.ppf((1 + confidence) / 2, freedom), rel=1e-8)
+    assert np.isnan(found[1])
+
+
+def test_student_is_that_of_the_tables():
+    # Of 1, 2, 5, 30 and 120 degrees of freedom, two-sided 95 %.
+    found = student(np.array([1.0, 2, 5, 30, 120]), 0.95)
+    np.testing.assert_allclose(found, [12.706, 4.303, 2.571, 2.042, 1.980], atol=5e-4)

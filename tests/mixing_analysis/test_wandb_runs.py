@@ -11,10 +11,13 @@ from stand_ins import PlainModel, fit
 
 from mixing_analysis import wandb_runs
 from mixing_analysis.sources import read_runs
-from mixing_analysis.values import LAYER_SUMMARY, combine, summaries
+from mixing_analysis.values import combine, summaries
 from norms.errors import SettingError
+from norms.kinds import RHO
 from training.callbacks.mixing import MixingValues
 from training.loggers import WandbLogger
+
+COLUMNS = ["mean", "min", "max", "std", "below", "above"]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_an_offline_folder_says_what_the_run_folder_says(run_dir):
     assert theirs.config["seed_everything"] == 3
     table = combine([ours, theirs])
     exact, logged = (
-        summaries(table[table["run"] == run.name]).set_index(["step", "layer"])[list(LAYER_SUMMARY)].astype(float)
+        summaries(table[table["run"] == run.name], RHO).set_index(["step", "layer"])[COLUMNS].astype(float)
         for run in (ours, theirs)
     )
     pd.testing.assert_frame_equal(logged, exact, rtol=1e-6)

@@ -1,0 +1,213 @@
+"""From the command line of ``analyze.py`` to a report, and what the terminal says of it."""
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+from pandas import DataFrame
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mixing_analysis import EXPECTED, figures, report, snapped, values
+from mixing_analysis.folder import renewed
+from mixing_analysis.groups import fold
+from mixing_analysis.kinds import LOGGED, PUBLISHED, families, word
+from mixing_analysis.sources import read_runs
+from mixing_analysis.values import Run
+from normlab import as_installed
+from norms.errors import SettingError
+from norms.kinds import MixingKind
+from training.run import Run as RunOnDisk
+
+CSV, PARQUET, FIGURES, PAGE = "mixing.csv", "mixing.parquet", "figures", "report.html"
+
+MOST_ROWS = 40
+"""More rows than this are left to the report."""
+
+
+def write(
+    sources: Sequence[str], groups: Sequence[tuple[str, tuple[str, ...]]], output: Path, evaluate: bool, batches: int
+) -> None:
+    """Read the runs, write the report and print what it comes to.
+
+    Args:
+        sources: What the user calls runs.
+        groups: Names and runs of what the user wants to see averaged.
+        output: The folder of the report.
+        evaluate: Whether to evaluate the networks with snapped gates.
+        batches: At most how many batches of images to evaluate them on.
+
+    Raises:
+        SettingError: If there is no run, one cannot be read, or the report cannot be written.
+    """
+    named = dict(groups)
+    sources = list(dict.fromkeys([*sources, *(member for members in named.values() for member in members)]))
+    if not sources:
+        raise SettingError(f"no run is given: expected {EXPECTED}")
+    runs = fold(read_runs(sources), named)
+    with renewed(output, (CSV, PARQUET, FIGURES, PAGE)) as folder:
+        table = values.combine(runs)
+        evaluated, reasons = _evaluate(runs, batches) if evaluate else (None, [])
+        notes = [f"{run.name}: {note}" for run in runs for note in run.notes] + reasons
+        table.to_csv(folder / CSV, index=False)
+        written = _write_parquet(table, folder / PARQUET)
+        drawn = figures.write(table, runs, folder / FIGURES)
+        report.write(table, runs, evaluated, folder / PAGE, notes)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for shown in _tables(table, runs, evaluated):
+        console.print(shown)
+    for note in notes[:MOST_ROWS]:
+        console.print(f"note: {note}")
+    console.print(
+        f"wrote {output / CSV}{f' and {PARQUET}' if written else ''}: "
+        f"{len(table)} values of {len(runs)} {_plural('run', runs)}"
+    )
+    if not written:
+        console.print(f'for {PARQUET}, which is smaller and quicker to read: pip install "normlab[parquet]"')
+    console.print(f"wrote {output / FIGURES}: {len(drawn)} {_plural('file', drawn)}")
+    console.print(f"wrote {output / PAGE}")
+    console.print("next:")
+    console.print(f"  open {shlex.quote(str(output / PAGE))} in a browser")
+    for command in _next_commands(runs):
+        console.print(f"  {command}")
+
+
+def _write_parquet(table: DataFrame, path: Path) -> bool:
+    """Write the table in a form that keeps its types, if what can do so is installed."""
+    if find_spec("pyarrow") is None:
+        return False
+    table.to_parquet(path, index=False)
+    return True
+
+
+def _evaluate(runs: Sequence[Run], batches: int) -> tuple[DataFrame, list[str]]:
+    found = [DataFrame(columns=list(snapped.COLUMNS))]
+    reasons = []
+    console = Console(stderr=True)
+    for run in track(runs, "evaluating snapped gates", console=console, disable=not sys.stderr.isatty()):
+        try:
+            found.append(snapped.evaluate(run, batches))
+        except SettingError as error:
+            reasons.append(f"{run.name} is not evaluated with snapped gates: {error}")
+    return pd.concat(found[1:] or found, ignore_index=True), reasons
+
+
+def _plural(word: str, things: Sequence[object]) -> str:
+    return word if len(things) == 1 else f"{word}s"
+
+
+def _tables(table: DataFrame, runs: Sequence[Run], evaluated: DataFrame | None) -> Iterator[Table]:
+    last = values.at_last_step(table)
+    by = "layer" if len(runs) == 1 else "group"
+    kinds = values.kinds_of(runs)
+    there = set(last["kind"].unique())
+    for kind in kinds:
+        if kind.per_channel and there & {kind.name, kind.name + LOGGED}:
+            yield _gates(last, by, kind)
+    for members in families(kinds).values():
+        if there & {kind.name for kind in members}:
+            yield _weights(last, by, members)
+    if evaluated is not None and len(evaluated):
+        ends = [f"every {kind.name} at {kind.low:g} or {kind.high:g}" for kind in kinds if kind.per_channel]
+        largest = [f"every {name} at its largest weight" for name in families(kinds)]
+        title = f"with {', '.join(ends + largest)}"
+        yield _snapped(evaluated, {run.name: run.group for run in runs}, title)
+
+
+def _table(*texts: str, numbers: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for text in texts:
+        table.add_column(text, overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table
+
+
+def _gates(last: DataFrame, by: str, kind: MixingKind) -> Table:
+    """Tell the gates of each layer, or of each group with its spread; and of all, beside the published."""
+    columns = ["mean", "below", "above", "bimodality"]
+    low, high = kind.ends
+    shown = _table(by, numbers=["gates", f"mean {kind.name}", f"< {low:g}", f"> {high:g}", "bimodality"])
+    each = [(_title(name, rows), rows) for name, rows in _parts(values.summaries(last, kind, ["run", by]), by)]
+    if by == "layer":
+        each.append(("all layers", values.summaries(last, kind, ["run"])))
+    for name, rows in each:
+        numbers = [_spread(rows[column], percent=column in ("below", "above")) for column in columns]
+        shown.add_row(name, _count(rows["count"]), *numbers)
+    shown.caption = "A bimodality above 0.56 tells of two peaks, or of a strong skew."
+    if published := PUBLISHED.get(kind.name, {}).get("network"):
+        shown.add_row("published*", "", "", *(f"about {published[column]:.0%}" for column in columns[1:3]), "")
+        shown.caption = f"* Nam & Kim 2018, figure 2. {shown.caption}"
+    return shown
+
+
+def _weights(last: DataFrame, by: str, kinds: Sequence[MixingKind]) -> Table:
+    """Tell the weights of each layer, or the means over the layers of each group with the spread over its runs."""
+    shown = _table(by, "weights of", numbers=kinds[0].labels)
+    weights = last[last["kind"].isin([kind.name for kind in kinds])]
+    each = weights.groupby(["run", by, "kind", "statistic"], observed=True, sort=False)["value"].mean().reset_index()
+    for name, rows in _parts(each, by):
+        for kind in kinds:
+            cells = [rows[(rows["kind"] == kind.name) & (rows["statistic"] == label)] for label in kind.labels]
+            first = _title(name, rows) if kind is kinds[0] else ""
+            shown.add_row(first, word(kind), *(_spread(cell["value"]) for cell in cells))
+    return shown
+
+
+def _snapped(evaluated: DataFrame, groups: Mapping[str, str], title: str) -> Table:
+    """Tell what snapping changes, for each group with the spread over its runs."""
+    shown = _table("group", "metric", "statistics", numbers=["learned", "snapped", "change"])
+    shown.title = title
+    results = evaluated.assign(group=evaluated["run"].map(groups), change=evaluated["snapped"] - evaluated["learned"])
+    for name, own in _parts(results, "group"):
+        first = _title(name, own)
+        for (metric, statistics), rows in own.groupby(["metric", "statistics"], sort=False):
+            numbers = f"{rows['learned'].mean():.4g}", f"{rows['snapped'].mean():.4g}"
+            change = f"{rows['change'].mean():+.2g}" + (f"±{rows['change'].std():.1g}" if len(rows) > 1 else "")
+            shown.add_row(first, metric, statistics, *numbers, change)
+            first = ""
+    return shown
+
+
+def _parts(frame: DataFrame, by: str) -> list[tuple[str, DataFrame]]:
+    return list(frame.groupby(by, observed=True, sort=False))[:MOST_ROWS]
+
+
+def _title(name: str, rows: DataFrame) -> str:
+    runs = rows["run"].nunique()
+    return name if runs == 1 else f"{name} ({runs} runs)"
+
+
+def _spread(numbers: pd.Series, percent: bool = False) -> str:
+    known = (100 if percent else 1) * numbers.dropna()
+    if known.empty:
+        return "?"
+    digits = 1 if percent else 3
+    spread = f"±{known.std():.{digits}f}" if len(known) > 1 else ""
+    return f"{known.mean():.{digits}f}{spread}{'%' if percent else ''}"
+
+
+def _count(counts: pd.Series) -> str:
+    smallest, largest = counts.min(), counts.max()
+    if largest == 0:
+        return "?"
+    return str(largest) if smallest == largest else f"{smallest} to {largest}"
+
+
+def _next_commands(runs: Sequence[Run]) -> list[str]:
+    """Say how to find out how far the numbers are a matter of chance: by another seed, if there is only one."""
+    if len({run.group for run in runs}) < len(runs):
+        return []
+    for run in runs:
+        if run.config is None or run.checkpoint is None:
+            continue
+        config = shlex.quote(str(RunOnDisk.find(run.checkpoint).config))
+        seed = int(run.config.get("seed_everything") or 0) + 1
+        seeds = f"--seed_everything {seed} --model.seed {seed} --data.seed {seed}"
+        return [as_installed(f"python train.py fit --config {config} {seeds}  # another seed, to see the spread")]
+    return []

@@ -1,0 +1,70 @@
+"""What the analysis says of a kind of mixing values, and how a run describes its kinds."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from norms.errors import SettingError
+from norms.kinds import BUILTIN, MixingKind
+
+GAMMA = "gamma"
+"""The kind of the norm's ``weight``, one for every channel, which checkpoints hold."""
+
+LOGGED = "_summary"
+"""Ends the kind of rows that stand for the channels of a layer where no more of them is known than the log's summary,
+as in the history of W&B."""
+
+PUBLISHED = {
+    "rho": {"network": {"below": 0.10, "above": 0.72}, "first": {"below": 0.21}, "last": {"below": 0.07}},
+}
+"""About which shares of the gates ended near the ends of their range, in the whole network and in thirds of its depth.
+
+Source:
+    Read off figure 2 of Nam & Kim 2018, which speaks of lower and upper layers.
+"""
+
+ENDS = {"rho": ("instance", "batch")}
+"""What normalizes a channel at the low and at the high end of a kind's range."""
+
+
+def word(kind: MixingKind) -> str:
+    """Return what a kind is called in a title: of the weights of means, ``means``."""
+    return kind.name if kind.per_channel else kind.title.removeprefix("weights of ")
+
+
+def families(kinds: Iterable[MixingKind]) -> dict[str, list[MixingKind]]:
+    """Put together the labeled kinds with the same labels that are optimized together, such as the weights of a switch.
+
+    Returns:
+        From the optimizer group of several kinds, or the name of a single one, to the kinds.
+    """
+    kinds = list(kinds)
+    alike: dict[tuple[str, tuple[str, ...]], list[MixingKind]] = {}
+    for kind in kinds:
+        if not kind.per_channel:
+            alike.setdefault((kind.optimizer_group, kind.labels), []).append(kind)
+    found: dict[str, list[MixingKind]] = {}
+    for (group, _), own in alike.items():
+        taken = {*found, *(kind.name for kind in kinds)}
+        found[group if len(own) > 1 and group not in taken else own[0].name] = own
+    return found
+
+
+def read_kinds(described: Any, source: object) -> tuple[MixingKind, ...]:
+    """Read the kinds of mixing values that a run describes.
+
+    Args:
+        described: A list of what :meth:`norms.kinds.MixingKind.to_dict` returns, or None for an older run.
+        source: Where it was read.
+
+    Returns:
+        These kinds, and those of this package's norms whose names are not among them.
+
+    Raises:
+        SettingError: If it is anything else.
+    """
+    try:
+        own = tuple(MixingKind.from_dict(dict(kind)) for kind in described or ())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SettingError(f"{source} does not describe kinds of mixing values: {error}") from error
+    names = {kind.name for kind in own}
+    return own + tuple(kind for kind in BUILTIN if kind.name not in names)

@@ -1,0 +1,93 @@
+import { channelKinds, data, families, sections } from "./values.js";
+import { choose, folds, shownSteps, state } from "./series.js";
+import { all, byId, keyOf } from "./elements.js";
+import { channelFigures } from "./channels.js";
+import { gateTrainingFigure } from "./training.js";
+import { bimodalityFigure, gammaFigure } from "./relations.js";
+import { weightFigures } from "./weights.js";
+import { chooseCompared, compared, differenceFigure } from "./differences.js";
+import { snappedFigure } from "./snapped.js";
+import { drawSeries, play, playing } from "./controls.js";
+import { entries, isWanted, redraw, update } from "./drawing.js";
+import { facts, lead, notes, runTable } from "./overview.js";
+import { hideTip, point, walk } from "./reading.js";
+
+/** @returns {Record<string, import("./types").Figure>} each figure by its id, in the order of the page */
+const figures = () => Object.assign(
+  {},
+  ...channelKinds.map(kind => ({
+    ...channelFigures(kind),
+    [`${kind.name}-training`]: gateTrainingFigure(kind),
+    [`${kind.name}-bimodality`]: bimodalityFigure(kind),
+    [`${kind.name}-gamma`]: gammaFigure(kind),
+  })),
+  ...families.map(weightFigures),
+  { difference: differenceFigure, snapped: snappedFigure },
+);
+
+function watchFigures() {
+  const observer = new IntersectionObserver(seen => {
+    for (const { target, isIntersecting } of seen) entries.find(entry => entry.figure === target).near = isIntersecting;
+    if (entries.some(entry => isWanted(entry, false))) redraw();
+  }, { rootMargin: "600px" });
+  for (const [id, spec] of Object.entries(figures())) {
+    const figure = byId(id), section = figure?.closest("section");
+    if (!figure) continue;
+    if (spec.exists && !spec.exists()) {
+      figure.remove();
+      if (!section.querySelector("figure")) section.remove();
+    } else {
+      entries.push({ figure, spec, stale: true, near: false });
+      observer.observe(figure);
+    }
+  }
+}
+
+function listen() {
+  byId("step").addEventListener("input", event => {
+    play(false);
+    state.step = shownSteps()[event.target.value];
+    update();
+  });
+  byId("play").addEventListener("click", () => play(!playing));
+  byId("search").addEventListener("input", event => {
+    state.search = event.target.value;
+    drawSeries();
+  });
+  ["pointermove", "pointerdown"].forEach(kind => document.addEventListener(kind, point));
+  document.addEventListener("keydown", walk);
+  document.addEventListener("focusout", hideTip);
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) update();
+    width = innerWidth;
+  });
+  addEventListener("beforeprint", () => {
+    document.documentElement.dataset.print = "";
+    redraw(true);
+  });
+  addEventListener("afterprint", () => delete document.documentElement.dataset.print);
+}
+
+export function start() {
+  const names = sections.map(({ name }) => name);
+  const has = [...names, channelKinds.length && "channels", data.snapped && "snapped"];
+  all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
+  all("[data-section]").forEach(node => {
+    const family = families.find(({ name }) => name === node.dataset.section);
+    family?.labels.forEach((_, k) => node.querySelector(".legend").append(keyOf(family, k), " "));
+  });
+  for (const { name } of families) state[`${name}-moment`] = "0";
+  choose(folds ? "group" : "run");
+  state.step = Infinity;
+  if (compared.length > 1) chooseCompared();
+  lead();
+  facts();
+  runTable();
+  notes();
+  watchFigures();
+  listen();
+  redraw();
+}
+
+start();

@@ -1,0 +1,116 @@
+/* What the page is made of: the types that its modules name in their comments. */
+
+export interface Layer {
+  name: string;
+  third: "first" | "middle" | "last";
+  channels: number;
+  shown: number;
+}
+
+export interface Run {
+  name: string;
+  group: number;
+  source: string;
+  architecture: number;
+  steps: number[];
+  logged: number;
+  cells: Record<string, number>;
+  channels: Record<string, { start: number | null; steps: number; bimodality: (number | null)[]; bimodal: number | null }>;
+}
+
+type Side = "below" | "above";
+type Part = Side | "mean" | "lower" | "upper" | "histogram" | "channels";
+type Packed<T> = Record<Part, T>;
+
+interface Described {
+  range: [number, number];
+  limits: [number, number];
+  neutral: number | null;
+  ends: [string, string] | null;
+  published: Record<string, Partial<Record<Side, number>>> | null;
+}
+
+interface Labeled {
+  labels: string[];
+  words: string[];
+  neutral: number | null;
+  range: [number, number];
+}
+
+export interface Pairs {
+  run: number;
+  layers: { name: string; r: number | null; gates: number[]; gamma: number[] }[];
+}
+
+export interface Contents {
+  runs: Run[];
+  groups: string[];
+  architectures: Record<string, Layer[]>[];
+  bins: number;
+  largest: number;
+  channels: Record<string, Described & { packed: Packed<string> }>;
+  weights: Record<string, Labeled & { packed: string }>;
+  gamma: Record<string, Pairs[]>;
+  snapped: { run: string; metric: string; statistics: string; learned: number; snapped: number }[] | null;
+  notes: string[];
+}
+
+/** A kind with a value in every channel. */
+export interface Gates extends Described {
+  name: string;
+  packed: Packed<Uint16Array>;
+  gamma: Pairs[];
+}
+
+/** A family of kinds with the same labels. */
+export interface Weights extends Labeled {
+  name: string;
+  packed: Uint16Array;
+  statistics: boolean;
+  colors: string[];
+}
+
+export type Section = Gates | Weights;
+
+/** A run or a group of runs; where it is shown, with what tells it from others. */
+export interface Series {
+  name: string;
+  members: number[];
+  slot?: number;
+  color?: string;
+  dash?: string;
+}
+
+export interface State {
+  unit: string;
+  shown: Series[];
+  step: number;
+  search: string;
+  [choice: string]: any;
+}
+
+export interface Measure {
+  kind: Section;
+  value(run: number, layer: number): number;
+}
+
+export interface Figure {
+  exists?(): boolean;
+  columns?(width: number): number;
+  options?(): Node[];
+  draw(width: number): Node[];
+  finding(): string;
+  after?(figure: Element): void;
+}
+
+/** The size of a plot, its margins, and what its axes span. */
+export interface Frame {
+  width: number;
+  height: number;
+  left?: number;
+  right?: number;
+  top?: number;
+  bottom?: number;
+  x?: number[];
+  y?: number[];
+}
