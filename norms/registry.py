@@ -1,12 +1,13 @@
-"""Norms by name."""
+"""Norms by name, class path or callable."""
 
-import difflib
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
+from .base import MomentNorm
 from .batch import (
     BatchNorm1d,
     BatchNorm2d,
@@ -19,8 +20,12 @@ from .batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInsta
 from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from .conditional import ConditionalNorm
 from .decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
+from .errors import SettingError, did_you_mean, unknown
 from .layer_pixel import LayerNormPixel
 from .switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+
+Builder = Callable[..., nn.Module]
+"""Builds a norm from its number of channels and options: a class or another callable."""
 
 
 def _group(num_features: int, num_groups: int | None = None, eps: float = 1e-5, affine: bool = True) -> nn.GroupNorm:
@@ -39,7 +44,7 @@ def _none(num_features: int) -> nn.Identity:
     return nn.Identity()
 
 
-_BUILDERS: dict[str, Sequence[Callable[..., nn.Module]]] = {
+_BUILDERS: dict[str, tuple[Builder, ...]] = {
     "batch": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     "batch_renorm": (BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
     "mean_only_batch": (MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d),
@@ -57,8 +62,8 @@ _BUILDERS: dict[str, Sequence[Callable[..., nn.Module]]] = {
 _SYNCHRONIZED = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 
 
-def _defaults(name: str, num_features: int) -> dict[str, Any]:
-    """What is different here from the defaults of the classes: every norm has gamma and beta and fits every C."""
+def _defaults(name: str | Builder, num_features: int) -> dict[str, Any]:
+    """Return what differs here from the defaults of the classes: every norm has gamma and beta and fits every C."""
     if name == "instance":
         return {"affine": True}
     if name == "decorrelated_batch":
@@ -67,12 +72,100 @@ def _defaults(name: str, num_features: int) -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """The names that :func:`build` knows."""
+    """Return the names that :func:`build` knows."""
     return list(_BUILDERS)
 
 
-def build(name: str, num_features: int, dims: int = 2, num_conditions: int | None = None, **options: Any) -> nn.Module:
-    """Build a normalization layer by name.
+def register(name: str, builder: Builder | Sequence[Builder]) -> None:
+    """Add a name for :func:`build`, :func:`norms.convert` and all that takes a norm by name.
+
+    For instance, at the end of the file that defines the norm::
+
+        norms.register("gated", GatedNorm)
+
+    Args:
+        name: The name; it has no dots, by which class paths are told from names.
+        builder: The norm's class, or another callable, that is called with the number of channels and options. Three
+            of them are those for 1, 2 and 3 spatial dimensions.
+
+    Raises:
+        SettingError: If the name is taken, empty or has a dot, or there are neither one nor three builders.
+    """
+    builders = (builder,) * 3 if callable(builder) else tuple(builder)
+    if not name or "." in name:
+        raise SettingError(f"the name of a norm has no dots and is not empty, got '{name}'")
+    if len(builders) != 3 or not all(map(callable, builders)):
+        raise SettingError(f"norm '{name}' needs one builder, or three for 1, 2 and 3 spatial dimensions")
+    if _BUILDERS.get(name, builders) != builders:
+        raise SettingError(f"norm '{name}' exists already: choose another name")
+    _BUILDERS[name] = builders
+
+
+def known_classes() -> dict[type[nn.Module], str]:
+    """Return the name of every class of norms that has one; classes derived from it have none."""
+    classes = [(kind, name) for name, kinds in _BUILDERS.items() for kind in kinds if isinstance(kind, type)]
+    classes += [(kind, "batch") for kind in (*_SYNCHRONIZED, nn.SyncBatchNorm)]
+    found: dict[type[nn.Module], str] = {nn.GroupNorm: "group", **dict(classes)}
+    for kind, name in classes:
+        if issubclass(kind, MomentNorm) and "spatial_dims" in vars(kind):
+            # The same norm for input of any rank.
+            found.setdefault(kind.__bases__[0], name)
+    return found
+
+
+def find_builder(name: str | Builder, dims: int, options: Sequence[str] = ()) -> Builder:
+    """Return what builds a norm.
+
+    Args:
+        name: One of :func:`names`, the path of a class such as ``torch.nn.SyncBatchNorm``, or a callable.
+        dims: Number of spatial dimensions: 1, 2 or 3.
+        options: Names of the options that it is to take.
+
+    Raises:
+        SettingError: If there is no such norm, an option does not exist, or dims is not 1, 2 or 3.
+    """
+    if dims not in (1, 2, 3):
+        raise SettingError(f"norms exist for 1, 2 or 3 spatial dimensions, got dims={dims}")
+    if not isinstance(name, str):
+        return name
+    if name == "batch" and "sync" in options:
+        return _SYNCHRONIZED[dims - 1]
+    if name in _BUILDERS:
+        return _BUILDERS[name][dims - 1]
+    if "." not in name:
+        raise unknown("norm", name, _BUILDERS)
+    return _imported(name)
+
+
+def _imported(path: str) -> Builder:
+    module_name, _, attribute = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise SettingError(f"norm '{path}' cannot be imported: {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        guess = did_you_mean(attribute, dir(module))
+        raise SettingError(f"norm '{path}' cannot be imported: {module_name} has no class '{attribute}'{guess}")
+    builder: Builder = found
+    return builder
+
+
+def options_of(builder: Builder) -> list[str] | None:
+    """Return the names of a builder's options; None if it takes any, or does not tell."""
+    try:
+        _, *parameters = inspect.signature(builder).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return None
+    return [p.name for p in parameters]
+
+
+def build(
+    name: str | Builder, num_features: int, dims: int = 2, num_conditions: int | None = None, **options: Any
+) -> nn.Module:
+    """Build a normalization layer by name, class path or callable.
 
     ========================  =======================================================================
     name                      layer
@@ -93,9 +186,11 @@ def build(name: str, num_features: int, dims: int = 2, num_conditions: int | Non
     ========================  =======================================================================
 
     Args:
-        name: One of :func:`names`.
+        name: One of :func:`names`, to which :func:`register` adds; the path of a class such as
+            ``torch.nn.SyncBatchNorm`` or ``mypackage.MyNorm``; or a callable. It is called with ``num_features`` and
+            the options.
         num_features: Number of channels C.
-        dims: Number of spatial dimensions: 1, 2 or 3.
+        dims: Number of spatial dimensions: 1, 2 or 3. A class path or callable does not get to know it.
         num_conditions: Number of conditions, such as classes or styles, that have a gamma and beta each: the layer is a
             :class:`norms.ConditionalNorm` around the named one then, also around ``none``.
         options: Further arguments of the layer, such as ``eps`` or ``initial_rho``.
@@ -106,24 +201,22 @@ def build(name: str, num_features: int, dims: int = 2, num_conditions: int | Non
     Raises:
         ValueError: If the name is unknown, an option does not exist or has a wrong value, or dims is not 1, 2 or 3.
     """
-    if name not in _BUILDERS:
-        close = difflib.get_close_matches(name, _BUILDERS, n=1, cutoff=0.5)
-        guess = f", did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"unknown norm '{name}'{guess} (known: {', '.join(_BUILDERS)})")
-    if dims not in (1, 2, 3):
-        raise ValueError(f"norms exist for 1, 2 or 3 spatial dimensions, got dims={dims}")
-    builders = _SYNCHRONIZED if name == "batch" and "sync" in options else _BUILDERS[name]
-    builder = builders[dims - 1]
-    allowed = [p for p in inspect.signature(builder).parameters if p != "num_features"]
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
+    builder = find_builder(name, dims, tuple(options))
+    label = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
+    allowed = options_of(builder)
+    wrong = [] if allowed is None else sorted(set(options) - set(allowed))
+    if wrong:
         known = f"its options are {', '.join(allowed)}" if allowed else "it has no options"
-        raise ValueError(f"norm '{name}' has no option '{unknown[0]}' ({known})")
+        raise SettingError(
+            f"norm '{label}' has no option '{wrong[0]}'{did_you_mean(wrong[0], allowed or [])} ({known})"
+        )
     defaults = _defaults(name, num_features)
-    if num_conditions is None:
-        return builder(num_features, **{**defaults, **options})
-    if "affine" in allowed:
+    if num_conditions is not None and (allowed is None or "affine" in allowed):
         defaults["affine"] = False
     norm = builder(num_features, **{**defaults, **options})
+    if not isinstance(norm, nn.Module):
+        raise SettingError(f"norm '{label}' must build a torch.nn.Module, got {type(norm).__name__}")
+    if num_conditions is None:
+        return norm
     table = {key: options[key] for key in ("device", "dtype") if key in options}
     return ConditionalNorm(norm, num_conditions, num_features, **table)

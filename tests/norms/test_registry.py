@@ -1,10 +1,13 @@
 """Norms by name."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 import norms
+from norms import registry
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -99,3 +102,62 @@ def test_a_name_stands_for_the_class_of_the_dimension(name, kind, dims):
     layer = norms.build(name, 4, dims, sync=True)
     assert type(layer) is getattr(norms, f"{kind}{dims}d")
     assert layer.sync
+
+
+@pytest.mark.parametrize("norm", ["torch.nn.SyncBatchNorm", nn.SyncBatchNorm])
+def test_a_class_path_or_a_class_is_as_good_as_a_name(norm):
+    layer = norms.build(norm, 4, eps=0.1)
+    assert type(layer) is nn.SyncBatchNorm
+    assert (layer.num_features, layer.eps) == (4, 0.1)
+
+
+def test_a_callable_builds_a_norm():
+    assert norms.build(lambda channels: nn.GroupNorm(2, channels), 4).num_groups == 2
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        ("torch.nn.BatchNorm2", "torch.nn has no class 'BatchNorm2', did you mean 'BatchNorm2d'"),
+        ("nowhere.Norm", "cannot be imported: No module named 'nowhere'"),
+        (lambda channels: channels, "must build a torch.nn.Module, got int"),
+    ],
+)
+def test_what_builds_no_norm_is_refused(norm, message):
+    with pytest.raises(norms.errors.SettingError, match=re.escape(message)):
+        norms.build(norm, 4)
+
+
+class Registered(norms.BatchInstanceNorm2d):
+    pass
+
+
+@pytest.fixture
+def _registered(monkeypatch):
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    norms.register("registered", Registered)
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_registered_norm_has_a_name_and_is_converted_from_and_to():
+    assert "registered" in norms.names()
+    layer = norms.convert(norms.build("batch_instance", 4, initial_rho=0.3), "registered")
+    assert type(layer) is Registered
+    assert layer.rho.tolist() == pytest.approx([0.3] * 4)
+    assert type(norms.convert(layer, "batch_instance")) is norms.BatchInstanceNorm2d
+    with pytest.raises(ValueError, match="not exact, since it normalizes by the mixture of Registered"):
+        norms.convert(layer, "batch_instance", exact=True)
+
+
+@pytest.mark.usefixtures("_registered")
+@pytest.mark.parametrize(
+    ("name", "builder", "message"),
+    [
+        ("batch", Registered, "norm 'batch' exists already"),
+        ("a.b", Registered, "has no dots"),
+        ("two", (Registered, Registered), "needs one builder, or three"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(name, builder, message):
+    with pytest.raises(ValueError, match=message):
+        norms.register(name, builder)
