@@ -1,0 +1,70 @@
+"""Find what a setting names: one of the known things, or any other by its class path."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from norms.errors import SettingError, unknown
+
+
+def resolve(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> Any:
+    """Return what ``choice`` stands for.
+
+    Args:
+        kind: What is chosen, such as ``norm``, for the message.
+        choice: A known name, a class path such as ``mypackage.module.MyNorm``, or the object itself.
+        known: The objects that have a name.
+
+    Raises:
+        SettingError: If there is no such name, module or attribute.
+    """
+    known = known or {}
+    if not isinstance(choice, str):
+        return choice
+    if choice in known:
+        return known[choice]
+    if "." not in choice:
+        raise unknown(kind, choice, known)
+    return _import(kind, choice)
+
+
+def class_path(kind: str, choice: str | Callable[..., Any]) -> str:
+    """Return the text that stands for a choice where only plain types are kept, such as in a checkpoint.
+
+    Args:
+        kind: What is chosen, for the message.
+        choice: A name or class path, which is returned as it is, or a class or function.
+
+    Raises:
+        SettingError: If the object cannot be imported again: a lambda, or a function within another.
+    """
+    if isinstance(choice, str):
+        return choice
+    path = f"{getattr(choice, '__module__', '')}.{getattr(choice, '__qualname__', '')}"
+    try:
+        found = _import(kind, path)
+    except SettingError:
+        found = None
+    if found is not choice:
+        raise SettingError(f"{kind} {choice!r} has no class path to keep: define it at the top of a module")
+    return path
+
+
+def _import(kind: str, path: str) -> Any:
+    parts = path.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+                continue  # a class within a class
+            raise SettingError(f"{kind} '{path}': {module} needs the module {error.name}, which is missing") from error
+        except (ImportError, ValueError) as error:
+            raise SettingError(f"{kind} '{path}' cannot be imported: {error}") from error
+        for index, name in enumerate(parts[length:], start=length):
+            if not hasattr(found, name):
+                raise SettingError(f"{kind} '{path}': {'.'.join(parts[:index])} has no {name}")
+            found = getattr(found, name)
+        return found
+    raise SettingError(f"{kind} '{path}': there is no module {parts[0]}")
