@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from norms.errors import SettingError, unknown
+from .errors import SettingError, unknown
 
 
 def resolve(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> Any:
@@ -26,6 +26,18 @@ def resolve(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> A
     if "." not in choice:
         raise unknown(kind, choice, known)
     return _import(kind, choice)
+
+
+def resolve_callable(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+    """Return what ``choice`` stands for, as :func:`resolve` does, if it can be called.
+
+    Raises:
+        SettingError: Also if it cannot.
+    """
+    found = resolve(kind, choice, known)
+    if not callable(found):
+        raise SettingError(f"{kind} {choice!r} cannot be called")
+    return found
 
 
 def class_path(kind: str, choice: str | Callable[..., Any]) -> str:
