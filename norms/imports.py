@@ -40,25 +40,20 @@ def resolve_callable(kind: str, choice: Any, known: Mapping[str, Any] | None = N
     return found
 
 
-def class_path(kind: str, choice: str | Callable[..., Any]) -> str:
-    """Return the text that stands for a choice where only plain types are kept, such as in a checkpoint.
+def class_path(choice: Any) -> str:
+    """Return the text for a choice where only plain types are kept, such as in a checkpoint.
 
     Args:
-        kind: What is chosen, for the message.
         choice: A name or class path, which is returned as it is, or a class or function.
 
     Raises:
-        SettingError: If the object cannot be imported again: a lambda, or a function within another.
+        SettingError: If the path would not lead to the object: that of a lambda, or of a function within another.
     """
     if isinstance(choice, str):
         return choice
     path = f"{getattr(choice, '__module__', '')}.{getattr(choice, '__qualname__', '')}"
-    try:
-        found = _import(kind, path)
-    except SettingError:
-        found = None
-    if found is not choice:
-        raise SettingError(f"{kind} {choice!r} has no class path to keep: define it at the top of a module")
+    if "<" in path or resolve("object", path) is not choice:
+        raise SettingError(f"{choice!r} has no class path to keep: define it at the top of a module")
     return path
 
 
@@ -72,7 +67,7 @@ def _import(kind: str, path: str) -> Any:
             if error.name and (module == error.name or module.startswith(f"{error.name}.")):
                 continue  # a class within a class
             raise SettingError(f"{kind} '{path}': {module} needs the module {error.name}, which is missing") from error
-        except (ImportError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise SettingError(f"{kind} '{path}' cannot be imported: {error}") from error
         for index, name in enumerate(parts[length:], start=length):
             if not hasattr(found, name):
