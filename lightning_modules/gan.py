@@ -4,12 +4,13 @@ import copy
 import math
 import shlex
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.utils import make_grid
@@ -17,9 +18,10 @@ from torchvision.utils import make_grid
 from data.stream import generator
 from lightning_modules import ema
 from lightning_modules.base import TrainingModule
-from lightning_modules.losses.adversarial import adversarial_loss
-from lightning_modules.networks.sngan import Discriminator, Generator, find_architecture
-from norms.errors import SettingError
+from lightning_modules.losses.adversarial import AdversarialLoss, adversarial_loss
+from lightning_modules.networks.sngan import find_architecture
+from norms.errors import SettingError, check_range
+from norms.imports import class_path
 from norms.recalibration import recalibrate
 
 # Streams of noise within one step; the discriminator's k-th update takes FIRST_DISCRIMINATOR_LATENTS + k.
@@ -35,7 +37,7 @@ TILE = 64
 
 
 class GAN(TrainingModule):
-    """SNGAN: a generator with any norm against a spectrally normalized discriminator.
+    """Train SNGAN: a generator with any norm against a spectrally normalized discriminator.
 
     Each step updates the discriminator ``n_dis`` times, then the generator once, and then moves the averaged generator
     that samples are drawn from. One step is one batch, which holds the real images of all ``n_dis`` updates, and
@@ -48,12 +50,14 @@ class GAN(TrainingModule):
     ``trainer.sync_batchnorm``.
 
     Args:
-        architecture: One of ``resnet32``, ``resnet48``, ``cnn32``, ``cnn48`` (published) or ``resnet16`` (small).
+        architecture: One of ``resnet32``, ``resnet48``, ``cnn32``, ``cnn48`` (published) or ``resnet16`` (small), or a
+            class path or callable that builds a generator, which has an ``image_size``, and a discriminator, as
+            :class:`Architecture` does.
         channels: Channels of the images.
-        norm: The generator's normalization, any name of :func:`norms.build`.
+        norm: The generator's normalization, as :func:`norms.build` takes it.
         norm_options: Further arguments of that layer.
         latent_dim: Length of a latent vector.
-        loss: ``hinge`` or ``non_saturating``.
+        loss: ``hinge``, ``non_saturating``, or an :class:`AdversarialLoss` or its class path.
         lr: Adam's at the start, for both networks.
         betas: Adam's decay rates, each in [0, 1).
         rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
@@ -73,12 +77,12 @@ class GAN(TrainingModule):
 
     def __init__(
         self,
-        architecture: str = "resnet32",
+        architecture: str | Callable[..., tuple[nn.Module, nn.Module]] = "resnet32",
         channels: int = 3,
-        norm: str = "batch",
+        norm: str | Callable[..., nn.Module] = "batch",
         norm_options: dict[str, Any] | None = None,
         latent_dim: int = 128,
-        loss: str = "hinge",
+        loss: str | type[AdversarialLoss] = "hinge",
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.0, 0.9),
         rho_lr_multiplier: float = 10.0,
@@ -89,17 +93,19 @@ class GAN(TrainingModule):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
+        # Checkpoints hold plain types alone.
+        architecture, norm, loss = class_path(architecture), class_path(norm), class_path(loss)
         self.save_hyperparameters()
         self.automatic_optimization = False
-        _check("channels", channels, at_least=1)
-        _check("latent_dim", latent_dim, at_least=1)
-        _check("lr", lr, at_least=0)
-        _check("rho_lr_multiplier", rho_lr_multiplier, at_least=0)
+        check_range("channels", channels, at_least=1)
+        check_range("latent_dim", latent_dim, at_least=1)
+        check_range("lr", lr, at_least=0, below=math.inf)
+        check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         for beta in betas:
-            _check("betas", beta, at_least=0, below=1)
-        _check("n_dis", n_dis, at_least=1)
-        _check("generator_batch_size", 1 if generator_batch_size is None else generator_batch_size, at_least=1)
-        _check("ema_half_life", ema_half_life, at_least=0)
+            check_range("betas", beta, at_least=0, below=1)
+        check_range("n_dis", n_dis, at_least=1)
+        check_range("generator_batch_size", generator_batch_size, at_least=1)
+        check_range("ema_half_life", ema_half_life, at_least=0)
         self.latent_dim = latent_dim
         self.lr = lr
         self.betas = betas
@@ -109,22 +115,20 @@ class GAN(TrainingModule):
         self.ema_half_life = ema_half_life
         self.dequantize = dequantize
         self.loss = adversarial_loss(loss)
-        networks = find_architecture(architecture)
-        self.image_shape = (channels, networks.image_size, networks.image_size)
-        try:
-            self.generator = Generator(networks, channels, latent_dim, norm, norm_options)
-        except ValueError as error:
-            raise SettingError(str(error)) from error
-        self.discriminator = Discriminator(networks, channels)
+        build = find_architecture(architecture)
+        self.generator, self.discriminator = build(
+            channels=channels, latent_dim=latent_dim, norm=norm, norm_options=norm_options
+        )
+        self.image_shape = (channels, self.generator.image_size, self.generator.image_size)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
 
     @property
     def batches_per_step(self) -> int:
-        """Batches of real images in one step: one for each update of the discriminator."""
+        """Return the number of batches of real images in one step: one for each update of the discriminator."""
         return self.n_dis
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
-        """Adam for either network, both with the same schedule."""
+        """Build Adam for either network, both with the same schedule."""
         networks = (self.generator, self.discriminator)
         optimizers = [
             self.adam(network, self.lr, self.betas, lr_multipliers={"rho": self.rho_lr_multiplier})
@@ -246,7 +250,7 @@ class GAN(TrainingModule):
         return torch.randn((count, self.latent_dim), generator=keyed, device=self.device)
 
     def next_command(self, run_dir: Path) -> str:
-        """Draw samples."""
+        """Return the command that draws samples."""
         return shlex.join(["python", "sample.py", str(run_dir), "-o", str(run_dir / "samples.png")])
 
 
@@ -263,9 +267,3 @@ def enlarged_grid(images: Tensor, columns: int, scale: int | None = None) -> Ten
     """
     scale = scale or math.ceil(TILE / images.shape[-1])
     return make_grid(images.repeat_interleave(scale, 2).repeat_interleave(scale, 3), columns, padding=2 * scale)
-
-
-def _check(name: str, value: float, at_least: int, below: int | None = None) -> None:
-    if value < at_least or (below is not None and value >= below):
-        limit = "" if below is None else f" and below {below}"
-        raise SettingError(f"{name} must be at least {at_least}{limit}, got {value}")

@@ -1,14 +1,15 @@
 """Feed-forward style transfer."""
 
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from PIL import ImageOps
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
@@ -16,10 +17,11 @@ from torchvision.utils import make_grid
 
 from data.styles import open_style
 from lightning_modules.base import TrainingModule
-from lightning_modules.losses.perceptual import LossScaling, PerceptualLoss, PerceptualTerms
-from lightning_modules.networks.loss_network import LossNetwork, default_layers
+from lightning_modules.losses.perceptual import LossScaling, PerceptualLoss, build_term, usual_terms
+from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import TransformerNet
-from norms.errors import SettingError
+from norms.errors import SettingError, check_range
+from norms.imports import class_path
 
 SAMPLES = 6
 """How many photos the sample grid shows, if a validation batch has as many."""
@@ -32,30 +34,32 @@ SMALLEST_STYLE = 32
 
 
 class StyleTransfer(TrainingModule):
-    """Trains a network that repaints any photo in the style of one picture.
+    """Train a network that repaints any photo in the style of one picture.
 
     The checkpoint holds the network and the style picture, and nothing of the loss network. So it can be used where
     neither the picture's file nor the loss network's weights are, and a resumed training keeps its picture.
 
     Logged are the weighted loss and its terms before weighting, for the training batches and, in evaluation mode, for
-    the validation photos. See :class:`PerceptualLoss` for what they mean.
+    the validation photos. See :func:`usual_terms` for what they mean.
 
     Args:
         style: Name of a bundled style picture, or the path of any image file.
         style_size: Longer side of the style picture in pixels, to which it is scaled; the larger, the broader the
             strokes in the result.
-        norm: The network's normalization, any name of :func:`norms.build`.
+        norm: The network's normalization, as :func:`norms.build` takes it.
         norm_options: Further arguments of that layer.
         widths: See :class:`TransformerNet`.
         num_blocks: See :class:`TransformerNet`.
-        loss_network: ``bundled``, ``vgg16``, ``vgg19`` or ``squeezenet1_1``, see :class:`LossNetwork`.
+        loss_network: ``bundled``, ``vgg16``, ``vgg19`` or ``squeezenet1_1``, or a class path or callable, see
+            :func:`build_loss_network`.
         weights: File with the loss network's weights; by default the bundled ones, or those that torchvision downloads.
         content_layers: Layers of the loss network; by default those customary for it.
         style_layers: Likewise.
-        loss_scaling: ``relative`` or ``published``, see :class:`PerceptualLoss`.
+        loss_scaling: ``relative`` or ``published``, see :func:`usual_terms`.
         content_weight: Weight of the content loss; by default what suits the scaling.
         style_weight: Likewise of the style loss; raise it for more style.
         tv_weight: Likewise of the total variation; raise it for smoother results.
+        terms: Further terms of the loss, each a ``class_path`` of a :class:`Term` with ``init_args``.
         lr: Adam's learning rate.
         rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
         seed: Key of everything random in the module.
@@ -80,11 +84,11 @@ class StyleTransfer(TrainingModule):
         self,
         style: str = "night",
         style_size: int = 256,
-        norm: str = "batch_instance",
+        norm: str | Callable[..., nn.Module] = "batch_instance",
         norm_options: dict[str, Any] | None = None,
         widths: Sequence[int] = (32, 64, 128),
         num_blocks: int = 5,
-        loss_network: str = "bundled",
+        loss_network: str | Callable[..., nn.Module] = "bundled",
         weights: str | None = None,
         content_layers: list[str] | None = None,
         style_layers: list[str] | None = None,
@@ -92,12 +96,18 @@ class StyleTransfer(TrainingModule):
         content_weight: float | None = None,
         style_weight: float | None = None,
         tv_weight: float | None = None,
+        terms: list[dict[str, Any]] | None = None,
         lr: float = 1e-3,
         rho_lr_multiplier: float = 10.0,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
+        # Checkpoints hold plain types alone.
+        norm, loss_network = class_path(norm), class_path(loss_network)
         self.save_hyperparameters()
+        check_range("style_size", style_size, at_least=1)
+        check_range("lr", lr, at_least=0, below=math.inf)
+        check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         self.transformer = TransformerNet(widths, num_blocks, norm, norm_options)
         self.register_buffer("style_image", torch.empty(3, 0, 0, dtype=torch.uint8))
         self._photos: Tensor | None = None
@@ -128,23 +138,23 @@ class StyleTransfer(TrainingModule):
         self._measure_style()
 
     def on_validation_start(self) -> None:
-        """Likewise where validation is all there is."""
+        """Measure the style where validation is all there is."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._measure_style()
 
     def on_test_start(self) -> None:
-        """Likewise in a test."""
+        """Measure the style for a test."""
         self._measure_style()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Stylize a batch and compare it with its photos and the style."""
         terms = self._compare(batch)
-        self.log_dict({f"train/{name}": value for name, value in terms._asdict().items()}, prog_bar=True)
-        return terms.loss
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
+        return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Likewise for photos that are not trained on."""
-        terms = {f"val/{name}": value for name, value in self._compare(batch)._asdict().items()}
+        """Compare photos that are not trained on, likewise."""
+        terms = {f"val/{name}": value for name, value in self._compare(batch).items()}
         self.log_dict(terms, batch_size=len(batch["image"]), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -152,7 +162,7 @@ class StyleTransfer(TrainingModule):
         return self(batch["image"])
 
     def configure_optimizers(self) -> Optimizer:
-        """Adam, with a constant learning rate as published."""
+        """Build Adam, with a constant learning rate as published."""
         multipliers = {"rho": self.hparams["rho_lr_multiplier"]}
         return self.adam(self.transformer, self.hparams["lr"], lr_multipliers=multipliers)
 
@@ -169,7 +179,7 @@ class StyleTransfer(TrainingModule):
         return torch.cat([framed, grid], dim=2)
 
     def next_command(self, run_dir: Path) -> str:
-        """The command that stylizes a photo."""
+        """Return the command that stylizes a photo."""
         return f"python stylize.py {shlex.quote(str(run_dir))} photo.jpg -o out/"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -192,19 +202,21 @@ class StyleTransfer(TrainingModule):
         customary = default_layers(options["loss_network"])
         content_layers = options["content_layers"] or customary.content
         style_layers = options["style_layers"] or customary.style
-        network = LossNetwork(options["loss_network"], {*content_layers, *style_layers}, options["weights"])
         weights = {name: options[name] for name in ("content_weight", "style_weight", "tv_weight")}
-        return PerceptualLoss(network, content_layers, style_layers, options["loss_scaling"], **weights)
+        terms = usual_terms(content_layers, style_layers, options["loss_scaling"], **weights)
+        terms += [build_term(description) for description in options["terms"] or ()]
+        layers = {layer for term in terms for layer in term.layers}
+        return PerceptualLoss(build_loss_network(options["loss_network"], layers, options["weights"]), terms)
 
     def _measure_style(self) -> None:
         self.loss.set_style(tvf.to_dtype(self.style_image[None], torch.float32, scale=True))
 
-    def _compare(self, batch: dict[str, Tensor]) -> PerceptualTerms:
+    def _compare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         photo = batch["image"]
         return self.loss(self(photo), photo)
 
     def _sample_photos(self) -> Tensor:
-        """The first validation photos, read once."""
+        """Return the first validation photos, read once."""
         if self._photos is None:
             trainer = cast(Any, self.trainer)  # whose datamodule is not declared
             loader = trainer.val_dataloaders or trainer.datamodule.val_dataloader()

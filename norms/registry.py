@@ -1,6 +1,5 @@
 """Norms by name, class path or callable."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,8 @@ from .batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInsta
 from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from .conditional import ConditionalNorm
 from .decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
-from .errors import SettingError, did_you_mean, unknown
+from .errors import SettingError, did_you_mean
+from .imports import resolve_callable
 from .layer_pixel import LayerNormPixel
 from .switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 
@@ -130,25 +130,7 @@ def find_builder(name: str | Builder, dims: int, options: Sequence[str] = ()) ->
         return name
     if name == "batch" and "sync" in options:
         return _SYNCHRONIZED[dims - 1]
-    if name in _BUILDERS:
-        return _BUILDERS[name][dims - 1]
-    if "." not in name:
-        raise unknown("norm", name, _BUILDERS)
-    return _imported(name)
-
-
-def _imported(path: str) -> Builder:
-    module_name, _, attribute = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise SettingError(f"norm '{path}' cannot be imported: {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        guess = did_you_mean(attribute, dir(module))
-        raise SettingError(f"norm '{path}' cannot be imported: {module_name} has no class '{attribute}'{guess}")
-    builder: Builder = found
-    return builder
+    return resolve_callable("norm", name, {known: builders[dims - 1] for known, builders in _BUILDERS.items()})
 
 
 def options_of(builder: Builder) -> list[str] | None:

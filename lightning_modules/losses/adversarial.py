@@ -1,95 +1,73 @@
 """Adversarial losses as pure functions of the discriminator's scores (unbounded logits, higher is more real)."""
 
-import difflib
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from norms.errors import SettingError
+from norms.imports import resolve
 
 
-def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of the discriminator, mean max(0, 1 - D(x)) + mean max(0, 1 + D(G(z))).
+class AdversarialLoss(Protocol):
+    """Give the losses of the two sides of one game, each a scalar."""
 
-    Source: Lim and Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (arXiv 1802.05957), equation 16.
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the discriminator's loss, given its scores of real and of generated images."""
+
+    def generator(self, fake: Tensor) -> Tensor:
+        """Return the generator's loss, given the discriminator's scores of generated images."""
+
+
+class Hinge:
+    """The hinge loss of Lim and Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (arXiv 1802.05957), equations 16, 17."""
+
+    @staticmethod
+    def discriminator(real: Tensor, fake: Tensor) -> Tensor:
+        """Return mean max(0, 1 - D(x)) + mean max(0, 1 + D(G(z))).
+
+        It is at least 0, and exactly 0 once every real score is at least 1 and every fake score at most -1.
+        """
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+    @staticmethod
+    def generator(fake: Tensor) -> Tensor:
+        """Return -mean D(G(z)), of either sign."""
+        return -fake.mean()
+
+
+class NonSaturating:
+    """The cross entropy of Goodfellow et al. 2014 (arXiv 1406.2661), equation 1 and section 3.
+
+    s is the logistic function. Written with softplus, which neither overflows nor needs a guard within the logarithm.
+    """
+
+    @staticmethod
+    def discriminator(real: Tensor, fake: Tensor) -> Tensor:
+        """Return -mean log s(D(x)) - mean log(1 - s(D(G(z)))), above 0; 2 log 2 if the discriminator cannot tell."""
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+    @staticmethod
+    def generator(fake: Tensor) -> Tensor:
+        """Return -mean log s(D(G(z))), above 0."""
+        return F.softplus(-fake).mean()
+
+
+LOSSES: dict[str, type[AdversarialLoss]] = {"hinge": Hinge, "non_saturating": NonSaturating}
+
+
+def adversarial_loss(choice: str | type[AdversarialLoss]) -> AdversarialLoss:
+    """Make a loss.
 
     Args:
-        real: Scores of real images.
-        fake: Scores of generated images; the two may differ in number.
-
-    Returns:
-        A scalar, at least 0; exactly 0 once every real score is at least 1 and every fake score at most -1.
-    """
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-
-
-def hinge_generator(fake: Tensor) -> Tensor:
-    """Loss of the generator against a hinge discriminator, -mean D(G(z)).
-
-    Source: Miyato et al. 2018 (arXiv 1802.05957), equation 17.
-
-    Args:
-        fake: Scores of generated images.
-
-    Returns:
-        A scalar of either sign.
-    """
-    return -fake.mean()
-
-
-def non_saturating_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Cross entropy of the discriminator, -mean log s(D(x)) - mean log(1 - s(D(G(z)))) with the logistic function s.
-
-    Source: Goodfellow et al. 2014 (arXiv 1406.2661), equation 1. Written with softplus, which neither overflows nor
-    needs a guard within the logarithm.
-
-    Args:
-        real: Scores of real images.
-        fake: Scores of generated images; the two may differ in number.
-
-    Returns:
-        A scalar above 0; 2 log 2 where the discriminator cannot tell.
-    """
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
-def non_saturating_generator(fake: Tensor) -> Tensor:
-    """Non-saturating loss of the generator, -mean log s(D(G(z))) with the logistic function s.
-
-    Source: Goodfellow et al. 2014 (arXiv 1406.2661), section 3.
-
-    Args:
-        fake: Scores of generated images.
-
-    Returns:
-        A scalar above 0.
-    """
-    return F.softplus(-fake).mean()
-
-
-class AdversarialLoss(NamedTuple):
-    """The two sides of one game."""
-
-    discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor], Tensor]
-
-
-LOSSES = {
-    "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
-    "non_saturating": AdversarialLoss(non_saturating_discriminator, non_saturating_generator),
-}
-
-
-def adversarial_loss(name: str) -> AdversarialLoss:
-    """Look up a loss.
+        choice: A name in ``LOSSES``, or a class path or class of an :class:`AdversarialLoss`, built without arguments.
 
     Raises:
-        SettingError: If none has this name.
+        SettingError: If there is no such thing, or it has not both sides.
     """
-    if name not in LOSSES:
-        close = difflib.get_close_matches(name, LOSSES, n=1)
-        guess = f", did you mean '{close[0]}'?" if close else ""
-        raise SettingError(f"unknown adversarial loss '{name}'{guess} (known: {', '.join(LOSSES)})")
-    return LOSSES[name]
+    found: Any = resolve("adversarial loss", choice, LOSSES)
+    loss: AdversarialLoss = found() if isinstance(found, type) else found
+    for side in ("discriminator", "generator"):
+        if not callable(getattr(loss, side, None)):
+            raise SettingError(f"adversarial loss {choice!r} has no method {side}")
+    return loss

@@ -1,16 +1,18 @@
 """Perceptual losses: how far an image is from a photo's content and from a picture's style."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.loss_network import LossNetwork
-from norms.errors import SettingError
+from norms.errors import SettingError, check_range, unknown
+from norms.imports import resolve_callable
 
 LossScaling = Literal["relative", "published"]
+Features = Mapping[str, Tensor]
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -32,13 +34,13 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def squared_error(value: Tensor, target: Tensor) -> Tensor:
-    """Mean over all entries of ``(value - target) ** 2``; ``target`` broadcasts over the batch."""
+    """Average ``(value - target) ** 2`` over all entries; ``target`` broadcasts over the batch."""
     value, target = _precise(value), _precise(target)
     return F.mse_loss(value, target.expand_as(value))
 
 
 def relative_error(value: Tensor, target: Tensor) -> Tensor:
-    """``||value - target||^2 / ||target||^2``: 0 for equality, 1 for a value of 0, whatever the scale of both.
+    """Return ``||value - target||^2 / ||target||^2``: 0 for equality, 1 for a value of 0, whatever the scale of both.
 
     ``target`` broadcasts over the batch. A target of zeros (a dead layer) gives 0 for a value of zeros.
     """
@@ -48,7 +50,7 @@ def relative_error(value: Tensor, target: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean squared difference of horizontal neighbors plus that of vertical ones; 0 for a constant image.
+    """Add the mean squared differences of horizontal and of vertical neighbors; 0 for a constant image.
 
     Source: Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting Them", 2015, section 3 (with
     exponent 2).
@@ -81,76 +83,133 @@ SCALINGS: Mapping[str, Scaling] = {
 }
 
 
-class PerceptualTerms(NamedTuple):
-    """The weighted sum that is trained on, and its terms before weighting."""
+class Term(nn.Module):
+    """Base of the terms of a perceptual loss: a subclass sets ``name`` and writes :meth:`forward`.
 
-    loss: Tensor
-    content: Tensor
-    style: Tensor
-    tv: Tensor
+    Args:
+        weight: Factor of the term in the loss, at least 0.
+        layers: Layers of the loss network that the term looks at.
+
+    Raises:
+        SettingError: If the weight is out of range.
+    """
+
+    name: ClassVar[str] = ""
+    """What logs call the term."""
+
+    compares_photo: ClassVar[bool] = False
+    """Whether the term wants the photo's activations as well, for which the loss network runs once more."""
+
+    def __init__(self, weight: float = 1.0, layers: Collection[str] = ()) -> None:
+        super().__init__()
+        check_range(f"{self.name}_weight", weight, at_least=0, below=math.inf)
+        self.weight, self.layers = weight, tuple(layers)
+
+    def set_style(self, style: Features) -> None:
+        """Keep what the term needs of the style picture's activations, as buffers outside the ``state_dict``."""
+
+    def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
+        """Compute the term before weighting.
+
+        Args:
+            image: (B, 3, H, W), values in [0, 1].
+            found: The image's activations, in the term's layers at least.
+            wanted: The photo's activations, likewise, if ``compares_photo`` is set.
+
+        Returns:
+            A scalar, averaged over the batch.
+        """
+        raise NotImplementedError
+
+
+class _LayerTerm(Term):
+    def __init__(self, weight: float, layers: Collection[str], scaling: LossScaling = "relative") -> None:
+        super().__init__(weight, layers)
+        if not layers:
+            raise SettingError(f"{self.name}_layers must name a layer of the loss network")
+        self.scaling = find_scaling(scaling)
+
+    def _error(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return self.scaling.reduce(torch.stack([self.scaling.error(value, target) for value, target in pairs]))
+
+
+class Content(_LayerTerm):
+    """Compare activations with the photo's."""
+
+    name, compares_photo = "content", True
+
+    def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
+        """Compute the error of the activations."""
+        return self._error([(found[layer], wanted[layer]) for layer in self.layers])
+
+
+class Style(_LayerTerm):
+    """Compare Gram matrices with the style picture's."""
+
+    name = "style"
+
+    def set_style(self, style: Features) -> None:
+        """Compute the style picture's Gram matrices, once for all."""
+        for index, layer in enumerate(self.layers):
+            self.register_buffer(f"gram{index}", gram_matrix(style[layer]), persistent=False)
+
+    def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
+        """Compute the error of the Gram matrices."""
+        grams = [gram_matrix(found[layer]) for layer in self.layers]
+        return self._error([(gram, self.get_buffer(f"gram{index}")) for index, gram in enumerate(grams)])
+
+
+class TotalVariation(Term):
+    """Measure how rough an image is."""
+
+    name = "tv"
+
+    def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
+        """Compute :func:`total_variation`."""
+        return total_variation(image)
 
 
 class PerceptualLoss(nn.Module):
-    r"""Weighted sum of content, style and total variation.
+    r"""Add terms, each with its weight: the content, the style, the total variation, and any further :class:`Term`.
 
     With ``phi`` the activations of the loss network and ``G`` their Gram matrix, for an image ``y``, the photo ``x`` it
-    was made from and the style picture ``s``:
+    was made from and the style picture ``s``, the terms of :func:`usual_terms` make
 
     .. math::
         w_c\, R_l\, e(\phi_l(y), \phi_l(x)) + w_s\, R_l\, e(G_l(y), G_l(s)) + w_t\, TV(y)
 
-    ``relative`` scaling takes :func:`relative_error` for ``e`` and the mean over layers for ``R``. Every term is then a
-    share of its target, so the same weights serve any style, loss network and choice of layers, and its values can be
-    compared between them. ``published`` takes :func:`squared_error` and the sum, as Johnson et al. 2016 and most code
-    since; its terms scale with the fourth power of the activations, and its weights have to be found anew for each loss
-    network and often for each style.
-
-    The style's Gram matrices are computed once, by :meth:`set_style`, and are not part of the ``state_dict``.
+    Nothing of the loss is part of the ``state_dict``.
 
     Args:
-        network: The loss network.
-        content_layers: Layers of it that must keep the photo's activations.
-        style_layers: Layers of it that must have the style picture's Gram matrices.
-        scaling: ``relative`` or ``published``.
-        content_weight: At least 0; None for what suits the scaling: 1, published 1e5.
-        style_weight: At least 0; None for what suits the scaling: 5, published 1e10.
-        tv_weight: At least 0; None for what suits the scaling: 1, published 0.
+        network: The loss network, such as a :class:`LossNetwork`.
+        terms: What to add, in this order.
 
     Raises:
-        SettingError: If the scaling does not exist or a weight is negative.
+        SettingError: If terms share a name or have none.
     """
 
-    def __init__(
-        self,
-        network: LossNetwork,
-        content_layers: Collection[str],
-        style_layers: Collection[str],
-        scaling: LossScaling = "relative",
-        content_weight: float | None = None,
-        style_weight: float | None = None,
-        tv_weight: float | None = None,
-    ) -> None:
+    def __init__(self, network: nn.Module, terms: Sequence[Term]) -> None:
         super().__init__()
-        if scaling not in SCALINGS:
-            raise SettingError(f"no loss_scaling '{scaling}', there are {', '.join(SCALINGS)}")
+        names = [term.name for term in terms]
+        if len({"", "loss", *names}) != len(names) + 2:
+            raise SettingError(f"the terms of a loss need different names other than loss, got {', '.join(names)}")
         self.network = network
-        self.content_layers, self.style_layers = tuple(content_layers), tuple(style_layers)
-        self.scaling = SCALINGS[scaling]
-        self.content_weight = _weight("content_weight", content_weight, self.scaling.content_weight)
-        self.style_weight = _weight("style_weight", style_weight, self.scaling.style_weight)
-        self.tv_weight = _weight("tv_weight", tv_weight, self.scaling.tv_weight)
+        self.terms = nn.ModuleDict({term.name: term for term in terms})
+        self.layers = {layer for term in terms for layer in term.layers}
+        self.photo_layers = {layer for term in terms if term.compares_photo for layer in term.layers}
 
     @torch.no_grad()
     def set_style(self, style: Tensor) -> None:
-        """Compute what the style layers are compared with.
+        """Compute what the terms compare with.
 
         Args:
             style: The style picture, (1, 3, H, W), values in [0, 1].
         """
-        for layer, features in self.network(style, self.style_layers).items():
-            self.register_buffer(f"gram_{layer}", gram_matrix(features), persistent=False)
+        features = self.network(style, self.layers)
+        for term in self.terms.values():
+            term.set_style(features)
 
-    def forward(self, image: Tensor, photo: Tensor) -> PerceptualTerms:
+    def forward(self, image: Tensor, photo: Tensor) -> dict[str, Tensor]:
         """Compare images with the photos they were made from and with the style of :meth:`set_style`.
 
         Args:
@@ -158,23 +217,77 @@ class PerceptualLoss(nn.Module):
             photo: (B, 3, H, W), values in [0, 1].
 
         Returns:
-            Scalars, averaged over the batch.
+            Scalars, averaged over the batch: ``loss``, the weighted sum, and each term before weighting, by name.
         """
-        found = self.network(image, {*self.content_layers, *self.style_layers})
+        found = self.network(image, self.layers)
         with torch.no_grad():
-            wanted = self.network(photo, self.content_layers)
-        error, reduce = self.scaling.error, self.scaling.reduce
-        content = reduce(torch.stack([error(found[layer], wanted[layer]) for layer in self.content_layers]))
-        grams = [(gram_matrix(found[layer]), self.get_buffer(f"gram_{layer}")) for layer in self.style_layers]
-        style = reduce(torch.stack([error(gram, target) for gram, target in grams]))
-        tv = total_variation(image)
-        loss = self.content_weight * content + self.style_weight * style + self.tv_weight * tv
-        return PerceptualTerms(loss, content, style, tv)
+            wanted = self.network(photo, self.photo_layers)
+        values = {name: term(image, found, wanted) for name, term in self.terms.items()}
+        return {"loss": sum(self.terms[name].weight * value for name, value in values.items()), **values}
 
 
-def _weight(name: str, value: float | None, default: float) -> float:
-    if value is None:
-        return default
-    if not value >= 0:
-        raise SettingError(f"{name} must be at least 0, got {value}")
-    return value
+def find_scaling(name: str) -> Scaling:
+    """Look up how errors are measured.
+
+    Raises:
+        SettingError: If there is no scaling of this name.
+    """
+    if name not in SCALINGS:
+        raise unknown("loss_scaling", name, SCALINGS)
+    return SCALINGS[name]
+
+
+def usual_terms(
+    content_layers: Collection[str],
+    style_layers: Collection[str],
+    scaling: LossScaling = "relative",
+    content_weight: float | None = None,
+    style_weight: float | None = None,
+    tv_weight: float | None = None,
+) -> list[Term]:
+    """Make the terms of Johnson et al. 2016: content, style and total variation.
+
+    ``relative`` scaling takes :func:`relative_error` and the mean over layers. Every term is then a share of its
+    target, so the same weights serve any style, loss network and choice of layers, and its values can be compared
+    between them. ``published`` takes :func:`squared_error` and the sum, as Johnson et al. 2016 and most code since; its
+    terms scale with the fourth power of the activations, and its weights have to be found anew for each loss network
+    and often for each style.
+
+    Args:
+        content_layers: Layers of the loss network that must keep the photo's activations.
+        style_layers: Layers of it that must have the style picture's Gram matrices.
+        scaling: ``relative`` or ``published``.
+        content_weight: At least 0; None for what suits the scaling: 1, published 1e5.
+        style_weight: At least 0; None for what suits the scaling: 5, published 1e10.
+        tv_weight: At least 0; None for what suits the scaling: 1, published 0.
+
+    Raises:
+        SettingError: If the scaling does not exist, a weight is out of range or there are no layers.
+    """
+    usual = find_scaling(scaling)
+    return [
+        Content(usual.content_weight if content_weight is None else content_weight, content_layers, scaling),
+        Style(usual.style_weight if style_weight is None else style_weight, style_layers, scaling),
+        TotalVariation(usual.tv_weight if tv_weight is None else tv_weight),
+    ]
+
+
+def build_term(description: Mapping[str, Any]) -> Term:
+    """Make a term as YAML describes it.
+
+    Args:
+        description: ``class_path``, such as ``mypackage.MyTerm``, and perhaps ``init_args``.
+
+    Raises:
+        SettingError: If there is no such class, or it does not take the arguments.
+    """
+    if not set(description) <= {"class_path", "init_args"} or not isinstance(description.get("class_path"), str):
+        raise SettingError(f"a term of the loss needs a class_path, and may have init_args, got {dict(description)}")
+    path, arguments = description["class_path"], description.get("init_args") or {}
+    try:
+        term = resolve_callable("loss term", path)(**arguments)
+    except TypeError as error:
+        raise SettingError(f"loss term '{path}' cannot be made: {error}") from error
+    if not isinstance(term, Term):
+        raise SettingError(f"loss term '{path}' is no Term")
+    return term

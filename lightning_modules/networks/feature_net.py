@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 import norms
-from norms.errors import SettingError
+from norms.errors import SettingError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -138,10 +138,8 @@ class FeatureNet(nn.Module):
             SettingError: If the network has no layer of a name.
         """
         wanted = set(layers)
-        if unknown := wanted - set(self.layers):
-            raise SettingError(
-                f"the feature network has no layer {', '.join(sorted(unknown))}; it has {', '.join(self.layers)}"
-            )
+        if wrong := sorted(wanted - set(self.layers)):
+            raise unknown("layer of the feature network", wrong[0], self.layers)
         found: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
             if len(found) == len(wanted):

@@ -2,7 +2,7 @@
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from lightning_modules.networks.feature_net import IMAGENET_MEAN, IMAGENET_STD, FeatureNet
-from norms.errors import SettingError
+from norms.errors import SettingError, unknown
+from norms.imports import resolve, resolve_callable
 
 
 class DefaultLayers(NamedTuple):
@@ -38,15 +39,38 @@ _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.Unp
 _SQUEEZENET = ("relu1", "fire2", "fire3", "fire4", "fire5", "fire6", "fire7", "fire8", "fire9")
 
 
-def default_layers(network: str) -> DefaultLayers:
-    """The customary layers of a loss network.
+def default_layers(choice: str | Callable[..., nn.Module]) -> DefaultLayers:
+    """Return the customary layers of a loss network; one of the user's own may have them as ``default_layers``.
 
     Raises:
-        SettingError: If there is no loss network of this name.
+        SettingError: If there is no such loss network.
     """
-    if network not in _DEFAULT_LAYERS:
-        raise SettingError(f"no loss_network '{network}', there are {', '.join(_DEFAULT_LAYERS)}")
-    return _DEFAULT_LAYERS[network]
+    found = resolve("loss_network", choice, _DEFAULT_LAYERS)
+    if isinstance(found, DefaultLayers):
+        return found
+    return DefaultLayers(*getattr(found, "default_layers", ((), ())))
+
+
+def build_loss_network(
+    choice: str | Callable[..., nn.Module], layers: Collection[str], weights: str | Path | None = None
+) -> nn.Module:
+    """Build a :class:`LossNetwork` or a loss network of the user's own.
+
+    Args:
+        choice: A name that :class:`LossNetwork` knows, or a class path or callable that is called with ``layers`` and
+            ``weights``. What it returns is called as :class:`LossNetwork` is, and frozen like it.
+        layers: Layers that will be asked for.
+        weights: A file of weights.
+
+    Raises:
+        SettingError: See :class:`LossNetwork`; or if there is no such class.
+    """
+    if choice in _DEFAULT_LAYERS:
+        return LossNetwork(str(choice), layers, weights)
+    network: nn.Module = resolve_callable("loss_network", choice)(layers, weights)
+    for module in network.modules():
+        _freeze(module)
+    return network.eval()
 
 
 class LossNetwork(nn.Module):
@@ -102,9 +126,9 @@ class LossNetwork(nn.Module):
 
 
 def _freeze(module: nn.Module) -> None:
-    for name, parameter in list(module.named_parameters(recurse=False)):
+    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         delattr(module, name)
-        module.register_buffer(name, parameter.detach(), persistent=False)
+        module.register_buffer(name, tensor.detach(), persistent=False)
 
 
 def _bundled(layers: Collection[str], weights: str | Path | None) -> nn.ModuleDict:
@@ -143,10 +167,10 @@ def _parts(name: str, features: nn.Sequential) -> dict[str, nn.Sequential]:
 
 
 def _depth(name: str, names: Sequence[str], layers: Collection[str]) -> int:
-    """How many of a network's layers lead to the deepest wanted one, itself included."""
-    unknown = [layer for layer in layers if layer not in names]
-    if unknown:
-        raise SettingError(f"loss network {name} has no layer '{unknown[0]}', it has {', '.join(names)}")
+    """Return how many of a network's layers lead to the deepest wanted one, itself included."""
+    wrong = [layer for layer in layers if layer not in names]
+    if wrong:
+        raise unknown(f"layer of loss network {name}", wrong[0], names)
     return 1 + max(names.index(layer) for layer in layers)
 
 

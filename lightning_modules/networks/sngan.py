@@ -5,70 +5,140 @@ cheaper order is computed: a 1x1 convolution of a nearest-neighbor upsampled map
 average pooling commutes with a 1x1 convolution.
 """
 
-import difflib
-import itertools
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import norms
-from norms.errors import SettingError
+from norms.imports import resolve_callable
+
+NormFactory = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """A generator and its discriminator, as data.
+class Architecture(ABC):
+    """Describe a generator and its discriminator; a subclass gives the blocks that they are made of.
+
+    Called with the settings of the images, the latent vectors and the norm, it builds the two networks, as whatever
+    stands as ``architecture`` of a :class:`GAN` must.
 
     Attributes:
-        family: ``resnet`` (residual blocks) or ``cnn`` (the paper's standard CNN).
         base: Side of the generator's first feature map.
         generator: Channels of the generator's feature maps; each one after the first is twice as wide and high.
         discriminator: Channels of the discriminator's feature maps.
         halvings: How many times the discriminator halves its feature map.
+        sums_positions: Whether the discriminator scores the sum of its last feature map over all positions, after a
+            ReLU, or the whole map.
     """
 
-    family: Literal["resnet", "cnn"]
     base: int
     generator: tuple[int, ...]
     discriminator: tuple[int, ...]
     halvings: int
+    sums_positions: ClassVar[bool] = False
+
+    def __call__(
+        self, channels: int, latent_dim: int, norm: str, norm_options: dict[str, Any] | None
+    ) -> tuple["Generator", "Discriminator"]:
+        """Build both networks; see them for the arguments."""
+        return Generator(self, channels, latent_dim, norm, norm_options), Discriminator(self, channels)
 
     @property
     def image_size(self) -> int:
-        """Side of the square images."""
+        """Return the side of the square images."""
         return self.base * 2 ** (len(self.generator) - 1)
 
+    @abstractmethod
+    def generator_blocks(self, make_norm: NormFactory) -> Iterator[nn.Module]:
+        """Build what turns the generator's first feature map into its last."""
 
-ARCHITECTURES = {
-    "resnet16": Architecture("resnet", 4, (32, 32, 32), (32, 32, 32), 2),
-    "resnet32": Architecture("resnet", 4, (256, 256, 256, 256), (128, 128, 128, 128), 2),
-    "resnet48": Architecture("resnet", 6, (512, 256, 128, 64), (64, 128, 256, 512, 1024), 4),
-    "cnn32": Architecture("cnn", 4, (512, 256, 128, 64), (64, 128, 256, 512), 3),
-    "cnn48": Architecture("cnn", 6, (512, 256, 128, 64), (64, 128, 256, 512), 3),
+    @abstractmethod
+    def discriminator_blocks(self, channels: int) -> Iterator[nn.Module]:
+        """Build what turns an image of ``channels`` channels into the discriminator's last feature map."""
+
+    @abstractmethod
+    def initialize_weight(self, name: str, weight: Tensor) -> None:
+        """Draw the first weight of the convolution or linear layer ``name``, in place."""
+
+    def _discriminator_steps(self, channels: int) -> Iterator[tuple[int, int, bool]]:
+        for depth, (source, width) in enumerate(pairwise((channels, *self.discriminator))):
+            yield source, width, depth < self.halvings
+
+
+class ResNet(Architecture):
+    """Networks of residual blocks."""
+
+    sums_positions = True
+
+    def generator_blocks(self, make_norm: NormFactory) -> Iterator[nn.Module]:
+        """Build one :class:`UpBlock` per doubling, then norm and ReLU."""
+        for wide, narrow in pairwise(self.generator):
+            yield UpBlock(wide, narrow, make_norm)
+        yield nn.Sequential(make_norm(self.generator[-1]), nn.ReLU())
+
+    def discriminator_blocks(self, channels: int) -> Iterator[nn.Module]:
+        """Build one :class:`DownBlock` per feature map."""
+        for depth, (source, width, halves) in enumerate(self._discriminator_steps(channels)):
+            yield DownBlock(source, width, halves, first=depth == 0)
+
+    def initialize_weight(self, name: str, weight: Tensor) -> None:
+        """Draw Glorot uniform, with gain sqrt(2) for the 3x3 convolutions of the residual branches (authors' code)."""
+        nn.init.xavier_uniform_(weight, gain=math.sqrt(2) if name.endswith(("conv1", "conv2")) else 1.0)
+
+
+class CNN(Architecture):
+    """The paper's standard convolutional networks."""
+
+    def generator_blocks(self, make_norm: NormFactory) -> Iterator[nn.Module]:
+        """Build transposed convolution, norm and ReLU per doubling."""
+        for wide, narrow in pairwise(self.generator):
+            yield nn.Sequential(nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1), make_norm(narrow), nn.ReLU())
+
+    def discriminator_blocks(self, channels: int) -> Iterator[nn.Module]:
+        """Build a 3x3 convolution per feature map and, where it is halved, a 4x4 one of stride 2."""
+        for source, width, halves in self._discriminator_steps(channels):
+            yield from (nn.Conv2d(source, width, 3, padding=1), nn.LeakyReLU(0.1))
+            if halves:
+                yield from (nn.Conv2d(width, width, 4, stride=2, padding=1), nn.LeakyReLU(0.1))
+
+    def initialize_weight(self, name: str, weight: Tensor) -> None:
+        """Draw from N(0, 0.02^2), as in DCGAN; the paper names none."""
+        nn.init.normal_(weight, std=0.02)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet16": ResNet(4, (32, 32, 32), (32, 32, 32), 2),
+    "resnet32": ResNet(4, (256, 256, 256, 256), (128, 128, 128, 128), 2),
+    "resnet48": ResNet(6, (512, 256, 128, 64), (64, 128, 256, 512, 1024), 4),
+    "cnn32": CNN(4, (512, 256, 128, 64), (64, 128, 256, 512), 3),
+    "cnn48": CNN(6, (512, 256, 128, 64), (64, 128, 256, 512), 3),
 }
 """``resnet32`` and ``cnn32`` are the paper's networks for CIFAR-10, ``resnet48`` and ``cnn48`` those for STL-10.
 ``resnet16`` is this project's own, small enough for two CPU cores."""
 
 
-def find_architecture(name: str) -> Architecture:
-    """Look up a row of ``ARCHITECTURES``.
+def find_architecture(choice: str | Callable[..., Any]) -> Callable[..., Any]:
+    """Look up a row of ``ARCHITECTURES``, or import what builds a generator and a discriminator.
+
+    Args:
+        choice: Name of a row, class path or callable. What it stands for is called as an :class:`Architecture` is.
 
     Raises:
-        SettingError: If none has this name.
+        SettingError: If there is no such thing, or it cannot be called.
     """
-    if name not in ARCHITECTURES:
-        close = difflib.get_close_matches(name, ARCHITECTURES, n=1)
-        guess = f", did you mean '{close[0]}'?" if close else ""
-        raise SettingError(f"unknown architecture '{name}'{guess} (known: {', '.join(ARCHITECTURES)})")
-    return ARCHITECTURES[name]
+    return resolve_callable("architecture", choice, ARCHITECTURES)
 
 
 class Generator(nn.Module):
-    """Maps latent vectors to images in [-1, 1].
+    """Map latent vectors to images in [-1, 1].
 
     Args:
         architecture: A row of ``ARCHITECTURES``.
@@ -90,21 +160,13 @@ class Generator(nn.Module):
         norm_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        options = norm_options or {}
-        widths = architecture.generator
-        self.seed_shape = (widths[0], architecture.base, architecture.base)
+        self.image_size = architecture.image_size
+        self.seed_shape = (architecture.generator[0], architecture.base, architecture.base)
         self.linear = nn.Linear(latent_dim, math.prod(self.seed_shape))
-        self.blocks = nn.Sequential()
-        for wide, narrow in itertools.pairwise(widths):
-            if architecture.family == "resnet":
-                self.blocks.append(UpBlock(wide, narrow, norm, options))
-            else:
-                deconvolution = nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1)
-                self.blocks.append(nn.Sequential(deconvolution, norms.build(norm, narrow, **options), nn.ReLU()))
-        if architecture.family == "resnet":
-            self.blocks.append(nn.Sequential(norms.build(norm, widths[-1], **options), nn.ReLU()))
-        self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
-        initialize(self, architecture.family)
+        make_norm = partial(norms.build, norm, **(norm_options or {}))
+        self.blocks = nn.Sequential(*architecture.generator_blocks(make_norm))
+        self.to_image = nn.Conv2d(architecture.generator[-1], channels, 3, padding=1)
+        _initialize(self, architecture)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Draw one image per latent vector."""
@@ -113,7 +175,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Scores images: the higher, the more real. Every layer's weight is divided by its spectral norm.
+    """Score images: the higher, the more real. Every layer's weight is divided by its spectral norm.
 
     That is the norm of the weight as a matrix, by one power iteration per forward pass in training mode; see
     :func:`norms.spectral_norm`, and :func:`norms.sigmas` for reading it.
@@ -128,22 +190,12 @@ class Discriminator(nn.Module):
 
     def __init__(self, architecture: Architecture, channels: int = 3) -> None:
         super().__init__()
-        widths = architecture.discriminator
-        sources = (channels, *widths[:-1])
-        self.pools = architecture.family == "resnet"
-        self.blocks = nn.Sequential()
-        for depth, (source, width) in enumerate(zip(sources, widths, strict=True)):
-            halves = depth < architecture.halvings
-            if self.pools:
-                self.blocks.append(DownBlock(source, width, halves, first=depth == 0))
-            else:
-                self.blocks.extend((nn.Conv2d(source, width, 3, padding=1), nn.LeakyReLU(0.1)))
-                if halves:
-                    self.blocks.extend((nn.Conv2d(width, width, 4, stride=2, padding=1), nn.LeakyReLU(0.1)))
-        side = 1 if self.pools else architecture.image_size // 2**architecture.halvings
-        self.linear = nn.Linear(widths[-1] * side**2, 1)
+        self.sums_positions = architecture.sums_positions
+        self.blocks = nn.Sequential(*architecture.discriminator_blocks(channels))
+        side = 1 if self.sums_positions else architecture.image_size // 2**architecture.halvings
+        self.linear = nn.Linear(architecture.discriminator[-1] * side**2, 1)
         # Parametrizing comes last: initializing a parametrized weight afterwards has no effect.
-        initialize(self, architecture.family)
+        _initialize(self, architecture)
         for layer in list(self.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 norms.spectral_norm(layer)
@@ -154,22 +206,22 @@ class Discriminator(nn.Module):
         # A sum over hundreds of positions and the loss behind it need more than the 8 bits of a bfloat16 significand.
         with torch.autocast(images.device.type, enabled=False):
             features = features.float()
-            features = F.relu(features).sum((2, 3)) if self.pools else features.flatten(1)
+            features = F.relu(features).sum((2, 3)) if self.sums_positions else features.flatten(1)
             return self.linear(features).squeeze(1)
 
 
 class UpBlock(nn.Module):
-    """The generator's residual block: norm, ReLU, 2x nearest upsampling, conv, norm, ReLU, conv.
+    """Double the resolution in the generator by a residual block: norm, ReLU, 2x nearest upsampling, conv, norm, ReLU, conv.
 
     Shape:
         (N, in_channels, H, W) -> (N, out_channels, 2 H, 2 W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, norm: str, norm_options: dict[str, Any]) -> None:
+    def __init__(self, in_channels: int, out_channels: int, make_norm: NormFactory) -> None:
         super().__init__()
-        self.norm1 = norms.build(norm, in_channels, **norm_options)
+        self.norm1 = make_norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = norms.build(norm, out_channels, **norm_options)
+        self.norm2 = make_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
@@ -181,7 +233,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """The discriminator's residual block: ReLU, conv, ReLU, conv, 2x average pooling.
+    """Look at an image in the discriminator by a residual block: ReLU, conv, ReLU, conv, 2x average pooling.
 
     Args:
         in_channels: Channels of the input.
@@ -211,19 +263,9 @@ class DownBlock(nn.Module):
         return residual + (shortcut if self.shortcut is None else self.shortcut(shortcut))
 
 
-def initialize(network: nn.Module, family: Literal["resnet", "cnn"]) -> None:
-    """Initialize weights as published, biases with zero.
-
-    ``resnet``: Glorot uniform, with gain sqrt(2) for the 3x3 convolutions of the residual branches (the authors' code).
-    ``cnn``: N(0, 0.02^2), as in DCGAN; the paper names none.
-    """
+def _initialize(network: nn.Module, architecture: Architecture) -> None:
     for name, layer in network.named_modules():
-        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            continue
-        if family == "cnn":
-            nn.init.normal_(layer.weight, std=0.02)
-        else:
-            in_residual = name.endswith(("conv1", "conv2"))
-            nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2) if in_residual else 1.0)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            architecture.initialize_weight(name, layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

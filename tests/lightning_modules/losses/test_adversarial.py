@@ -59,3 +59,33 @@ def test_unknown_name():
         match=r"^unknown adversarial loss 'hinj', did you mean 'hinge'\? \(known: hinge, non_saturating\)$",
     ):
         adversarial_loss("hinj")
+
+
+class LeastSquares:
+    """Mao et al. 2017, as a user would add it."""
+
+    def discriminator(self, real, fake):
+        return (real - 1).square().mean() + fake.square().mean()
+
+    def generator(self, fake):
+        return (fake - 1).square().mean()
+
+
+@pytest.mark.parametrize("choice", [f"{__name__}.LeastSquares", LeastSquares])
+def test_a_loss_of_ones_own(choice):
+    loss = adversarial_loss(choice)
+    assert loss.discriminator(REAL, FAKE).item() == pytest.approx((1 + 0.25 + 4) / 3 + (9 + 0 + 1 + 0.0625) / 4)
+    assert loss.generator(FAKE).item() == pytest.approx((16 + 1 + 0 + 0.5625) / 4)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("torch.nn.ReLU", r"^adversarial loss 'torch\.nn\.ReLU' has no method discriminator$"),
+        ("nonesuch.Loss", r"^adversarial loss 'nonesuch\.Loss': there is no module nonesuch$"),
+        ("torch.nn.Nonesuch", r"^adversarial loss 'torch\.nn\.Nonesuch': torch\.nn has no Nonesuch$"),
+    ],
+)
+def test_what_is_no_loss(choice, message):
+    with pytest.raises(SettingError, match=message):
+        adversarial_loss(choice)

@@ -10,18 +10,19 @@ from torch.nn.utils import parametrize
 import norms
 from lightning_modules.networks.sngan import (
     ARCHITECTURES,
-    Architecture,
+    CNN,
     Discriminator,
     DownBlock,
     Generator,
+    ResNet,
     UpBlock,
     find_architecture,
 )
 from norms.errors import SettingError
 
 SMALL = {
-    "resnet": Architecture("resnet", 4, (8, 8, 4), (4, 6, 8), 2),
-    "cnn": Architecture("cnn", 4, (8, 6, 4), (4, 6, 8), 2),
+    "resnet": ResNet(4, (8, 8, 4), (4, 6, 8), 2),
+    "cnn": CNN(4, (8, 6, 4), (4, 6, 8), 2),
 }
 
 
@@ -78,7 +79,7 @@ def test_any_norm(family, norm):
 
 def test_up_block_is_the_published_one():
     torch.manual_seed(0)
-    block = UpBlock(3, 5, "batch", {}).double()
+    block = UpBlock(3, 5, nn.BatchNorm2d).double()
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
     kept = x.clone()
     upsample = nn.UpsamplingNearest2d(scale_factor=2)
@@ -129,7 +130,7 @@ def test_cnn_discriminator_layers():
 
 def test_resnet_weights_are_glorot_uniform():
     torch.manual_seed(0)
-    architecture = Architecture("resnet", 4, (48, 48, 32), (32, 48, 48), 2)
+    architecture = ResNet(4, (48, 48, 32), (32, 48, 48), 2)
     for network in (Generator(architecture), Discriminator(architecture)):
         checked = 0
         for name, parameter in network.named_parameters():
@@ -148,7 +149,7 @@ def test_resnet_weights_are_glorot_uniform():
 
 def test_cnn_weights_are_normal():
     torch.manual_seed(0)
-    architecture = Architecture("cnn", 4, (64, 32, 16), (16, 32, 64), 2)
+    architecture = CNN(4, (64, 32, 16), (16, 32, 64), 2)
     for network in (Generator(architecture), Discriminator(architecture)):
         weights = [p for p in network.parameters() if p.ndim > 1]
         assert torch.cat([w.flatten() for w in weights]).std().item() == pytest.approx(0.02, rel=0.02)
@@ -226,3 +227,50 @@ def test_state_dict_carries_the_power_iteration():
 def test_unknown_architecture():
     with pytest.raises(SettingError, match=r"^unknown architecture 'resnet23', did you mean 'resnet32'\?"):
         find_architecture("resnet23")
+
+
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+CONV = ("weight", "bias")
+SPECTRAL = (
+    "bias",
+    "parametrizations.weight.original",
+    "parametrizations.weight.0._u",
+    "parametrizations.weight.0._v",
+)
+UP = (("norm1", NORM), ("conv1", CONV), ("norm2", NORM), ("conv2", CONV), ("shortcut", CONV))
+ENDS = [[("linear", CONV)], [("to_image", CONV)]]
+
+
+@pytest.mark.parametrize(
+    ("name", "generator", "discriminator"),
+    [
+        (
+            "resnet16",
+            [*((f"blocks.{i}.{part}", keys) for i in (0, 1) for part, keys in UP), ("blocks.2.0", NORM)],
+            [f"blocks.{i}.{part}" for i in (0, 1) for part in ("conv1", "conv2", "shortcut")]
+            + ["blocks.2.conv1", "blocks.2.conv2", "linear"],
+        ),
+        (
+            "cnn32",
+            [(f"blocks.{i}.{j}", keys) for i in (0, 1, 2) for j, keys in ((0, CONV), (1, NORM))],
+            [*(f"blocks.{i}" for i in range(0, 13, 2)), "linear"],
+        ),
+    ],
+)
+def test_state_dict_keys_are_those_of_earlier_versions(name, generator, discriminator):
+    with torch.device("meta"):
+        g = Generator(find_architecture(name))
+    layers = [*ENDS[0], *generator, *ENDS[1]]
+    assert list(g.state_dict()) == [f"{layer}.{key}" for layer, keys in layers for key in keys]
+    layers = [
+        name.removesuffix(".bias") for name in Discriminator(find_architecture(name)).state_dict() if "bias" in name
+    ]
+    assert layers == discriminator
+    keys = [key for layer in layers for key in [f"{layer}.{end}" for end in SPECTRAL]]
+    assert list(Discriminator(find_architecture(name)).state_dict()) == keys
+
+
+def test_an_architecture_by_its_class_path():
+    assert find_architecture("lightning_modules.networks.sngan.CNN") is CNN
+    with pytest.raises(SettingError, match=r"^architecture 'math\.pi' cannot be called$"):
+        find_architecture("math.pi")

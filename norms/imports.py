@@ -1,0 +1,78 @@
+"""Find what a setting names: one of the known things, or any other by its class path."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import SettingError, did_you_mean, unknown
+
+
+def resolve(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> Any:
+    """Return what ``choice`` stands for.
+
+    Args:
+        kind: What is chosen, such as ``norm``, for the message.
+        choice: A known name, a class path such as ``mypackage.module.MyNorm``, or the object itself.
+        known: The objects that have a name.
+
+    Raises:
+        SettingError: If there is no such name, module or attribute.
+    """
+    known = known or {}
+    if not isinstance(choice, str):
+        return choice
+    if choice in known:
+        return known[choice]
+    if "." not in choice:
+        raise unknown(kind, choice, known)
+    return _import(kind, choice)
+
+
+def resolve_callable(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+    """Return what ``choice`` stands for, as :func:`resolve` does, if it can be called.
+
+    Raises:
+        SettingError: Also if it cannot.
+    """
+    found = resolve(kind, choice, known)
+    if not callable(found):
+        raise SettingError(f"{kind} {choice!r} cannot be called")
+    return found
+
+
+def class_path(choice: Any) -> str:
+    """Return the text for a choice where only plain types are kept, such as in a checkpoint.
+
+    Args:
+        choice: A name or class path, which is returned as it is, or a class or function.
+
+    Raises:
+        SettingError: If the path would not lead to the object: that of a lambda, or of a function within another.
+    """
+    if isinstance(choice, str):
+        return choice
+    path = f"{getattr(choice, '__module__', '')}.{getattr(choice, '__qualname__', '')}"
+    if "<" in path or resolve("object", path) is not choice:
+        raise SettingError(f"{choice!r} has no class path to keep: define it at the top of a module")
+    return path
+
+
+def _import(kind: str, path: str) -> Any:
+    parts = path.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+                continue  # a class within a class
+            raise SettingError(f"{kind} '{path}': {module} needs the module {error.name}, which is missing") from error
+        except (ImportError, TypeError, ValueError) as error:
+            raise SettingError(f"{kind} '{path}' cannot be imported: {error}") from error
+        for index, name in enumerate(parts[length:], start=length):
+            if not hasattr(found, name):
+                owner = ".".join(parts[:index])
+                raise SettingError(f"{kind} '{path}': {owner} has no {name}{did_you_mean(name, dir(found))}")
+            found = getattr(found, name)
+        return found
+    raise SettingError(f"{kind} '{path}': there is no module {parts[0]}")
