@@ -1,7 +1,7 @@
 """Normalization layers for PyTorch, among them those that learn how to normalize."""
 
-from norms.base import MixingNorm, MomentNorm
-from norms.batch import (
+from .base import MixingNorm, MomentNorm
+from .batch import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -9,14 +9,14 @@ from norms.batch import (
     MeanOnlyBatchNorm2d,
     MeanOnlyBatchNorm3d,
 )
-from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
-from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from norms.conditional import ConditionalNorm
-from norms.conversion import convert
-from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
-from norms.kinds import STATISTICS, MixingKind
-from norms.layer_pixel import LayerNormPixel
-from norms.mixing import (
+from .batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from .conditional import ConditionalNorm
+from .conversion import convert
+from .decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
+from .kinds import STATISTICS, MixingKind
+from .layer_pixel import LayerNormPixel
+from .mixing import (
     LayerReport,
     MixingValue,
     Report,
@@ -28,13 +28,13 @@ from norms.mixing import (
     report,
     snap_,
 )
-from norms.parametrized import fold_
-from norms.recalibration import recalibrate
-from norms.registry import build, names
-from norms.spectral import power_iterate_, sigmas, spectral_norm
-from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
-from norms.synchronize import desynchronize_, synchronize_
-from norms.weight import initialize_weight_norm_, weight_norm
+from .parametrized import fold_
+from .recalibration import recalibrate
+from .registry import build, names
+from .spectral import power_iterate_, sigmas, spectral_norm
+from .switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from .synchronize import desynchronize_, synchronize_
+from .weight import initialize_weight_norm_, weight_norm
 
 __all__ = [
     "STATISTICS",

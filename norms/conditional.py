@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norms.base import MomentNorm
-from norms.layer_pixel import LayerNormPixel
+from .base import MomentNorm
+from .errors import SettingError, check_range
+from .layer_pixel import LayerNormPixel
 
 
 class ConditionalNorm(nn.Module):
@@ -57,8 +58,8 @@ class ConditionalNorm(nn.Module):
         bias (Parameter): beta of each condition, shape (K, C), starts at 0.
 
     Raises:
-        ValueError: If the norm has a gamma or beta, does not tell its channels or has others than ``num_features``, or
-            if ``num_conditions`` is below 1; in the forward pass if the condition does not fit. That an index is too
+        SettingError: If the norm has a gamma or beta, does not tell its channels or has others than ``num_features``,
+            or if ``num_conditions`` is below 1; in the forward pass if the condition does not fit. That an index is too
             large is found on the CPU; on a GPU the look would wait for it, and the index fails where it is used.
 
     Shape:
@@ -83,9 +84,10 @@ class ConditionalNorm(nn.Module):
     ) -> None:
         super().__init__()
         if getattr(norm, "weight", None) is not None or getattr(norm, "bias", None) is not None:
-            raise ValueError(f"{type(norm).__name__} has a gamma or beta of its own: build the norm with affine=False")
-        if num_conditions < 1:
-            raise ValueError(f"num_conditions must be at least 1, got {num_conditions}")
+            raise SettingError(
+                f"{type(norm).__name__} has a gamma or beta of its own: build the norm with affine=False"
+            )
+        check_range("num_conditions", num_conditions, at_least=1)
         self.norm = norm
         self.num_conditions = num_conditions
         self.num_features = _num_features(norm, num_features)
@@ -110,7 +112,7 @@ class ConditionalNorm(nn.Module):
             The normalized activations, of the shape of ``x``.
 
         Raises:
-            ValueError: If the condition has a wrong shape or an index is out of range.
+            SettingError: If the condition has a wrong shape or an index is out of range.
         """
         weight, bias = self._affine(condition, x.shape[0])
         if isinstance(self.norm, MomentNorm):
@@ -121,14 +123,14 @@ class ConditionalNorm(nn.Module):
         return torch.addcmul(bias, y, weight).to(y.dtype)
 
     def _affine(self, condition: Tensor | int, samples: int) -> tuple[Tensor, Tensor]:
-        """Gamma and beta: of each sample, shape (N, C), or of all, shape (C,)."""
+        """Return gamma and beta: of each sample, shape (N, C), or of all, shape (C,)."""
         if isinstance(condition, int):
             self._check_range(condition, condition)
             return self.weight[condition], self.bias[condition]
         mixed = condition.is_floating_point()
         shapes = [(self.num_conditions,), (samples, self.num_conditions)] if mixed else [(), (samples,)]
         if tuple(condition.shape) not in shapes or condition.dtype == torch.bool:
-            raise ValueError(
+            raise SettingError(
                 f"condition must be integers of shape () or ({samples},), or shares of a floating dtype and shape "
                 f"({self.num_conditions},) or ({samples}, {self.num_conditions}), got {condition.dtype} of shape "
                 f"{tuple(condition.shape)}"
@@ -144,12 +146,11 @@ class ConditionalNorm(nn.Module):
         return F.embedding(index, self.weight), F.embedding(index, self.bias)
 
     def _check_range(self, lowest: int, highest: int) -> None:
-        if lowest < 0 or highest >= self.num_conditions:
-            wrong = lowest if lowest < 0 else highest
-            raise ValueError(f"condition must lie in [0, {self.num_conditions - 1}], got {wrong}")
+        for index in (lowest, highest):
+            check_range("condition", index, at_least=0, at_most=self.num_conditions - 1)
 
     def extra_repr(self) -> str:
-        """The arguments, as in torch's own norms."""
+        """Return the arguments, as torch's own norms do."""
         return f"num_conditions={self.num_conditions}, num_features={self.num_features}"
 
 
@@ -160,7 +161,7 @@ def _num_features(norm: nn.Module, given: int | None) -> int:
         known = getattr(norm, "num_features", getattr(norm, "num_channels", None))
     found = known if given is None else given
     if found is None:
-        raise ValueError(f"{type(norm).__name__} does not tell its number of channels: give num_features")
+        raise SettingError(f"{type(norm).__name__} does not tell its number of channels: give num_features")
     if known is not None and known != found:
-        raise ValueError(f"num_features must be the {known} channels of {type(norm).__name__}, got {given}")
+        raise SettingError(f"num_features must be the {known} channels of {type(norm).__name__}, got {given}")
     return found

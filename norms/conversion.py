@@ -1,65 +1,46 @@
-"""Swapping the norms of a model for others, with what they have learned."""
+"""Swap the norms of a model for others that go on with what was learned."""
 
-import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from norms.base import MomentNorm
-from norms.batch import (
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    MeanOnlyBatchNorm1d,
-    MeanOnlyBatchNorm2d,
-    MeanOnlyBatchNorm3d,
-)
-from norms.batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
-from norms.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from norms.decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
-from norms.kinds import STATISTICS
-from norms.layer_pixel import LayerNormPixel
-from norms.registry import build
-from norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from .base import MomentNorm
+from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .errors import SettingError
+from .imports import parameters
+from .kinds import STATISTICS
+from .layer_pixel import LayerNormPixel
+from .registry import Builder, build, name_of, option_names
 
 NATIVE_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
-# By exact type: a subclass may have a forward of its own, which a norm in its place would not have.
-_NAMES: dict[type[nn.Module], str] = {
-    **dict.fromkeys((*NATIVE_BATCH_NORMS, nn.SyncBatchNorm, *BATCH_NORMS), "batch"),
-    **dict.fromkeys((BatchRenorm1d, BatchRenorm2d, BatchRenorm3d), "batch_renorm"),
-    **dict.fromkeys((MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d), "mean_only_batch"),
-    **dict.fromkeys((DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d), "decorrelated_batch"),
-    **dict.fromkeys(_INSTANCE_NORMS, "instance"),
-    LayerNormPixel: "layer_pixel",
-    nn.GroupNorm: "group",
-    **dict.fromkeys((BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d), "batch_instance"),
-    **dict.fromkeys((SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d), "switchable"),
-}
+_KNOWN = (MomentNorm, LayerNormPixel, nn.GroupNorm, nn.SyncBatchNorm, *NATIVE_BATCH_NORMS, *_INSTANCE_NORMS)
+# Classes that a name stands for, beside those of the registry.
+_MORE_NAMES = {**dict.fromkeys((nn.SyncBatchNorm, *BATCH_NORMS), "batch"), nn.GroupNorm: "group"}
 _DIMS: dict[type[nn.Module], int] = {
     kind: dims for kinds in (NATIVE_BATCH_NORMS, _INSTANCE_NORMS) for dims, kind in enumerate(kinds, 1)
 }
-
-# What of a norm's settings a norm of another kind takes over, beside eps and whether it is affine.
-_BATCH_SETTINGS = {
-    "batch": ("momentum", "track_running_stats"),
-    "batch_renorm": ("momentum",),
-    "mean_only_batch": ("momentum", "track_running_stats"),
-    "decorrelated_batch": ("momentum", "track_running_stats"),
-    "batch_instance": ("momentum", "track_running_stats"),
-    "switchable": ("momentum", "track_running_stats"),
+# The norms whose function in evaluation :func:`_function` knows by their names.
+_DESCRIBED = {
+    "batch",
+    "batch_renorm",
+    "mean_only_batch",
+    "decorrelated_batch",
+    "instance",
+    "batch_instance",
+    "switchable",
 }
 
 
 def convert(
     model: nn.Module,
-    to: str,
+    to: str | Builder,
     where: Callable[[str, nn.Module], bool] | None = None,
     exact: bool = False,
     dims: int = 2,
@@ -73,7 +54,8 @@ def convert(
         norms.convert(model, "batch_instance", where=lambda name, norm: name.startswith("layer1"))
 
     Known are ``torch.nn.BatchNorm1d``, ``2d``, ``3d``, ``SyncBatchNorm``, ``InstanceNorm1d``, ``2d``, ``3d``,
-    ``GroupNorm`` and all norms of this package. Classes derived from them are left as they are, since a forward of
+    ``GroupNorm``, all norms of this package, and those derived from :class:`norms.MomentNorm` that
+    :func:`norms.register` has given a name. Other classes derived from these are left as they are, since a forward of
     their own would be lost. So is ``torch.nn.LayerNorm``, which is not told its channels.
 
     Carried over are gamma and beta, the running statistics with their count, and rho or switch logits where both have
@@ -107,7 +89,7 @@ def convert(
 
     Args:
         model: Any module; a norm itself is not changed, but returned converted.
-        to: One of :func:`norms.names`.
+        to: One of :func:`norms.names`, or the path of a class or a class, as for :func:`norms.build`.
         where: Says of a norm by its dotted name and itself whether to convert it; by default all are. One that stands
             at several places of the model is converted, and stays one, if any of the places is chosen.
         exact: Refuse to change the function in evaluation. Then ``group`` has the number of groups that does not.
@@ -119,24 +101,26 @@ def convert(
         The model.
 
     Raises:
-        ValueError: If there is nothing to convert, an option does not fit, or ``exact`` is asked for and not possible;
-            the model is left as it was.
+        SettingError: If there is nothing to convert, an option does not fit, or ``exact`` is asked for and not
+            possible; the model is left as it was.
     """
     if "num_conditions" in options:
-        raise ValueError("convert makes no conditional norms, whose forward takes a condition: build them in the model")
+        raise SettingError(
+            "convert makes no conditional norms, whose forward takes a condition: build them in the model"
+        )
     chosen: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if type(module) in _NAMES and (where is None or where(name, module)):
+        if _name(module) and (where is None or where(name, module)):
             chosen.setdefault(module, name)
     if not chosen:
-        raise ValueError(f"nothing to convert: {_describe_norms(model)}")
+        raise SettingError(f"nothing to convert: {_describe_norms(model)}")
     neighbors = _neighbors(model)
     converted = {}
     for norm, name in chosen.items():
         try:
             converted[norm] = _convert(norm, to, exact, dims, neighbors[norm], options)
         except ValueError as error:
-            raise ValueError(f"{name or 'the norm'} ({type(norm).__name__}): {error}") from error
+            raise SettingError(f"{name or 'the norm'} ({type(norm).__name__}): {error}") from error
     return replace_modules(model, converted)
 
 
@@ -186,12 +170,13 @@ def carry_state(source: nn.Module, target: nn.Module) -> None:
 
 
 def _convert(
-    norm: nn.Module, to: str, exact: bool, dims: int, like: Tensor | None, options: Mapping[str, Any]
+    norm: nn.Module, to: str | Builder, exact: bool, dims: int, like: Tensor | None, options: Mapping[str, Any]
 ) -> nn.Module:
     if _name(norm) == to and not options and type(norm) is not nn.SyncBatchNorm:
         return norm
     dims = getattr(norm, "spatial_dims", _DIMS.get(type(norm), dims))
-    new = build(to, _channels(norm), dims, **{**_settings(norm, to, exact), **options})
+    settings = _settings(norm, to, exact, option_names(to, dims))
+    new = build(to, _channels(norm), dims, **{**settings, **options})
     if like is not None:
         new.to(like.device, like.dtype)
     carry_state(norm, new)
@@ -200,8 +185,11 @@ def _convert(
     return new
 
 
-def _name(norm: nn.Module) -> str:
-    return "layer" if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 else _NAMES[type(norm)]
+def _name(norm: nn.Module) -> str | None:
+    if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1:
+        return "layer"
+    # By exact type: a subclass may have a forward of its own, which a norm in its place would not have.
+    return _MORE_NAMES.get(type(norm)) or name_of(type(norm)) if isinstance(norm, _KNOWN) else None
 
 
 def _channels(norm: Any) -> int:
@@ -210,32 +198,26 @@ def _channels(norm: Any) -> int:
     return int(norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features)
 
 
-def _settings(norm: Any, to: str, exact: bool) -> dict[str, Any]:
-    if to == "none":
-        return {}
-    settings: dict[str, Any] = {"affine": norm.weight is not None or norm.bias is not None}
-    if to != "mean_only_batch":
-        settings["eps"] = norm.eps
-    if to in _BATCH_SETTINGS and _uses_batch(norm):
+def _settings(norm: Any, to: str | Builder, exact: bool, possible: Sequence[str]) -> dict[str, Any]:
+    current = {"affine": norm.weight is not None or norm.bias is not None, "eps": norm.eps}
+    if to != "instance" and _uses_batch(norm):
         # What torch's norms keep decides, not their attribute: they normalize by it, whatever the attribute says later.
-        current = {"momentum": norm.momentum, "track_running_stats": norm.running_mean is not None}
-        settings |= {key: current[key] for key in _BATCH_SETTINGS[to]}
+        current |= {"momentum": norm.momentum, "track_running_stats": norm.running_mean is not None}
         if getattr(norm, "sync", type(norm) is nn.SyncBatchNorm):
-            settings["sync"] = True
+            current["sync"] = True
     if _name(norm) == to:
-        others = set(inspect.signature(type(norm)).parameters) - {"num_features", "num_channels", "process_group"}
-        settings |= {key: value for key, value in vars(norm).items() if key in others - settings.keys()}
+        current = {key: value for key, value in vars(norm).items() if key in parameters(type(norm))[0]} | current
     elif to == "batch_instance":
-        settings["initial_rho"] = 0.0 if _function(norm) == _per_sample(1, norm) else 1.0
+        current["initial_rho"] = 0.0 if _function(norm) == _per_sample(1, norm) else 1.0
     elif to == "group" and exact:
-        settings["num_groups"] = 1 if _function(norm) == _per_sample(_channels(norm), norm) else _channels(norm)
-    return settings
+        current["num_groups"] = 1 if _function(norm) == _per_sample(_channels(norm), norm) else _channels(norm)
+    return {key: value for key, value in current.items() if key in possible}
 
 
 def _uses_batch(norm: Any) -> bool:
     if isinstance(norm, MomentNorm):
         return norm.uses_batch
-    return getattr(norm, "running_mean", None) is not None or _NAMES[type(norm)] == "batch"
+    return getattr(norm, "running_mean", None) is not None or _name(norm) == "batch"
 
 
 def _spread(norm: nn.Module) -> str | None:
@@ -243,7 +225,7 @@ def _spread(norm: nn.Module) -> str | None:
 
 
 def _running_variance(norm: Any) -> Tensor | None:
-    """The variances, shape (C,), that the norm's spread buffer holds, if it has one."""
+    """Return the variances, shape (C,), that the norm's spread buffer holds, if it has one."""
     spread = _spread(norm)
     values: Tensor | None = getattr(norm, spread, None) if spread else None
     if values is None:
@@ -255,7 +237,7 @@ def _running_variance(norm: Any) -> Tensor | None:
 
 
 def _as_spread(variance: Tensor, norm: Any) -> Tensor:
-    """What the norm's spread buffer holds for variances of shape (C,)."""
+    """Return what the norm's spread buffer holds for variances of shape (C,)."""
     spread = _spread(norm)
     if spread == "running_std":
         return torch.sqrt(variance + norm.eps)
@@ -265,23 +247,25 @@ def _as_spread(variance: Tensor, norm: Any) -> Tensor:
 def _check_exact(norm: Any, new: Any) -> None:
     before, after = _function(norm), _function(new)
     if before != after:
-        raise ValueError(f"not exact, since it normalizes by {before}, which would become {after}")
+        raise SettingError(f"not exact, since it normalizes by {before}, which would become {after}")
     for name in ("weight", "bias"):
         if getattr(norm, name) is not None and getattr(new, name) is None:
-            raise ValueError(f"not exact, since its {name} would be lost")
+            raise SettingError(f"not exact, since its {name} would be lost")
     if norm.eps != new.eps:
-        raise ValueError(f"not exact, since its eps of {norm.eps} would become {new.eps}")
+        raise SettingError(f"not exact, since its eps of {norm.eps} would become {new.eps}")
 
 
 def _function(norm: Any) -> str:
-    """What the norm normalizes by in evaluation, in words: the same words for the same function."""
-    name = _NAMES.get(type(norm), "none")
-    if name == "none":
+    """Return what the norm normalizes by in evaluation, in words: the same words for the same function."""
+    if isinstance(norm, nn.Identity):
         return "nothing"
-    if name == "layer_pixel":
+    if isinstance(norm, LayerNormPixel):
         return "statistics of each position"
-    if name == "group":
+    if isinstance(norm, nn.GroupNorm):
         return _per_sample(norm.num_channels // norm.num_groups, norm)
+    name = _name(norm)
+    if name not in _DESCRIBED:
+        return f"the formula of {type(norm).__name__}"
     batch = "statistics of the batch" if norm.running_mean is None else "running statistics"
     if name == "mean_only_batch":
         return f"the mean of {batch} alone"
@@ -320,7 +304,7 @@ def _switched(norm: Any, batch: str) -> str:
 
 
 def _neighbors(model: nn.Module) -> dict[nn.Module, Tensor | None]:
-    """For each module a tensor whose device and dtype suit it: one of its own or else the nearest before it."""
+    """Find for each module a tensor whose device and dtype suit it: one of its own or else the nearest before it."""
     nearest = next(filter(torch.is_floating_point, chain(model.parameters(), model.buffers())), None)
     found = {}
     for module in model.modules():
@@ -330,9 +314,11 @@ def _neighbors(model: nn.Module) -> dict[nn.Module, Tensor | None]:
 
 
 def _describe_norms(model: nn.Module) -> str:
-    kinds = [type(module) for module in model.modules()]
-    found = Counter(kind.__name__ for kind in kinds if kind in _NAMES or "norm" in kind.__name__.lower())
+    found: Counter[str] = Counter()
+    for module in model.modules():
+        if _name(module) or "norm" in type(module).__name__.lower():
+            found[type(module).__name__] += 1
     if not found:
         return "the model has no norm"
-    reason = "where chooses none" if any(kind in _NAMES for kind in kinds) else "none is known"
+    reason = "where chooses none" if any(map(_name, model.modules())) else "none is known"
     return f"{reason} of the model's norms ({', '.join(f'{count} {name}' for name, count in found.items())})"

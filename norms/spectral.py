@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norms.parametrized import (
+from .errors import SettingError, check_range, unknown
+from .parametrized import (
     CONVOLUTIONS,
     TRANSPOSED_CONVOLUTIONS,
     WeightParametrization,
     check_weight,
     parametrized_weights,
 )
-from norms.precision import wide_dtype, without_autocast
+from .precision import wide_dtype, without_autocast
 
+UPDATES = ("forward", "step")
 _FIRST_ITERATIONS = 15
 """Power iterations at the start, as many as torch's spectral_norm makes."""
 
@@ -56,8 +58,8 @@ class _Convolution:
         return torch.convolution(padded, weight, None, *self.geometry).squeeze(0)
 
     def adjoint(self, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        pull_back = torch.func.vjp(partial(self.apply, weight), v)[1]
-        return pull_back(u)[0]
+        pulled_back: Tensor = torch.func.vjp(partial(self.apply, weight), v)[1](u)[0]
+        return pulled_back
 
 
 class _SpectralNorm(WeightParametrization):
@@ -190,7 +192,7 @@ def spectral_norm(
         ``module``.
 
     Raises:
-        ValueError: If there is no such parameter, or it is parametrized already, has no shape yet or is a vector; if
+        SettingError: If there is no such parameter, or it is parametrized already, has no shape yet or is a vector; if
             another argument is outside its range.
 
     Source:
@@ -198,12 +200,10 @@ def spectral_norm(
         algorithm 1.
     """
     weight = check_weight(module, name)
-    if n_power_iterations < 1:
-        raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")
-    if eps <= 0:
-        raise ValueError(f"eps must be positive, got {eps}")
-    if update not in ("forward", "step"):
-        raise ValueError(f"update must be 'forward' or 'step', got '{update}'")
+    check_range("n_power_iterations", n_power_iterations, at_least=1)
+    check_range("eps", eps, above=0)
+    if update not in UPDATES:
+        raise unknown("update", update, UPDATES)
     operator: _Matrix | _Convolution
     if input_size is None:
         operator = _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
@@ -255,10 +255,10 @@ def _power_iterate_in_training(module: nn.Module, args: tuple[Any, ...], *, name
 def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, ...]) -> _Convolution:
     kind = type(module).__name__
     if not isinstance(module, CONVOLUTIONS) or name != "weight":
-        raise ValueError(f"input_size is for the weight of a convolution, not for {kind}.{name}")
+        raise SettingError(f"input_size is for the weight of a convolution, not for {kind}.{name}")
     dims = weight.ndim - 2
     if len(size) != dims or min(size) < 1:
-        raise ValueError(f"input_size must be {dims} positive numbers for {kind}, got {size}")
+        raise SettingError(f"input_size must be {dims} positive numbers for {kind}, got {size}")
     if isinstance(module, TRANSPOSED_CONVOLUTIONS):
         # Its padding is cropped from the output.
         around_input, cropping, transposed = (0, 0) * dims, module.padding, True
@@ -276,12 +276,12 @@ def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, 
         with without_autocast(weight.device):
             operator.apply(probe, probe.new_zeros(operator.input_shape(probe)))
     except RuntimeError as error:
-        raise ValueError(f"input_size {size} does not fit this {kind}: {error}") from error
+        raise SettingError(f"input_size {size} does not fit this {kind}: {error}") from error
     return operator
 
 
 def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
-    """What the convolution adds to its input, in the order of ``F.pad``: the last dimension first."""
+    """Return what the convolution adds to its input, in the order of ``F.pad``: the last dimension first."""
     if module.padding == "same":
         totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         sides = [(total // 2, total - total // 2) for total in totals]

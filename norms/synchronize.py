@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from norms.base import MomentNorm
-from norms.conversion import BATCH_NORMS, NATIVE_BATCH_NORMS, carry_state, replace_modules
+from .base import MomentNorm
+from .conversion import BATCH_NORMS, NATIVE_BATCH_NORMS, carry_state, replace_modules
 
 
 def synchronize_(model: nn.Module) -> nn.Module:
