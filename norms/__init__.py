@@ -1,5 +1,6 @@
 """Normalization layers for PyTorch, among them those that learn how to normalize."""
 
+from . import functional
 from .base import MixingNorm, MomentNorm
 from .batch import (
     BatchNorm1d,
@@ -30,7 +31,7 @@ from .mixing import (
 )
 from .parametrized import fold_
 from .recalibration import recalibrate
-from .registry import build, names
+from .registry import build, names, register
 from .spectral import power_iterate_, sigmas, spectral_norm
 from .switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 from .synchronize import desynchronize_, synchronize_
@@ -69,6 +70,7 @@ __all__ = [
     "desynchronize_",
     "fold_",
     "freeze_mixing_",
+    "functional",
     "initialize_weight_norm_",
     "mixing_layers",
     "mixing_values",
@@ -77,6 +79,7 @@ __all__ = [
     "power_iterate_",
     "project_",
     "recalibrate",
+    "register",
     "report",
     "sigmas",
     "snap_",

@@ -316,7 +316,7 @@ def _neighbors(model: nn.Module) -> dict[nn.Module, Tensor | None]:
 def _describe_norms(model: nn.Module) -> str:
     found: Counter[str] = Counter()
     for module in model.modules():
-        if _name(module) or "norm" in type(module).__name__.lower():
+        if isinstance(module, _KNOWN) or "norm" in type(module).__name__.lower():
             found[type(module).__name__] += 1
     if not found:
         return "the model has no norm"

@@ -114,7 +114,10 @@ def switchable_norm(
     population: Population = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize as :class:`norms.SwitchableNorm2d` does, by logits of shape (K,) for the K ``statistics``."""
+    """Normalize as :class:`norms.SwitchableNorm2d` does, by logits of shape (K,) in the order of :data:`norms.STATISTICS`.
+
+    ``statistics`` are the K that are mixed.
+    """
     formula = SwitchableFormula(statistics, of_logits=True)
     return normalize(x, formula, eps, mean_weight, var_weight, weight=weight, bias=bias, population=population)
 

@@ -1,10 +1,14 @@
 """Norms by name."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 import norms
+from norms import registry
+from norms.errors import SettingError
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -99,3 +103,119 @@ def test_a_name_stands_for_the_class_of_the_dimension(name, kind, dims):
     layer = norms.build(name, 4, dims, sync=True)
     assert type(layer) is getattr(norms, f"{kind}{dims}d")
     assert layer.sync
+
+
+class Scaled(nn.Module):
+    """Somebody else's norm."""
+
+    def __init__(self, channels, factor=2.0):
+        super().__init__()
+        self.channels, self.factor = channels, factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class Open(norms.BatchInstanceNorm2d):
+    def __init__(self, num_features, extra=0, **options):
+        super().__init__(num_features, **options)
+        self.extra = extra
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    return norms.register
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind", "options"),
+    [
+        ("torch.nn.SyncBatchNorm", nn.SyncBatchNorm, {"momentum": 0.5}),
+        ("norms.SwitchableNorm1d", norms.SwitchableNorm1d, {"sparse_steps": 5}),
+        (nn.BatchNorm1d, nn.BatchNorm1d, {"eps": 0.5}),
+        (Scaled, Scaled, {"factor": 3.0}),
+        (lambda channels, factor=1.0: Scaled(channels, factor), Scaled, {"factor": 3.0}),
+        (functools.partial(Scaled, factor=3.0), Scaled, {}),
+    ],
+)
+def test_class_paths_classes_and_functions_are_built_as_names_are(norm, kind, options):
+    layer = norms.build(norm, 8, **options)
+    assert type(layer) is kind
+    assert getattr(layer, "num_features", getattr(layer, "channels", None)) == 8
+    assert {name: getattr(layer, name) for name in options} == options
+    assert getattr(layer, "factor", 3.0) == 3.0
+
+
+def test_a_class_path_is_told_the_condition_like_a_name():
+    layer = norms.build("torch.nn.SyncBatchNorm", 4, num_conditions=3)
+    assert isinstance(layer, norms.ConditionalNorm)
+    assert layer.norm.weight is None
+    assert norms.build(Scaled, 4, num_conditions=3).weight.shape == (3, 4)
+    with pytest.raises(SettingError, match="BatchNorm2d has a gamma or beta of its own"):
+        norms.build(lambda channels: nn.BatchNorm2d(channels), 4, num_conditions=3)
+
+
+@pytest.mark.parametrize(
+    ("norm", "options", "reason"),
+    [
+        ("torch.nn.SynkBatchNorm", {}, r"^norm 'torch.nn.SynkBatchNorm' cannot be imported: .*SynkBatchNorm"),
+        ("no_such_package.Norm", {}, "^norm 'no_such_package.Norm' cannot be imported: No module named"),
+        ("torch..nn", {}, "^norm 'torch..nn' cannot be imported"),
+        ("torch.nn", {}, "^norm 'torch.nn' must be a class or function, got a module"),
+        ("math.sqrt", {}, "^norm 'math.sqrt' must build a torch.nn.Module, got a float"),
+        ("torch.nn.GroupNorm", {}, "^norm 'torch.nn.GroupNorm' cannot be built .*missing .*'num_channels'"),
+        (Scaled, {"faktor": 1.0}, r"^norm 'Scaled' has no option 'faktor', did you mean 'factor'\? \(.* factor\)$"),
+        (Open, {"initial_roh": 1.0}, "^norm 'Open' has no option 'initial_roh', did you mean 'initial_rho'"),
+    ],
+)
+def test_what_cannot_be_built_is_told_in_one_line(norm, options, reason):
+    with pytest.raises(SettingError, match=reason) as caught:
+        norms.build(norm, 4, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_are_handed_on_to_a_base_are_options():
+    layer = norms.build(Open, 4, extra=7, initial_rho=0.25, momentum=0.5)
+    assert (layer.extra, layer.initial_rho, layer.momentum) == (7, 0.25, 0.5)
+    assert norms.build(Open, 4, num_conditions=2).norm.weight is None
+    known = registry.option_names(Open)
+    assert known[0] == "extra"
+    assert set(known) == {"extra", *registry.option_names("batch_instance")}
+
+
+def test_a_class_that_uses_any_option_itself_gets_them():
+    class Any(nn.Module):
+        def __init__(self, channels, **options):
+            super().__init__()
+            self.options = options
+
+    assert norms.build(Any, 4, whatever=1).options == {"whatever": 1}
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_a_registered_name_is_as_good_as_any(registered, dims):
+    registered("scaled", Scaled)
+    registered("sync", (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+    assert norms.names()[-2:] == ["scaled", "sync"]
+    assert norms.build("scaled", 4, dims, factor=5.0).factor == 5.0
+    assert type(norms.build("sync", 4, dims)) is getattr(nn, f"BatchNorm{dims}d")
+    with pytest.raises(SettingError, match="unknown norm 'scald', did you mean 'scaled'"):
+        norms.build("scald", 4)
+    registered("scaled", lambda channels: Scaled(channels, 7.0))
+    assert norms.build("scaled", 4).factor == 7.0
+
+
+@pytest.mark.parametrize(
+    ("name", "builder", "reason"),
+    [
+        ("batch", Scaled, "a name of its own, without a dot, got 'batch'"),
+        ("my.norm", Scaled, "without a dot, got 'my.norm'"),
+        ("", Scaled, "a name of its own"),
+        ("pair", (Scaled, Scaled), "needs one builder, or three for 1, 2 and 3 dimensions"),
+        ("three", (Scaled, Scaled, "Scaled"), "needs one builder, or three"),
+    ],
+)
+def test_what_cannot_be_registered(registered, name, builder, reason):
+    with pytest.raises(SettingError, match=reason):
+        registered(name, builder)
