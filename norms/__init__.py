@@ -3,18 +3,25 @@
 from . import functional
 from .base import MixingNorm, MomentNorm
 from .batch import (
+    BatchNorm,
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
+    MeanOnlyBatchNorm,
     MeanOnlyBatchNorm1d,
     MeanOnlyBatchNorm2d,
     MeanOnlyBatchNorm3d,
 )
-from .batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
-from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from .batch_instance import BatchInstanceNorm, BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from .batch_renorm import BatchRenorm, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from .conditional import ConditionalNorm
 from .conversion import convert
-from .decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
+from .decorrelated import (
+    DecorrelatedBatchNorm,
+    DecorrelatedBatchNorm1d,
+    DecorrelatedBatchNorm2d,
+    DecorrelatedBatchNorm3d,
+)
 from .kinds import STATISTICS, MixingKind
 from .layer_pixel import LayerNormPixel
 from .mixing import (
@@ -33,27 +40,32 @@ from .parametrized import fold_
 from .recalibration import recalibrate
 from .registry import build, names, register
 from .spectral import power_iterate_, sigmas, spectral_norm
-from .switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from .switchable import SwitchableNorm, SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 from .synchronize import desynchronize_, synchronize_
 from .weight import initialize_weight_norm_, weight_norm
 
 __all__ = [
     "STATISTICS",
+    "BatchInstanceNorm",
     "BatchInstanceNorm1d",
     "BatchInstanceNorm2d",
     "BatchInstanceNorm3d",
+    "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchRenorm",
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
     "ConditionalNorm",
+    "DecorrelatedBatchNorm",
     "DecorrelatedBatchNorm1d",
     "DecorrelatedBatchNorm2d",
     "DecorrelatedBatchNorm3d",
     "LayerNormPixel",
     "LayerReport",
+    "MeanOnlyBatchNorm",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
     "MeanOnlyBatchNorm3d",
@@ -62,6 +74,7 @@ __all__ = [
     "MixingValue",
     "MomentNorm",
     "Report",
+    "SwitchableNorm",
     "SwitchableNorm1d",
     "SwitchableNorm2d",
     "SwitchableNorm3d",

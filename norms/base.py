@@ -1,17 +1,19 @@
 """What the norms of this package share, and what those that learn how to normalize add to it."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypedDict, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from norms.formula import Formula
-from norms.kinds import MixingKind
-from norms.moments import modulate, standardize
-from norms.pooling import is_distributed
+from .errors import check_range
+from .formula import Formula
+from .kinds import MixingKind
+from .moments import modulate, standardize
+from .pooling import is_distributed
 
 
 @torch.library.custom_op("norms::snapshot", mutates_args=())
@@ -30,8 +32,29 @@ def snapshot(buffer: Tensor) -> Tensor:
     return _opaque_snapshot(buffer) if torch.compiler.is_compiling() else buffer.clone()
 
 
+class CommonOptions(TypedDict, total=False):
+    """Arguments of every norm of this package, which their constructors hand on to :class:`MomentNorm`."""
+
+    affine: bool
+    sync: bool
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+class NormOptions(CommonOptions, total=False):
+    """All arguments of :class:`MomentNorm` but the number of channels."""
+
+    eps: float
+    momentum: float | None
+    track_running_stats: bool
+    initial_gamma: float
+
+
 class MomentNorm(nn.Module, ABC):
-    """Base of the norms of this package: their arguments, parameters and running statistics.
+    """Hold what the norms of this package share: arguments, parameters and running statistics.
+
+    A norm is one class for input of any number of dimensions. Classes derived from it with ``dims=2`` or the like in
+    their head take input of that many alone, and add its documentation to their own.
 
     Conventions are those of ``torch.nn.BatchNorm2d``: normalization uses
     the biased variance, ``running_var`` estimates the unbiased one, ``momentum`` weighs the new value, and evaluation
@@ -53,9 +76,18 @@ class MomentNorm(nn.Module, ABC):
         ValueError: If an argument is outside its range.
     """
 
-    spatial_dims: ClassVar[int]
+    spatial_dims: ClassVar[int | None] = None
+    """Number of spatial dimensions of the input; None takes any from 1 to 3."""
     spread: ClassVar[str | None] = "running_var"
     """Name of the buffer that goes with ``running_mean``; None if there is none."""
+
+    def __init_subclass__(cls, dims: int | None = None) -> None:
+        super().__init_subclass__()
+        if dims is not None:
+            cls.spatial_dims = dims
+            cls.__doc__ = f"{cls.__doc__}\n\n{inspect.getdoc(cls.__base__)}"
+        if "__init__" in vars(cls):
+            type.__setattr__(cls, "__signature__", _full_signature(cls))
 
     def __init__(
         self,
@@ -70,12 +102,9 @@ class MomentNorm(nn.Module, ABC):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
-        if eps <= 0:
-            raise ValueError(f"eps must be positive, got {eps}")
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must be None or lie in [0, 1], got {momentum}")
+        check_range("num_features", num_features, at_least=1)
+        check_range("eps", eps, above=0)
+        check_range("momentum", momentum, at_least=0, at_most=1)
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
@@ -85,9 +114,9 @@ class MomentNorm(nn.Module, ABC):
         self.sync = sync
         self.weight: nn.Parameter | None
         self.bias: nn.Parameter | None
-        for name in ("weight", "bias"):
-            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-            self.register_parameter(name, parameter)
+        for name, value in (("weight", initial_gamma), ("bias", 0.0)):
+            start = nn.init.constant_(torch.empty(num_features, device=device, dtype=dtype), value)
+            self.register_parameter(name, nn.Parameter(start) if affine else None)
         self.running_mean: Tensor | None
         self.num_batches_tracked: Tensor | None
         tracked = track_running_stats and self.uses_batch
@@ -110,7 +139,7 @@ class MomentNorm(nn.Module, ABC):
         return centered.square().mean(1)
 
     def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
-        """What the spread buffer tracks, from a biased second central moment over ``count`` values per channel."""
+        """Turn a biased second central moment over ``count`` values per channel into what the spread buffer tracks."""
         return second * (count / (count - 1))
 
     @torch.no_grad()
@@ -163,10 +192,11 @@ class MomentNorm(nn.Module, ABC):
 
     def _check_input(self, x: Tensor) -> None:
         name, dims = type(self).__name__, self.spatial_dims
-        if x.ndim == 2 and dims == 1:
+        if x.ndim == 2 and dims in (None, 1):
             self._check_without_positions(x)
-        elif x.ndim != dims + 2:
-            raise ValueError(f"{name} needs {dims + 2}-dimensional input (N, C, ...), got shape {tuple(x.shape)}")
+        elif x.ndim - 2 not in ((1, 2, 3) if dims is None else (dims,)):
+            needed = "3- to 5" if dims is None else dims + 2
+            raise ValueError(f"{name} needs {needed}-dimensional input (N, C, ...), got shape {tuple(x.shape)}")
         if x.shape[1] != self.num_features:
             raise ValueError(f"{name} was built for {self.num_features} channels, got shape {tuple(x.shape)}")
         if self.training:
@@ -205,7 +235,7 @@ class MomentNorm(nn.Module, ABC):
                 running.copy_(torch.lerp(running.to(new.dtype), new, momentum))
 
     def extra_repr(self) -> str:
-        """The arguments, as in torch's own norms."""
+        """Return the arguments, as torch's own norms do."""
         parts = [
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}",
             f"track_running_stats={self.track_running_stats}",
@@ -217,21 +247,32 @@ class MomentNorm(nn.Module, ABC):
         return ", ".join(parts)
 
 
+def _full_signature(cls: type[MomentNorm]) -> inspect.Signature:
+    """Name the arguments that a constructor takes by ``**options: Unpack[...]`` and hands on."""
+    _, *own = inspect.signature(cls.__init__).parameters.values()
+    handed_on = get_args(own[-1].annotation) if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD else ()
+    if handed_on:
+        common = inspect.signature(MomentNorm.__init__).parameters.values()
+        names = handed_on[0].__annotations__
+        own[-1:] = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in common if p.name in names]
+    return inspect.Signature(own)
+
+
 class FormulaNorm(MomentNorm):
-    """A norm that is an affine map of each plane, which a formula derives from moments (see :mod:`norms.moments`)."""
+    """Map each plane affinely, by coefficients that a formula derives from moments (see :mod:`norms.moments`)."""
 
     running_var: Tensor
 
     @abstractmethod
     def _formula(self) -> Formula:
-        """The norm as a function of moments."""
+        """Return the norm as a function of moments."""
 
     def _mixing(self) -> tuple[Tensor, ...]:
-        """What the formula depends on beside moments."""
+        """Return what the formula depends on beside moments."""
         return ()
 
     def _population(self) -> tuple[Tensor, Tensor, float]:
-        """Mean and variance that stand in for those of a batch in evaluation, and what is added to the variance."""
+        """Return what stands in for mean and variance of a batch in evaluation, and what is added to the variance."""
         assert self.running_mean is not None
         return self.running_mean, self.running_var, self.eps
 
@@ -257,7 +298,7 @@ class FormulaNorm(MomentNorm):
 
 
 class InstanceMomentNorm(FormulaNorm):
-    """A norm that uses the moments of single instances, which single values do not have."""
+    """Use the moments of single instances, which single values do not have."""
 
     def _check_without_positions(self, x: Tensor) -> None:
         raise ValueError(
@@ -274,7 +315,7 @@ class InstanceMomentNorm(FormulaNorm):
 
 
 class MixingNorm(InstanceMomentNorm):
-    """A norm that learns how to normalize, and says what it has learned.
+    """Learn how to normalize, and say what was learned.
 
     Logs, optimizer groups, analysis and conversion follow from :attr:`kinds` and these methods. They belong to the
     module, not to tags on its parameters, because tags are lost when a module is copied.

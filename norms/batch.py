@@ -1,10 +1,12 @@
 """Batch normalization (Ioffe & Szegedy, 2015) and its mean-only form (Salimans & Kingma, 2016)."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from norms.base import FormulaNorm
-from norms.formula import Formula, Gradients, Moments
+from .base import CommonOptions, FormulaNorm
+from .formula import Formula, Gradients, Moments
 
 
 class BatchFormula(Formula):
@@ -38,50 +40,101 @@ class MeanOnlyBatchFormula(Formula):
         return Gradients(deviation=grad_offset)
 
 
-class _BatchNorm(FormulaNorm):
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        initial_gamma: float = 1.0,
-        sync: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, initial_gamma, sync, device, dtype)
-        self.reset_parameters()
+class BatchNorm(FormulaNorm):
+    r"""Normalize by batch statistics, which processes can share.
+
+    .. math::
+        y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    where the moments are taken over N and positions, with the biased variance; in evaluation they are the running ones.
+    It is the function of ``torch.nn.BatchNorm2d``, which serves as well where ``sync`` is not needed.
+    ``torch.nn.SyncBatchNorm`` runs on GPUs only and has no second derivative, which gradient penalties need; this layer
+    has both.
+
+    Args:
+        num_features: Number of channels C.
+        eps: Added to the variance, positive.
+        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
+        affine: Whether to learn ``weight`` and ``bias``.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
+            identity.
+        sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
+        device: Where parameters and buffers live.
+        dtype: Dtype of parameters and buffers.
+
+    Attributes:
+        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
+        bias (Parameter): beta, shape (C,), starts at 0.
+        running_mean (Tensor): Shape (C,), starts at 0.
+        running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
+        num_batches_tracked (Tensor): int64 scalar.
+
+    Raises:
+        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
+            channel has a single value.
+
+    Shape:
+        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
+        input is normalized in float32 and returned in its own dtype.
+
+    Source:
+        Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift,
+        ICML 2015, algorithms 1 and 2.
+    """
 
     def _formula(self) -> Formula:
         return BatchFormula()
 
 
-class _MeanOnlyBatchNorm(FormulaNorm):
+class MeanOnlyBatchNorm(FormulaNorm):
+    r"""Subtract the mean of the batch.
+
+    .. math::
+        y = x - \mu + \beta
+
+    where the mean is taken over N and positions; in evaluation it is the running one. It goes with weight normalization
+    (:func:`norms.weight_norm`) of the layer before it, which has the scale: the bias of that layer is of no use then.
+
+    Args:
+        num_features: Number of channels C.
+        momentum: Weight of the new batch in the running mean, in [0, 1]; None averages all batches equally.
+        track_running_stats: Whether to keep a running mean; without it evaluation uses the batch's own.
+        affine: Whether to learn ``bias``.
+        sync: Whether to pool the batch mean over all processes in training, each weighted by its count.
+        device: Where parameters and buffers live.
+        dtype: Dtype of parameters and buffers.
+
+    Attributes:
+        bias (Parameter): beta, shape (C,), starts at 0.
+        running_mean (Tensor): Shape (C,), starts at 0.
+        num_batches_tracked (Tensor): int64 scalar.
+
+    Raises:
+        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
+            channel has a single value.
+
+    Shape:
+        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
+        input is normalized in float32 and returned in its own dtype.
+
+    Source:
+        Salimans & Kingma, Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural
+        Networks, NeurIPS 2016, section 4.
+    """
+
     spread = None
 
     def __init__(
         self,
         num_features: int,
         momentum: float | None = 0.1,
-        affine: bool = True,
+        *,
         track_running_stats: bool = True,
-        sync: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[CommonOptions],
     ) -> None:
-        super().__init__(
-            num_features,
-            momentum=momentum,
-            affine=affine,
-            track_running_stats=track_running_stats,
-            sync=sync,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(num_features, momentum=momentum, track_running_stats=track_running_stats, **options)
         self.weight = None
-        self.reset_parameters()
 
     def _formula(self) -> Formula:
         return MeanOnlyBatchFormula()
@@ -91,122 +144,32 @@ class _MeanOnlyBatchNorm(FormulaNorm):
         return self.running_mean, torch.ones_like(self.running_mean), 0.0
 
     def extra_repr(self) -> str:
+        """Return the arguments, as torch's own norms do."""
         return (
             f"{self.num_features}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}{', sync=True' if self.sync else ''}"
         )
 
 
-_BATCH = r"""Batch Normalization over {shape} input, with statistics that processes can share.
-
-.. math::
-    y = \gamma \, \frac{{x - \mu}}{{\sqrt{{\sigma^2 + \epsilon}}}} + \beta
-
-where the moments are taken over {batch_axes}, with the biased variance; in evaluation they are the running ones. It is
-the function of ``torch.nn.{native}``, which serves as well where ``sync`` is not needed. ``torch.nn.SyncBatchNorm``
-runs on GPUs only and has no second derivative, which gradient penalties need; this layer has both.
-
-Args:
-    num_features: Number of channels C.
-    eps: Added to the variance, positive.
-    momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-    affine: Whether to learn ``weight`` and ``bias``.
-    track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-    initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the identity.
-    sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
-    device: Where parameters and buffers live.
-    dtype: Dtype of parameters and buffers.
-
-Attributes:
-    weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-    bias (Parameter): beta, shape (C,), starts at 0.
-    running_mean (Tensor): Shape (C,), starts at 0.
-    running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
-    num_batches_tracked (Tensor): int64 scalar.
-
-Raises:
-    ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-        channel has a single value.
-
-Shape:
-    Input and output: {shape}. bfloat16 and float16 input is normalized in float32 and returned in its own dtype.
-
-Source:
-    Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift, ICML
-    2015, algorithms 1 and 2.
-"""
-
-_MEAN_ONLY = r"""Mean-only Batch Normalization over {shape} input.
-
-.. math::
-    y = x - \mu + \beta
-
-where the mean is taken over {batch_axes}; in evaluation it is the running one. It goes with weight normalization
-(:func:`norms.weight_norm`) of the layer before it, which has the scale: the bias of that layer is of no use then.
-
-Args:
-    num_features: Number of channels C.
-    momentum: Weight of the new batch in the running mean, in [0, 1]; None averages all batches equally.
-    affine: Whether to learn ``bias``.
-    track_running_stats: Whether to keep a running mean; without it evaluation uses the batch's own.
-    sync: Whether to pool the batch mean over all processes in training, each weighted by its count.
-    device: Where parameters and buffers live.
-    dtype: Dtype of parameters and buffers.
-
-Attributes:
-    bias (Parameter): beta, shape (C,), starts at 0.
-    running_mean (Tensor): Shape (C,), starts at 0.
-    num_batches_tracked (Tensor): int64 scalar.
-
-Raises:
-    ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-        channel has a single value.
-
-Shape:
-    Input and output: {shape}. bfloat16 and float16 input is normalized in float32 and returned in its own dtype.
-
-Source:
-    Salimans & Kingma, Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural Networks,
-    NeurIPS 2016, section 4.
-"""
-
-_SHAPES = {
-    1: ("(N, C) or (N, C, L)", "(N, L)"),
-    2: ("(N, C, H, W)", "(N, H, W)"),
-    3: ("(N, C, D, H, W)", "(N, D, H, W)"),
-}
+class BatchNorm1d(BatchNorm, dims=1):
+    """Normalize activations of shape (N, C) or (N, C, L)."""
 
 
-def _document(text: str, dims: int) -> str:
-    shape, batch_axes = _SHAPES[dims]
-    return text.format(shape=shape, batch_axes=batch_axes, native=f"BatchNorm{dims}d")
+class BatchNorm2d(BatchNorm, dims=2):
+    """Normalize activations of shape (N, C, H, W)."""
 
 
-class BatchNorm1d(_BatchNorm):  # noqa: D101
-    __doc__ = _document(_BATCH, 1)
-    spatial_dims = 1
+class BatchNorm3d(BatchNorm, dims=3):
+    """Normalize activations of shape (N, C, D, H, W)."""
 
 
-class BatchNorm2d(_BatchNorm):  # noqa: D101
-    __doc__ = _document(_BATCH, 2)
-    spatial_dims = 2
+class MeanOnlyBatchNorm1d(MeanOnlyBatchNorm, dims=1):
+    """Normalize activations of shape (N, C) or (N, C, L)."""
 
 
-class BatchNorm3d(_BatchNorm):  # noqa: D101
-    __doc__ = _document(_BATCH, 3)
-    spatial_dims = 3
+class MeanOnlyBatchNorm2d(MeanOnlyBatchNorm, dims=2):
+    """Normalize activations of shape (N, C, H, W)."""
 
 
-class MeanOnlyBatchNorm1d(_MeanOnlyBatchNorm):  # noqa: D101
-    __doc__ = _document(_MEAN_ONLY, 1)
-    spatial_dims = 1
-
-
-class MeanOnlyBatchNorm2d(_MeanOnlyBatchNorm):  # noqa: D101
-    __doc__ = _document(_MEAN_ONLY, 2)
-    spatial_dims = 2
-
-
-class MeanOnlyBatchNorm3d(_MeanOnlyBatchNorm):  # noqa: D101
-    __doc__ = _document(_MEAN_ONLY, 3)
-    spatial_dims = 3
+class MeanOnlyBatchNorm3d(MeanOnlyBatchNorm, dims=3):
+    """Normalize activations of shape (N, C, D, H, W)."""

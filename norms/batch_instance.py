@@ -1,11 +1,14 @@
 """Batch-Instance Normalization (Nam & Kim, 2018)."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 
-from norms.base import MixingNorm
-from norms.formula import Formula, Gradients, Moments
-from norms.kinds import RHO
+from .base import MixingNorm, NormOptions
+from .errors import check_range
+from .formula import Formula, Gradients, Moments
+from .kinds import RHO
 
 
 class BatchInstanceFormula(Formula):
@@ -37,30 +40,67 @@ class BatchInstanceFormula(Formula):
         )
 
 
-class _BatchInstanceNorm(MixingNorm):
+class BatchInstanceNorm(MixingNorm):
+    r"""Mix batch and instance normalization by a gate for each channel.
+
+    Each channel learns by a gate rho how far to normalize with the statistics of the batch, which keeps differences of
+    style between samples, or with those of the instance, which removes them:
+
+    .. math::
+        y = \left(\rho \, \hat{x}^{(B)} + (1 - \rho) \, \hat{x}^{(I)}\right) \gamma + \beta, \qquad
+        \hat{x}^{(k)} = \frac{x - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}}
+
+    where batch moments are taken over N and positions and instance moments over positions, both with the biased
+    variance. At rho = 1 it is batch normalization, at rho = 0 instance normalization. In evaluation the batch moments
+    are the running ones, the instance moments always the sample's own.
+
+    rho must stay in [0, 1]: call :func:`norms.project_` after each optimizer step. The paper gives rho a 10 times
+    higher learning rate and no weight decay; :func:`norms.param_groups` does so.
+
+    Args:
+        num_features: Number of channels C.
+        initial_rho: Where every rho starts, in [0, 1].
+        eps: Added to both variances, positive.
+        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
+        affine: Whether to learn ``weight`` and ``bias``.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
+            identity.
+        sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
+        device: Where parameters and buffers live.
+        dtype: Dtype of parameters and buffers.
+
+    Attributes:
+        rho (Parameter): Gate, shape (C,), starts at ``initial_rho``; 1 is batch, 0 is instance.
+        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
+        bias (Parameter): beta, shape (C,), starts at 0.
+        running_mean (Tensor): Shape (C,), starts at 0.
+        running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
+        num_batches_tracked (Tensor): int64 scalar.
+
+    Raises:
+        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
+            sample has a single value per channel.
+
+    Shape:
+        Input and output: (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
+        input is normalized in float32 and returned in its own dtype.
+
+    Source:
+        Nam & Kim, Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks, NeurIPS 2018, section 3.
+    """
+
     kinds = (RHO,)
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        initial_rho: float = 1.0,
-        initial_gamma: float = 1.0,
-        sync: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, initial_gamma, sync, device, dtype)
-        if not 0 <= initial_rho <= 1:
-            raise ValueError(f"initial_rho must lie in [0, 1], got {initial_rho}")
+    def __init__(self, num_features: int, *, initial_rho: float = 1.0, **options: Unpack[NormOptions]) -> None:
+        super().__init__(num_features, **options)
+        check_range("initial_rho", initial_rho, at_least=0, at_most=1)
         self.initial_rho = initial_rho
-        self.rho = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
+        self.rho = nn.Parameter(torch.empty(num_features, device=options.get("device"), dtype=options.get("dtype")))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Return parameters and running statistics to their initial values."""
         super().reset_parameters()
         nn.init.constant_(self.rho, self.initial_rho)
 
@@ -71,67 +111,17 @@ class _BatchInstanceNorm(MixingNorm):
         return (self.rho,)
 
     def extra_repr(self) -> str:
+        """Return the arguments, as torch's own norms do."""
         return f"{super().extra_repr()}, initial_rho={self.initial_rho}"
 
 
-_DOCUMENTATION = r"""Batch-Instance Normalization over {shape} input.
-
-Each channel learns by a gate rho how far to normalize with the statistics of the batch, which keeps differences of
-style between samples, or with those of the instance, which removes them:
-
-.. math::
-    y = \left(\rho \, \hat{{x}}^{{(B)}} + (1 - \rho) \, \hat{{x}}^{{(I)}}\right) \gamma + \beta, \qquad
-    \hat{{x}}^{{(k)}} = \frac{{x - \mu_k}}{{\sqrt{{\sigma_k^2 + \epsilon}}}}
-
-where batch moments are taken over {batch_axes} and instance moments over {instance_axes}, both with the biased
-variance. At rho = 1 it is batch normalization, at rho = 0 instance normalization. In evaluation the batch moments are
-the running ones, the instance moments always the sample's own.
-
-rho must stay in [0, 1]: call :func:`norms.project_` after each optimizer step. The paper gives rho a 10 times higher
-learning rate and no weight decay; :func:`norms.param_groups` does so.
-
-Args:
-    num_features: Number of channels C.
-    eps: Added to both variances, positive.
-    momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-    affine: Whether to learn ``weight`` and ``bias``.
-    track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-    initial_rho: Where every rho starts, in [0, 1].
-    initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the identity.
-    sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
-    device: Where parameters and buffers live.
-    dtype: Dtype of parameters and buffers.
-
-Attributes:
-    rho (Parameter): Gate, shape (C,), starts at ``initial_rho``; 1 is batch, 0 is instance.
-    weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-    bias (Parameter): beta, shape (C,), starts at 0.
-    running_mean (Tensor): Shape (C,), starts at 0.
-    running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
-    num_batches_tracked (Tensor): int64 scalar.
-
-Raises:
-    ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-        sample has a single value per channel.
-
-Shape:
-    Input and output: {shape}. bfloat16 and float16 input is normalized in float32 and returned in its own dtype.
-
-Source:
-    Nam & Kim, Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks, NeurIPS 2018, section 3.
-"""
+class BatchInstanceNorm1d(BatchInstanceNorm, dims=1):
+    """Normalize activations of shape (N, C, L)."""
 
 
-class BatchInstanceNorm1d(_BatchInstanceNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C, L)", batch_axes="(N, L)", instance_axes="(L)")
-    spatial_dims = 1
+class BatchInstanceNorm2d(BatchInstanceNorm, dims=2):
+    """Normalize activations of shape (N, C, H, W)."""
 
 
-class BatchInstanceNorm2d(_BatchInstanceNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C, H, W)", batch_axes="(N, H, W)", instance_axes="(H, W)")
-    spatial_dims = 2
-
-
-class BatchInstanceNorm3d(_BatchInstanceNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C, D, H, W)", batch_axes="(N, D, H, W)", instance_axes="(D, H, W)")
-    spatial_dims = 3
+class BatchInstanceNorm3d(BatchInstanceNorm, dims=3):
+    """Normalize activations of shape (N, C, D, H, W)."""

@@ -1,14 +1,15 @@
 """Batch Renormalization (Ioffe, 2017)."""
 
 import math
-from typing import cast
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor
 
-from norms.base import FormulaNorm, snapshot
-from norms.batch import BatchFormula
-from norms.formula import Formula, Gradients, Moments
+from .base import CommonOptions, FormulaNorm, snapshot
+from .batch import BatchFormula
+from .errors import check_range
+from .formula import Formula, Gradients, Moments
 
 
 class BatchRenormFormula(Formula):
@@ -57,12 +58,66 @@ class BatchRenormFormula(Formula):
 
 
 def _rise(share: float | Tensor, start: float, stop: float) -> float | Tensor:
-    """The value at a share of the way from start to stop."""
+    """Return the value at a share of the way from start to stop."""
     inside = share.clamp(0, 1) if isinstance(share, Tensor) else min(max(share, 0.0), 1.0)
     return start + inside * (stop - start)
 
 
-class _BatchRenorm(FormulaNorm):
+class BatchRenorm(FormulaNorm):
+    r"""Normalize by batch statistics, corrected towards the running ones.
+
+    Batch normalization whose training output is corrected to what evaluation would give, within limits that loosen as
+    the running statistics settle. It makes training with small or dependent batches work:
+
+    .. math::
+        y = \gamma \left(\frac{x - \mu_B}{\sigma_B} \, r + d\right) + \beta, \qquad
+        r = \mathrm{clip}_{[1/r_{max}, r_{max}]}\!\left(\frac{\sigma_B}{\sigma}\right), \quad
+        d = \mathrm{clip}_{[-d_{max}, d_{max}]}\!\left(\frac{\mu_B - \mu}{\sigma}\right), \qquad
+        \sigma_B = \sqrt{\sigma_B^2 + \epsilon}
+
+    where the moments of the batch are taken over N and positions, with the biased variance, and :math:`\mu, \sigma` are
+    the running mean and standard deviation, updated after use. No gradient flows through r and d. In evaluation
+    :math:`y = \gamma (x - \mu) / \sigma + \beta`.
+
+    The limits follow the paper's schedule by ``num_batches_tracked``: no correction for the first eighth of
+    ``schedule_steps``, then a linear rise to ``d_max`` at five eighths and to ``r_max`` at the end. The default is the
+    paper's 5,000, 25,000 and 40,000 steps; give the length of a shorter run.
+
+    Args:
+        num_features: Number of channels C.
+        eps: Added to the variance, positive.
+        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
+        r_max: Final limit of the scale's correction, at least 1.
+        d_max: Final limit of the offset's correction, not negative.
+        schedule_steps: Training batches until both limits are final; 0 starts with them.
+        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
+            identity.
+        affine: Whether to learn ``weight`` and ``bias``.
+        sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
+        device: Where parameters and buffers live.
+        dtype: Dtype of parameters and buffers.
+
+    Attributes:
+        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
+        bias (Parameter): beta, shape (C,), starts at 0.
+        running_mean (Tensor): Shape (C,), starts at 0.
+        running_std (Tensor): Average of the batches' :math:`\sigma_B`, biased and with its epsilon, shape (C,), starts
+            at 1. The paper averages the standard deviation, not the variance.
+        num_batches_tracked (Tensor): int64 scalar, the step of the schedule.
+
+    Raises:
+        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
+            channel has a single value.
+
+    Shape:
+        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
+        input is normalized in float32 and returned in its own dtype.
+
+    Source:
+        Ioffe, Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models, NeurIPS 2017,
+        algorithm 1 and section 4.
+    """
+
     spread = "running_std"
     running_std: Tensor
 
@@ -71,26 +126,20 @@ class _BatchRenorm(FormulaNorm):
         num_features: int,
         eps: float = 1e-5,
         momentum: float | None = 0.01,
-        affine: bool = True,
+        *,
         r_max: float = 3.0,
         d_max: float = 5.0,
         schedule_steps: int = 40_000,
         initial_gamma: float = 1.0,
-        sync: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[CommonOptions],
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, True, initial_gamma, sync, device, dtype)
-        if r_max < 1:
-            raise ValueError(f"r_max must be at least 1, got {r_max}")
-        if d_max < 0:
-            raise ValueError(f"d_max must not be negative, got {d_max}")
-        if schedule_steps < 0:
-            raise ValueError(f"schedule_steps must not be negative, got {schedule_steps}")
+        super().__init__(num_features, eps, momentum, initial_gamma=initial_gamma, **options)
+        check_range("r_max", r_max, at_least=1)
+        check_range("d_max", d_max, at_least=0)
+        check_range("schedule_steps", schedule_steps, at_least=0)
         self.r_max = r_max
         self.d_max = d_max
         self.schedule_steps = schedule_steps
-        self.reset_parameters()
 
     def _formula(self) -> Formula:
         # Without running statistics there is nothing to correct to, as while norms.recalibrate estimates them.
@@ -107,7 +156,7 @@ class _BatchRenorm(FormulaNorm):
         return self.running_mean, self.running_std.square(), 0.0
 
     def limits(self) -> tuple[float | Tensor, float | Tensor]:
-        """Limits of the correction in the next training batch, r_max >= 1 and d_max >= 0: numbers or scalar tensors."""
+        """Return r_max >= 1 and d_max >= 0, the limits in the next training batch: numbers or scalar tensors."""
         assert self.num_batches_tracked is not None
         # On another device to read the count would mean to wait for it, and in a graph to keep it for ever.
         count = self.num_batches_tracked
@@ -119,75 +168,21 @@ class _BatchRenorm(FormulaNorm):
         return _rise(late * 8 / 7, 1, self.r_max), _rise(late * 2, 0, self.d_max)
 
     def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
+        """Turn a biased second central moment into a standard deviation with its epsilon."""
         return (second + self.eps).sqrt()
 
     def extra_repr(self) -> str:
+        """Return the arguments, as torch's own norms do."""
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, schedule_steps={self.schedule_steps}"
 
 
-_DOCUMENTATION = r"""Batch Renormalization over {shape} input.
-
-Batch normalization whose training output is corrected to what evaluation would give, within limits that loosen as the
-running statistics settle. It makes training with small or dependent batches work:
-
-.. math::
-    y = \gamma \left(\frac{{x - \mu_B}}{{\sigma_B}} \, r + d\right) + \beta, \qquad
-    r = \mathrm{{clip}}_{{[1/r_{{max}}, r_{{max}}]}}\!\left(\frac{{\sigma_B}}{{\sigma}}\right), \quad
-    d = \mathrm{{clip}}_{{[-d_{{max}}, d_{{max}}]}}\!\left(\frac{{\mu_B - \mu}}{{\sigma}}\right), \qquad
-    \sigma_B = \sqrt{{\sigma_B^2 + \epsilon}}
-
-where the moments of the batch are taken over {batch_axes}, with the biased variance, and :math:`\mu, \sigma` are the
-running mean and standard deviation, updated after use. No gradient flows through r and d. In evaluation
-:math:`y = \gamma (x - \mu) / \sigma + \beta`.
-
-The limits follow the paper's schedule by ``num_batches_tracked``: no correction for the first eighth of
-``schedule_steps``, then a linear rise to ``d_max`` at five eighths and to ``r_max`` at the end. The default is the
-paper's 5,000, 25,000 and 40,000 steps; give the length of a shorter run.
-
-Args:
-    num_features: Number of channels C.
-    eps: Added to the variance, positive.
-    momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-    affine: Whether to learn ``weight`` and ``bias``.
-    r_max: Final limit of the scale's correction, at least 1.
-    d_max: Final limit of the offset's correction, not negative.
-    schedule_steps: Training batches until both limits are final; 0 starts with them.
-    initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the identity.
-    sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
-    device: Where parameters and buffers live.
-    dtype: Dtype of parameters and buffers.
-
-Attributes:
-    weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-    bias (Parameter): beta, shape (C,), starts at 0.
-    running_mean (Tensor): Shape (C,), starts at 0.
-    running_std (Tensor): Average of the batches' :math:`\sigma_B`, biased and with its epsilon, shape (C,), starts
-        at 1. The paper averages the standard deviation, not the variance.
-    num_batches_tracked (Tensor): int64 scalar, the step of the schedule.
-
-Raises:
-    ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-        channel has a single value.
-
-Shape:
-    Input and output: {shape}. bfloat16 and float16 input is normalized in float32 and returned in its own dtype.
-
-Source:
-    Ioffe, Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models, NeurIPS 2017,
-    algorithm 1 and section 4.
-"""
+class BatchRenorm1d(BatchRenorm, dims=1):
+    """Normalize activations of shape (N, C) or (N, C, L)."""
 
 
-class BatchRenorm1d(_BatchRenorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C) or (N, C, L)", batch_axes="(N, L)")
-    spatial_dims = 1
+class BatchRenorm2d(BatchRenorm, dims=2):
+    """Normalize activations of shape (N, C, H, W)."""
 
 
-class BatchRenorm2d(_BatchRenorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C, H, W)", batch_axes="(N, H, W)")
-    spatial_dims = 2
-
-
-class BatchRenorm3d(_BatchRenorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C, D, H, W)", batch_axes="(N, D, H, W)")
-    spatial_dims = 3
+class BatchRenorm3d(BatchRenorm, dims=3):
+    """Normalize activations of shape (N, C, D, H, W)."""

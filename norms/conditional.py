@@ -10,7 +10,7 @@ from .layer_pixel import LayerNormPixel
 
 
 class ConditionalNorm(nn.Module):
-    r"""Any norm with a gamma and beta for each condition, such as a class or a style.
+    r"""Give any norm a gamma and beta for each condition, such as a class or a style.
 
     .. math::
         y_n = \gamma_{k_n} \odot \mathrm{norm}(x)_n + \beta_{k_n}
@@ -84,9 +84,8 @@ class ConditionalNorm(nn.Module):
     ) -> None:
         super().__init__()
         if getattr(norm, "weight", None) is not None or getattr(norm, "bias", None) is not None:
-            raise SettingError(
-                f"{type(norm).__name__} has a gamma or beta of its own: build the norm with affine=False"
-            )
+            name = type(norm).__name__
+            raise SettingError(f"{name} has a gamma or beta of its own: build the norm with affine=False")
         check_range("num_conditions", num_conditions, at_least=1)
         self.norm = norm
         self.num_conditions = num_conditions

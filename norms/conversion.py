@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import MomentNorm
-from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .batch import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .errors import SettingError
 from .imports import parameters
 from .kinds import STATISTICS
@@ -22,7 +22,7 @@ _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 _KNOWN = (MomentNorm, LayerNormPixel, nn.GroupNorm, nn.SyncBatchNorm, *NATIVE_BATCH_NORMS, *_INSTANCE_NORMS)
 # Classes that a name stands for, beside those of the registry.
-_MORE_NAMES = {**dict.fromkeys((nn.SyncBatchNorm, *BATCH_NORMS), "batch"), nn.GroupNorm: "group"}
+_MORE_NAMES = {**dict.fromkeys((nn.SyncBatchNorm, BatchNorm, *BATCH_NORMS), "batch"), nn.GroupNorm: "group"}
 _DIMS: dict[type[nn.Module], int] = {
     kind: dims for kinds in (NATIVE_BATCH_NORMS, _INSTANCE_NORMS) for dims, kind in enumerate(kinds, 1)
 }
@@ -174,7 +174,7 @@ def _convert(
 ) -> nn.Module:
     if _name(norm) == to and not options and type(norm) is not nn.SyncBatchNorm:
         return norm
-    dims = getattr(norm, "spatial_dims", _DIMS.get(type(norm), dims))
+    dims = getattr(norm, "spatial_dims", _DIMS.get(type(norm))) or dims
     settings = _settings(norm, to, exact, option_names(to, dims))
     new = build(to, _channels(norm), dims, **{**settings, **options})
     if like is not None:
@@ -227,10 +227,10 @@ def _spread(norm: nn.Module) -> str | None:
 def _running_variance(norm: Any) -> Tensor | None:
     """Return the variances, shape (C,), that the norm's spread buffer holds, if it has one."""
     spread = _spread(norm)
-    values: Tensor | None = getattr(norm, spread, None) if spread else None
-    if values is None:
+    tracked: Tensor | None = getattr(norm, spread, None) if spread else None
+    if tracked is None:
         return None
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    values: Tensor = tracked.to(torch.promote_types(values.dtype, torch.float32))
     if spread == "running_std":
         return values.square() - norm.eps
     return values.diagonal(dim1=-2, dim2=-1).flatten() if spread == "running_covariance" else values

@@ -1,13 +1,14 @@
 """Decorrelated batch normalization (Huang et al., 2018) by Newton's iteration (Huang et al., 2019)."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from norms.base import MomentNorm
-from norms.pooling import is_distributed, pool_processes
-from norms.precision import wide_dtype, without_autocast
+from .base import MomentNorm, NormOptions
+from .errors import SettingError, check_range
+from .pooling import is_distributed, pool_processes
+from .precision import wide_dtype, without_autocast
 
 
 def whitening_matrix(covariance: Tensor, iterations: int, eps: float) -> Tensor:
@@ -38,7 +39,7 @@ def whitening_matrix(covariance: Tensor, iterations: int, eps: float) -> Tensor:
 
 
 class _Gram(torch.autograd.Function):
-    """``x @ x.mT``, for whose gradient automatic differentiation would take two products instead of one."""
+    """Compute ``x @ x.mT``, whose gradient by automatic differentiation would take two products instead of one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -51,35 +52,85 @@ class _Gram(torch.autograd.Function):
         return (grads[0] + grads[0].mT) @ x
 
 
-class _DecorrelatedBatchNorm(MomentNorm):
+class DecorrelatedBatchNorm(MomentNorm):
+    r"""Whiten groups of channels by the covariance of the batch.
+
+    Where batch normalization standardizes single channels, it whitens groups of g channels: it removes their
+    correlations too, in the way that changes the activations least (ZCA):
+
+    .. math::
+        y = \gamma \, \Sigma^{-1/2} (x - \mu) + \beta, \qquad
+        \Sigma = \frac{1}{M} \sum (x - \mu)(x - \mu)^\top + \epsilon I
+
+    where mean and covariance are taken over N and positions, M positions. Newton's iteration approximates the matrix by
+    products alone:
+
+    .. math::
+        \Sigma^{-1/2} \approx \frac{P_T}{\sqrt{\mathrm{tr}\,\Sigma}}, \qquad
+        P_{k+1} = \tfrac{1}{2} \left(3 P_k - P_k^3 \, \frac{\Sigma}{\mathrm{tr}\,\Sigma}\right), \quad P_0 = I
+
+    After 5 iterations a direction with 4 % of the variance of its group leaves with variance 0.9, one with 1.2 % with
+    0.5. Weaker ones, most of them noise, are amplified by at most :math:`1.5^T / \sqrt{\mathrm{tr}\,\Sigma}`, so that
+    ``eps`` matters only to groups without any variance. It has to stand against more than 15 iterations: in float32
+    they need it above :math:`10^{-6} \, \mathrm{tr}\,\Sigma` where a group is degenerate, for its channels depend on
+    each other or M is below g. The iterations do no harm otherwise, and with groups of one channel it is batch
+    normalization.
+
+    In evaluation mean and covariance are the running ones. The authors' code averages the matrices
+    :math:`\Sigma^{-1/2}` over the batches instead, which is not the matrix of any data; an average covariance is what
+    :func:`norms.recalibrate` can find exactly.
+
+    Args:
+        num_features: Number of channels C.
+        group_size: Number of channels g that are whitened together, a divisor of C. More decorrelate more, but a
+            covariance has to be estimated from far more than g positions.
+        iterations: Number T of iterations, at least 1.
+        eps: Added to the variances, positive.
+        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
+        affine: Whether to learn ``weight`` and ``bias``.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
+            identity.
+        sync: Whether to pool mean and covariance over all processes in training, each weighted by its count.
+        device: Where parameters and buffers live.
+        dtype: Dtype of parameters and buffers.
+
+    Attributes:
+        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
+        bias (Parameter): beta, shape (C,), starts at 0.
+        running_mean (Tensor): Shape (C,), starts at 0.
+        running_covariance (Tensor): Unbiased estimate, shape (C/g, g, g), starts at the identity.
+        num_batches_tracked (Tensor): int64 scalar.
+
+    Raises:
+        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
+            channel has a single value.
+
+    Shape:
+        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
+        input is whitened in float32, under autocast also, and returned in its own dtype.
+
+    Source:
+        Huang et al., Decorrelated Batch Normalization, CVPR 2018, section 3, for ZCA and groups; Huang et al.,
+        Iterative
+        Normalization: Beyond Standardization towards Efficient Whitening, CVPR 2019, algorithm 1.
+    """
+
     spread = "running_covariance"
 
     def __init__(
-        self,
-        num_features: int,
-        group_size: int = 16,
-        iterations: int = 5,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        initial_gamma: float = 1.0,
-        sync: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, num_features: int, group_size: int = 16, iterations: int = 5, **options: Unpack[NormOptions]
     ) -> None:
         divisors = [size for size in range(1, num_features + 1) if num_features % size == 0]
         if divisors and group_size not in divisors:
-            raise ValueError(
+            raise SettingError(
                 f"group_size must divide num_features = {num_features}, got {group_size}: "
                 f"possible are {', '.join(map(str, divisors))}"
             )
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        check_range("iterations", iterations, at_least=1)
         self.group_size = group_size
         self.iterations = iterations
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, initial_gamma, sync, device, dtype)
-        self.reset_parameters()
+        super().__init__(num_features, **options)
 
     def _initial_spread(self, mean: Tensor) -> Tensor:
         identity = torch.eye(self.group_size, device=mean.device, dtype=mean.dtype)
@@ -136,6 +187,7 @@ class _DecorrelatedBatchNorm(MomentNorm):
         return values.unflatten(0, (-1, self.group_size))
 
     def extra_repr(self) -> str:
+        """Return the arguments, as torch's own norms do."""
         return f"{super().extra_repr()}, group_size={self.group_size}, iterations={self.iterations}"
 
 
@@ -144,77 +196,13 @@ def _as(shape: tuple[int, ...], affine: Tensor) -> Tensor:
     return affine.movedim(-1, 0)[(..., *(None,) * (len(shape) - affine.ndim))]
 
 
-_DOCUMENTATION = r"""Decorrelated Batch Normalization over {shape} input.
-
-Where batch normalization standardizes single channels, it whitens groups of g channels: it removes their correlations
-too, in the way that changes the activations least (ZCA):
-
-.. math::
-    y = \gamma \, \Sigma^{{-1/2}} (x - \mu) + \beta, \qquad
-    \Sigma = \frac{{1}}{{M}} \sum (x - \mu)(x - \mu)^\top + \epsilon I
-
-where mean and covariance are taken over {batch_axes}, M positions. Newton's iteration approximates the matrix by
-products alone:
-
-.. math::
-    \Sigma^{{-1/2}} \approx \frac{{P_T}}{{\sqrt{{\mathrm{{tr}}\,\Sigma}}}}, \qquad
-    P_{{k+1}} = \tfrac{{1}}{{2}} \left(3 P_k - P_k^3 \, \frac{{\Sigma}}{{\mathrm{{tr}}\,\Sigma}}\right), \quad P_0 = I
-
-After 5 iterations a direction with 4 % of the variance of its group leaves with variance 0.9, one with 1.2 % with 0.5.
-Weaker ones, most of them noise, are amplified by at most :math:`1.5^T / \sqrt{{\mathrm{{tr}}\,\Sigma}}`, so that
-``eps`` matters only to groups without any variance. It has to stand against more than 15 iterations: in float32 they
-need it above :math:`10^{{-6}} \, \mathrm{{tr}}\,\Sigma` where a group is degenerate, for its channels depend on each
-other or M is below g. The iterations do no harm otherwise, and with groups of one channel it is batch normalization.
-
-In evaluation mean and covariance are the running ones. The authors' code averages the matrices
-:math:`\Sigma^{{-1/2}}` over the batches instead, which is not the matrix of any data; an average covariance is what
-:func:`norms.recalibrate` can find exactly.
-
-Args:
-    num_features: Number of channels C.
-    group_size: Number of channels g that are whitened together, a divisor of C. More decorrelate more, but a covariance
-        has to be estimated from far more than g positions.
-    iterations: Number T of iterations, at least 1.
-    eps: Added to the variances, positive.
-    momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-    affine: Whether to learn ``weight`` and ``bias``.
-    track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-    initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the identity.
-    sync: Whether to pool mean and covariance over all processes in training, each weighted by its count.
-    device: Where parameters and buffers live.
-    dtype: Dtype of parameters and buffers.
-
-Attributes:
-    weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-    bias (Parameter): beta, shape (C,), starts at 0.
-    running_mean (Tensor): Shape (C,), starts at 0.
-    running_covariance (Tensor): Unbiased estimate, shape (C/g, g, g), starts at the identity.
-    num_batches_tracked (Tensor): int64 scalar.
-
-Raises:
-    ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-        channel has a single value.
-
-Shape:
-    Input and output: {shape}. bfloat16 and float16 input is whitened in float32, under autocast also, and returned in
-    its own dtype.
-
-Source:
-    Huang et al., Decorrelated Batch Normalization, CVPR 2018, section 3, for ZCA and groups; Huang et al., Iterative
-    Normalization: Beyond Standardization towards Efficient Whitening, CVPR 2019, algorithm 1.
-"""
+class DecorrelatedBatchNorm1d(DecorrelatedBatchNorm, dims=1):
+    """Normalize activations of shape (N, C) or (N, C, L)."""
 
 
-class DecorrelatedBatchNorm1d(_DecorrelatedBatchNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C) or (N, C, L)", batch_axes="(N, L)")
-    spatial_dims = 1
+class DecorrelatedBatchNorm2d(DecorrelatedBatchNorm, dims=2):
+    """Normalize activations of shape (N, C, H, W)."""
 
 
-class DecorrelatedBatchNorm2d(_DecorrelatedBatchNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C, H, W)", batch_axes="(N, H, W)")
-    spatial_dims = 2
-
-
-class DecorrelatedBatchNorm3d(_DecorrelatedBatchNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C, D, H, W)", batch_axes="(N, D, H, W)")
-    spatial_dims = 3
+class DecorrelatedBatchNorm3d(DecorrelatedBatchNorm, dims=3):
+    """Normalize activations of shape (N, C, D, H, W)."""

@@ -1,7 +1,7 @@
 """One way to tell of a wrong setting: what is wrong, where, and what would be right."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class SettingError(ValueError):
@@ -42,7 +42,7 @@ def check_range(
     """
     if value is None:
         return
-    limits = (
+    limits: tuple[tuple[str, float | None, Callable[[float], bool]], ...] = (
         ("at least", at_least, lambda limit: value >= limit),
         ("above", above, lambda limit: value > limit),
         ("at most", at_most, lambda limit: value <= limit),

@@ -114,9 +114,9 @@ def switchable_norm(
     population: Population = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize as :class:`norms.SwitchableNorm2d` does, by logits of shape (K,) in the order of :data:`norms.STATISTICS`.
+    """Normalize as :class:`norms.SwitchableNorm2d` does, by logits of shape (K,).
 
-    ``statistics`` are the K that are mixed.
+    They belong to the K ``statistics`` that are mixed, in the order of :data:`norms.STATISTICS`.
     """
     formula = SwitchableFormula(statistics, of_logits=True)
     return normalize(x, formula, eps, mean_weight, var_weight, weight=weight, bias=bias, population=population)

@@ -57,7 +57,7 @@ def parameters(builder: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
         if base in (nn.Module, object):
             break
         if "__init__" in vars(base):
-            named, is_open = _named(vars(base)["__init__"])
+            named, is_open = _named(base if "__signature__" in vars(base) else vars(base)["__init__"])
             found = {**found, **{name: given for name, given in named.items() if name not in found}}
             if not is_open:
                 break

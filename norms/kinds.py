@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from norms.errors import SettingError
+from .errors import SettingError
 
 STATISTICS = ("instance", "layer", "batch")
 """What the switch weights weigh, in their index order."""

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from norms.base import MixingNorm
-from norms.conditional import ConditionalNorm
-from norms.errors import check_range, unknown
-from norms.kinds import BUILTIN, MixingKind
+from .base import MixingNorm
+from .conditional import ConditionalNorm
+from .errors import check_range, unknown
+from .kinds import BUILTIN, MixingKind
 
 
 class MixingValue(NamedTuple):

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from norms.formula import BatchMoments, Formula
-from norms.operators import Computation, Population, complete, spread, with_affine
-from norms.pooling import is_distributed
-from norms.precision import wide_dtype
+from .formula import BatchMoments, Formula
+from .operators import Computation, Population, complete, spread, with_affine
+from .pooling import is_distributed
+from .precision import wide_dtype
 
 
 def modulate(

@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-from norms.formula import BatchMoments, Formula, Gradients, Moments
-from norms.pooling import all_reduce, pool_batch, pool_processes
-from norms.precision import wide_dtype
+from .formula import BatchMoments, Formula, Gradients, Moments
+from .pooling import all_reduce, pool_batch, pool_processes
+from .precision import wide_dtype
 
 Population = tuple[Tensor, Tensor] | None
 """Mean and biased variance, each of shape (C,), that stand in for those of the batch."""

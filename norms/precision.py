@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def wide_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype to compute in: float32, or float64 for float64."""
+    """Return the dtype to compute in: float32, or float64 for float64."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A context without autocast, which would round matrix products to half precision."""
+    """Return a context without autocast, which would round matrix products to half precision."""
     # Devices without autocast, such as meta, refuse to switch it off. Not every compiler can ask.
     available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()

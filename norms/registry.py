@@ -93,8 +93,12 @@ def register(name: str, builder: Builder | Sequence[Builder]) -> None:
 
 
 def name_of(kind: type[nn.Module]) -> str | None:
-    """Return the name that stands for a class, or None if none does."""
-    return next((name for name, builders in _BUILDERS.items() if kind in builders), None)
+    """Return the name that stands for a class, or for one that it makes for input of any rank; else None."""
+    for name, builders in _BUILDERS.items():
+        of_any_rank = [b.__base__ for b in builders if isinstance(b, type) and "spatial_dims" in vars(b)]
+        if kind in (*builders, *of_any_rank):
+            return name
+    return None
 
 
 def option_names(norm: str | Builder, dims: int = 2) -> list[str]:

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from norms.base import MixingNorm, snapshot
-from norms.errors import SettingError
-from norms.formula import Formula, Gradients, Moments
-from norms.kinds import MEAN_WEIGHT, STATISTICS, VAR_WEIGHT
-from norms.pooling import pool_layer
+from .base import MixingNorm, NormOptions, snapshot
+from .errors import SettingError, check_range
+from .formula import Formula, Gradients, Moments
+from .kinds import MEAN_WEIGHT, STATISTICS, VAR_WEIGHT
+from .pooling import pool_layer
 
 
 class SwitchableFormula(Formula):
@@ -109,7 +109,7 @@ def _weighted_sum(shares: Tensor, values: Sequence[Tensor]) -> Tensor:
 
 
 def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
-    r"""The point of the probability simplex nearest to ``logits``, moved out of a circle around equal shares.
+    r"""Find the point of the simplex nearest to ``logits``, and move it out of a circle around equal shares.
 
     At radius 0 it is sparsemax; from :math:`\sqrt{(K - 1) / K}`, the distance of the corners, it is one-hot.
 
@@ -151,31 +151,88 @@ def _sparsemax(logits: Tensor) -> Tensor:
     return (logits - threshold).clamp_min(0)
 
 
-class _SwitchableNorm(MixingNorm):
+class SwitchableNorm(MixingNorm):
+    r"""Normalize by mixtures of instance, layer and batch statistics.
+
+    Each layer learns how to mix the means, and separately the variances, of instance, layer and batch normalization:
+
+    .. math::
+        y = \gamma \, \frac{x - \sum_k w_k \mu_k}{\sqrt{\sum_k w'_k \sigma_k^2 + \epsilon}} + \beta, \qquad
+        w = \mathrm{softmax}(\lambda), \quad w' = \mathrm{softmax}(\lambda'), \quad
+        k \in \{\mathrm{instance}, \mathrm{layer}, \mathrm{batch}\}
+
+    where instance moments are taken over positions, layer moments over C and positions and batch moments over N and
+    positions, all with the biased variance, and all channels of the layer share the weights. In evaluation the batch
+    moments are the running ones.
+
+    With ``statistics=("instance", "layer")`` nothing depends on the batch, as batches of one sample want it. With
+    ``sparse_steps`` the softmax gives way to SparsestMax, which keeps the shares outside a circle around equal shares
+    whose radius grows with every training batch, until after so many the layer has chosen one statistic for the means
+    and one for the variances.
+
+    It mixes statistics, where :class:`BatchInstanceNorm2d` mixes normalized outputs. The authors' code uses the
+    unbiased instance variance, keeps ``running_var`` at 0 before training and reads ``momentum`` as the share of the
+    old value; this layer follows the paper's formula and torch's conventions instead.
+
+    Args:
+        num_features: Number of channels C.
+        statistics: What to mix: two or three of ``instance``, ``layer`` and ``batch``.
+        sparse_steps: Training batches after which each weight is 0 or 1; None keeps the softmax.
+        eps: Added to the mixed variance, positive.
+        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
+        affine: Whether to learn ``weight`` and ``bias``.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
+            identity.
+        sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
+        device: Where parameters and buffers live.
+        dtype: Dtype of parameters and buffers.
+
+    Attributes:
+        mean_weight (Parameter): Logits lambda of the means, shape (K,) in the order of ``statistics``, start at 1
+            (equal).
+        var_weight (Parameter): Logits lambda' of the variances, likewise.
+        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
+        bias (Parameter): beta, shape (C,), starts at 0.
+        running_mean (Tensor): Shape (C,), starts at 0.
+        running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
+        num_batches_tracked (Tensor): int64 scalar.
+        radius (Tensor): Radius of the circle, scalar, starts at 0, and 1 when the choice is made; None without
+            ``sparse_steps``.
+        sparse_step (Tensor): Training batches since the circle began to grow, int64 scalar; None without
+            ``sparse_steps``.
+
+    Raises:
+        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
+            sample has a single value per channel.
+
+    Shape:
+        Input and output: (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
+        input is normalized in float32 and returned in its own dtype.
+
+    Source:
+        Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, ICLR 2019, section 2, equation 3;
+        Shao et al., SSN: Learning Sparse Switchable Normalization via SparsestMax, CVPR 2019, section 3.2.
+    """
+
     kinds = (MEAN_WEIGHT, VAR_WEIGHT)
 
     def __init__(
         self,
         num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
+        *,
         statistics: Sequence[str] = STATISTICS,
         sparse_steps: int | None = None,
-        initial_gamma: float = 1.0,
-        sync: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[NormOptions],
     ) -> None:
         chosen = tuple(name for name in STATISTICS if name in statistics)
         if len(chosen) < 2 or len(chosen) != len(statistics):
-            raise ValueError(f"statistics must be two or three of {', '.join(STATISTICS)}, got {list(statistics)}")
-        if sparse_steps is not None and sparse_steps < 1:
-            raise ValueError(f"sparse_steps must be None or at least 1, got {sparse_steps}")
+            raise SettingError(f"statistics must be two or three of {', '.join(STATISTICS)}, got {list(statistics)}")
+        check_range("sparse_steps", sparse_steps, at_least=1)
         self.statistics = chosen
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, initial_gamma, sync, device, dtype)
+        super().__init__(num_features, **options)
         self.sparse_steps = sparse_steps
+        device, dtype = options.get("device"), options.get("dtype")
         self.mean_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
         self.var_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
         self.radius: Tensor | None
@@ -187,9 +244,11 @@ class _SwitchableNorm(MixingNorm):
 
     @property
     def uses_batch(self) -> bool:
+        """Whether batch statistics are among those mixed."""
         return "batch" in self.statistics
 
     def reset_parameters(self) -> None:
+        """Return parameters and running statistics to their initial values."""
         super().reset_parameters()
         nn.init.ones_(self.mean_weight)
         nn.init.ones_(self.var_weight)
@@ -225,6 +284,7 @@ class _SwitchableNorm(MixingNorm):
 
     @torch.no_grad()
     def mixing_values(self) -> dict[str, Tensor]:
+        """Return the shares of all :data:`STATISTICS` by kind, 0 for those that are not mixed."""
         return {
             name: _by_statistic(logits, self.radius, self.statistics)
             for name, logits in self.mixing_parameters().items()
@@ -235,6 +295,7 @@ class _SwitchableNorm(MixingNorm):
     def read_state(
         cls, state: Mapping[str, Tensor], *, statistics: Sequence[str] | None = None, **options: Any
     ) -> dict[str, Tensor] | None:
+        """Read the shares; see :meth:`MixingNorm.read_state`. Two of them need ``statistics`` to say which."""
         logits = super().read_state(state)
         if logits is None:
             return None
@@ -248,6 +309,7 @@ class _SwitchableNorm(MixingNorm):
         return {name: _by_statistic(values, state.get("radius"), names) for name, values in logits.items()}
 
     def extra_repr(self) -> str:
+        """Return the arguments, as torch's own norms do."""
         parts = [super().extra_repr()]
         if self.statistics != STATISTICS:
             parts.append(f"statistics={self.statistics}")
@@ -256,81 +318,13 @@ class _SwitchableNorm(MixingNorm):
         return ", ".join(parts)
 
 
-_DOCUMENTATION = r"""Switchable Normalization over {shape} input.
-
-Each layer learns how to mix the means, and separately the variances, of instance, layer and batch normalization:
-
-.. math::
-    y = \gamma \, \frac{{x - \sum_k w_k \mu_k}}{{\sqrt{{\sum_k w'_k \sigma_k^2 + \epsilon}}}} + \beta, \qquad
-    w = \mathrm{{softmax}}(\lambda), \quad w' = \mathrm{{softmax}}(\lambda'), \quad
-    k \in \{{\mathrm{{instance}}, \mathrm{{layer}}, \mathrm{{batch}}\}}
-
-where instance moments are taken over {instance_axes}, layer moments over {layer_axes} and batch moments over
-{batch_axes}, all with the biased variance, and all channels of the layer share the weights. In evaluation the batch
-moments are the running ones.
-
-With ``statistics=("instance", "layer")`` nothing depends on the batch, as batches of one sample want it. With
-``sparse_steps`` the softmax gives way to SparsestMax, which keeps the shares outside a circle around equal shares
-whose radius grows with every training batch, until after so many the layer has chosen one statistic for the means and
-one for the variances.
-
-It mixes statistics, where :class:`BatchInstanceNorm2d` mixes normalized outputs. The authors' code uses the unbiased
-instance variance, keeps ``running_var`` at 0 before training and reads ``momentum`` as the share of the old value;
-this layer follows the paper's formula and torch's conventions instead.
-
-Args:
-    num_features: Number of channels C.
-    eps: Added to the mixed variance, positive.
-    momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-    affine: Whether to learn ``weight`` and ``bias``.
-    track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-    statistics: What to mix: two or three of ``instance``, ``layer`` and ``batch``.
-    sparse_steps: Training batches after which each weight is 0 or 1; None keeps the softmax.
-    initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the identity.
-    sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
-    device: Where parameters and buffers live.
-    dtype: Dtype of parameters and buffers.
-
-Attributes:
-    mean_weight (Parameter): Logits lambda of the means, shape (K,) in the order of ``statistics``, start at 1
-        (equal).
-    var_weight (Parameter): Logits lambda' of the variances, likewise.
-    weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-    bias (Parameter): beta, shape (C,), starts at 0.
-    running_mean (Tensor): Shape (C,), starts at 0.
-    running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
-    num_batches_tracked (Tensor): int64 scalar.
-    radius (Tensor): Radius of the circle, scalar, starts at 0, and 1 when the choice is made; None without
-        ``sparse_steps``.
-    sparse_step (Tensor): Training batches since the circle began to grow, int64 scalar; None without ``sparse_steps``.
-
-Raises:
-    ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-        sample has a single value per channel.
-
-Shape:
-    Input and output: {shape}. bfloat16 and float16 input is normalized in float32 and returned in its own dtype.
-
-Source:
-    Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, ICLR 2019, section 2, equation 3;
-    Shao et al., SSN: Learning Sparse Switchable Normalization via SparsestMax, CVPR 2019, section 3.2.
-"""
+class SwitchableNorm1d(SwitchableNorm, dims=1):
+    """Normalize activations of shape (N, C, L)."""
 
 
-class SwitchableNorm1d(_SwitchableNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(shape="(N, C, L)", instance_axes="(L)", layer_axes="(C, L)", batch_axes="(N, L)")
-    spatial_dims = 1
+class SwitchableNorm2d(SwitchableNorm, dims=2):
+    """Normalize activations of shape (N, C, H, W)."""
 
 
-class SwitchableNorm2d(_SwitchableNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(
-        shape="(N, C, H, W)", instance_axes="(H, W)", layer_axes="(C, H, W)", batch_axes="(N, H, W)"
-    )
-    spatial_dims = 2
-
-
-class SwitchableNorm3d(_SwitchableNorm):  # noqa: D101
-    __doc__ = _DOCUMENTATION.format(
-        shape="(N, C, D, H, W)", instance_axes="(D, H, W)", layer_axes="(C, D, H, W)", batch_axes="(N, D, H, W)"
-    )
-    spatial_dims = 3
+class SwitchableNorm3d(SwitchableNorm, dims=3):
+    """Normalize activations of shape (N, C, D, H, W)."""

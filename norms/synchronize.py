@@ -70,6 +70,8 @@ def _replace_classes(
 
 def _rebuilt(norm: Any, build: Callable[..., nn.Module]) -> nn.Module:
     affine, tracked = norm.weight is not None, norm.running_mean is not None
-    replacement = build(norm.num_features, norm.eps, norm.momentum, affine, tracked)
+    replacement = build(
+        norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=affine, track_running_stats=tracked
+    )
     carry_state(norm, replacement)
     return replacement

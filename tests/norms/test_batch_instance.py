@@ -80,5 +80,5 @@ def test_the_gate_starts_where_it_is_told():
 
 @over("value", [-0.1, 1.1])
 def test_a_gate_that_would_start_outside_is_refused(value):
-    with pytest.raises(ValueError, match=rf"initial_rho must lie in \[0, 1\], got {value}"):
+    with pytest.raises(ValueError, match=f"initial_rho must be at least 0 and at most 1, got {value}"):
         norms.BatchInstanceNorm2d(4, initial_rho=value)

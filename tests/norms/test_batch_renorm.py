@@ -137,7 +137,7 @@ def test_starts_as_documented():
 
 @over(
     ("option", "value", "reason"),
-    [("r_max", 0.9, "at least 1"), ("d_max", -0.1, "not be negative"), ("schedule_steps", -1, "not be negative")],
+    [("r_max", 0.9, "at least 1"), ("d_max", -0.1, "at least 0"), ("schedule_steps", -1, "at least 0")],
 )
 def test_limits_out_of_range_are_refused(option, value, reason):
     with pytest.raises(ValueError, match=f"{option} must .*{reason}, got {value}"):

@@ -432,7 +432,7 @@ class TestUnusualInput:
         ({"group_size": 0}, "group_size must divide num_features = 24, got 0"),
         ({"group_size": 48}, "group_size must divide num_features = 24, got 48"),
         ({"group_size": 8, "iterations": 0}, "iterations must be at least 1, got 0"),
-        ({"group_size": 8, "eps": 0.0}, "eps must be positive"),
+        ({"group_size": 8, "eps": 0.0}, "eps must be above 0"),
         ({"num_features": 0}, "num_features must be at least 1, got 0"),
     ],
 )

@@ -100,7 +100,7 @@ def test_gradients_of_samples_and_derivatives_forward_agree_with_the_layer(case)
 
 
 def test_second_derivatives_by_transformation_agree_with_the_layer():
-    layer, function, x = made("batch-instance")
+    layer, _, x = made("batch-instance")
     x = x[:2, :, :2, :1]
     found = torch.func.hessian(lambda rho: functional.batch_instance_norm(x, rho, layer.weight).pow(3).sum())(layer.rho)
     layer.bias.data.zero_()

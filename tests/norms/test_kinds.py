@@ -87,7 +87,7 @@ def test_a_registered_norm_is_built_and_converted_by_its_name():
     assert (layer.num_features, layer.momentum) == (4, 0.2)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=1e-3, momentum=0.3)).double()
     weight, mean = model[1].weight, model[1].running_mean
-    with pytest.raises(SettingError, match="not exact, since .* become the formula of Gated"):
+    with pytest.raises(SettingError, match=r"not exact, since .* become the formula of Gated"):
         norms.convert(model, "gated", exact=True)
     assert type(model[1]) is nn.BatchNorm2d
     norms.convert(model, "gated")
@@ -113,7 +113,7 @@ def test_a_registered_norm_is_built_and_converted_by_its_name():
 def test_a_norm_without_a_name_is_converted_to_but_not_from():
     model = nn.Sequential(nn.BatchNorm2d(4))
     assert type(norms.convert(model, Gated)[0]) is Gated
-    with pytest.raises(SettingError, match="nothing to convert: none is known of the model's norms .1 Gated."):
+    with pytest.raises(SettingError, match=r"nothing to convert: none is known of the model's norms \(1 Gated\)"):
         norms.convert(model, "batch")
 
 

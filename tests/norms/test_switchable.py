@@ -94,7 +94,7 @@ def test_other_statistics_are_refused(statistics):
 
 
 def test_no_steps_to_become_sparse_in_are_refused():
-    with pytest.raises(ValueError, match="sparse_steps must be None or at least 1, got 0"):
+    with pytest.raises(ValueError, match="sparse_steps must be at least 1, got 0"):
         norms.SwitchableNorm2d(4, sparse_steps=0)
 
 
