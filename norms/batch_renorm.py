@@ -30,13 +30,14 @@ class BatchRenormFormula(Formula):
         self.d_max = d_max
 
     def _correction(self, moments: Moments, mixing: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        running_mean, running_std = mixing
+        # Detached one by one, since no_grad would let derivatives in forward mode pass.
+        running_mean, running_std, mean, power = (
+            t.detach() for t in (*mixing, moments.batch_mean, moments.batch_power)
+        )
         # Limits are both numbers or both tensors, which torch's types do not say.
         r_max, d_max = cast(float, self.r_max), cast(float, self.d_max)
-        with torch.no_grad():
-            r = moments.batch_power.sqrt() / running_std
-            d = (moments.batch_mean - running_mean) / running_std
-            return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
+        r, d = power.sqrt() / running_std, (mean - running_mean) / running_std
+        return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
 
     def coefficients(self, moments: Moments, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and offset."""

@@ -58,8 +58,8 @@ class ConditionalNorm(nn.Module):
         bias (Parameter): beta of each condition, shape (K, C), starts at 0.
 
     Raises:
-        ValueError: If the norm has a gamma or beta, does not tell its channels or has others than ``num_features``, or
-            if ``num_conditions`` is below 1; in the forward pass if the condition does not fit. That an index is too
+        SettingError: If the norm has a gamma or beta, does not tell its channels or has others than ``num_features``,
+            or if ``num_conditions`` is below 1; in the forward pass if the condition does not fit. That an index is too
             large is found on the CPU; on a GPU the look would wait for it, and the index fails where it is used.
 
     Shape:
@@ -111,7 +111,7 @@ class ConditionalNorm(nn.Module):
             The normalized activations, of the shape of ``x``.
 
         Raises:
-            ValueError: If the condition has a wrong shape or an index is out of range.
+            SettingError: If the condition has a wrong shape or an index is out of range.
         """
         weight, bias = self._affine(condition, x.shape[0])
         if isinstance(self.norm, MomentNorm):
@@ -129,7 +129,7 @@ class ConditionalNorm(nn.Module):
         mixed = condition.is_floating_point()
         shapes = [(self.num_conditions,), (samples, self.num_conditions)] if mixed else [(), (samples,)]
         if tuple(condition.shape) not in shapes or condition.dtype == torch.bool:
-            raise ValueError(
+            raise SettingError(
                 f"condition must be integers of shape () or ({samples},), or shares of a floating dtype and shape "
                 f"({self.num_conditions},) or ({samples}, {self.num_conditions}), got {condition.dtype} of shape "
                 f"{tuple(condition.shape)}"
@@ -145,9 +145,8 @@ class ConditionalNorm(nn.Module):
         return F.embedding(index, self.weight), F.embedding(index, self.bias)
 
     def _check_range(self, lowest: int, highest: int) -> None:
-        if lowest < 0 or highest >= self.num_conditions:
-            wrong = lowest if lowest < 0 else highest
-            raise ValueError(f"condition must lie in [0, {self.num_conditions - 1}], got {wrong}")
+        for index in (lowest, highest):
+            check_range("condition", index, at_least=0, at_most=self.num_conditions - 1)
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch's own norms do."""

@@ -304,7 +304,8 @@ def _neighbors(model: nn.Module) -> dict[nn.Module, Tensor | None]:
 
 def _describe_norms(model: nn.Module) -> str:
     known, kinds = known_classes(), [type(module) for module in model.modules()]
-    found = Counter(kind.__name__ for kind in kinds if kind in known or "norm" in kind.__name__.lower())
+    norms = [kind for kind in kinds if kind in known or issubclass(kind, MomentNorm) or "norm" in kind.__name__.lower()]
+    found = Counter(kind.__name__ for kind in norms)
     if not found:
         return "the model has no norm"
     reason = "where chooses none" if any(kind in known for kind in kinds) else "none is known"

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from .errors import SettingError
+
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED_CONVOLUTIONS)
 
@@ -57,18 +59,20 @@ def check_weight(module: nn.Module, name: str) -> Tensor:
     """Look up a weight that is to be parametrized.
 
     Raises:
-        ValueError: If the module has no such parameter, or it is parametrized already, has no shape yet or no inputs.
+        SettingError: If the module has no such parameter, or it is parametrized already, has no shape yet or no inputs.
     """
     where = f"{type(module).__name__}.{name}"
     if parametrize.is_parametrized(module, name):
-        raise ValueError(f"{where} is parametrized already: remove that first, see norms.fold_")
+        raise SettingError(f"{where} is parametrized already: remove that first, see norms.fold_")
     weight = dict(module.named_parameters(recurse=False)).get(name)
     if weight is None:
-        raise ValueError(f"{type(module).__name__} has no parameter '{name}'")
+        raise SettingError(f"{type(module).__name__} has no parameter '{name}'")
     if nn.parameter.is_lazy(weight):
-        raise ValueError(f"{where} has no shape yet: run the module once before its weight is normalized")
+        raise SettingError(f"{where} has no shape yet: run the module once before its weight is normalized")
     if weight.ndim < 2:
-        raise ValueError(f"{where} must have outputs and inputs, 2 dimensions or more, got shape {tuple(weight.shape)}")
+        raise SettingError(
+            f"{where} must have outputs and inputs, 2 dimensions or more, got shape {tuple(weight.shape)}"
+        )
     return weight
 
 

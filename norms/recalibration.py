@@ -1,4 +1,4 @@
-"""Statistics of a population in place of those that a training leaves behind."""
+"""Replace the statistics that a training leaves behind by those of a population."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -12,6 +12,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from .base import MomentNorm
+from .errors import SettingError, unknown
 from .pooling import is_distributed
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -76,15 +77,15 @@ def recalibrate(
         The model.
 
     Raises:
-        ValueError: If the estimate is unknown, if there is no batch, if no layer with running statistics is reached, or
-            if the statistics of a layer are not finite.
+        SettingError: If the estimate is unknown, if there is no batch, if no layer with running statistics is reached,
+            or if the statistics of a layer are not finite.
 
     Source:
         Wu & Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3, for ``population``; Ioffe & Szegedy, Batch
         Normalization, 2015, algorithm 2, for ``minibatch``.
     """
     if estimate not in ESTIMATES:
-        raise ValueError(f"estimate must be one of {', '.join(ESTIMATES)}, got '{estimate}'")
+        raise unknown("estimate", estimate, ESTIMATES)
     network = model.module if isinstance(model, DistributedDataParallel) else model
     inputs = [
         _LayerInputs(name, layer, averaged=estimate == "minibatch")
@@ -105,10 +106,12 @@ def recalibrate(
     if sync and is_distributed():
         number = _pool_processes(inputs, number)
     if number == 0:
-        raise ValueError("batches is empty: statistics need at least one batch")
+        raise SettingError("batches is empty: statistics need at least one batch")
     statistics = [(seen.layer, *seen.statistics()) for seen in inputs if seen.count]
     if not statistics:
-        raise ValueError(f"none of the model's {len(inputs)} norms with running statistics was reached by the batches")
+        raise SettingError(
+            f"none of the model's {len(inputs)} norms with running statistics was reached by the batches"
+        )
     for layer, mean, spread in statistics:
         if isinstance(layer, MomentNorm):
             layer.load_population_(mean, spread)
@@ -167,7 +170,7 @@ class _LayerInputs:
         """Mean and spread as the layer would track them, had it seen everything at once."""
         spread = self.spread if self.averaged else self._observed(self.spread, self.count)
         if not (self.mean.isfinite().all() and (self.spread_name is None or spread.isfinite().all())):
-            raise ValueError(
+            raise SettingError(
                 f"the statistics of {type(self.layer).__name__} '{self.name}' over {self.count} values per channel are "
                 "not finite: its inputs are not, or they are too few for a variance"
             )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import SettingError, check_range
+from .errors import SettingError, check_range, unknown
 from .parametrized import (
     CONVOLUTIONS,
     TRANSPOSED_CONVOLUTIONS,
@@ -19,6 +19,7 @@ from .parametrized import (
 )
 from .precision import wide_dtype, without_autocast
 
+UPDATES = ("forward", "step")
 _FIRST_ITERATIONS = 15
 """Power iterations at the start, as many as torch's spectral_norm makes."""
 
@@ -57,8 +58,8 @@ class _Convolution:
         return torch.convolution(padded, weight, None, *self.geometry).squeeze(0)
 
     def adjoint(self, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        pull_back = torch.func.vjp(partial(self.apply, weight), v)[1]
-        return pull_back(u)[0]
+        pulled_back: Tensor = torch.func.vjp(partial(self.apply, weight), v)[1](u)[0]
+        return pulled_back
 
 
 class _SpectralNorm(WeightParametrization):
@@ -191,7 +192,7 @@ def spectral_norm(
         ``module``.
 
     Raises:
-        ValueError: If there is no such parameter, or it is parametrized already, has no shape yet or is a vector; if
+        SettingError: If there is no such parameter, or it is parametrized already, has no shape yet or is a vector; if
             another argument is outside its range.
 
     Source:
@@ -201,8 +202,8 @@ def spectral_norm(
     weight = check_weight(module, name)
     check_range("n_power_iterations", n_power_iterations, at_least=1)
     check_range("eps", eps, above=0)
-    if update not in ("forward", "step"):
-        raise SettingError(f"update must be 'forward' or 'step', got '{update}'")
+    if update not in UPDATES:
+        raise unknown("update", update, UPDATES)
     operator: _Matrix | _Convolution
     if input_size is None:
         operator = _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from .errors import check_range
+from .errors import SettingError, check_range
 from .parametrized import (
     CONVOLUTIONS,
     TRANSPOSED_CONVOLUTIONS,
@@ -50,7 +50,7 @@ class _WeightNorm(WeightParametrization):
     def _sum_of_squares(self, v: Tensor) -> Tensor:
         if self.groups is None:
             return v.square().sum(tuple(range(1, v.ndim)), keepdim=True)
-        per_group = v.square().unflatten(0, (self.groups, -1)).sum(1)
+        per_group: Tensor = v.square().unflatten(0, (self.groups, -1)).sum(1)
         return per_group.sum(tuple(range(2, per_group.ndim)), keepdim=True)
 
 
@@ -91,7 +91,7 @@ def weight_norm(module: nn.Module, name: str = "weight") -> nn.Module:
         ``module``.
 
     Raises:
-        ValueError: If there is no such parameter, or it is parametrized already, has no shape yet or is a vector.
+        SettingError: If there is no such parameter, or it is parametrized already, has no shape yet or is a vector.
 
     Source:
         Salimans & Kingma, Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural
@@ -142,8 +142,9 @@ def initialize_weight_norm_(model: nn.Module, *batch: Any, init_scale: float = 1
         init_scale: Standard deviation s of the outputs, positive.
 
     Raises:
-        ValueError: If ``init_scale`` is not positive; if the model has no layer to initialize or the forward pass does
-            not reach all of them; if a layer has fewer than two outputs per channel, or any that is not finite.
+        SettingError: If ``init_scale`` is not positive and finite; if the model has no layer to initialize or the
+            forward pass does not reach all of them; if a layer has fewer than two outputs per channel, or any that is
+            not finite.
 
     Source:
         Salimans & Kingma, Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural
@@ -153,7 +154,7 @@ def initialize_weight_norm_(model: nn.Module, *batch: Any, init_scale: float = 1
     found = parametrized_weights(model, _WeightNorm)
     pending = {w.label: w for w in found if w.name == "weight" and isinstance(w.layer, (nn.Linear, *CONVOLUTIONS))}
     if not pending:
-        raise ValueError("the model has no weight-normalized linear or convolutional layer")
+        raise SettingError("the model has no weight-normalized linear or convolutional layer")
     pairs = [(w.originals.original0, w.layer.bias) for w in pending.values()]
     with ExitStack() as stack:
         stack.enter_context(_restoring(model, [t for pair in pairs for t in pair if isinstance(t, Tensor)]))
@@ -165,7 +166,7 @@ def initialize_weight_norm_(model: nn.Module, *batch: Any, init_scale: float = 1
         model(*batch)
         if pending:
             names = ", ".join(f"'{label}'" for label in pending)
-            raise ValueError(f"nothing was initialized, since the forward pass did not reach {names}")
+            raise SettingError(f"nothing was initialized, since the forward pass did not reach {names}")
 
 
 def _initialize_at_first_call(
@@ -196,7 +197,7 @@ def _initialize_at_first_call(
         # Before the next layer, whose inputs may depend on all processes. And before any complaint: all must agree.
         distributed.broadcast(initial, src=0)
     if not initial.isfinite().all():
-        raise ValueError(f"'{label}' needs two outputs or more per channel, all finite, which it does not have here")
+        raise SettingError(f"'{label}' needs two outputs or more per channel, all finite, which it does not have here")
     g.copy_(initial[0].view_as(g))
     if bias is not None:
         bias.copy_(initial[1])

@@ -193,10 +193,10 @@ class TestWrongArguments:
     @pytest.mark.parametrize(
         ("condition", "reason"),
         [
-            (3, r"condition must lie in \[0, 2\], got 3"),
-            (-1, r"condition must lie in \[0, 2\], got -1"),
-            (torch.tensor([0, 5, 1]), r"condition must lie in \[0, 2\], got 5"),
-            (torch.tensor([0, -2, 1]), r"condition must lie in \[0, 2\], got -2"),
+            (3, r"condition must be at least 0 and at most 2, got 3"),
+            (-1, r"condition must be at least 0 and at most 2, got -1"),
+            (torch.tensor([0, 5, 1]), r"condition must be at least 0 and at most 2, got 5"),
+            (torch.tensor([0, -2, 1]), r"condition must be at least 0 and at most 2, got -2"),
             (torch.tensor([0, 1]), r"integers of shape \(\) or \(3,\), .* got torch.int64 of shape \(2,\)"),
             (torch.tensor([[0], [1], [2]]), r"got torch.int64 of shape \(3, 1\)"),
             (torch.rand(3, 4), r"a floating dtype and shape \(3,\) or \(3, 3\), got torch.float32 of shape \(3, 4\)"),

@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
 
 import norms
 
@@ -38,3 +41,18 @@ def test_it_imports_nothing_but_what_it_asks_for():
 def test_no_module_is_hidden_by_a_function_of_its_name():
     modules = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "functional"}
     assert not modules & set(norms.__all__)
+
+
+@pytest.mark.slow
+def test_the_folder_installs_alone_and_needs_torch_alone(tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "norms", ignore=shutil.ignore_patterns("__pycache__"))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", tmp_path]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", *options, folder], check=True)
+    (wheel,) = tmp_path.glob("normlab_norms-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        contents = set(archive.namelist())
+        (metadata,) = (archive.read(name).decode() for name in contents if name.endswith("/METADATA"))
+    sources = {f"norms/{path.name}" for path in FOLDER.glob("*.py")}
+    assert {name for name in contents if ".dist-info/" not in name} == {*sources, "norms/py.typed"}
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:")]
+    assert [line.split(">=")[0] for line in required] == ["Requires-Dist: torch"]

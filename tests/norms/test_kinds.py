@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import norms
+from norms import registry
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
 from norms.mixing import snap_
@@ -71,6 +72,49 @@ def test_a_new_kind_reaches_all_that_reads_values():
     norms.freeze_mixing_(model)
     assert not model[1].gate.requires_grad
     assert model[1].weight.requires_grad
+
+
+@pytest.fixture
+def _gated_by_name(monkeypatch):
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    norms.register("gated", Gated)
+
+
+@pytest.mark.usefixtures("_gated_by_name")
+def test_a_registered_norm_is_built_and_converted_by_its_name():
+    layer = norms.build("gated", 4, initial_gamma=0.5, momentum=0.2)
+    assert type(layer) is Gated
+    assert (layer.num_features, layer.momentum) == (4, 0.2)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=1e-3, momentum=0.3)).double()
+    weight, mean = model[1].weight, model[1].running_mean
+    with pytest.raises(SettingError, match=r"not exact, since .* become the mixture of Gated"):
+        norms.convert(model, "gated", exact=True)
+    assert type(model[1]) is nn.BatchNorm2d
+    norms.convert(model, "gated")
+    assert type(model[1]) is Gated
+    assert model[1].weight is weight
+    assert model[1].running_mean is mean
+    assert (model[1].eps, model[1].momentum, model[1].gate.dtype) == (1e-3, 0.3, torch.float64)
+    set_(model[1].gate, [0.0, 0.5, 1.0, 2.0])
+    gated, x = model[1], torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    expected = model.eval()(x)
+    norms.convert(model, "gated", exact=True)
+    assert model[1] is gated
+    norms.convert(model, "gated", momentum=0.7, exact=True)
+    assert model[1].momentum == 0.7
+    assert torch.equal(model(x), expected)
+    assert model[1].gate is gated.gate
+    norms.convert(model, "batch")
+    assert type(model[1]) is nn.BatchNorm2d
+    assert model[1].weight is weight
+    assert model[1].eps == 1e-3
+
+
+def test_a_norm_without_a_name_is_converted_to_but_not_from():
+    model = nn.Sequential(nn.BatchNorm2d(4))
+    assert type(norms.convert(model, Gated)[0]) is Gated
+    with pytest.raises(SettingError, match=r"nothing to convert: none is known of the model's norms \(1 Gated\)"):
+        norms.convert(model, "batch")
 
 
 def test_an_unknown_optimizer_group_is_told_with_what_was_meant():

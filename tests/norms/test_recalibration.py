@@ -306,7 +306,7 @@ def test_a_model_without_running_statistics_needs_no_data():
             {"forward": lambda model, batch: None},
             r"^none of the model's 1 norms with running statistics was re",
         ),
-        (data(), {"estimate": "moving"}, r"^estimate must be one of population, minibatch, got 'moving'$"),
+        (data(), {"estimate": "moving"}, r"^unknown estimate 'moving' \(known: population, minibatch\)$"),
         (
             [data()[0] / 0],
             {},

@@ -407,7 +407,7 @@ def test_representation():
         (lambda: spectral_norm(nn.Linear(2, 3)), {}, "ParametrizedLinear.weight is parametrized already"),
         (lambda: nn.Linear(2, 3), {"n_power_iterations": 0}, "n_power_iterations must be at least 1, got 0"),
         (lambda: nn.Linear(2, 3), {"eps": 0.0}, "eps must be above 0, got 0"),
-        (lambda: nn.Linear(2, 3), {"update": "never"}, "update must be 'forward' or 'step', got 'never'"),
+        (lambda: nn.Linear(2, 3), {"update": "never"}, r"unknown update 'never' \(known: forward, step\)"),
         (
             lambda: nn.Linear(2, 3),
             {"input_size": (4,)},
