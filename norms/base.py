@@ -248,13 +248,16 @@ class MomentNorm(nn.Module, ABC):
 
 
 def _full_signature(cls: type[MomentNorm]) -> inspect.Signature:
-    """Name the arguments that a constructor takes by ``**options: Unpack[...]`` and hands on."""
-    _, *own = inspect.signature(cls.__init__).parameters.values()
-    handed_on = get_args(own[-1].annotation) if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD else ()
-    if handed_on:
-        common = inspect.signature(MomentNorm.__init__).parameters.values()
-        names = handed_on[0].__annotations__
-        own[-1:] = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in common if p.name in names]
+    """Name the arguments that a constructor takes by ``**options`` and hands on."""
+    _, *own = inspect.signature(vars(cls)["__init__"]).parameters.values()
+    if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        options = own.pop()
+        inherited = inspect.signature(cls.__mro__[1]).parameters
+        # Annotated by Unpack, they are those of a TypedDict.
+        unpacked = get_args(options.annotation)
+        names = unpacked[0].__annotations__ if unpacked else inherited
+        handed_on = [p for name, p in inherited.items() if name in names and name not in {each.name for each in own}]
+        own += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in handed_on]
     return inspect.Signature(own)
 
 
