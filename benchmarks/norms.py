@@ -265,7 +265,7 @@ def prepare(layer: str, setting: Setting) -> nn.Module:
 
 
 def make_step(module: nn.Module, measure: str, x: Tensor, grad: Tensor) -> Step:
-    """What is to be timed, as a function without arguments."""
+    """Return what is to be timed, as a function without arguments."""
     module.train(measure != EVALUATION)
     if measure == EVALUATION:
         return torch.inference_mode()(partial(module, x))
@@ -282,7 +282,7 @@ def make_step(module: nn.Module, measure: str, x: Tensor, grad: Tensor) -> Step:
 
 
 def candidates(setting: Setting, options: argparse.Namespace) -> list[str]:
-    """The layers to compare in a setting: compiling takes long, and is done for those of this package alone."""
+    """Return the layers to compare in a setting; only those of this package are compiled, which takes long."""
     return [layer for layer in options.norms if not setting.compiled or layer.startswith("norms.")]
 
 
@@ -339,7 +339,7 @@ def saved_bytes(layer: str, shape: tuple[int, ...]) -> int:
 
 
 def tensors(thing: object) -> Iterator[Tensor]:
-    """The tensors in nested collections."""
+    """Find the tensors in nested collections."""
     if isinstance(thing, Tensor):
         yield thing
     elif isinstance(thing, dict | tuple):
@@ -386,7 +386,7 @@ def tables(cells: list[Cell]) -> Iterator[tuple[str, list[str], list[list[str]]]
 
 
 def report(cells: list[Cell], copy_bandwidth: float | None) -> list[str]:
-    """The markdown file, as lines."""
+    """Write the markdown file, as lines."""
     lines = [
         "# Normalization layers compared",
         *(__doc__ or "").partition("\n\n    python")[0].splitlines()[1:],

@@ -55,7 +55,7 @@ class Row(NamedTuple):
     of_norms: float
 
     def cells(self) -> list[str]:
-        """The row as text; a ratio that misses its target is followed by it."""
+        """Return the row as text; a ratio that misses its target is followed by it."""
         ratio = f"{self.ratio:.3f} ({self.low:.3f}-{self.high:.3f})"
         if self.norm in TARGETED and self.ratio > TARGET:
             ratio += f" > {TARGET}"
@@ -157,7 +157,7 @@ def measure(run: str, options: argparse.Namespace) -> list[Row]:
 
 
 def report(tables: dict[str, list[Row]], threads: int) -> str:
-    """The markdown file."""
+    """Write the markdown file."""
     lines = [
         "# Training steps compared",
         *(__doc__ or "").partition("\n\n    python")[0].splitlines()[1:],

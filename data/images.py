@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as tvf
 
 from norms.errors import SettingError
@@ -131,7 +131,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
                     f"{image.width}x{image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS ({limit}) allows"
                 )
             yield image
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not an image in a format that Pillow knows") from error
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error

@@ -66,7 +66,7 @@ class ImageDataModule(LightningDataModule, ABC):
             self._images = self.load()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The endless stream, from the trainer's current step on."""
+        """Return the endless stream, from the trainer's current step on."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         stream = StreamDataset(self._ready()[0], self.train_transform, self.seed)
         batch_size = self.batch_size * self.batches_per_step
@@ -82,7 +82,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The validation images."""
+        """Return the validation images."""
         return self.val_dataloader()
 
     def _ready(self) -> tuple[Items, Items]:

@@ -1,8 +1,9 @@
 """Perceptual losses: how far an image is from a photo's content and from a picture's style."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,7 @@ SCALINGS: Mapping[str, Scaling] = {
 }
 
 
-class Term(nn.Module):
+class Term(nn.Module, ABC):
     """Base of the terms of a perceptual loss: a subclass sets ``name`` and writes :meth:`forward`.
 
     Args:
@@ -108,6 +109,7 @@ class Term(nn.Module):
     def set_style(self, style: Features) -> None:
         """Keep what the term needs of the style picture's activations, as buffers outside the ``state_dict``."""
 
+    @abstractmethod
     def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
         """Compute the term before weighting.
 
@@ -119,7 +121,6 @@ class Term(nn.Module):
         Returns:
             A scalar, averaged over the batch.
         """
-        raise NotImplementedError
 
 
 class _LayerTerm(Term):
@@ -207,7 +208,7 @@ class PerceptualLoss(nn.Module):
         """
         features = self.network(style, self.layers)
         for term in self.terms.values():
-            term.set_style(features)
+            cast(Term, term).set_style(features)
 
     def forward(self, image: Tensor, photo: Tensor) -> dict[str, Tensor]:
         """Compare images with the photos they were made from and with the style of :meth:`set_style`.

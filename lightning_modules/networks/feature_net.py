@@ -77,7 +77,7 @@ class FeatureNet(nn.Module):
 
     @classmethod
     def bundled(cls) -> Self:
-        """The trained network that comes with the package, see :meth:`load`."""
+        """Load the trained network that comes with the package; see :meth:`load`."""
         return cls.load(BUNDLED)
 
     @classmethod

@@ -79,12 +79,12 @@ class TransformerNet(nn.Sequential):
         right, bottom = self._padded(width) - width, self._padded(height) - height
         # Replication, since a reflection must be smaller than the image, and tiny images need more.
         x = F.pad(image, (0, right, 0, bottom), mode="replicate")
-        y = super().forward((x - 0.5) / 0.25)
+        y = super().forward((x - 0.5) / 0.25)  # type: ignore[no-untyped-call]
         # Under autocast y has too few bits for the tones of an image.
         return torch.sigmoid(y[..., :height, :width].to(image.dtype))
 
     def _padded(self, size: int) -> int:
-        """The smallest size that halves evenly and is everywhere larger than the reflection padding."""
+        """Return the smallest size that halves evenly and is everywhere larger than the reflection padding."""
         full, low = 5, 2  # one pixel more than a 9x9 convolution pads at full resolution, and a 3x3 one at the lowest
         return self.factor * max(low, math.ceil(max(size, full) / self.factor))
 
