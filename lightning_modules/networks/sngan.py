@@ -211,7 +211,7 @@ class Discriminator(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the resolution in the generator by a residual block: norm, ReLU, 2x nearest upsampling, conv, norm, ReLU, conv.
+    """Double the resolution: norm, ReLU, 2x nearest upsampling, conv, norm, ReLU, conv, beside a shortcut.
 
     Shape:
         (N, in_channels, H, W) -> (N, out_channels, 2 H, 2 W).
@@ -233,7 +233,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Look at an image in the discriminator by a residual block: ReLU, conv, ReLU, conv, 2x average pooling.
+    """Halve the resolution: ReLU, conv, ReLU, conv, 2x average pooling, beside a shortcut.
 
     Args:
         in_channels: Channels of the input.

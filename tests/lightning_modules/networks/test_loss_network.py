@@ -167,10 +167,12 @@ def test_a_broken_download_is_refused(tmp_path, monkeypatch):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(SettingError, match="no loss_network 'vgg', there are bundled, vgg16, vgg19"):
+    with pytest.raises(
+        SettingError, match=r"^unknown loss_network 'vgg', did you mean 'vgg\d\d'\? \(known: bundled, vgg16, vgg19"
+    ):
         default_layers("vgg")
     message = message_of("bundled", ["relu1_2", "relu9_9"])
-    assert message.startswith("loss network bundled has no layer 'relu9_9', it has relu1_1, ")
+    assert message.startswith("unknown layer of loss network bundled 'relu9_9', did you mean")
 
 
 @pytest.mark.parametrize("name", ["bundled", "vgg16"])
