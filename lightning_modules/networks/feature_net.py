@@ -46,7 +46,7 @@ class FeatureNet(nn.Module):
     Args:
         widths: Channels of each stage.
         depths: Number of layers of each stage.
-        norm: One of :func:`norms.names`.
+        norm: As :func:`norms.build` takes it.
 
     Raises:
         SettingError: If the stages make no network.
@@ -77,7 +77,7 @@ class FeatureNet(nn.Module):
 
     @classmethod
     def bundled(cls) -> Self:
-        """The trained network that comes with the package, see :meth:`load`."""
+        """Load the trained network that comes with the package, see :meth:`load`."""
         return cls.load(BUNDLED)
 
     @classmethod
