@@ -35,7 +35,7 @@ from torchvision.utils import save_image
 
 from data import BundledPhotos, ImageFolder
 from data.module import ImageDataModule
-from lightning_modules.losses.perceptual import PerceptualLoss
+from lightning_modules.losses.perceptual import PerceptualLoss, usual_terms
 from lightning_modules.networks.feature_net import BUNDLED, FeatureNet
 from lightning_modules.networks.loss_network import LossNetwork, default_layers
 from lightning_modules.style_transfer import StyleTransfer
@@ -93,7 +93,7 @@ def held_out_losses(loss: PerceptualLoss, module: StyleTransfer, photos: Tensor)
     """Style and content loss of the painted photos, clamped as they would be written to a file."""
     with module.evaluation():
         terms = loss(module(photos).clamp(0, 1), photos)
-    return float(terms.style), float(terms.content)
+    return float(terms["style"]), float(terms["content"])
 
 
 def measure(candidate: Candidate, style: str, photos: Tensor, options: argparse.Namespace) -> Scores:
@@ -155,7 +155,7 @@ def main() -> None:
 def _judge(style_image: Tensor, weights: str) -> PerceptualLoss:
     layers = default_layers("squeezenet1_1")
     network = LossNetwork("squeezenet1_1", {*layers.content, *layers.style}, weights)
-    judge = PerceptualLoss(network, layers.content, layers.style)
+    judge = PerceptualLoss(network, usual_terms(layers.content, layers.style))
     judge.set_style(tvf.to_dtype(style_image[None], torch.float32, scale=True))
     return judge
 

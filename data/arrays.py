@@ -78,12 +78,12 @@ class BundledDigits(ImageDataModule):
 
     @property
     def channels(self) -> int:
-        """Gray."""
+        """Return 1: the images are gray."""
         return 1
 
     @property
     def num_classes(self) -> int:
-        """One for each digit."""
+        """Return 10, one for each digit."""
         return 10
 
     def load(self) -> tuple[Items, Items]:
@@ -182,7 +182,7 @@ class CIFAR10(TorchvisionImages):
 
     @property
     def num_classes(self) -> int:
-        """Airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck."""
+        """Return 10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck."""
         return 10
 
     def read(self, train: bool, download: bool) -> ArrayImages:
@@ -219,12 +219,12 @@ class MNIST(TorchvisionImages):
 
     @property
     def channels(self) -> int:
-        """Gray."""
+        """Return 1: the images are gray."""
         return 1
 
     @property
     def num_classes(self) -> int:
-        """Ten digits, or ten kinds of garments."""
+        """Return 10: digits, or kinds of garments."""
         return 10
 
     def read(self, train: bool, download: bool) -> ArrayImages:

@@ -1,4 +1,4 @@
-"""What all data modules share: an endless training stream and finite, ordered validation."""
+"""Base of all data modules: an endless training stream and finite, ordered validation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from data.stream import Items, StreamDataset, StreamSampler, generator
-from norms.errors import SettingError
+from norms.errors import check_range
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -35,11 +35,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self, batch_size: int, image_size: int, num_workers: int = 0, seed: int = 0, batches_per_step: int = 1
     ) -> None:
         super().__init__()
-        limits = {"batch_size": 1, "image_size": 1, "num_workers": 0, "batches_per_step": 1}
-        given = {"batch_size": batch_size, "image_size": image_size, "num_workers": num_workers}
-        for name, value in {**given, "batches_per_step": batches_per_step}.items():
-            if value < limits[name]:
-                raise SettingError(f"data: {name} is {value}, it must be at least {limits[name]}")
+        check_range("data.batch_size", batch_size, at_least=1)
+        check_range("data.image_size", image_size, at_least=1)
+        check_range("data.num_workers", num_workers, at_least=0)
+        check_range("data.batches_per_step", batches_per_step, at_least=1)
         self.batch_size = batch_size
         self.image_size = image_size
         self.num_workers = num_workers
@@ -49,7 +48,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def channels(self) -> int:
-        """3 for RGB, 1 for gray."""
+        """Return 3 for RGB, 1 for gray."""
         return 3
 
     @abstractmethod
@@ -74,11 +73,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._loader(stream, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """All validation images in order."""
+        """Return all validation images in order."""
         return self._loader(_Mapped(self._ready()[1], self.val_transform), batch_size=self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The validation images; there is no third set."""
+        """Return the validation images; there is no third set."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from data.images import ImageError, check_image, find_images, load_image, to_tensor
 from data.module import ImageDataModule
 from data.stream import Items
-from norms.errors import SettingError
+from norms.errors import SettingError, check_range
 
 _NAMED = 3
 
@@ -91,9 +91,8 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, image_size, num_workers, seed, batches_per_step)
         if resize is not None and resize < image_size:
-            raise SettingError(f"data: resize is {resize}, it must be at least image_size, {image_size}")
-        if val_count < 1:
-            raise SettingError(f"data: val_count is {val_count}, it must be at least 1")
+            raise SettingError(f"data.resize must be at least data.image_size, {image_size}, got {resize}")
+        check_range("data.val_count", val_count, at_least=1)
         self.folder = folder
         self.val_folder = val_folder
         self.val_count = val_count
@@ -211,8 +210,7 @@ class BundledPhotos(ImageDataModule):
         batches_per_step: int = 1,
     ) -> None:
         super().__init__(batch_size, image_size, num_workers, seed, batches_per_step)
-        if image_size > 300:
-            raise SettingError(f"data: image_size is {image_size}; BundledPhotos allow at most 300 pixels")
+        check_range("data.image_size of BundledPhotos", image_size, at_most=300)
         self.train_transform = partial(random_crop, size=image_size)
         self.val_transform = partial(center_crop, size=image_size)
 

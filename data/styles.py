@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent / "styles"
 
 
 def names() -> list[str]:
-    """List the bundled pictures, which ``tools.draw_styles`` draws."""
+    """List the bundled pictures."""
     return sorted(path.stem for path in _FOLDER.glob("*.png"))
 
 

@@ -1,7 +1,7 @@
 """A small image classifier: to study normalization, and to train the bundled perceptual loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -13,17 +13,18 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
-from norms.errors import SettingError
+from norms.errors import check_range
+from norms.imports import class_path
 
 
 class Classifier(TrainingModule):
-    """A :class:`FeatureNet`, the mean over all pixels, and one linear layer, trained with cross entropy.
+    """Classify by a :class:`FeatureNet`, the mean over all pixels, and one linear layer, trained with cross entropy.
 
     Adam's learning rate follows :func:`warm_up_then_cosine` over ``trainer.max_steps`` steps.
 
     Args:
         num_classes: Number of labels.
-        norm: One of :func:`norms.names`.
+        norm: As :func:`norms.build` takes it.
         widths: Channels of each stage of the feature network.
         depths: Number of layers of each stage.
         lr: Highest learning rate.
@@ -35,7 +36,7 @@ class Classifier(TrainingModule):
     def __init__(
         self,
         num_classes: int = 10,
-        norm: str = "batch",
+        norm: str | Callable[..., nn.Module] = "batch",
         widths: Sequence[int] = (32, 64, 128, 256),
         depths: Sequence[int] = (2, 2, 2, 1),
         lr: float = 5e-3,
@@ -44,8 +45,11 @@ class Classifier(TrainingModule):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
-        if not 0 <= label_smoothing <= 1:
-            raise SettingError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
+        norm = class_path(norm)  # checkpoints hold plain types alone
+        check_range("num_classes", num_classes, at_least=1)
+        check_range("lr", lr, at_least=0, below=math.inf)
+        check_range("weight_decay", weight_decay, at_least=0, below=math.inf)
+        check_range("label_smoothing", label_smoothing, at_least=0, at_most=1)
         self.save_hyperparameters()
         self.num_classes, self.norm = num_classes, norm
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
@@ -80,21 +84,20 @@ class Classifier(TrainingModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build Adam and its schedule."""
         total = self.trainer.max_steps
-        if total < 1:
-            raise SettingError(f"the learning rate's schedule needs trainer.max_steps >= 1, got {total}")
+        check_range("trainer.max_steps, over which the learning rate falls,", total, at_least=1)
         optimizer = self.adam(self, self.lr, weight_decay=self.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: warm_up_then_cosine(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def next_command(self, run_dir: Path) -> str | None:
-        """Command that makes a feature network of the run, which batch norm alone allows."""
+        """Return the command that makes a feature network of the run, which batch norm alone allows."""
         if self.norm != "batch":
             return None
-        return f"python -m lightning_modules.export_features {run_dir} features.safetensors"
+        return f"python -m tools.export_features {run_dir} features.safetensors"
 
 
 def warm_up_then_cosine(step: int, total: int, warm_up: float = 0.2) -> float:
-    """Share of the highest learning rate that a step uses: a linear rise, then a half cosine down to 0.
+    """Return the share of the highest learning rate that a step uses: a linear rise, then a half cosine down to 0.
 
     Args:
         step: Number of the step, from 0.

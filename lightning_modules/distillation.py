@@ -1,12 +1,13 @@
 """Teaching a small feature network to see what a large one sees."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from data.stream import generator
@@ -15,14 +16,15 @@ from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import gram_matrix, squared_error
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
 from lightning_modules.networks.loss_network import LossNetwork
-from norms.errors import SettingError
+from norms.errors import SettingError, check_range
+from norms.imports import class_path
 
 TAUGHT = {"relu1": 64, "fire3": 128, "fire5": 256}
 """Layers of SqueezeNet 1.1 with their channels; the student's second, third and fourth stages end at their strides."""
 
 
 class Distillation(TrainingModule):
-    r"""Trains a :class:`FeatureNet` to have the activations of SqueezeNet 1.1.
+    r"""Train a :class:`FeatureNet` to have the activations of SqueezeNet 1.1.
 
     .. math::
         L = \frac{1}{3} \sum_k \mathrm{mean}\left((f_k(x) - \hat t_k(x))^2\right)
@@ -38,7 +40,7 @@ class Distillation(TrainingModule):
 
     Args:
         weights: File with the teacher's weights; by default those that torchvision downloads.
-        norm: One of :func:`norms.names`; only ``batch`` can be exported.
+        norm: As :func:`norms.build` takes it; only ``batch`` can be exported.
         first_width: Channels of the student's first stage; the others have the teacher's.
         depths: Number of layers of each of the four stages.
         gram_weight: Weight w of the Gram matrices, at least 0.
@@ -61,7 +63,7 @@ class Distillation(TrainingModule):
     def __init__(
         self,
         weights: str | None = None,
-        norm: str = "batch",
+        norm: str | Callable[..., nn.Module] = "batch",
         first_width: int = 32,
         depths: Sequence[int] = (2, 2, 2, 1),
         gram_weight: float = 0.3,
@@ -71,6 +73,9 @@ class Distillation(TrainingModule):
         super().__init__(seed)
         if len(depths) != 1 + len(TAUGHT):
             raise SettingError(f"the student needs four stages, got depths {list(depths)}")
+        norm = class_path(norm)  # checkpoints hold plain types alone
+        check_range("gram_weight", gram_weight, at_least=0, below=math.inf)
+        check_range("lr", lr, at_least=0, below=math.inf)
         self.save_hyperparameters()
         self.weights, self.norm, self.gram_weight, self.lr = weights, norm, gram_weight, lr
         self.feature_net = FeatureNet((first_width, *TAUGHT.values()), depths, norm)
@@ -101,7 +106,7 @@ class Distillation(TrainingModule):
 
     def next_command(self, run_dir: Path) -> str:
         """Command that makes a feature network of the run."""
-        return f"python -m lightning_modules.export_features {run_dir} features.safetensors"
+        return f"python -m tools.export_features {run_dir} features.safetensors"
 
     def _load_teacher(self) -> LossNetwork:
         return LossNetwork("squeezenet1_1", TAUGHT, self.weights)

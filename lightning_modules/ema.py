@@ -9,7 +9,7 @@ hold the random initial weights (as in the code of Karras et al. 2020, arXiv 200
 
 
 def decay(batch: int, images_seen: int, half_life: float) -> float:
-    """How much of the average one update keeps, 0.5 ** (batch / half-life).
+    """Return how much of the average one update keeps, 0.5 ** (batch / half-life).
 
     Args:
         batch: Images behind one update.

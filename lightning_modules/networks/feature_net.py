@@ -46,7 +46,7 @@ class FeatureNet(nn.Module):
     Args:
         widths: Channels of each stage.
         depths: Number of layers of each stage.
-        norm: One of :func:`norms.names`.
+        norm: As :func:`norms.build` takes it.
 
     Raises:
         SettingError: If the stages make no network.

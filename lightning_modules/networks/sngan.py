@@ -233,7 +233,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Look at an image in the discriminator by a residual block: ReLU, conv, ReLU, conv, 2x average pooling.
+    """Halve the resolution: ReLU, conv, ReLU, conv, 2x average pooling, beside a shortcut.
 
     Args:
         in_channels: Channels of the input.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import norms
-from norms.errors import SettingError
+from norms.errors import SettingError, check_range
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -35,7 +35,7 @@ class TransformerNet(nn.Sequential):
     Args:
         widths: Channels at full resolution and after each halving.
         num_blocks: Residual blocks, each of two 3x3 convolutions.
-        norm: Any name of :func:`norms.build`.
+        norm: As :func:`norms.build` takes it.
         norm_options: Further arguments of that layer, such as ``{"initial_rho": 0.5}``.
 
     Raises:
@@ -59,8 +59,7 @@ class TransformerNet(nn.Sequential):
     ) -> None:
         if not widths or min(widths) < 1:
             raise SettingError(f"widths must be one or more positive numbers, got {list(widths)}")
-        if num_blocks < 0:
-            raise SettingError(f"num_blocks must not be negative, got {num_blocks}")
+        check_range("num_blocks", num_blocks, at_least=0)
         make_norm = partial(norms.build, norm, **(norm_options or {}))
         parts: OrderedDict[str, nn.Module] = OrderedDict(first=_ConvBlock(3, widths[0], 9, make_norm))
         for i, (wide, narrow) in enumerate(pairwise(widths), start=1):
@@ -74,7 +73,7 @@ class TransformerNet(nn.Sequential):
         self.factor = 2 ** (len(widths) - 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Stylizes images; see the class for ranges and shapes."""
+        """Stylize images; see the class for ranges and shapes."""
         height, width = image.shape[-2:]
         right, bottom = self._padded(width) - width, self._padded(height) - height
         # Replication, since a reflection must be smaller than the image, and tiny images need more.

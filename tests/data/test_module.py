@@ -154,7 +154,7 @@ def test_ranks_take_different_images():
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("image_size", -1), ("num_workers", -1)])
 def test_impossible_numbers_are_refused(name, value):
-    with pytest.raises(SettingError, match=f"{name} is {value}, it must be at least") as error:
+    with pytest.raises(SettingError, match=rf"data\.{name} must be at least \d, got {value}") as error:
         Numbered(**{name: value})
     assert "\n" not in str(error.value)
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 import norms
 from data.module import ImageDataModule
 from data.styles import open_style
-from lightning_modules.losses.perceptual import PerceptualLoss
+from lightning_modules.losses.perceptual import PerceptualLoss, usual_terms
 from lightning_modules.networks.feature_net import BUNDLED
 from lightning_modules.networks.loss_network import LossNetwork
 from lightning_modules.style_transfer import StyleTransfer
@@ -95,13 +95,13 @@ def test_validation_scores_held_out_photos_in_evaluation_mode(scaling):
     validate = trainer()
     validate.validate(module, datamodule=data, verbose=False)
     network = LossNetwork("bundled", ["relu1_1", "relu1_2", "relu2_1"])
-    loss = PerceptualLoss(network, ["relu1_2"], ["relu1_1", "relu2_1"], scaling, style_weight=2.0)
+    loss = PerceptualLoss(network, usual_terms(["relu1_2"], ["relu1_1", "relu2_1"], scaling, style_weight=2.0))
     loss.set_style(module.style_image[None] / 255)
     batches = data.images[12:].split(2)
     with torch.no_grad():
         terms = [loss(module.eval()(photos), photos) for photos in batches]
     for name in ("loss", "content", "style", "tv"):
-        expected = torch.stack([getattr(term, name) for term in terms]).mean()
+        expected = torch.stack([term[name] for term in terms]).mean()
         torch.testing.assert_close(validate.callback_metrics[f"val/{name}"], expected)
 
 
@@ -226,10 +226,10 @@ def test_the_next_command_can_be_pasted():
         ({"style": "nonesuch.png"}, "no style picture 'nonesuch.png'"),
         ({"style": __file__}, "not an image"),
         ({"style_size": 20}, "too narrow for style_size 20: its shorter side must keep at least 32 pixels"),
-        ({"loss_network": "vgg"}, "no loss_network 'vgg'"),
-        ({"style_layers": ["relu9_9"]}, "no layer 'relu9_9'"),
+        ({"loss_network": "vgg"}, "unknown loss_network 'vgg', did you mean"),
+        ({"style_layers": ["relu9_9"]}, "unknown layer of loss network bundled 'relu9_9'"),
         ({"weights": "nonesuch.pth"}, "there is no file nonesuch.pth"),
-        ({"loss_scaling": "absolute"}, "no loss_scaling 'absolute'"),
+        ({"loss_scaling": "absolute"}, "unknown loss_scaling 'absolute'"),
         ({"tv_weight": -1.0}, "tv_weight must be at least 0"),
     ],
 )

@@ -6,10 +6,13 @@ from torch import nn
 
 from lightning_modules.losses.perceptual import (
     PerceptualLoss,
+    Term,
+    build_term,
     gram_matrix,
     relative_error,
     squared_error,
     total_variation,
+    usual_terms,
 )
 from lightning_modules.networks.loss_network import LossNetwork
 from norms.errors import SettingError
@@ -29,8 +32,12 @@ class Polynomials(nn.Module):
         return {layer: self.scale * image ** int(layer[-1]) for layer in layers}
 
 
+def usual_loss(network, *layers_and_scaling, **weights):
+    return PerceptualLoss(network, usual_terms(*layers_and_scaling, **weights))
+
+
 def make(scaling="relative", network=None, content=("power1",), style=("power1", "power2"), **weights):
-    loss = PerceptualLoss(network or Polynomials(), content, style, scaling, **{**WEIGHTS, **weights})
+    loss = usual_loss(network or Polynomials(), content, style, scaling, **{**WEIGHTS, **weights})
     loss.set_style(STYLE)
     return loss
 
@@ -94,15 +101,15 @@ def test_total_variation_in_closed_form():
 @pytest.mark.parametrize("scaling", ["relative", "published"])
 def test_an_image_has_its_own_content_and_the_style_picture_its_own_style(scaling):
     network = LossNetwork("bundled", ["relu1_2", "relu2_1"])
-    loss = PerceptualLoss(network, ["relu2_1"], ["relu1_2", "relu2_1"], scaling)
+    loss = usual_loss(network, ["relu2_1"], ["relu1_2", "relu2_1"], scaling)
     style, photo = torch.rand(1, 3, 32, 48), torch.rand(2, 3, 32, 32)
     loss.set_style(style)
     terms = loss(photo, photo)
-    assert terms.content == 0
-    assert terms.style > 0
+    assert terms["content"] == 0
+    assert terms["style"] > 0
     terms = loss(style, torch.rand(1, 3, 32, 48))
-    assert terms.style < 1e-10
-    assert terms.content > 0
+    assert terms["style"] < 1e-10
+    assert terms["content"] > 0
 
 
 def test_relative_terms_in_closed_form():
@@ -114,10 +121,10 @@ def test_relative_terms_in_closed_form():
         grams = gram_matrix(image**power)
         per_layer.append(sum(((gram - target) ** 2).sum() / (target**2).sum() for gram in grams) / 4)
     terms = loss(image, photo)
-    torch.testing.assert_close(terms.content, content)
-    torch.testing.assert_close(terms.style, (per_layer[0] + per_layer[1]) / 2)
-    torch.testing.assert_close(terms.tv, total_variation(image))
-    torch.testing.assert_close(terms.loss, 2 * terms.content + 3 * terms.style + 0.5 * terms.tv)
+    torch.testing.assert_close(terms["content"], content)
+    torch.testing.assert_close(terms["style"], (per_layer[0] + per_layer[1]) / 2)
+    torch.testing.assert_close(terms["tv"], total_variation(image))
+    torch.testing.assert_close(terms["loss"], 2 * terms["content"] + 3 * terms["style"] + 0.5 * terms["tv"])
 
 
 def test_published_terms_in_closed_form():
@@ -126,95 +133,148 @@ def test_published_terms_in_closed_form():
     terms = loss(image, photo)
     content = ((image - photo) ** 2).mean() + ((image**2 - photo**2) ** 2).mean()
     per_layer = [((gram_matrix(image**p) - gram_matrix(STYLE**p)) ** 2).mean() for p in (1, 2)]
-    torch.testing.assert_close(terms.content, content)
-    torch.testing.assert_close(terms.style, per_layer[0] + per_layer[1])
-    torch.testing.assert_close(terms.loss, 2 * terms.content + 3 * terms.style + 0.5 * terms.tv)
+    torch.testing.assert_close(terms["content"], content)
+    torch.testing.assert_close(terms["style"], per_layer[0] + per_layer[1])
+    torch.testing.assert_close(terms["loss"], 2 * terms["content"] + 3 * terms["style"] + 0.5 * terms["tv"])
 
 
 def test_relative_terms_do_not_depend_on_the_scale_of_the_loss_network():
     image, photo = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(make(network=Polynomials(30.0))(image, photo), make()(image, photo))
     large, plain = (make("published", Polynomials(scale))(image, photo) for scale in (30.0, 1.0))
-    torch.testing.assert_close(large.content, 30**2 * plain.content)
-    torch.testing.assert_close(large.style, 30**4 * plain.style)
+    torch.testing.assert_close(large["content"], 30**2 * plain["content"])
+    torch.testing.assert_close(large["style"], 30**4 * plain["style"])
 
 
 def test_terms_are_means_over_the_batch():
     loss, image, photo = make("published"), torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
     singles = [loss(image[i : i + 1], photo[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(
-        tuple(loss(image, photo)), tuple(torch.stack(t).mean() for t in zip(*singles, strict=True))
+        loss(image, photo), {name: torch.stack([single[name] for single in singles]).mean() for name in singles[0]}
     )
 
 
 @pytest.mark.parametrize(("scaling", "weights"), [("relative", (1.0, 5.0, 1.0)), ("published", (1e5, 1e10, 0.0))])
 def test_customary_weights(scaling, weights):
-    loss = PerceptualLoss(Polynomials(), ["power1"], ["power1"], scaling)
-    assert (loss.content_weight, loss.style_weight, loss.tv_weight) == weights
+    loss = usual_loss(Polynomials(), ["power1"], ["power1"], scaling)
+    assert tuple(term.weight for term in loss.terms.values()) == weights
 
 
 def test_each_layer_is_computed_once():
     network = LossNetwork("bundled", ["relu1_2", "relu2_1"])
     passes = []
     network.layers["relu1_1"].register_forward_hook(lambda module, args, output: passes.append(output.requires_grad))
-    loss = PerceptualLoss(network, ["relu1_2"], ["relu1_2", "relu2_1"])
+    loss = usual_loss(network, ["relu1_2"], ["relu1_2", "relu2_1"])
     loss.set_style(torch.rand(1, 3, 16, 16))
     loss(torch.rand(1, 3, 16, 16, requires_grad=True), torch.rand(1, 3, 16, 16))
     assert passes == [False, True, False]  # the style, the image, the photo
 
 
 def test_gradient_reaches_the_image_alone():
-    loss = PerceptualLoss(LossNetwork("bundled", ["relu1_2", "relu2_1"]), ["relu2_1"], ["relu1_2"])
+    loss = usual_loss(LossNetwork("bundled", ["relu1_2", "relu2_1"]), ["relu2_1"], ["relu1_2"])
     loss.set_style(torch.rand(1, 3, 24, 24))
     image, photo = torch.rand(2, 3, 24, 24, requires_grad=True), torch.rand(2, 3, 24, 24, requires_grad=True)
-    loss(image, photo).loss.backward()
+    loss(image, photo)["loss"].backward()
     assert (image.grad != 0).float().mean() > 0.99
     assert photo.grad is None
     assert not list(loss.parameters())
 
 
 def test_descent_on_the_image_brings_it_to_the_style():
-    loss = PerceptualLoss(LossNetwork("bundled", ["relu1_2"]), ["relu1_1"], ["relu1_2"], content_weight=0.0)
+    loss = usual_loss(LossNetwork("bundled", ["relu1_2"]), ["relu1_1"], ["relu1_2"], content_weight=0.0)
     style = torch.rand(1, 3, 32, 32)
     loss.set_style(style)
     image = torch.full((1, 3, 32, 32), 0.5).add(0.01 * torch.randn(1, 3, 32, 32)).requires_grad_()
     optimizer = torch.optim.Adam([image], lr=0.05)
-    before = loss(image, style).style.item()
+    before = loss(image, style)["style"].item()
     for _ in range(30):
         optimizer.zero_grad()
-        loss(image, style).style.backward()
+        loss(image, style)["style"].backward()
         optimizer.step()
-    assert loss(image, style).style < before / 10
+    assert loss(image, style)["style"] < before / 10
 
 
 def test_targets_are_not_saved_and_can_be_replaced():
     loss, image, photo = make(), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
     assert not loss.state_dict()
-    before = loss(image, photo).style
+    before = loss(image, photo)["style"]
     loss.set_style(image)
-    assert loss(image, photo).style < 1e-10 < before
-    assert loss.double()(image.double(), photo.double()).style.dtype == torch.double
+    assert loss(image, photo)["style"] < 1e-10 < before
+    assert loss.double()(image.double(), photo.double())["style"].dtype == torch.double
 
 
 def test_autocast_gives_float32_terms():
-    loss = PerceptualLoss(LossNetwork("bundled", ["relu2_1"]), ["relu2_1"], ["relu2_1"])
+    loss = usual_loss(LossNetwork("bundled", ["relu2_1"]), ["relu2_1"], ["relu2_1"])
     style, image, photo = torch.rand(3, 1, 3, 32, 32)
     loss.set_style(style)
     expected = loss(image, photo)
     with torch.autocast("cpu", torch.bfloat16):
         terms = loss(image, photo)
-    assert {term.dtype for term in terms} == {torch.float32}
+    assert {term.dtype for term in terms.values()} == {torch.float32}
     torch.testing.assert_close(terms, expected, rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scaling": "absolute"}, "no loss_scaling 'absolute', there are relative, published"),
-        ({"style_weight": -1.0}, "style_weight must be at least 0, got -1.0"),
-        ({"content_weight": float("nan")}, "content_weight must be at least 0, got nan"),
+        ({"scaling": "absolute"}, "unknown loss_scaling 'absolute' \\(known: relative, published\\)"),
+        ({"style_weight": -1.0}, "style_weight must be at least 0 and below inf, got -1.0"),
+        ({"content_weight": float("nan")}, "content_weight must be at least 0 and below inf, got nan"),
+        ({"tv_weight": float("inf")}, "tv_weight must be at least 0 and below inf, got inf"),
+        ({"content": ()}, "content_layers must name a layer of the loss network"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
     with pytest.raises(SettingError, match=message):
         make(**options)
+
+
+class Brightness(Term):
+    """How far the mean brightness is from the style picture's in the loss network, as a user would add it."""
+
+    name = "brightness"
+
+    def set_style(self, style):
+        self.register_buffer("level", style[self.layers[0]].mean(), persistent=False)
+
+    def forward(self, image, found, wanted):
+        return (found[self.layers[0]].mean() - self.level).abs()
+
+
+def test_a_further_term():
+    path = {"class_path": f"{__name__}.Brightness", "init_args": {"weight": 7, "layers": ["power3"]}}
+    loss = PerceptualLoss(Polynomials(), [*usual_terms(["power1"], ["power2"], **WEIGHTS), build_term(path)])
+    loss.set_style(STYLE)
+    image, photo = torch.rand(2, 2, 3, 8, 8)
+    terms = loss(image, photo)
+    without = usual_loss(Polynomials(), ["power1"], ["power2"], **WEIGHTS)
+    without.set_style(STYLE)
+    torch.testing.assert_close(terms["brightness"], ((image**3).mean() - (STYLE**3).mean()).abs())
+    torch.testing.assert_close(terms["loss"], without(image, photo)["loss"] + 7 * terms["brightness"])
+    assert list(terms) == ["loss", "content", "style", "tv", "brightness"]
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({}, r"^a term of the loss needs a class_path, and may have init_args, got \{\}$"),
+        ({"class_path": "x.Y", "weight": 1}, "may have init_args, got"),
+        ({"class_path": "Nonesuch"}, "^unknown loss term 'Nonesuch'"),
+        ({"class_path": f"{__name__}.Nonesuch"}, "has no Nonesuch$"),
+        ({"class_path": "torch.nn.ReLU"}, "^loss term 'torch.nn.ReLU' is no Term$"),
+        ({"class_path": f"{__name__}.Brightness", "init_args": {"wieght": 1}}, "unexpected keyword argument 'wieght'"),
+        (
+            {"class_path": f"{__name__}.Brightness", "init_args": {"weight": -1}},
+            "^brightness_weight must be at least 0",
+        ),
+    ],
+)
+def test_what_is_no_term(description, message):
+    with pytest.raises(SettingError, match=message) as error:
+        build_term(description)
+    assert "\n" not in str(error.value)
+
+
+def test_terms_have_different_names():
+    with pytest.raises(SettingError, match="different names other than loss, got brightness, brightness"):
+        PerceptualLoss(Polynomials(), [Brightness(layers=["power1"]), Brightness(layers=["power2"])])

@@ -7,11 +7,11 @@ from safetensors import safe_open
 from torch.utils.data import DataLoader
 from torchvision.models import squeezenet1_1
 
-from lightning_modules import export_features
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
-from lightning_modules.export_features import main
 from lightning_modules.networks.feature_net import FeatureNet
+from tools import export_features
+from tools.export_features import main
 
 
 def trained_run(module, folder):
