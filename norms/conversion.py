@@ -1,6 +1,5 @@
 """Swapping the norms of a model for others, with what they have learned."""
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import chain
@@ -194,8 +193,8 @@ def _settings(norm: Any, to: str | Builder, exact: bool, dims: int) -> dict[str,
     if shares and "momentum" in settings and ("sync" in taken or to == "batch"):
         settings["sync"] = True
     if _name(norm) == to:
-        others = set(inspect.signature(type(norm)).parameters) - {"num_features", "num_channels", "process_group"}
-        settings |= {key: value for key, value in vars(norm).items() if key in others - settings.keys()}
+        others = taken - settings.keys()
+        settings |= {key: value for key, value in vars(norm).items() if key in others}
     elif to == "batch_instance":
         settings["initial_rho"] = 0.0 if _function(norm) == _per_sample(1, norm) else 1.0
     elif to == "group" and exact:

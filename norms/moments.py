@@ -223,7 +223,7 @@ def _population(mean: Tensor | None, power: Tensor | None) -> Population:
 
 
 def _widened(x: Tensor, *small: Tensor | None) -> list[Any]:
-    """What goes with activations, in the dtype to compute in."""
+    """Return what goes with activations in the dtype to compute in."""
     dtype = wide_dtype(x)
     return [t if t is None or t.dtype == dtype else t.to(dtype) for t in small]
 
@@ -243,7 +243,7 @@ def _plain(
     population_var: Tensor | None,
     *mixing: Any,
 ) -> tuple[Tensor, BatchMoments]:
-    """The same map in elementary operations: what compilers fuse and what second derivatives differentiate."""
+    """Compute the same map in elementary operations: what compilers fuse and what second derivatives differentiate."""
     wide = x.to(wide_dtype(x))
     dims = tuple(range(2, x.ndim))
     size = math.prod(x.shape[2:])

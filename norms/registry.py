@@ -195,7 +195,14 @@ def build(
     defaults = _defaults(name, num_features)
     if num_conditions is not None and (allowed is None or "affine" in allowed):
         defaults["affine"] = False
-    norm = builder(num_features, **{**defaults, **options})
+    settings = {**defaults, **options}
+    try:
+        inspect.signature(builder).bind(num_features, **settings)
+    except TypeError as error:
+        raise SettingError(f"norm '{label}' cannot be built from a number of channels and options: {error}") from error
+    except ValueError:
+        pass  # some that are written in C have no signature
+    norm = builder(num_features, **settings)
     if not isinstance(norm, nn.Module):
         raise SettingError(f"norm '{label}' must build a torch.nn.Module, got {type(norm).__name__}")
     if num_conditions is None:

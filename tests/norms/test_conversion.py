@@ -469,3 +469,11 @@ class TestMistakes:
         with pytest.raises(ValueError, match="mixed by rho, which would become running statistics"):
             convert(layer, "batch", exact=True)
         assert type(convert(layer, "batch")) is nn.BatchNorm2d
+
+
+def test_a_norm_is_converted_to_its_own_name_with_other_options():
+    model = nn.Sequential(nn.GroupNorm(1, 4))
+    weight = model[0].weight
+    norms.convert(model, "layer", eps=1e-3)
+    assert (model[0].eps, model[0].num_groups) == (1e-3, 1)
+    assert model[0].weight is weight
