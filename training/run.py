@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import textwrap
 import zipfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -264,12 +265,14 @@ class Run:
         path, name = self.checkpoint, module_class.__name__
         if self.module_name != name:
             raise SettingError(f"{path} is a checkpoint of {self.module_name}, not of {name}")
-        settings = {key: value for key, value in self.state["hyper_parameters"].items() if not key.startswith("_")}
+        settings = {
+            key: value for key, value in self.state.get("hyper_parameters", {}).items() if not key.startswith("_")
+        }
         try:
             module = module_class(**settings)
             module.on_load_checkpoint(dict(self.state))
             module.load_state_dict(self.state["state_dict"])
         except (RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
             raise SettingError(f"{path} does not fit {name} as it is now: {reason}") from error
         return module.eval()

@@ -258,7 +258,7 @@ def test_weights_that_do_not_fit_are_told_in_a_line(tmp_path):
     checkpoint["state_dict"] = {f"old.{i}": torch.zeros(1) for i in range(100)}
     torch.save(checkpoint, run.checkpoint)
     message = error_of(run)
-    assert f"{run.checkpoint} does not fit SingleNorm: Error(s) in loading state_dict" in message
+    assert f"{run.checkpoint} does not fit SingleNorm as it is now: Error(s) in loading state_dict" in message
     assert len(message) < len(str(run.checkpoint)) + 250
 
 

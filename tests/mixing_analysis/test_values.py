@@ -136,7 +136,7 @@ def test_summaries_are_those_of_pandas(table):
 def test_summaries_are_those_of_the_log():
     # Also where a gate lies exactly on a limit, which is 0.1 in float32.
     gates = torch.tensor([0.0, 0.1, 0.05, 0.9, 0.95, 1.0])
-    logged = LayerReport("n", "BatchInstanceNorm2d", 6, True, {"rho": gates}).summary["rho"]
+    logged = LayerReport("n", "BatchInstanceNorm2d", 6, True, (RHO,), {"rho": gates}).summary["rho"]
     ours = summaries(combine([rhos("a", [gates.tolist()])]), RHO).rename(columns=LOG_NAMES).iloc[0]
     assert {name: ours[name] for name in logged} == pytest.approx(logged, abs=1e-7)
 
