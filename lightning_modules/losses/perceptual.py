@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -207,7 +207,7 @@ class PerceptualLoss(nn.Module):
         """
         features = self.network(style, self.layers)
         for term in self.terms.values():
-            term.set_style(features)
+            cast(Term, term).set_style(features)
 
     def forward(self, image: Tensor, photo: Tensor) -> dict[str, Tensor]:
         """Compare images with the photos they were made from and with the style of :meth:`set_style`.
