@@ -8,7 +8,7 @@ from torch import nn
 
 import norms
 from lightning_modules import ema
-from lightning_modules.networks.sngan import Architecture, Discriminator
+from lightning_modules.networks.sngan import Discriminator, ResNet
 
 unit = st.floats(0, 1, width=32)
 
@@ -55,7 +55,7 @@ def test_rho_stays_in_the_unit_interval(rho, live_rho, decay):
 
 def test_buffers_are_copied():
     torch.manual_seed(0)
-    architecture = Architecture("resnet", 4, (4, 4), (4, 4), 1)
+    architecture = ResNet(4, (4, 4), (4, 4), 1)
     live = Discriminator(architecture, 1)
     average = copy.deepcopy(live)
     for _ in range(3):
