@@ -225,7 +225,7 @@ def test_images_as_large_as_the_crop(tmp_path):
 
 def test_impossible_options(tmp_path):
     assert "data.resize must be at least data.image_size, 128, got 100" in failure(tmp_path, image_size=128, resize=100)
-    assert "val_count must be at least 1, got 0" in failure(tmp_path, val_count=0)
+    assert "data.val_count must be at least 1, got 0" in failure(tmp_path, val_count=0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -13,11 +13,12 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 import norms
 from data.module import ImageDataModule
 from data.styles import open_style
-from lightning_modules.losses.perceptual import PerceptualLoss, usual_terms
+from lightning_modules.losses.perceptual import PerceptualLoss, Term, usual_terms
 from lightning_modules.networks.feature_net import BUNDLED
 from lightning_modules.networks.loss_network import LossNetwork
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
+from norms.imports import class_path
 from training.run import Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -257,3 +258,28 @@ def test_configs_describe_a_model_and_its_data(name):
     assert data.channels == 3
     assert len(list(norms.mixing_layers(model))) > 5
     assert model(torch.rand(1, 3, 8, 8)).shape == (1, 3, 8, 8)
+
+
+class Darkness(Term):
+    """A term that a user adds."""
+
+    name = "darkness"
+
+    def forward(self, image, found, wanted):
+        return image.mean()
+
+
+def test_a_further_term_is_a_line_of_yaml():
+    terms = yaml.safe_load(f"[{{class_path: {__name__}.Darkness, init_args: {{weight: 3}}}}]")
+    module, fit = make(terms=terms), trainer()
+    fit.fit(module, datamodule=Noise())
+    logged = fit.callback_metrics
+    usual = logged["val/content"] + 5 * logged["val/style"] + logged["val/tv"]
+    torch.testing.assert_close(logged["val/loss"], usual + 3 * logged["val/darkness"])
+    assert module.hparams["terms"] == terms
+
+
+def test_a_norm_given_as_a_class_is_kept_as_its_path():
+    with pytest.raises(SettingError, match="has no class path to keep"):
+        make(norm=lambda features: torch.nn.Identity())
+    assert class_path(torch.nn.BatchNorm2d) == "torch.nn.modules.batchnorm.BatchNorm2d"
