@@ -114,7 +114,7 @@ class _SpectralNorm(WeightParametrization):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_SpectralNorm":
         before = dict(self.named_buffers())
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in self.named_buffers():
             if wide_dtype(buffer) != buffer.dtype:
                 # A module in half precision keeps u and v in float32: rounded, they would no longer be unit vectors.
