@@ -53,15 +53,7 @@ class BatchNorm(FormulaNorm):
 
     Args:
         num_features: Number of channels C.
-        eps: Added to the variance, positive.
-        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-        affine: Whether to learn ``weight`` and ``bias``.
-        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
-            identity.
-        sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
-        device: Where parameters and buffers live.
-        dtype: Dtype of parameters and buffers.
+        options: Those of :class:`norms.MomentNorm`.
 
     Attributes:
         weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
@@ -98,12 +90,7 @@ class MeanOnlyBatchNorm(FormulaNorm):
 
     Args:
         num_features: Number of channels C.
-        momentum: Weight of the new batch in the running mean, in [0, 1]; None averages all batches equally.
-        track_running_stats: Whether to keep a running mean; without it evaluation uses the batch's own.
-        affine: Whether to learn ``bias``.
-        sync: Whether to pool the batch mean over all processes in training, each weighted by its count.
-        device: Where parameters and buffers live.
-        dtype: Dtype of parameters and buffers.
+        options: Those of :class:`norms.MomentNorm` but ``eps`` and ``initial_gamma``.
 
     Attributes:
         bias (Parameter): beta, shape (C,), starts at 0.

@@ -60,15 +60,7 @@ class BatchInstanceNorm(MixingNorm):
     Args:
         num_features: Number of channels C.
         initial_rho: Where every rho starts, in [0, 1].
-        eps: Added to both variances, positive.
-        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-        affine: Whether to learn ``weight`` and ``bias``.
-        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
-            identity.
-        sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
-        device: Where parameters and buffers live.
-        dtype: Dtype of parameters and buffers.
+        options: Those of :class:`norms.MomentNorm`.
 
     Attributes:
         rho (Parameter): Gate, shape (C,), starts at ``initial_rho``; 1 is batch, 0 is instance.

@@ -85,17 +85,10 @@ class BatchRenorm(FormulaNorm):
 
     Args:
         num_features: Number of channels C.
-        eps: Added to the variance, positive.
-        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
         r_max: Final limit of the scale's correction, at least 1.
         d_max: Final limit of the offset's correction, not negative.
         schedule_steps: Training batches until both limits are final; 0 starts with them.
-        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
-            identity.
-        affine: Whether to learn ``weight`` and ``bias``.
-        sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
-        device: Where parameters and buffers live.
-        dtype: Dtype of parameters and buffers.
+        options: Those of :class:`norms.MomentNorm` but ``track_running_stats``; ``momentum`` is 0.01 by default.
 
     Attributes:
         weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.

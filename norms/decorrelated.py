@@ -85,15 +85,7 @@ class DecorrelatedBatchNorm(MomentNorm):
         group_size: Number of channels g that are whitened together, a divisor of C. More decorrelate more, but a
             covariance has to be estimated from far more than g positions.
         iterations: Number T of iterations, at least 1.
-        eps: Added to the variances, positive.
-        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-        affine: Whether to learn ``weight`` and ``bias``.
-        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
-            identity.
-        sync: Whether to pool mean and covariance over all processes in training, each weighted by its count.
-        device: Where parameters and buffers live.
-        dtype: Dtype of parameters and buffers.
+        options: Those of :class:`norms.MomentNorm`.
 
     Attributes:
         weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.

@@ -27,7 +27,7 @@ from .batch_renorm import BatchRenormFormula
 from .errors import SettingError
 from .formula import Formula
 from .kinds import STATISTICS
-from .moments import _plain, _widened
+from .moments import modulate_plainly, widened
 from .switchable import SwitchableFormula
 
 Population = Sequence[Tensor] | None
@@ -63,9 +63,9 @@ def normalize(
     for name, t in (("weight", weight), ("bias", bias)):
         if t is not None and t.shape not in (shared, own):
             raise SettingError(f"{name} needs shape {tuple(shared)} or {tuple(own)}, got {tuple(t.shape)}")
-    small = _widened(x, weight, bias, *(population or (None, None)), *mixing)
+    small = widened(x, weight, bias, *(population or (None, None)), *mixing)
     # Without a dimension of positions each value is a plane.
-    y, _ = _plain(x.unsqueeze(2) if x.ndim == 2 else x, formula, eps, sync, *small)
+    y, _ = modulate_plainly(x.unsqueeze(2) if x.ndim == 2 else x, formula, eps, sync, *small)
     return y.reshape(x.shape)
 
 

@@ -65,11 +65,11 @@ def modulate(
             x.unsqueeze(2), formula, eps, *mixing, weight=weight, bias=bias, population=population, sync=sync
         )
         return y.squeeze(2), batch
-    small = _widened(x, weight, bias, *(population or (None, None)), *mixing)
+    small = widened(x, weight, bias, *(population or (None, None)), *mixing)
     sync = sync and formula.uses_batch and is_distributed()
     uses_batch = population is None and formula.uses_batch
     if torch.compiler.is_compiling():
-        y, batch = _plain(x, formula, eps, sync, *small)
+        y, batch = modulate_plainly(x, formula, eps, sync, *small)
         return y, batch if uses_batch else None
     computation = _Computation(formula, eps, sync)
     y = _Modulate.apply(computation, x, *small)
@@ -87,7 +87,7 @@ def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor
         weight: Shape (C,), or (N, C) where samples have their own; None is 1.
         bias: Likewise; None is 0.
     """
-    mean, var, weight, bias = _widened(x, mean, var, weight, bias)
+    mean, var, weight, bias = widened(x, mean, var, weight, bias)
     if weight is None and bias is not None:
         # torch's gradient for a bias without a weight is wrong.
         weight = torch.ones_like(mean)
@@ -222,8 +222,8 @@ def _population(mean: Tensor | None, power: Tensor | None) -> Population:
     return None if mean is None or power is None else (mean, power)
 
 
-def _widened(x: Tensor, *small: Tensor | None) -> list[Any]:
-    """Return what goes with activations in the dtype to compute in."""
+def widened(x: Tensor, *small: Tensor | None) -> list[Any]:
+    """Return what goes with activations ``x``, in the dtype to compute in."""
     dtype = wide_dtype(x)
     return [t if t is None or t.dtype == dtype else t.to(dtype) for t in small]
 
@@ -232,7 +232,7 @@ def _per_sample(formula: Formula, weight: Tensor | None, bias: Tensor | None) ->
     return formula.per_sample or any(t is not None and t.ndim == 2 for t in (weight, bias))
 
 
-def _plain(
+def modulate_plainly(
     x: Tensor,
     formula: Formula,
     eps: float,
@@ -243,7 +243,7 @@ def _plain(
     population_var: Tensor | None,
     *mixing: Any,
 ) -> tuple[Tensor, BatchMoments]:
-    """Compute the same map in elementary operations: what compilers fuse and what second derivatives differentiate."""
+    """Normalize in elementary operations, which compilers fuse and second derivatives differentiate."""
     wide = x.to(wide_dtype(x))
     dims = tuple(range(2, x.ndim))
     size = math.prod(x.shape[2:])
@@ -272,7 +272,7 @@ def _differentiable_gradients(
 ) -> list[Tensor | None]:
     # Aliases cut the graph: where one input was computed from another, each still gets its own partial derivative.
     inputs = [t if t is None else t.view_as(t) for t in inputs]
-    y, _ = _plain(inputs[0], computation.formula, computation.eps, computation.sync, *inputs[1:])
+    y, _ = modulate_plainly(inputs[0], computation.formula, computation.eps, computation.sync, *inputs[1:])
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
     found = iter(torch.autograd.grad((y,), wanted, (grad,), create_graph=True, materialize_grads=True))
     return [next(found) if need else None for need in needs]

@@ -176,15 +176,7 @@ class SwitchableNorm(MixingNorm):
         num_features: Number of channels C.
         statistics: What to mix: two or three of ``instance``, ``layer`` and ``batch``.
         sparse_steps: Training batches after which each weight is 0 or 1; None keeps the softmax.
-        eps: Added to the mixed variance, positive.
-        momentum: Weight of the new batch in the running statistics, in [0, 1]; None averages all batches equally.
-        affine: Whether to learn ``weight`` and ``bias``.
-        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-        initial_gamma: Where ``weight`` starts; 0 in the last norm of a residual branch starts the block as the
-            identity.
-        sync: Whether to pool the batch moments over all processes in training, each weighted by its count.
-        device: Where parameters and buffers live.
-        dtype: Dtype of parameters and buffers.
+        options: Those of :class:`norms.MomentNorm`.
 
     Attributes:
         mean_weight (Parameter): Logits lambda of the means, shape (K,) in the order of ``statistics``, start at 1
