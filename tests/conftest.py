@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 @pytest.fixture(autouse=True)
 def _without_wandb_account(monkeypatch, tmp_path_factory):
     """No test finds the W&B account of who runs it, nor W&B as the test before has left it."""
+    # For good: a service that an earlier test has ended would be restored with the rest.
+    os.environ.pop("WANDB_SERVICE", None)
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     folder = tmp_path_factory.mktemp("wandb-user")
@@ -27,3 +29,4 @@ def _without_wandb_account(monkeypatch, tmp_path_factory):
     if "wandb" in sys.modules:
         with suppress(Exception):
             sys.modules["wandb"].teardown()
+    os.environ.pop("WANDB_SERVICE", None)

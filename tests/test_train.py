@@ -286,7 +286,8 @@ class TestResume:
 
     def test_tells_what_has_changed(self, caplog):
         assert fit("--trainer.max_steps", "7") == 0
-        assert fit("--ckpt_path", "last", "--data.batch_size", "3") == 0
+        with caplog.at_level("INFO", logger="pytorch_lightning"):
+            assert fit("--ckpt_path", "last", "--data.batch_size", "3") == 0
         changes = [text for text in caplog.messages if text.startswith("going on with other settings")]
         assert len(changes) == 1
         assert changes[0].endswith("data.init_args.batch_size 2 -> 3, trainer.max_steps 7 -> 12")
