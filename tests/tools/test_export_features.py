@@ -92,7 +92,7 @@ def test_ctrl_c_is_told_in_one_line(tmp_path, capsys, monkeypatch):
     def load(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_features.Run, "load", load)
+    monkeypatch.setattr(export_features.Run, "find", load)
     assert main([str(tmp_path), str(tmp_path / "features.safetensors")]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
     assert list(tmp_path.iterdir()) == []

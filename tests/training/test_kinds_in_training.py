@@ -54,7 +54,7 @@ trainer: {max_steps: 6, accelerator: cpu, val_check_interval: 3, log_every_n_ste
 checkpoint: {every_n_train_steps: 3, keep_all: true}
 mixing: {every_n_steps: 2}
 samples: {every_n_steps: 6}
-model: {class_path: test_new_kinds.GatedModel}
+model: {class_path: test_kinds_in_training.GatedModel}
 data: {class_path: stand_ins.TinyData}
 """
 
