@@ -13,6 +13,24 @@ import normlab
 import norms
 from data.stream import generator
 from norms.errors import SettingError
+from norms.imports import resolve
+
+
+def class_path(choice: Any) -> str:
+    """Return the text for a choice where only plain types are kept, such as in a checkpoint.
+
+    Args:
+        choice: A name or class path, which is returned as it is, or a class or function.
+
+    Raises:
+        SettingError: If the path would not lead to the object: that of a lambda, or of a function within another.
+    """
+    if isinstance(choice, str):
+        return choice
+    path = f"{getattr(choice, '__module__', '')}.{getattr(choice, '__qualname__', '')}"
+    if "<" in path or resolve("object", path) is not choice:
+        raise SettingError(f"{choice!r} has no class path to keep: define it at the top of a module")
+    return path
 
 
 class TrainingModule(LightningModule):

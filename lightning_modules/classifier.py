@@ -11,10 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
 from norms.errors import check_range
-from norms.imports import class_path
 
 
 class Classifier(TrainingModule):

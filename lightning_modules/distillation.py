@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from data.stream import generator
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import gram_matrix, squared_error
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
 from lightning_modules.networks.loss_network import LossNetwork
 from norms.errors import SettingError, check_range
-from norms.imports import class_path
 
 TAUGHT = {"relu1": 64, "fire3": 128, "fire5": 256}
 """Layers of SqueezeNet 1.1 with their channels; the student's second, third and fourth stages end at their strides."""

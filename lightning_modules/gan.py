@@ -17,11 +17,10 @@ from torchvision.utils import make_grid
 
 from data.stream import generator
 from lightning_modules import ema
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.losses.adversarial import AdversarialLoss, adversarial_loss
 from lightning_modules.networks.sngan import find_architecture
 from norms.errors import SettingError, check_range
-from norms.imports import class_path
 from norms.recalibration import recalibrate
 
 # Streams of noise within one step; the discriminator's k-th update takes FIRST_DISCRIMINATOR_LATENTS + k.

@@ -16,12 +16,11 @@ from torchvision.transforms.v2 import functional as tvf
 from torchvision.utils import make_grid
 
 from data.styles import open_style
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.losses.perceptual import LossScaling, PerceptualLoss, build_term, usual_terms
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import TransformerNet
 from norms.errors import SettingError, check_range
-from norms.imports import class_path
 
 SAMPLES = 6
 """How many photos the sample grid shows, if a validation batch has as many."""

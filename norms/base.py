@@ -42,10 +42,8 @@ class CommonOptions(TypedDict, total=False):
 
 
 class NormOptions(CommonOptions, total=False):
-    """All arguments of :class:`MomentNorm` but the number of channels."""
+    """All arguments of :class:`MomentNorm` but the number of channels, ``eps`` and ``momentum``."""
 
-    eps: float
-    momentum: float | None
     track_running_stats: bool
     initial_gamma: float
 
@@ -72,8 +70,20 @@ class MomentNorm(nn.Module, ABC):
         device: Where parameters and buffers live.
         dtype: Dtype of parameters and buffers.
 
+    Attributes:
+        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
+        bias (Parameter): beta, shape (C,), starts at 0.
+        running_mean (Tensor): Shape (C,), starts at 0.
+        running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
+        num_batches_tracked (Tensor): int64 scalar.
+
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range; in the forward pass if the shape does not fit or, in training,
+            if there are too few values for a variance.
+
+    Shape:
+        Input and output: (N, C, L), (N, C, H, W) or (N, C, D, H, W), or (N, C) where the statistics exist. bfloat16 and
+        float16 input is normalized in float32, under autocast also, and returned in its own dtype.
     """
 
     spatial_dims: ClassVar[int | None] = None
@@ -192,22 +202,17 @@ class MomentNorm(nn.Module, ABC):
 
     def _check_input(self, x: Tensor) -> None:
         name, dims = type(self).__name__, self.spatial_dims
-        if x.ndim == 2 and dims in (None, 1):
-            self._check_without_positions(x)
-        elif x.ndim - 2 not in ((1, 2, 3) if dims is None else (dims,)):
+        flat = x.ndim == 2 and dims in (None, 1)
+        if not flat and x.ndim - 2 not in ((1, 2, 3) if dims is None else (dims,)):
             needed = "3- to 5" if dims is None else dims + 2
             raise ValueError(f"{name} needs {needed}-dimensional input (N, C, ...), got shape {tuple(x.shape)}")
         if x.shape[1] != self.num_features:
             raise ValueError(f"{name} was built for {self.num_features} channels, got shape {tuple(x.shape)}")
-        if self.training:
-            self._check_count(x)
-
-    def _check_without_positions(self, x: Tensor) -> None:
-        """Accept or refuse input of shape (N, C)."""
+        self._check_count(x)
 
     def _check_count(self, x: Tensor) -> None:
-        """Refuse input of which the moments do not exist in training."""
-        if x.numel() == x.shape[1] and not (self.sync and is_distributed()):
+        """Refuse input whose moments do not exist."""
+        if self.training and x.numel() == x.shape[1] and not (self.sync and is_distributed()):
             raise ValueError(
                 f"{type(self).__name__} needs more than one value per channel in training, got shape {tuple(x.shape)}: "
                 "the variance of a single value does not exist"
@@ -235,16 +240,14 @@ class MomentNorm(nn.Module, ABC):
                 running.copy_(torch.lerp(running.to(new.dtype), new, momentum))
 
     def extra_repr(self) -> str:
-        """Return the arguments, as torch's own norms do."""
-        parts = [
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}",
-            f"track_running_stats={self.track_running_stats}",
-        ]
-        if self.initial_gamma != 1:
-            parts.append(f"initial_gamma={self.initial_gamma}")
-        if self.sync:
-            parts.append("sync=True")
-        return ", ".join(parts)
+        """Return the arguments, as torch's own norms do: the usual ones, and what differs from its default."""
+        usual = ("eps", "momentum", "affine", "track_running_stats")
+        shown = [str(self.num_features)]
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name, parameter.default)
+            if name in usual or (name != "num_features" and value != parameter.default):
+                shown.append(f"{name}={value}")
+        return ", ".join(shown)
 
 
 def _full_signature(cls: type[MomentNorm]) -> inspect.Signature:
@@ -300,28 +303,12 @@ class FormulaNorm(MomentNorm):
         return y
 
 
-class InstanceMomentNorm(FormulaNorm):
-    """Use the moments of single instances, which single values do not have."""
-
-    def _check_without_positions(self, x: Tensor) -> None:
-        raise ValueError(
-            f"{type(self).__name__} needs (N, C, L) input, got shape {tuple(x.shape)}: "
-            "instance statistics do not exist for a single value per channel"
-        )
-
-    def _check_count(self, x: Tensor) -> None:
-        if math.prod(x.shape[2:]) == 1:
-            raise ValueError(
-                f"{type(self).__name__} needs more than one value per channel and sample in training, "
-                f"got shape {tuple(x.shape)}: the instance variance of a single value does not exist"
-            )
-
-
-class MixingNorm(InstanceMomentNorm):
+class MixingNorm(FormulaNorm):
     """Learn how to normalize, and say what was learned.
 
     Logs, optimizer groups, analysis and conversion follow from :attr:`kinds` and these methods. They belong to the
-    module, not to tags on its parameters, because tags are lost when a module is copied.
+    module, not to tags on its parameters, because tags are lost when a module is copied. Moments of single instances
+    are part of a mixture, so that an instance has to have more than one value per channel.
     """
 
     kinds: ClassVar[tuple[MixingKind, ...]]
@@ -378,3 +365,15 @@ class MixingNorm(InstanceMomentNorm):
                 best = parameter.argmax()
                 parameter.fill_(-torch.inf)
                 parameter[best] = 0
+
+    def _check_count(self, x: Tensor) -> None:
+        if x.ndim == 2:
+            raise ValueError(
+                f"{type(self).__name__} needs (N, C, L) input, got shape {tuple(x.shape)}: "
+                "instance statistics do not exist for a single value per channel"
+            )
+        if self.training and math.prod(x.shape[2:]) == 1:
+            raise ValueError(
+                f"{type(self).__name__} needs more than one value per channel and sample in training, "
+                f"got shape {tuple(x.shape)}: the instance variance of a single value does not exist"
+            )

@@ -53,22 +53,7 @@ class BatchNorm(FormulaNorm):
 
     Args:
         num_features: Number of channels C.
-        options: Those of :class:`norms.MomentNorm`.
-
-    Attributes:
-        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-        bias (Parameter): beta, shape (C,), starts at 0.
-        running_mean (Tensor): Shape (C,), starts at 0.
-        running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
-        num_batches_tracked (Tensor): int64 scalar.
-
-    Raises:
-        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-            channel has a single value.
-
-    Shape:
-        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
-        input is normalized in float32 and returned in its own dtype.
+        options: Those of :class:`norms.MomentNorm`, which also says what the layer keeps, takes and raises.
 
     Source:
         Ioffe & Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift,
@@ -90,20 +75,8 @@ class MeanOnlyBatchNorm(FormulaNorm):
 
     Args:
         num_features: Number of channels C.
-        options: Those of :class:`norms.MomentNorm` but ``eps`` and ``initial_gamma``.
-
-    Attributes:
-        bias (Parameter): beta, shape (C,), starts at 0.
-        running_mean (Tensor): Shape (C,), starts at 0.
-        num_batches_tracked (Tensor): int64 scalar.
-
-    Raises:
-        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-            channel has a single value.
-
-    Shape:
-        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
-        input is normalized in float32 and returned in its own dtype.
+        options: Those of :class:`norms.MomentNorm` but ``eps`` and ``initial_gamma``. There is no ``weight`` and no
+            ``running_var``.
 
     Source:
         Salimans & Kingma, Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural
@@ -129,13 +102,6 @@ class MeanOnlyBatchNorm(FormulaNorm):
     def _population(self) -> tuple[Tensor, Tensor, float]:
         assert self.running_mean is not None
         return self.running_mean, torch.ones_like(self.running_mean), 0.0
-
-    def extra_repr(self) -> str:
-        """Return the arguments, as torch's own norms do."""
-        return (
-            f"{self.num_features}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}{', sync=True' if self.sync else ''}"
-        )
 
 
 class BatchNorm1d(BatchNorm, dims=1):

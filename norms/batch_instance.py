@@ -60,23 +60,10 @@ class BatchInstanceNorm(MixingNorm):
     Args:
         num_features: Number of channels C.
         initial_rho: Where every rho starts, in [0, 1].
-        options: Those of :class:`norms.MomentNorm`.
+        options: Those of :class:`norms.MomentNorm`, which also says what the layer keeps, takes and raises.
 
     Attributes:
         rho (Parameter): Gate, shape (C,), starts at ``initial_rho``; 1 is batch, 0 is instance.
-        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-        bias (Parameter): beta, shape (C,), starts at 0.
-        running_mean (Tensor): Shape (C,), starts at 0.
-        running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
-        num_batches_tracked (Tensor): int64 scalar.
-
-    Raises:
-        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-            sample has a single value per channel.
-
-    Shape:
-        Input and output: (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
-        input is normalized in float32 and returned in its own dtype.
 
     Source:
         Nam & Kim, Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks, NeurIPS 2018, section 3.
@@ -84,8 +71,16 @@ class BatchInstanceNorm(MixingNorm):
 
     kinds = (RHO,)
 
-    def __init__(self, num_features: int, *, initial_rho: float = 1.0, **options: Unpack[NormOptions]) -> None:
-        super().__init__(num_features, **options)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        *,
+        initial_rho: float = 1.0,
+        **options: Unpack[NormOptions],
+    ) -> None:
+        super().__init__(num_features, eps, momentum, **options)
         check_range("initial_rho", initial_rho, at_least=0, at_most=1)
         self.initial_rho = initial_rho
         self.rho = nn.Parameter(torch.empty(num_features, device=options.get("device"), dtype=options.get("dtype")))
@@ -101,10 +96,6 @@ class BatchInstanceNorm(MixingNorm):
 
     def _mixing(self) -> tuple[Tensor, ...]:
         return (self.rho,)
-
-    def extra_repr(self) -> str:
-        """Return the arguments, as torch's own norms do."""
-        return f"{super().extra_repr()}, initial_rho={self.initial_rho}"
 
 
 class BatchInstanceNorm1d(BatchInstanceNorm, dims=1):

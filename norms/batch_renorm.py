@@ -91,20 +91,9 @@ class BatchRenorm(FormulaNorm):
         options: Those of :class:`norms.MomentNorm` but ``track_running_stats``; ``momentum`` is 0.01 by default.
 
     Attributes:
-        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-        bias (Parameter): beta, shape (C,), starts at 0.
-        running_mean (Tensor): Shape (C,), starts at 0.
         running_std (Tensor): Average of the batches' :math:`\sigma_B`, biased and with its epsilon, shape (C,), starts
             at 1. The paper averages the standard deviation, not the variance.
         num_batches_tracked (Tensor): int64 scalar, the step of the schedule.
-
-    Raises:
-        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-            channel has a single value.
-
-    Shape:
-        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
-        input is normalized in float32 and returned in its own dtype.
 
     Source:
         Ioffe, Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models, NeurIPS 2017,
@@ -163,10 +152,6 @@ class BatchRenorm(FormulaNorm):
     def observed_spread(self, second: Tensor, count: int | Tensor) -> Tensor:
         """Turn a biased second central moment into a standard deviation with its epsilon."""
         return (second + self.eps).sqrt()
-
-    def extra_repr(self) -> str:
-        """Return the arguments, as torch's own norms do."""
-        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, schedule_steps={self.schedule_steps}"
 
 
 class BatchRenorm1d(BatchRenorm, dims=1):

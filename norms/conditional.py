@@ -1,12 +1,13 @@
 """Conditional normalization: gamma and beta by class or style (Dumoulin et al., 2017; de Vries et al., 2017)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import MomentNorm
 from .errors import SettingError, check_range
-from .layer_pixel import LayerNormPixel
 
 
 class ConditionalNorm(nn.Module):
@@ -101,18 +102,7 @@ class ConditionalNorm(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
-        """Normalize ``x`` and apply gamma and beta of the condition.
-
-        Args:
-            x: Activations, shape (N, C, *).
-            condition: Index or shares, for each sample or for all.
-
-        Returns:
-            The normalized activations, of the shape of ``x``.
-
-        Raises:
-            SettingError: If the condition has a wrong shape or an index is out of range.
-        """
+        """Normalize ``x`` and apply gamma and beta of the condition, index or shares, of each sample or of all."""
         weight, bias = self._affine(condition, x.shape[0])
         if isinstance(self.norm, MomentNorm):
             normalized: Tensor = self.norm(x, weight, bias)
@@ -153,12 +143,14 @@ class ConditionalNorm(nn.Module):
         return f"num_conditions={self.num_conditions}, num_features={self.num_features}"
 
 
+def channels_of(norm: nn.Module) -> Any:
+    """Return the number of channels that a norm was built for, None if it does not tell."""
+    return getattr(norm, "num_features", getattr(norm, "num_channels", None))
+
+
 def _num_features(norm: nn.Module, given: int | None) -> int:
-    if isinstance(norm, LayerNormPixel):
-        known: int | None = norm.normalized_shape[0]
-    else:
-        known = getattr(norm, "num_features", getattr(norm, "num_channels", None))
-    found = known if given is None else given
+    known = channels_of(norm)
+    found: int | None = known if given is None else given
     if found is None:
         raise SettingError(f"{type(norm).__name__} does not tell its number of channels: give num_features")
     if known is not None and known != found:

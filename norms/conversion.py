@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .base import MixingNorm, MomentNorm
 from .batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .conditional import channels_of
 from .errors import SettingError
 from .kinds import STATISTICS
 from .registry import Builder, build, find_builder, known_classes, options_of
@@ -112,14 +113,9 @@ def convert(
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put other modules in the place of some of ``model``, everywhere they stand.
+    """Put other modules in the place of some of ``model``, everywhere they stand; return the model or its replacement.
 
-    Args:
-        model: Any module; changed in place.
-        replacements: From the old to the new modules; old ones do not contain each other.
-
-    Returns:
-        The model, or what replaces it.
+    The old ones do not contain each other.
     """
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if name and module in replacements:
@@ -130,12 +126,7 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
 
 @torch.no_grad()
 def carry_state(source: nn.Module, target: nn.Module) -> None:
-    """Give a new norm what another has learned, as the same objects where they fit, and its mode.
-
-    Args:
-        source: The norm to take from; not changed.
-        target: The norm to give to, new, on the same device.
-    """
+    """Give a new norm the mode of another and what it has learned, as the same objects where they fit."""
     own = dict(source.named_parameters(recurse=False))
     frozen = bool(own) and not any(parameter.requires_grad for parameter in own.values())
     if getattr(source, "statistics", None) != getattr(target, "statistics", None):
@@ -162,7 +153,7 @@ def _convert(
     if _name(norm) == to and not options and type(norm) is not nn.SyncBatchNorm:
         return norm
     dims = getattr(norm, "spatial_dims", _DIMS.get(type(norm))) or dims
-    new = build(to, _channels(norm), dims, **{**_settings(norm, to, exact, dims), **options})
+    new = build(to, channels_of(norm), dims, **{**_settings(norm, to, exact, dims), **options})
     if like is not None:
         new.to(like.device, like.dtype)
     carry_state(norm, new)
@@ -173,12 +164,6 @@ def _convert(
 
 def _name(norm: nn.Module) -> str:
     return "layer" if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 else known_classes()[type(norm)]
-
-
-def _channels(norm: Any) -> int:
-    if isinstance(norm, nn.LayerNorm):
-        return norm.normalized_shape[0]
-    return int(norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features)
 
 
 def _settings(norm: Any, to: str | Builder, exact: bool, dims: int) -> dict[str, Any]:
@@ -198,7 +183,7 @@ def _settings(norm: Any, to: str | Builder, exact: bool, dims: int) -> dict[str,
     elif to == "batch_instance":
         settings["initial_rho"] = 0.0 if _function(norm) == _per_sample(1, norm) else 1.0
     elif to == "group" and exact:
-        settings["num_groups"] = 1 if _function(norm) == _per_sample(_channels(norm), norm) else _channels(norm)
+        settings["num_groups"] = 1 if _function(norm) == _per_sample(channels_of(norm), norm) else channels_of(norm)
     return settings
 
 
@@ -261,34 +246,24 @@ def _function(norm: Any) -> str:
         return f"{batch}, decorrelated in groups of {norm.group_size} by {norm.iterations} iterations"
     if name == "instance" and norm.running_mean is None:
         return _per_sample(1, norm)
+    functions = {"instance": _per_sample(1, norm), "layer": _per_sample(channels_of(norm), norm), "batch": batch}
     if name == "batch_instance":
-        return _gated(norm, batch)
-    if name == "switchable":
-        return _switched(norm, batch)
-    return batch
+        pure = {(0.0,): functions["instance"], (1.0,): batch}
+        return pure.get(tuple(set(norm.rho.tolist())), f"{batch} and {functions['instance']}, mixed by rho")
+    return _switched(norm, functions) if name == "switchable" else batch
+
+
+def _switched(norm: Any, functions: Mapping[str, str]) -> str:
+    weights = [values.tolist() for values in norm.mixing_values().values()]
+    for index, statistic in enumerate(STATISTICS):
+        if all(values[index] == 1 and sum(values) == 1 for values in weights):
+            return functions[statistic]
+    mixture = " and ".join(" ".join(f"{value:g}" for value in values) for values in weights)
+    return f"{', '.join(functions.values())} with weights {mixture}"
 
 
 def _per_sample(channels: int, norm: nn.Module) -> str:
-    return f"statistics of each sample over {channels} of {_channels(norm)} channels"
-
-
-def _gated(norm: Any, batch: str) -> str:
-    instance = _per_sample(1, norm)
-    if (norm.rho == 1).all():
-        return batch
-    if (norm.rho == 0).all():
-        return instance
-    return f"{batch} and {instance}, mixed by rho"
-
-
-def _switched(norm: Any, batch: str) -> str:
-    functions = {"instance": _per_sample(1, norm), "layer": _per_sample(_channels(norm), norm), "batch": batch}
-    weights = [values.tolist() for values in norm.mixing_values().values()]
-    for index, name in enumerate(STATISTICS):
-        if all(values[index] == 1 and sum(values) == 1 for values in weights):
-            return functions[name]
-    mixture = " and ".join(" ".join(f"{value:g}" for value in values) for values in weights)
-    return f"{', '.join(functions.values())} with weights {mixture}"
+    return f"statistics of each sample over {channels} of {channels_of(norm)} channels"
 
 
 def _neighbors(model: nn.Module) -> dict[nn.Module, Tensor | None]:

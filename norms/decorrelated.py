@@ -85,18 +85,10 @@ class DecorrelatedBatchNorm(MomentNorm):
         group_size: Number of channels g that are whitened together, a divisor of C. More decorrelate more, but a
             covariance has to be estimated from far more than g positions.
         iterations: Number T of iterations, at least 1.
-        options: Those of :class:`norms.MomentNorm`.
+        options: Those of :class:`norms.MomentNorm`, which also says what the layer keeps, takes and raises.
 
     Attributes:
-        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-        bias (Parameter): beta, shape (C,), starts at 0.
-        running_mean (Tensor): Shape (C,), starts at 0.
         running_covariance (Tensor): Unbiased estimate, shape (C/g, g, g), starts at the identity.
-        num_batches_tracked (Tensor): int64 scalar.
-
-    Raises:
-        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-            channel has a single value.
 
     Shape:
         Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
@@ -104,14 +96,19 @@ class DecorrelatedBatchNorm(MomentNorm):
 
     Source:
         Huang et al., Decorrelated Batch Normalization, CVPR 2018, section 3, for ZCA and groups; Huang et al.,
-        Iterative
-        Normalization: Beyond Standardization towards Efficient Whitening, CVPR 2019, algorithm 1.
+        Iterative Normalization: Beyond Standardization towards Efficient Whitening, CVPR 2019, algorithm 1.
     """
 
     spread = "running_covariance"
 
     def __init__(
-        self, num_features: int, group_size: int = 16, iterations: int = 5, **options: Unpack[NormOptions]
+        self,
+        num_features: int,
+        group_size: int = 16,
+        iterations: int = 5,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        **options: Unpack[NormOptions],
     ) -> None:
         divisors = [size for size in range(1, num_features + 1) if num_features % size == 0]
         if divisors and group_size not in divisors:
@@ -122,7 +119,7 @@ class DecorrelatedBatchNorm(MomentNorm):
         check_range("iterations", iterations, at_least=1)
         self.group_size = group_size
         self.iterations = iterations
-        super().__init__(num_features, **options)
+        super().__init__(num_features, eps, momentum, **options)
 
     def _initial_spread(self, mean: Tensor) -> Tensor:
         identity = torch.eye(self.group_size, device=mean.device, dtype=mean.dtype)
@@ -177,10 +174,6 @@ class DecorrelatedBatchNorm(MomentNorm):
 
     def _groups(self, values: Tensor) -> Tensor:
         return values.unflatten(0, (-1, self.group_size))
-
-    def extra_repr(self) -> str:
-        """Return the arguments, as torch's own norms do."""
-        return f"{super().extra_repr()}, group_size={self.group_size}, iterations={self.iterations}"
 
 
 def _as(shape: tuple[int, ...], affine: Tensor) -> Tensor:

@@ -24,10 +24,9 @@ from torch import Tensor
 from .batch import BatchFormula, MeanOnlyBatchFormula
 from .batch_instance import BatchInstanceFormula
 from .batch_renorm import BatchRenormFormula
-from .errors import SettingError
 from .formula import Formula
 from .kinds import STATISTICS
-from .moments import modulate_plainly, widened
+from .moments import check_affine, modulate_plainly, widened
 from .switchable import SwitchableFormula
 
 Population = Sequence[Tensor] | None
@@ -59,10 +58,7 @@ def normalize(
     Raises:
         SettingError: If gamma or beta does not fit.
     """
-    shared, own = x.shape[1:2], x.shape[:2]
-    for name, t in (("weight", weight), ("bias", bias)):
-        if t is not None and t.shape not in (shared, own):
-            raise SettingError(f"{name} needs shape {tuple(shared)} or {tuple(own)}, got {tuple(t.shape)}")
+    check_affine(x, weight, bias)
     small = widened(x, weight, bias, *(population or (None, None)), *mixing)
     # Without a dimension of positions each value is a plane.
     y, _ = modulate_plainly(x.unsqueeze(2) if x.ndim == 2 else x, formula, eps, sync, *small)

@@ -40,23 +40,6 @@ def resolve_callable(kind: str, choice: Any, known: Mapping[str, Any] | None = N
     return found
 
 
-def class_path(choice: Any) -> str:
-    """Return the text for a choice where only plain types are kept, such as in a checkpoint.
-
-    Args:
-        choice: A name or class path, which is returned as it is, or a class or function.
-
-    Raises:
-        SettingError: If the path would not lead to the object: that of a lambda, or of a function within another.
-    """
-    if isinstance(choice, str):
-        return choice
-    path = f"{getattr(choice, '__module__', '')}.{getattr(choice, '__qualname__', '')}"
-    if "<" in path or resolve("object", path) is not choice:
-        raise SettingError(f"{choice!r} has no class path to keep: define it at the top of a module")
-    return path
-
-
 def _import(kind: str, path: str) -> Any:
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):

@@ -26,6 +26,7 @@ class LayerNormPixel(nn.LayerNorm):
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__(num_features, eps=eps, elementwise_affine=affine)
+        self.num_features = num_features
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` of shape (N, C, *)."""

@@ -1,4 +1,7 @@
-"""Reading, optimizing, constraining and freezing what mixing layers learn, over a whole model."""
+"""Reading, optimizing, constraining and freezing what mixing layers learn, over a whole model.
+
+Every function takes any module, and passes over the layers that learn nothing about how to normalize.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -74,22 +77,14 @@ class Report(list[LayerReport]):
 
 
 def mixing_layers(model: nn.Module) -> Iterator[tuple[str, MixingNorm]]:
-    """Yield (dotted name, layer) for every layer that learns how to normalize, in the model's order.
-
-    Args:
-        model: Any module.
-    """
+    """Yield (dotted name, layer) for every layer that learns how to normalize, in the model's order."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, MixingNorm))
 
 
 def mixing_values(model: nn.Module) -> list[MixingValue]:
     """Read every learned mixing value of ``model`` as a tidy table, which ``pandas.DataFrame`` takes as it is.
 
-    Args:
-        model: Any module; layers without mixing values are passed over.
-
-    Returns:
-        One row a value, in the model's order.
+    It has one row a value, in the model's order.
     """
     rows = []
     for depth, layer in enumerate(report(model)):
@@ -108,11 +103,7 @@ def report(model: nn.Module) -> Report:
         down.0.norm  BatchInstanceNorm2d(32)  rho: mean=0.71 min=0.00 max=1.00 std=0.34 share_below_0.1=0.09 ...
         down.1.norm  SwitchableNorm2d(64)     mean_weight: instance=0.14 layer=0.29 batch=0.57; var_weight: ...
 
-    Args:
-        model: Any module; layers without mixing values are passed over.
-
-    Returns:
-        One report a layer, in the model's order: a list that prints as a table.
+    It is a list of one report a layer, in the model's order.
     """
     layers = list(mixing_layers(model))
     values = [layer.mixing_values() for _, layer in layers]
@@ -138,7 +129,7 @@ def freeze_mixing_(model: nn.Module, frozen: bool = True) -> None:
     told before it wraps the model.
 
     Args:
-        model: Any module; layers without mixing parameters are passed over.
+        model: Any module.
         frozen: Whether to freeze or to thaw.
     """
     for _, layer in mixing_layers(model):
@@ -152,20 +143,13 @@ def project_(model: nn.Module) -> None:
     """Return every mixing parameter of ``model`` to its allowed set, in place, such as rho to [0, 1].
 
     Call it after each optimizer step, for instance by ``optimizer.register_step_post_hook``.
-
-    Args:
-        model: Any module.
     """
     for _, layer in mixing_layers(model):
         layer.project_()
 
 
 def snap_(model: nn.Module) -> None:
-    """Replace every mixture in ``model`` by the nearest pure one, in place; see :meth:`MixingNorm.snap_`.
-
-    Args:
-        model: Any module; layers without mixing parameters are passed over.
-    """
+    """Replace every mixture in ``model`` by the nearest pure one, in place; see :meth:`MixingNorm.snap_`."""
     for _, layer in mixing_layers(model):
         layer.snap_()
 

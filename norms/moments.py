@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from . import operators
+from .errors import SettingError
 from .formula import BatchMoments, Formula, Gradients, Moments
+from .operators import spread
 from .pooling import all_reduce, is_distributed, pool_batch, pool_processes
 from .precision import wide_dtype
 
@@ -39,32 +41,19 @@ def modulate(
     population: Sequence[Tensor] | None = None,
     sync: bool = False,
 ) -> tuple[Tensor, BatchMoments | None]:
-    """Normalize ``x``.
-
-    Args:
-        x: Activations, shape (N, C, *).
-        formula: The norm.
-        eps: Added to variances, positive.
-        mixing: What the formula depends on beside moments.
-        weight: gamma, shape (C,), or (N, C) where samples have their own; None is 1.
-        bias: beta, likewise; None is 0.
-        population: Mean and biased variance, each of shape (C,), to use in place of the batch's.
-        sync: Whether to pool the moments of the batch over all processes.
+    """Normalize ``x`` by torch's kernels; the arguments are those of :func:`norms.functional.normalize`.
 
     Returns:
         The normalized activations, of the shape, dtype and memory format of ``x``, and the moments of the batch,
         detached; None where the formula does not use them or a population stands in.
     """
-    shared, own = x.shape[1:2], x.shape[:2]
-    for name, t in (("weight", weight), ("bias", bias)):
-        if t is not None and t.shape != shared and t.shape != own:
-            raise ValueError(f"{name} needs shape {tuple(shared)} or {tuple(own)} for this input, got {tuple(t.shape)}")
     if x.ndim == 2:
         # The passes over activations want a dimension of positions.
         y, batch = modulate(
             x.unsqueeze(2), formula, eps, *mixing, weight=weight, bias=bias, population=population, sync=sync
         )
         return y.squeeze(2), batch
+    check_affine(x, weight, bias)
     small = widened(x, weight, bias, *(population or (None, None)), *mixing)
     sync = sync and formula.uses_batch and is_distributed()
     uses_batch = population is None and formula.uses_batch
@@ -120,11 +109,6 @@ def with_affine(scale: Tensor, offset: Tensor, weight: Tensor | None, bias: Tens
     if weight is None:
         return scale, offset if bias is None else offset + bias
     return scale * weight, offset * weight if bias is None else torch.addcmul(bias, offset, weight)
-
-
-def spread(values: Tensor, x: Tensor) -> Tensor:
-    """Give values of planes a shape that broadcasts to activations."""
-    return values.reshape(values.shape + (1,) * (x.ndim - 2))
 
 
 def _sum_to(grad: Tensor, parameter: Tensor) -> Tensor:
@@ -220,6 +204,14 @@ class _Modulate(torch.autograd.Function):
 
 def _population(mean: Tensor | None, power: Tensor | None) -> Population:
     return None if mean is None or power is None else (mean, power)
+
+
+def check_affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Refuse a gamma or beta that does not fit ``x``."""
+    shared, own = x.shape[1:2], x.shape[:2]
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and t.shape not in (shared, own):
+            raise SettingError(f"{name} needs shape {tuple(shared)} or {tuple(own)}, got {tuple(t.shape)}")
 
 
 def widened(x: Tensor, *small: Tensor | None) -> list[Any]:

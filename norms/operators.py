@@ -76,7 +76,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         )
         return y
     shift = torch.addcmul(offset, mean, scale, value=-1)
-    for values, factor, summand, out in _parts(x, _spread(scale, x), _spread(shift, x), y):
+    for values, factor, summand, out in _parts(x, spread(scale, x), spread(shift, x), y):
         result = torch.addcmul(summand, values.to(dtype), factor, out=out if out.dtype == dtype else None)
         if result is not out:
             out.copy_(result)
@@ -95,7 +95,7 @@ def sums(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
             [False, True, True],
         )
         return centered.view(mean.shape), plain.view(mean.shape)
-    dims, level = tuple(range(2, x.ndim)), _spread(mean, x)
+    dims, level = tuple(range(2, x.ndim)), spread(mean, x)
     centered, plain = torch.zeros_like(level), torch.zeros_like(level)
     for upstream, values, own, total, other in _parts(grad, x, level, centered, plain):
         upstream = upstream.to(mean.dtype)
@@ -113,7 +113,7 @@ def combine(grad: Tensor, x: Tensor, grad_factor: Tensor, x_factor: Tensor, summ
     # (N*C, 1, size) where planes lie in one piece, and (N, C, *) otherwise.
     big = [t.view(x.shape[0] * x.shape[1], 1, -1) if in_planes else t for t in (grad, x, result)]
     small = [t.expand(x.shape[:2]) for t in (grad_factor, x_factor, summand)]
-    small = [t.reshape(-1, 1, 1) if in_planes else _spread(t, x) for t in small]
+    small = [t.reshape(-1, 1, 1) if in_planes else spread(t, x) for t in small]
     for upstream, values, out, first, second, level in _parts(*big, *small):
         target = out if out.dtype == dtype else None
         # A kernel with two operands that are constant along a plane would be four times slower.
@@ -125,6 +125,11 @@ def combine(grad: Tensor, x: Tensor, grad_factor: Tensor, x_factor: Tensor, summ
         if target is None:
             out.copy_(total)
     return result
+
+
+def spread(values: Tensor, x: Tensor) -> Tensor:
+    """Give values of planes a shape (N, C, 1, ...) that broadcasts to activations."""
+    return values.expand(x.shape[:2]).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 
 
 def as_laid_out(grad: Tensor, x: Tensor) -> Tensor:
@@ -150,8 +155,3 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         else:
             rows = (torch.split(t, max(1, limit // row), 2) if t.shape[2] > 1 else repeat(t) for t in parts)
             yield from zip(*rows, strict=False)
-
-
-def _spread(values: Tensor, x: Tensor) -> Tensor:
-    """Give values of planes a shape (N, C, 1, ...) that broadcasts to activations."""
-    return values.expand(x.shape[:2]).reshape(x.shape[:2] + (1,) * (x.ndim - 2))

@@ -12,6 +12,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from .base import MomentNorm
+from .batch import BatchNorm
 from .errors import SettingError, unknown
 from .pooling import is_distributed
 
@@ -125,13 +126,16 @@ class _LayerInputs:
     """Statistics of what one layer has been given."""
 
     def __init__(self, name: str, layer: Any, averaged: bool) -> None:
-        ours = isinstance(layer, MomentNorm)
+        # torch's layers track as this package's batch normalization does.
+        norm = layer if isinstance(layer, MomentNorm) else BatchNorm(layer.num_features)
         self.name, self.layer = name, layer
         self.per_instance = isinstance(layer, _InstanceNorm)
         self.averaged = averaged or self.per_instance
-        self.spread_name = layer.spread if ours else "running_var"
-        self.second_moment = layer.second_moment if ours else _mean_square
-        self.observed_spread = layer.observed_spread if ours else _unbiased
+        self.spread_name, self.second_moment, self.observed_spread = (
+            norm.spread,
+            norm.second_moment,
+            norm.observed_spread,
+        )
         self.clear()
 
     def clear(self) -> None:
@@ -213,14 +217,6 @@ def _pool_processes(inputs: list[_LayerInputs], number: int) -> int:
         for count, mean, spread in statistics:
             seen.merge(count, mean.to(device), spread.to(device))
     return sum(numbers)
-
-
-def _mean_square(centered: Tensor) -> Tensor:
-    return centered.square().mean(1)
-
-
-def _unbiased(second: Tensor, count: Tensor) -> Tensor:
-    return second * (count / (count - 1))
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -149,23 +149,11 @@ def build(
 ) -> nn.Module:
     """Build a normalization layer by name, class path or callable.
 
-    ========================  =======================================================================
-    name                      layer
-    ========================  =======================================================================
-    ``batch``                 ``torch.nn.BatchNorm1d/2d/3d``, or :class:`norms.BatchNorm1d`, ``2d``, ``3d`` with
-                              ``sync=True``
-    ``batch_renorm``          :class:`norms.BatchRenorm1d`, ``2d``, ``3d``
-    ``mean_only_batch``       :class:`norms.MeanOnlyBatchNorm1d`, ``2d``, ``3d``
-    ``decorrelated_batch``    :class:`norms.DecorrelatedBatchNorm1d`, ``2d``, ``3d``, in groups of 16 channels or of the
-                              next smaller number that divides C
-    ``instance``              ``torch.nn.InstanceNorm1d/2d/3d``, with ``affine=True`` by default
-    ``layer``                 layer normalization over (C, H, W) of each sample
-    ``layer_pixel``           layer normalization over C of each pixel
-    ``group``                 ``torch.nn.GroupNorm``, 32 groups or as many as divide C into pairs or more
-    ``batch_instance``        :class:`norms.BatchInstanceNorm1d`, ``2d``, ``3d``
-    ``switchable``            :class:`norms.SwitchableNorm1d`, ``2d``, ``3d``
-    ``none``                  identity
-    ========================  =======================================================================
+    A name stands for the class of that name, but for these: ``batch`` is ``torch.nn.BatchNorm2d`` or, with
+    ``sync=True``, :class:`norms.BatchNorm2d`; ``instance`` is ``torch.nn.InstanceNorm2d`` with gamma, beta; ``layer``
+    normalizes over (C, H, W) of each sample and ``layer_pixel`` over C of each pixel; ``group`` has 32 groups, or as
+    many as divide C into pairs or more; ``decorrelated_batch`` whitens groups of 16 channels, or of the next smaller
+    number that divides C; ``none`` is the identity.
 
     Args:
         name: One of :func:`names`, to which :func:`register` adds; the path of a class such as

@@ -220,14 +220,8 @@ def spectral_norm(
 def sigmas(model: nn.Module) -> dict[str, float]:
     """Read the spectral norms u^T W v that spectrally normalized weights are divided by in evaluation mode.
 
-    Nothing is changed: neither u and v nor anything else.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        sigma by the layer's dotted name; for a parameter other than ``weight`` its name follows that of the layer. It
-        is 0 for a weight of 0, which is not divided.
+    Nothing is changed: neither u and v nor anything else. The key is the layer's dotted name; for a parameter other
+    than ``weight`` its name follows that of the layer. sigma is 0 for a weight of 0, which is not divided.
     """
     found = parametrized_weights(model, _SpectralNorm)
     return {w.label: float(w.parametrization.sigma(w.originals.original)) for w in found}
@@ -238,9 +232,6 @@ def power_iterate_(model: nn.Module) -> None:
 
     Layers made with ``update="step"`` need it once after each optimizer step. It may be called for others too, and
     more often, for a sharper sigma.
-
-    Args:
-        model: Any module, in any mode.
     """
     for weight in parametrized_weights(model, _SpectralNorm):
         weight.parametrization.power_iterate_(weight.originals.original)

@@ -176,29 +176,16 @@ class SwitchableNorm(MixingNorm):
         num_features: Number of channels C.
         statistics: What to mix: two or three of ``instance``, ``layer`` and ``batch``.
         sparse_steps: Training batches after which each weight is 0 or 1; None keeps the softmax.
-        options: Those of :class:`norms.MomentNorm`.
+        options: Those of :class:`norms.MomentNorm`, which also says what the layer keeps, takes and raises.
 
     Attributes:
         mean_weight (Parameter): Logits lambda of the means, shape (K,) in the order of ``statistics``, start at 1
             (equal).
         var_weight (Parameter): Logits lambda' of the variances, likewise.
-        weight (Parameter): gamma, shape (C,), starts at ``initial_gamma``.
-        bias (Parameter): beta, shape (C,), starts at 0.
-        running_mean (Tensor): Shape (C,), starts at 0.
-        running_var (Tensor): Unbiased estimate, shape (C,), starts at 1.
-        num_batches_tracked (Tensor): int64 scalar.
         radius (Tensor): Radius of the circle, scalar, starts at 0, and 1 when the choice is made; None without
             ``sparse_steps``.
         sparse_step (Tensor): Training batches since the circle began to grow, int64 scalar; None without
             ``sparse_steps``.
-
-    Raises:
-        ValueError: If an argument is out of range; in the forward pass if the shape does not fit or, in training, if a
-            sample has a single value per channel.
-
-    Shape:
-        Input and output: (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
-        input is normalized in float32 and returned in its own dtype.
 
     Source:
         Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, ICLR 2019, section 2, equation 3;
@@ -210,6 +197,8 @@ class SwitchableNorm(MixingNorm):
     def __init__(
         self,
         num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
         *,
         statistics: Sequence[str] = STATISTICS,
         sparse_steps: int | None = None,
@@ -220,7 +209,7 @@ class SwitchableNorm(MixingNorm):
             raise SettingError(f"statistics must be two or three of {', '.join(STATISTICS)}, got {list(statistics)}")
         check_range("sparse_steps", sparse_steps, at_least=1)
         self.statistics = chosen
-        super().__init__(num_features, **options)
+        super().__init__(num_features, eps, momentum, **options)
         self.sparse_steps = sparse_steps
         device, dtype = options.get("device"), options.get("dtype")
         self.mean_weight = nn.Parameter(torch.empty(len(chosen), device=device, dtype=dtype))
@@ -297,15 +286,6 @@ class SwitchableNorm(MixingNorm):
             raise SettingError(f"a switchable norm mixes {count} statistics, and does not say which")
         names = [name for name in STATISTICS if name in statistics]
         return {name: _by_statistic(values, state.get("radius"), names) for name, values in logits.items()}
-
-    def extra_repr(self) -> str:
-        """Return the arguments, as torch's own norms do."""
-        parts = [super().extra_repr()]
-        if self.statistics != STATISTICS:
-            parts.append(f"statistics={self.statistics}")
-        if self.sparse_steps is not None:
-            parts.append(f"sparse_steps={self.sparse_steps}")
-        return ", ".join(parts)
 
 
 class SwitchableNorm1d(SwitchableNorm, dims=1):

@@ -21,13 +21,8 @@ def synchronize_(model: nn.Module) -> nn.Module:
 
     It stands for ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which takes each class derived from BatchNorm for
     BatchNorm itself, so that its own forward is lost without a word, and whose layer trains on GPUs only and has no
-    second derivative. Here such classes are left as they are, with a warning; a ``SyncBatchNorm`` stays one.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        The model, or what replaces it if it is a ``torch.nn.BatchNorm`` itself.
+    second derivative. Here such classes are left as they are, with a warning; a ``SyncBatchNorm`` stays one. Returned
+    is the model, or what replaces it if it is a ``torch.nn.BatchNorm`` itself.
     """
     known = (*NATIVE_BATCH_NORMS, nn.SyncBatchNorm)
     derived = {type(m).__name__ for m in model.modules() if isinstance(m, _BatchNorm) and type(m) not in known}
@@ -42,13 +37,8 @@ def desynchronize_(model: nn.Module) -> nn.Module:
 
     This is the way back of :func:`synchronize_`. Norms of this package get ``sync=False``, and each
     :class:`norms.BatchNorm1d`, ``2d`` and ``3d`` gives way to ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``, whether it
-    was one before or not: without ``sync`` they are the same function. A ``torch.nn.SyncBatchNorm`` stays one.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        The model, or what replaces it if it is a :class:`norms.BatchNorm2d` or the like itself.
+    was one before or not: without ``sync`` they are the same function. A ``torch.nn.SyncBatchNorm`` stays one. Returned
+    is the model, or what replaces it if it is a :class:`norms.BatchNorm2d` or the like itself.
     """
     return _replace_classes(_set_sync(model, False), BATCH_NORMS, NATIVE_BATCH_NORMS)
 

@@ -13,12 +13,12 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 import norms
 from data.module import ImageDataModule
 from data.styles import open_style
+from lightning_modules.base import class_path
 from lightning_modules.losses.perceptual import PerceptualLoss, Term, usual_terms
 from lightning_modules.networks.feature_net import BUNDLED
 from lightning_modules.networks.loss_network import LossNetwork
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
-from norms.imports import class_path
 from training.run import Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
