@@ -4,8 +4,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 import wandb_stand_ins
 import yaml
+from processes import ended, start
 from pytorch_lightning import Trainer
 
 from training.command import main
@@ -41,14 +40,6 @@ def _folder(tmp_path, monkeypatch):
 
 def fit(*args):
     return main(["fit", "--config", "tiny.yaml", *args])
-
-
-def start(*args, **environment):
-    """Train in a process of its own."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
-    with open("log.txt", "w") as log:
-        return subprocess.Popen([sys.executable, ROOT / "train.py", *args], stdout=log, stderr=log, env=environment)
 
 
 def wait_for(file, seconds=120):
@@ -183,18 +174,9 @@ class TestFit:
 
     @pytest.mark.slow
     def test_two_processes_share_a_run_folder(self):
-        process = start(
-            "fit",
-            "--config",
-            "tiny.yaml",
-            "--trainer.devices",
-            "2",
-            "--trainer.strategy",
-            "ddp",
-            "--trainer.max_steps",
-            "6",
-        )
-        assert process.wait(timeout=200) == 0, Path("log.txt").read_text()
+        args = ["fit", "--config", "tiny.yaml", "--trainer.max_steps", "6"]
+        process = start("train.py", *args, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+        assert ended(process, 200) == 0, Path("log.txt").read_text()
         assert [path.name for path in Path("runs/tiny").iterdir()] == ["version_0"]
         steps = [line.split(",")[0] for line in Path("runs/tiny/version_0/metrics.csv").read_text().splitlines()[1:]]
         assert steps == sorted(steps)
@@ -221,9 +203,9 @@ class TestFit:
         args += ["--trainer.accelerator", "cpu", "--trainer.precision", "64-true", "--trainer.val_check_interval", "3"]
         args += ["--model.widths", "[4, 8]", "--model.depths", "[1, 1]"]
         processes = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.sync_batchnorm", "true"]
-        two = start(*args, *processes, "--data.batch_size", "2", "--name", "two")
+        two = start("train.py", *args, *processes, "--data.batch_size", "2", "--name", "two")
         assert main([*args, "--data.batch_size", "4", "--name", "one"]) == 0
-        assert two.wait(timeout=200) == 0, Path("log.txt").read_text()
+        assert ended(two, 200) == 0, Path("log.txt").read_text()
         weights, expected = (checkpoint(f"runs/{name}/version_0")["state_dict"] for name in ("two", "one"))
         assert any(key.endswith("rho") for key in weights)
         for key, value in expected.items():
@@ -307,12 +289,12 @@ class TestResume:
         args = ["fit", *command.split(), "--name", "run", "--trainer.accelerator", "cpu", "--trainer.max_steps", "60"]
         args += ["--checkpoint.every_n_train_steps", "3", "--trainer.val_check_interval", "10"]
         assert main([*args, "--runs_dir", "whole"]) == 0
-        process = start(*args)
+        process = start("train.py", *args)
         wait_for("runs/run/version_0/checkpoints/last.ckpt")
         delay = random.uniform(0, 0.5)
         time.sleep(delay)
         process.kill()
-        assert process.wait() == -signal.SIGKILL, "the run was over before it was killed"
+        assert ended(process) == -signal.SIGKILL, "the run was over before it was killed"
         assert main([*args, "--ckpt_path", "last"]) == 0
         killed, whole = Path("runs/run/version_0"), Path("whole/run/version_0")
         assert_same_weights(killed, whole)
@@ -324,23 +306,14 @@ class TestResume:
 
     @pytest.mark.slow
     def test_ctrl_c_saves_and_says_how_to_go_on(self):
-        process = start(
-            "fit",
-            "--config",
-            "tiny.yaml",
-            "--model.seconds",
-            "0.02",
-            "--trainer.max_steps",
-            "200",
-            "--data.num_workers",
-            "1",
-        )
+        args = ["fit", "--config", "tiny.yaml", "--model.seconds", "0.02", "--trainer.max_steps", "200"]
+        process = start("train.py", *args, "--data.num_workers", "1")
         wait_for("runs/tiny/version_0/checkpoints/last.ckpt")
         # As a terminal does: to all processes of the training.
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for pid in [*map(int, children), process.pid]:
             os.kill(pid, signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert ended(process) == 130
         log = Path("log.txt").read_text()
         assert "interrupted after step" in log
         assert "Traceback" not in log

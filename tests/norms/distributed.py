@@ -16,7 +16,7 @@ def run_on_two(function, tmp_path, *args):
     An exception in either process is raised here, with the traceback from there.
     """
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
-    multiprocessing.spawn(_work, (folder, function, args), nprocs=2)
+    multiprocessing.start_processes(_work, (folder, function, args), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
