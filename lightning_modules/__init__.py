@@ -1,5 +1,6 @@
 """What trains: style transfer, generative adversarial networks, a classifier and distillation, as Lightning modules."""
 
+import normlab  # noqa: F401, refuses other people's packages of our names before the slow imports
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from lightning_modules.gan import GAN

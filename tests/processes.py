@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -13,11 +15,22 @@ multiprocessing.set_forkserver_preload(["torch", "wandb", "training.cli", "stand
 
 def start(door, *args, log="log.txt", **environment):
     """Run a command such as ``train.py`` in the working directory, its output to a file; returns the process."""
-    variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    variables = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **environment}
     arguments = (door, [str(arg) for arg in args], Path.cwd(), Path(log).absolute(), variables)
     process = CONTEXT.Process(target=_run, args=arguments)
-    process.start()
+    # The one that is forked, if it does not run yet, has to find the packages too.
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
+        process.start()
     return process
+
+
+def start_two(door, *args):
+    """Run a command, which is to train on two devices by DDP, as both of its processes, as ``torchrun`` does."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    return [start(door, *args, log=f"log{rank}.txt", LOCAL_RANK=str(rank), **world) for rank in range(2)]
 
 
 def ended(process, timeout=60):
@@ -37,6 +50,6 @@ def _run(door, args, folder, log, variables):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = [str(ROOT / door), *args]
-    # What a process that Python has started finds: Lightning starts others of the kind.
+    # As in a process that was started by this command: Lightning starts others like it.
     sys.modules["__main__"].__spec__ = None
     runpy.run_path(sys.argv[0], run_name="__main__")

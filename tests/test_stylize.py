@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from processes import ended, start
 from torchvision.transforms.v2.functional import to_dtype, to_pil_image
 
 from data.images import load_image, to_tensor
@@ -317,11 +316,9 @@ def test_impossible_options(run, photos, tmp_path, capsys, option, message):
 
 @pytest.mark.slow
 def test_as_a_command(run, photos, tmp_path):
-    script = Path(__file__).parents[1] / "stylize.py"
-    command = [sys.executable, script, run, photos, "-o", tmp_path / "out", "--device", "cpu"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
-    assert (result.returncode, result.stdout, result.stderr) == (0, f"wrote 3 images to {tmp_path / 'out'}\n", "")
-    command[2] = tmp_path / "nonesuch"
-    result = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
-    assert result.returncode == 2
-    assert result.stderr == f"error: no such run folder or checkpoint: {tmp_path / 'nonesuch'}\n"
+    options = [photos, "-o", tmp_path / "out", "--device", "cpu"]
+    log = tmp_path / "log.txt"
+    assert ended(start("stylize.py", run, *options, log=log)) == 0
+    assert log.read_text() == f"wrote 3 images to {tmp_path / 'out'}\n"
+    assert ended(start("stylize.py", tmp_path / "nonesuch", *options, log=log)) == 2
+    assert log.read_text() == f"error: no such run folder or checkpoint: {tmp_path / 'nonesuch'}\n"

@@ -11,7 +11,7 @@ import pytest
 import torch
 import wandb_stand_ins
 import yaml
-from processes import ended, start
+from processes import ended, start, start_two
 from pytorch_lightning import Trainer
 
 from training.command import main
@@ -202,10 +202,10 @@ class TestFit:
         args = ["fit", "--config", f"{ROOT}/configs/classifier.yaml", "--trainer.max_steps", "3"]
         args += ["--trainer.accelerator", "cpu", "--trainer.precision", "64-true", "--trainer.val_check_interval", "3"]
         args += ["--model.widths", "[4, 8]", "--model.depths", "[1, 1]"]
-        processes = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.sync_batchnorm", "true"]
-        two = start("train.py", *args, *processes, "--data.batch_size", "2", "--name", "two")
+        options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.sync_batchnorm", "true"]
+        two = start_two("train.py", *args, *options, "--data.batch_size", "2", "--name", "two")
         assert main([*args, "--data.batch_size", "4", "--name", "one"]) == 0
-        assert ended(two, 200) == 0, Path("log.txt").read_text()
+        assert [ended(process, 200) for process in two] == [0, 0], Path("log0.txt").read_text()
         weights, expected = (checkpoint(f"runs/{name}/version_0")["state_dict"] for name in ("two", "one"))
         assert any(key.endswith("rho") for key in weights)
         for key, value in expected.items():
@@ -319,8 +319,9 @@ class TestResume:
         assert "Traceback" not in log
         assert "SIGTERM" not in log
         command = next(line.strip() for line in log.splitlines() if "python train.py" in line)
-        assert main([*command.split()[2:], "--trainer.max_steps", "205"]) == 0
-        assert checkpoint("runs/tiny/version_0")["global_step"] == 205
+        steps = checkpoint("runs/tiny/version_0")["global_step"] + 5
+        assert main([*command.split()[2:], "--trainer.max_steps", str(steps)]) == 0
+        assert checkpoint("runs/tiny/version_0")["global_step"] == steps
 
 
 MISTAKES = {

@@ -1,12 +1,11 @@
 import shlex
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from processes import ended, start_two
 from torch.utils.data import DataLoader
 
 import norms
@@ -398,15 +397,11 @@ torch.save(
 
 
 @pytest.mark.slow
-def test_two_processes_agree_on_weights_and_differ_in_noise(tmp_path):
+def test_two_processes_agree_on_weights_and_differ_in_noise(tmp_path, monkeypatch):
     script = tmp_path / "two.py"
     script.write_text(DISTRIBUTED)
-    root = Path(__file__).parents[2]
-    environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(
-        [sys.executable, script, tmp_path], cwd=root, env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert [ended(process) for process in start_two(script, tmp_path)] == [0, 0], Path("log0.txt").read_text()
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert first["step"] == second["step"] == 3
     for kind in ("parameters", "vectors"):
