@@ -5,6 +5,7 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import processes  # noqa: F401, whose processes are forked from one that has imported torch
 import torch
 from torch import distributed, multiprocessing
 
@@ -16,8 +17,6 @@ def run_on_two(function, tmp_path, *args):
     An exception in either process is raised here, with the traceback from there.
     """
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
-    # Forked from a process that has imported torch, which is ten times as quick as to import it again.
-    multiprocessing.set_forkserver_preload(["torch"])
     multiprocessing.start_processes(_work, (folder, function, args), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
