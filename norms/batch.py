@@ -75,8 +75,8 @@ class MeanOnlyBatchNorm(FormulaNorm):
 
     Args:
         num_features: Number of channels C.
-        options: Those of :class:`norms.MomentNorm` but ``eps`` and ``initial_gamma``. There is no ``weight`` and no
-            ``running_var``.
+        options: Those of :class:`norms.MomentNorm`, which also says what the layer keeps, takes and raises, but ``eps``
+            and ``initial_gamma``: there is no ``weight`` and no ``running_var``.
 
     Source:
         Salimans & Kingma, Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural

@@ -88,11 +88,12 @@ class BatchRenorm(FormulaNorm):
         r_max: Final limit of the scale's correction, at least 1.
         d_max: Final limit of the offset's correction, not negative.
         schedule_steps: Training batches until both limits are final; 0 starts with them.
-        options: Those of :class:`norms.MomentNorm` but ``track_running_stats``; ``momentum`` is 0.01 by default.
+        options: Those of :class:`norms.MomentNorm`, which also says what the layer keeps, takes and raises, but
+            ``track_running_stats``; ``momentum`` is 0.01 by default.
 
     Attributes:
-        running_std (Tensor): Average of the batches' :math:`\sigma_B`, biased and with its epsilon, shape (C,), starts
-            at 1. The paper averages the standard deviation, not the variance.
+        running_std (Tensor): In place of ``running_var`` the average of the batches' :math:`\sigma_B`, biased and with
+            its epsilon, shape (C,), starts at 1. The paper averages the standard deviation, not the variance.
         num_batches_tracked (Tensor): int64 scalar, the step of the schedule.
 
     Source:

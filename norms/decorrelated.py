@@ -88,7 +88,8 @@ class DecorrelatedBatchNorm(MomentNorm):
         options: Those of :class:`norms.MomentNorm`, which also says what the layer keeps, takes and raises.
 
     Attributes:
-        running_covariance (Tensor): Unbiased estimate, shape (C/g, g, g), starts at the identity.
+        running_covariance (Tensor): In place of ``running_var`` an unbiased estimate, shape (C/g, g, g), starts at the
+            identity.
 
     Shape:
         Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
