@@ -42,6 +42,8 @@ def _parser() -> ArgumentParser:
     add("-o", "--output", metavar="FOLDER", type=Path, required=True, help=where)
     size = f"scale larger photos down to N pixels on their longer side (default: {LONGEST_SIDE})"
     add("--size", metavar="N", type=PositiveInt, default=LONGEST_SIDE, help=size)
+    pixels = "skip photos of which more than N pixels would be decoded (default: Pillow's limit, about 89 million)"
+    add("--max-pixels", metavar="N", type=PositiveInt | None, help=pixels)
     strength = "blend with the photo, from 0 (photo) to 1 (default)"
     add("--strength", metavar="S", type=ClosedUnitInterval, default=1.0, help=strength)
     add("--keep-colors", action="store_true", help="take only the brightness from the stylized image")

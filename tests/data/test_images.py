@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from data.images import ImageError, check_image, find_images, load_image, to_tensor
+from data.files import find_images
+from data.images import ImageError, check_image, load_image, to_tensor
 from norms.errors import SettingError
 
 ORIENTATION = 0x0112
