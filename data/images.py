@@ -1,6 +1,5 @@
 """Image files of any kind, safely decoded to plain 8-bit sRGB."""
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -148,7 +147,7 @@ def opened(
 
 
 def decode(image: Image.Image) -> Decoded:
-    """Decode an image that is open, upright, to 8-bit sRGB and its opacity.
+    """Decode an image that is open to 8-bit sRGB and its opacity; in place, it is turned upright.
 
     Raises:
         OSError: If it is damaged; decoders also raise other errors, of all of which :func:`opened` makes one.
@@ -156,15 +155,15 @@ def decode(image: Image.Image) -> Decoded:
     """
     image.load()
     profile = image.info.get("icc_profile")
-    upright = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F" or image.mode.startswith("I"):
-        upright = _eight_bit(upright, _white(image))
+        image = _eight_bit(image)
     alpha = None
-    if upright.has_transparency_data:
-        rgba = upright.convert("RGBA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
-        upright = rgba.convert("L" if upright.mode == "LA" else "RGB")
-    return Decoded(_to_srgb(upright, profile), alpha)
+        image = rgba.convert("L" if image.mode == "LA" else "RGB")
+    return Decoded(_to_srgb(image, profile), alpha)
 
 
 def from_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
@@ -213,8 +212,8 @@ def _open(path: str | os.PathLike[str]) -> tuple[Image.Image, int | None]:
 
 def _limit_pixels(image: Image.Image, shrink: float, limit: int | None) -> None:
     width, height = image.size
-    if shrink >= 2:
-        image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
+    if scale := next((scale for scale in (8, 4, 2) if scale <= shrink), None):
+        image.draft(None, (max(1, width // scale), max(1, height // scale)))
     # The decoder of a progressive JPEG holds all of it, however little it makes of it.
     pixels = width * height if image.info.get("progressive") else image.width * image.height
     if limit is not None and pixels > limit:
@@ -230,6 +229,8 @@ def _register_heif() -> None:
 
 
 def _why_unknown(path: str | os.PathLike[str]) -> str:
+    if is_heif(path) and "HEIF" in Image.OPEN:
+        return "a damaged HEIC file"
     if is_heif(path):
         return "a HEIC file, for which pillow-heif must be installed: pip install 'normlab[heif]', or save it as JPEG"
     return "not an image in a format that Pillow knows"
@@ -252,8 +253,9 @@ def _white(image: Image.Image) -> int:
     raise ValueError("floating-point and 32-bit images have no defined brightness range; save it with 8 or 16 bits")
 
 
-def _eight_bit(image: Image.Image, white: int) -> Image.Image:
+def _eight_bit(image: Image.Image) -> Image.Image:
     """Scale gray integers to 8 bits, rounded; Pillow's own conversion clips them."""
+    white = _white(image)
     values = np.asarray(image).astype(np.uint32)
     return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
 

@@ -97,17 +97,17 @@ def read(source: Path, target: Path, size: int, max_pixels: int | None = None) -
 
     with opened(source, shrink, max_pixels) as file:
         rgb, alpha = decode(file)
-        frames = getattr(file, "n_frames", 1)
+        lacks = [FRAMES] if _has_further_frames(file) else []
         profile = file.info.get("icc_profile")
         image = _scaled_down(rgb, size)
         exif, whole = _described(file, image.size)
+        lacks += [] if whole else [EXIF]
     if alpha is not None and alpha.getextrema()[0] == 255:
         alpha = None
     if alpha is not None:
         alpha = _scaled_down(alpha, size)
         seen = alpha.point(lambda value: 255 if value else 0) if format_of(target) in _WITH_TRANSPARENCY else alpha
         image = Image.composite(image, Image.new("RGB", image.size, "white"), seen)
-    lacks = ([FRAMES] if frames > 1 else []) + ([] if whole else [EXIF])
     return Photo(image, alpha, profile, exif, sizes[0] > size, tuple(lacks))
 
 
@@ -118,6 +118,13 @@ def _scaled_down(image: Image.Image, size: int) -> Image.Image:
     return image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
     )
+
+
+def _has_further_frames(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "n_frames", 1) > 1
+    except Exception:  # where a later frame is damaged
+        return True
 
 
 def _described(image: Image.Image, size: tuple[int, int]) -> tuple[bytes, bool]:

@@ -4,6 +4,7 @@ Nothing here imports torch before a command runs, so that ``--help`` is quick.
 """
 
 import argparse
+import io
 import re
 import sys
 from argparse import ArgumentError, Namespace
@@ -60,6 +61,9 @@ def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> i
     Returns:
         The exit status: 0, 2 after a mistake, or 130 after Ctrl-C.
     """
+    # A file's name need not be text.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         action()
     except (KeyboardInterrupt, SystemExit) as error:
