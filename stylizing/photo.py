@@ -96,11 +96,12 @@ def read(source: Path, target: Path, size: int, max_pixels: int | None = None) -
         return max(width, height) / (2 * size)  # twice as fine, which leaves the scaling to a better filter
 
     with opened(source, shrink, max_pixels) as file:
+        turned = ExifTags.Base.Orientation in file.getexif()  # which decoding removes
         rgb, alpha = decode(file)
         lacks = [FRAMES] if _has_further_frames(file) else []
         profile = file.info.get("icc_profile")
         image = _scaled_down(rgb, size)
-        exif, whole = _described(file, image.size)
+        exif, whole = _described(file, image.size, turned)
         lacks += [] if whole else [EXIF]
     if alpha is not None and alpha.getextrema()[0] == 255:
         alpha = None
@@ -127,13 +128,13 @@ def _has_further_frames(image: Image.Image) -> bool:
         return True
 
 
-def _described(image: Image.Image, size: tuple[int, int]) -> tuple[bytes, bool]:
+def _described(image: Image.Image, size: tuple[int, int], turned: bool) -> tuple[bytes, bool]:
     """Return the EXIF data for an upright image of another size, and whether they could be read."""
     try:
         exif = image.getexif()
         for tag in set(exif) - _DESCRIPTIVE:
             del exif[tag]
-        if not len(exif):
+        if not len(exif) and not turned:
             return b"", True
         exif[ExifTags.Base.Orientation] = 1
         details = exif.get_ifd(ExifTags.IFD.Exif)

@@ -290,6 +290,10 @@ def train(args: Sequence[str]) -> None:
         sys.path.append(here)
     for value in (*args, *(os.environ[name] for name in os.environ if name.startswith("PL_"))):
         check_file(value.partition("=")[2] or value)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise SettingError(f"{os.fsencode(value)} is no UTF-8, as a configuration must be: rename it") from error
     with _relevant_messages():
         try:
             TrainCLI(args)

@@ -9,6 +9,7 @@ import re
 import sys
 from argparse import ArgumentError, Namespace
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -32,6 +33,11 @@ def command_parser(description: str, epilog: str | None = None) -> ArgumentParse
         allow_abbrev=False,
         exit_on_error=False,
     )
+
+
+def path_of(name: str) -> Path:
+    """Return the path of a name on the command line, which need not be text; jsonargparse would read it as YAML."""
+    return Path(name)
 
 
 def run_command(
