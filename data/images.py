@@ -1,108 +1,184 @@
 """Image files of any kind, safely decoded to plain 8-bit sRGB."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as tvf
 
+from data.files import RAW_EXTENSIONS, check_file, is_heif
 from norms.errors import SettingError
-
-# Pillow recognizes these without decoding them itself: stubs for other software, and formats that it hands over to
-# Ghostscript or Windows.
-_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 _LAST_BYTES = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 _MODE_OF_COLOR_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+
+_BITS_PER_SAMPLE = 258
+"""Tag of TIFF files."""
+
+_PILLOWS_LIMIT = threading.Lock()
 
 
 class ImageError(SettingError):
     """A file that cannot be read as an image; the message is one line with the path and the cause."""
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
+class Decoded(NamedTuple):
+    """What :func:`decode` makes of an image."""
+
+    rgb: Image.Image
+    """The colors, 8-bit sRGB, without metadata."""
+    alpha: Image.Image | None
+    """The opacity, mode L, if the image says one."""
+
+
+def load_image(
+    path: str | os.PathLike[str],
+    shrink: Callable[[int, int], float] | None = None,
+    max_pixels: int | None = None,
+) -> Image.Image:
     """Decode an image file to 8-bit sRGB.
 
     The EXIF orientation and an embedded ICC profile are applied, 16-bit gray is scaled to the full 8-bit range,
     transparency is laid over white; palettes, CMYK, and gray become RGB. Of several frames the first counts.
 
     Args:
-        path: A file in any format that Pillow decodes.
+        path: A file in any format that Pillow decodes, and HEIF where ``pillow-heif`` is installed.
+        shrink: See :func:`opened`.
+        max_pixels: See :func:`opened`.
 
     Returns:
         An RGB image without metadata.
 
     Raises:
-        ImageError: If the file is missing, damaged, truncated, no image, of a kind without a defined brightness range
-            (floating point, 32 bit), or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (a decompression bomb).
+        ImageError: If the file is missing, no file, damaged, truncated, no image, of a kind without a defined
+            brightness range (floating point, 32 bit), or has too many pixels (a decompression bomb).
     """
-    with _opened(path) as image:
-        image.load()
-        profile = image.info.get("icc_profile")
-        upright = ImageOps.exif_transpose(image)
-        return _plain_rgb(upright, profile)
+    with opened(path, shrink, max_pixels) as image:
+        rgb, alpha = decode(image)
+    if alpha is None:
+        return rgb
+    white = Image.new("RGB", rgb.size, "white")
+    white.paste(rgb, mask=alpha)
+    return white
 
 
-def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
+def check_image(
+    path: str | os.PathLike[str],
+    shrink: Callable[[int, int], float] | None = None,
+    max_pixels: int | None = None,
+) -> tuple[int, int]:
     """Find out quickly whether a file is a whole image, without decoding it where that can be told without.
 
     Reads the header, and of JPEG and PNG files the last bytes; only a file that does not end as it should is decoded
     to be sure. So a truncated file is found, while damage amid the data may not be.
 
     Args:
-        path: A file in any format that Pillow decodes.
+        path: A file in any format that Pillow decodes, and HEIF where ``pillow-heif`` is installed.
+        shrink: See :func:`opened`.
+        max_pixels: See :func:`opened`.
 
     Returns:
-        Width and height as stored, that is, before the EXIF orientation.
+        Width and height as stored, that is, before the EXIF orientation and before it is shrunk.
 
     Raises:
         ImageError: As ``load_image``.
     """
-    with _opened(path) as image:
+    sizes: list[tuple[int, int]] = []
+
+    def noted(width: int, height: int) -> float:
+        sizes.append((width, height))
+        return shrink(width, height) if shrink else 1
+
+    with opened(path, noted, max_pixels) as image:
         ending = _LAST_BYTES.get(image.format or "")
         if ending and not _tail(path).rstrip(b"\0").endswith(ending):
             image.load()
-        return image.size
+    return sizes[0]
 
 
-def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the image files below a folder, by their extensions.
-
-    Hidden files and folders are left out; links to folders are followed.
+@contextmanager
+def opened(
+    path: str | os.PathLike[str],
+    shrink: Callable[[int, int], float] | None = None,
+    max_pixels: int | None = None,
+) -> Iterator[Image.Image]:
+    """Open an image, of which only the header is read; whatever goes wrong, also in the block, is an ImageError.
 
     Args:
-        folder: Where to search, at any depth.
+        path: A file in any format that Pillow decodes, and HEIF where ``pillow-heif`` is installed.
+        shrink: By how much width and height may be divided, given both as stored. A JPEG file is then decoded at a
+            half, a quarter or an eighth, whichever is enough, which takes less time and memory. Others are not shrunk.
+        max_pixels: How many pixels may be decoded; by default ``PIL.Image.MAX_IMAGE_PIXELS``.
 
-    Returns:
-        Paths in sorted order, which depends on the names alone.
+    Yields:
+        The image.
 
     Raises:
-        SettingError: If there is no such folder.
+        ImageError: As ``load_image``.
     """
-    if not os.path.isdir(folder):
-        raise SettingError(f"{folder}: {'not a folder' if os.path.exists(folder) else 'no such folder'}")
-    suffixes = {
-        suffix
-        for suffix, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name not in _NOT_DECODED
-    }
-    found: list[Path] = []
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        # Emptied, the list ends the walk here: without this a link to a parent folder would be followed for ever.
-        folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
-        if real not in visited:
-            found += [Path(parent, name) for name in files if Path(name).suffix.lower() in suffixes and name[0] != "."]
-        visited.add(real)
-    return sorted(found)
+    try:
+        check_file(path)
+        if Path(path).suffix.lower() in RAW_EXTENSIONS:
+            raise SettingError(f"{path}: the raw data of a camera, save it as JPEG, PNG or TIFF")
+    except SettingError as error:
+        raise ImageError(str(error)) from error
+    _register_heif()
+    try:
+        image, limit = _open(path)
+        with image:
+            _limit_pixels(image, 1 if shrink is None else shrink(*image.size), max_pixels or limit)
+            yield image
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: {_why_unknown(path)}") from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file") from error
+    except Exception as error:  # damaged files make the decoders raise almost anything
+        cause = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        raise ImageError(f"{path}: {' '.join(cause.split())}") from error
+
+
+def decode(image: Image.Image) -> Decoded:
+    """Decode an image that is open to 8-bit sRGB and its opacity; in place, it is turned upright.
+
+    Raises:
+        OSError: If it is damaged; decoders also raise other errors, of all of which :func:`opened` makes one.
+        ValueError: If it has no defined brightness range.
+    """
+    image.load()
+    profile = image.info.get("icc_profile")
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bit(image)
+    alpha = None
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        alpha = rgba.getchannel("A")
+        image = rgba.convert("L" if image.mode == "LA" else "RGB")
+    return Decoded(_to_srgb(image, profile), alpha)
+
+
+def from_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """Convert an sRGB image to the colors of an ICC profile.
+
+    Returns:
+        The image, or None if the profile is damaged or not one of RGB colors.
+    """
+    try:
+        target = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if target.profile.xcolor_space.strip() != "RGB":
+            return None
+        return ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), target)
+    except (OSError, ImageCms.PyCMSError):
+        return None
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
@@ -120,24 +196,44 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return tvf.to_dtype(tvf.pil_to_tensor(image), torch.float32, scale=True)
 
 
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong, here or in the body, becomes an ImageError of one line."""
-    try:
-        with Image.open(path) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError(
-                    f"{image.width}x{image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS ({limit}) allows"
-                )
-            yield image
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image in a format that Pillow knows") from error
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file") from error
-    except Exception as error:  # damaged files make the decoders raise almost anything
-        cause = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-        raise ImageError(f"{path}: {' '.join(cause.split())}") from error
+def _open(path: str | os.PathLike[str]) -> tuple[Image.Image, int | None]:
+    """Open an image of any size, and return Pillow's limit with it.
+
+    Pillow holds the stored size against a number that all threads share, and warns or raises; here it is the size that
+    is decoded that counts.
+    """
+    with _PILLOWS_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path), limit
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _limit_pixels(image: Image.Image, shrink: float, limit: int | None) -> None:
+    width, height = image.size
+    if scale := next((scale for scale in (8, 4, 2) if scale <= shrink), None):
+        image.draft(None, (max(1, width // scale), max(1, height // scale)))
+    # The decoder of a progressive JPEG holds all of it, however little it makes of it.
+    pixels = width * height if image.info.get("progressive") else image.width * image.height
+    if limit is not None and pixels > limit:
+        raise ValueError(f"{width}x{height} pixels are more than max_pixels allows, {limit}")
+
+
+@cache
+def _register_heif() -> None:
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _why_unknown(path: str | os.PathLike[str]) -> str:
+    if is_heif(path) and "HEIF" in Image.OPEN:
+        return "a damaged HEIC file"
+    if is_heif(path):
+        return "a HEIC file, for which pillow-heif must be installed: pip install 'normlab[heif]', or save it as JPEG"
+    return "not an image in a format that Pillow knows"
 
 
 def _tail(path: str | os.PathLike[str]) -> bytes:
@@ -147,28 +243,21 @@ def _tail(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def _plain_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bit(image)
-    alpha = None
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        image = rgba.convert("L" if image.mode == "LA" else "RGB")
-    rgb = _to_srgb(image, profile)
-    if alpha is None:
-        return rgb
-    white = Image.new("RGB", rgb.size, "white")
-    white.paste(rgb, mask=alpha)
-    return white
+def _white(image: Image.Image) -> int:
+    """Return the value of white in an image of gray integers."""
+    if image.mode.startswith("I;16"):
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+        return (1 << bits) - 1
+    if image.mode == "I" and image.format == "PPM":  # whose values Pillow scales to 16 bits
+        return 65535
+    raise ValueError("floating-point and 32-bit images have no defined brightness range; save it with 8 or 16 bits")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit gray to 8 bits; Pillow's own conversion clips it."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError("floating-point and 32-bit images have no defined brightness range; save it with 8 or 16 bits")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    """Scale gray integers to 8 bits, rounded; Pillow's own conversion clips them."""
+    white = _white(image)
+    values = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

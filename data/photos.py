@@ -1,7 +1,8 @@
 """Photographs: a folder of the user's, or those that installed packages bring along."""
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
@@ -13,56 +14,98 @@ from PIL import Image, ImageOps
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from data.images import ImageError, check_image, find_images, load_image, to_tensor
+from data.files import find_images, listed
+from data.images import ImageError, check_image, load_image, to_tensor
 from data.module import ImageDataModule
 from data.stream import Items
 from norms.errors import SettingError, check_range
 
-_NAMED = 3
+_LARGE = 4_000_000
+"""Pixels from which on a JPEG file is decoded no finer than a square of it needs."""
+
+_GAP = 2
+"""How much finer than the square, so that its scaling is left to a better filter than the decoder's."""
 
 
-def random_crop(image: Image.Image, size: int, resize: int | None = None) -> dict[str, Tensor]:
+class Photo:
+    """A photo of a folder, which is decoded when it is known how fine it must be.
+
+    Args:
+        files: The folder's photos.
+        index: Which of them.
+    """
+
+    def __init__(self, files: "Files", index: int) -> None:
+        self.files = files
+        self.index = index
+
+    def decode(self, shrink: Callable[[int], float] | None = None) -> tuple[Image.Image, int]:
+        """Decode the photo, or the next one that is not damaged.
+
+        Args:
+            shrink: By how much it will be scaled down, given its shorter side.
+
+        Returns:
+            An RGB image, which a large JPEG file may give smaller than it is, and the shorter side of the whole image.
+
+        Raises:
+            SettingError: If all photos of the folder are damaged.
+        """
+        return self.files.decode(self.index, shrink)
+
+
+def random_crop(image: Image.Image | Photo, size: int, resize: int | None = None) -> dict[str, Tensor]:
     """Cut out a random square, anywhere and of any scale, and flip it left to right every other time.
 
     The side of the square is log-uniform between ``size`` pixels and the image's shorter side; so details and whole
     views are equally likely, and nothing is enlarged. Draws from torch's default generator.
 
     Args:
-        image: An RGB image.
+        image: An RGB image, or a photo that is still to be decoded.
         size: Height and width of the result.
         resize: Take squares as if the shorter side had been resized to this many pixels.
 
     Returns:
         ``{"image": (3, size, size)}`` in [0, 1].
     """
-    shorter = min(image.size)
-    smallest = min(shorter, size * shorter / (resize or shorter))
     scale, right, down, flip = torch.rand(4).tolist()
-    side = min(smallest * (shorter / smallest) ** scale, shorter)
+
+    def side_in(shorter: int) -> float:
+        smallest = min(shorter, size * shorter / (resize or shorter))
+        return min(smallest * (shorter / smallest) ** scale, shorter)
+
+    image, shorter = _decoded(image, lambda shorter: side_in(shorter) / size)
+    side = side_in(shorter) * (min(image.size) / shorter)
     left, top = right * (image.width - side), down * (image.height - side)
     box = (left, top, min(left + side, image.width), min(top + side, image.height))
     square = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
     return {"image": to_tensor(ImageOps.mirror(square) if flip < 0.5 else square)}
 
 
-def center_crop(image: Image.Image, size: int) -> dict[str, Tensor]:
+def center_crop(image: Image.Image | Photo, size: int) -> dict[str, Tensor]:
     """Cut out the largest square in the middle and scale it.
 
     Args:
-        image: An RGB image.
+        image: An RGB image, or a photo that is still to be decoded.
         size: Height and width of the result.
 
     Returns:
         ``{"image": (3, size, size)}`` in [0, 1].
     """
+    image, _ = _decoded(image, lambda shorter: shorter / size)
     return {"image": to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))}
+
+
+def _decoded(image: Image.Image | Photo, shrink: Callable[[int], float]) -> tuple[Image.Image, int]:
+    return (image, min(image.size)) if isinstance(image, Image.Image) else image.decode(shrink)
 
 
 class ImageFolder(ImageDataModule):
     """The images in a folder, at any depth and in any format that Pillow decodes.
 
     Training takes random squares at random scales and flips them; validation takes the largest centered squares.
-    Files that cannot be read are left out, with one warning that names them.
+    Files that cannot be read are left out, with one warning that names them. HEIC is read where ``pillow-heif`` is
+    installed. JPEG files of four million pixels and more are decoded no finer than a square needs.
 
     Args:
         folder: Images to train on.
@@ -70,6 +113,7 @@ class ImageFolder(ImageDataModule):
         val_count: How many are held out without ``val_folder``, but never more than a tenth (and at least one).
         resize: Take squares as if the shorter side of every image had been resized to this many pixels. Needed where
             images are smaller than ``image_size``; the same value as ``image_size`` gives the largest possible squares.
+        max_pixels: Leave out images of more pixels; by default Pillow's limit, about 89 million.
         batch_size: Images per batch.
         image_size: Height and width of the squares in pixels.
         num_workers: Processes that load images beside the training.
@@ -88,15 +132,18 @@ class ImageFolder(ImageDataModule):
         num_workers: int = 0,
         seed: int = 0,
         batches_per_step: int = 1,
+        max_pixels: int | None = None,
     ) -> None:
         super().__init__(batch_size, image_size, num_workers, seed, batches_per_step)
         if resize is not None and resize < image_size:
             raise SettingError(f"data.resize must be at least data.image_size, {image_size}, got {resize}")
         check_range("data.val_count", val_count, at_least=1)
+        check_range("data.max_pixels", max_pixels, at_least=1)
         self.folder = folder
         self.val_folder = val_folder
         self.val_count = val_count
         self.resize = resize
+        self.max_pixels = max_pixels
         self.train_transform = partial(random_crop, size=image_size, resize=resize)
         self.val_transform = partial(center_crop, size=image_size)
 
@@ -104,69 +151,80 @@ class ImageFolder(ImageDataModule):
         """List the files that are images, and hold some out."""
         train = self._scan(self.folder)
         if self.val_folder is not None:
-            return _Files(train), _Files(self._scan(self.val_folder))
+            return Files(train, self.max_pixels), Files(self._scan(self.val_folder), self.max_pixels)
         if len(train) < 2:
             raise SettingError(
                 f"{self.folder} holds a single image, so none can be held out: add images or set data.val_folder"
             )
-        root = Path(self.folder).expanduser()
+        root = os.path.expanduser(self.folder)
         # Chosen by name: the seed has no say in it, and adding images moves hardly any from one side to the other.
-        ranked = sorted(train, key=lambda path: blake2b(path.relative_to(root).as_posix().encode()).digest())
+        ranked = sorted(train, key=lambda path: blake2b(os.fsencode(path.relative_to(root).as_posix())).digest())
         held_out = set(ranked[: min(self.val_count, max(1, len(train) // 10))])
         return (
-            _Files([path for path in train if path not in held_out]),
-            _Files([path for path in train if path in held_out]),
+            Files([path for path in train if path not in held_out], self.max_pixels),
+            Files([path for path in train if path in held_out], self.max_pixels),
         )
 
     def _scan(self, folder: str) -> list[Path]:
-        paths = find_images(Path(folder).expanduser())
+        paths = find_images(os.path.expanduser(folder))
         if not paths:
             raise SettingError(f"{folder}: no image files in this folder or the folders below")
-        with warnings.catch_warnings(), ThreadPoolExecutor(8) as threads:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused, and named below
-            sizes = list(threads.map(_size_or_error, paths))
+        with ThreadPoolExecutor(8) as threads:
+            sizes = list(threads.map(partial(_size_or_error, max_pixels=self.max_pixels), paths))
         unreadable = [size for size in sizes if isinstance(size, ImageError)]
         if len(unreadable) == len(paths):
-            raise SettingError(f"{folder}: none of the files can be read: {_listed(unreadable)}")
+            raise SettingError(f"{folder}: none of the files can be read: {listed(unreadable)}")
         if unreadable:
-            rank_zero_warn(f"{folder}: {len(unreadable)} of {len(paths)} files left out: {_listed(unreadable)}")
+            rank_zero_warn(f"{folder}: {len(unreadable)} of {len(paths)} files left out: {listed(unreadable)}")
         readable = {path: size for path, size in zip(paths, sizes, strict=True) if not isinstance(size, ImageError)}
         small = [f"{path} ({w}x{h})" for path, (w, h) in readable.items() if min(w, h) < self.image_size]
         if small and self.resize is None:
             raise SettingError(
                 f"{folder}: {len(small)} of {len(paths)} images are smaller than image_size, {self.image_size}: "
-                f"{_listed(small)}; set data.resize: {self.image_size} to enlarge them, or a smaller data.image_size"
+                f"{listed(small)}; set data.resize: {self.image_size} to enlarge them, or a smaller data.image_size"
             )
         return list(readable)
 
 
-def _size_or_error(path: Path) -> tuple[int, int] | ImageError:
+def _size_or_error(path: Path, max_pixels: int | None) -> tuple[int, int] | ImageError:
     try:
-        return check_image(path)
+        return check_image(path, max_pixels=max_pixels)
     except ImageError as error:
         return error
 
 
-def _listed(things: Sequence[object]) -> str:
-    more = [f"and {len(things) - _NAMED} more"] if len(things) > _NAMED else []
-    return "; ".join([*map(str, things[:_NAMED]), *more])
+class Files:
+    """Image files, decoded when asked for; one that turns out damaged is replaced by the next one that is not.
 
+    Args:
+        paths: The files.
+        max_pixels: How many pixels may be decoded, see :func:`data.images.opened`.
+    """
 
-class _Files:
-    """Image files, decoded when asked for; one that turns out damaged is replaced by the next one that is not."""
-
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], max_pixels: int | None = None) -> None:
         self.paths = paths
+        self.max_pixels = max_pixels
         # Shared between processes, so that each damaged file is reported once and not by every worker.
         self.reported = torch.zeros(len(paths), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Photo:
+        return Photo(self, index)
+
+    def decode(self, index: int, shrink: Callable[[int], float] | None = None) -> tuple[Image.Image, int]:
+        """Decode a photo, see :meth:`Photo.decode`."""
+        shorter = 0
+
+        def shrink_file(width: int, height: int) -> float:
+            nonlocal shorter
+            shorter = min(width, height)
+            return 1 if shrink is None or width * height < _LARGE else shrink(shorter) / _GAP
+
         for place in (*range(index, len(self)), *range(index)):
             try:
-                return load_image(self.paths[place])
+                return load_image(self.paths[place], shrink_file, self.max_pixels), shorter
             except ImageError as error:
                 if not self.reported[place]:
                     self.reported[place] = True

@@ -10,6 +10,9 @@ from norms.errors import SettingError
 
 _FOLDER = Path(__file__).parent / "styles"
 
+_LONGEST_SIDE = 4096
+"""Styles are broad strokes: of a larger JPEG file, half or a quarter of its pixels will do, but no fewer than this."""
+
 
 def names() -> list[str]:
     """List the bundled pictures."""
@@ -31,11 +34,12 @@ def open_style(style: str | os.PathLike[str]) -> Image.Image:
     bundled = names()
     if str(style) in bundled:
         return load_image(_FOLDER / f"{style}.png")
-    if not os.path.exists(style):
+    style = os.path.expanduser(style)
+    if not os.path.lexists(style):
         raise SettingError(
             f"no style picture {str(style)!r}: there is no such file, and the bundled ones are {', '.join(bundled)}"
         )
     try:
-        return load_image(style)
+        return load_image(style, lambda width, height: max(width, height) / _LONGEST_SIDE)
     except ImageError as error:
         raise SettingError(f"style picture {error} (bundled ones: {', '.join(bundled)})") from error

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data.files import check_file
 from mixing_analysis import EXPECTED, wandb_runs
 from mixing_analysis.kinds import GAMMA, read_kinds
 from mixing_analysis.values import Run, Values, frame
@@ -112,6 +113,7 @@ def _merged(kinds: tuple[MixingKind, ...], more: Iterable[MixingKind]) -> tuple[
 
 
 def _read_arrays(path: Path, kinds: Sequence[MixingKind]) -> Values:
+    check_file(path)
     try:
         with np.load(path) as file:
             values = dict(file)

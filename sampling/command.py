@@ -6,12 +6,11 @@ Example:
 
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from training.doors import command_parser, run_command
+from training.doors import command_parser, path_of, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,9 +31,9 @@ def _run(options: Namespace) -> None:
 def _parser() -> ArgumentParser:
     parser = command_parser("Draw images from a trained GAN.")
     add = parser.add_argument
-    add("run", metavar="RUN", type=Path, help="a run folder such as runs/gan/version_0, or a checkpoint")
-    add("-o", "--output", metavar="FILE", type=Path | None, help="the grid (default: samples.png)")
-    add("--each", metavar="FOLDER", type=Path | None, help="also write each image to a file, at its own size")
+    add("run", metavar="RUN", type=path_of, help="a run folder such as runs/gan/version_0, or a checkpoint")
+    add("-o", "--output", metavar="FILE", type=path_of, help="the grid (default: samples.png)")
+    add("--each", metavar="FOLDER", type=path_of, help="also write each image to a file, at its own size")
     add("--count", metavar="N", type=PositiveInt, default=64, help="how many images (default: 64)")
     add("--columns", metavar="N", type=PositiveInt | None, help="columns of the grid (default: a square)")
     add("--scale", metavar="N", type=PositiveInt | None, help="enlarge in the grid (default: to 64 pixels)")

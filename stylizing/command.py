@@ -6,12 +6,11 @@ Example:
 
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from training.doors import command_parser, run_command
+from training.doors import command_parser, path_of, run_command
 
 LONGEST_SIDE = 2048
 """Larger photos are scaled down to this unless told otherwise: a network of the published widths takes about 1 kB of
@@ -36,12 +35,14 @@ def _run(options: Namespace) -> None:
 def _parser() -> ArgumentParser:
     parser = command_parser("Repaint photos with a trained style-transfer model.")
     add = parser.add_argument
-    add("run", metavar="RUN", type=Path, help="a run folder such as runs/style_transfer/version_0, or a checkpoint")
-    add("inputs", metavar="PHOTO", type=Path, nargs="+", help="photos, and folders that are searched at any depth")
+    add("run", metavar="RUN", type=path_of, help="a run folder such as runs/style_transfer/version_0, or a checkpoint")
+    add("inputs", metavar="PHOTO", type=path_of, nargs="+", help="photos, and folders that are searched at any depth")
     where = "where results go, under the photos' names"
-    add("-o", "--output", metavar="FOLDER", type=Path, required=True, help=where)
+    add("-o", "--output", metavar="FOLDER", type=path_of, required=True, help=where)
     size = f"scale larger photos down to N pixels on their longer side (default: {LONGEST_SIDE})"
     add("--size", metavar="N", type=PositiveInt, default=LONGEST_SIDE, help=size)
+    pixels = "skip photos of which more than N pixels would be decoded (default: Pillow's limit, about 89 million)"
+    add("--max-pixels", metavar="N", type=PositiveInt | None, help=pixels)
     strength = "blend with the photo, from 0 (photo) to 1 (default)"
     add("--strength", metavar="S", type=ClosedUnitInterval, default=1.0, help=strength)
     add("--keep-colors", action="store_true", help="take only the brightness from the stylized image")

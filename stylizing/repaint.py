@@ -2,21 +2,24 @@
 
 import os
 import sys
+import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from data.images import ImageError, find_images, load_image, to_tensor
+from data.files import find_images, image_extensions, listed
+from data.images import ImageError, to_tensor
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
-from training.images import write_image
+from stylizing.photo import read
+from training.images import to_picture
 from training.run import Run
 
 LUMA = (0.299, 0.587, 0.114)
@@ -34,6 +37,16 @@ class Job(NamedTuple):
 
     source: Path
     target: Path
+
+
+class Outcome:
+    """What became of the photos."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.scaled = 0
+        self.skipped: list[str] = []
+        self.lacking: defaultdict[str, list[Path]] = defaultdict(list)
 
 
 @torch.inference_mode()
@@ -81,35 +94,44 @@ def write(options: Namespace) -> None:
     jobs = _jobs(options.inputs, options.output)
     model = Run.find(options.run).load(StyleTransfer).to(device)
     _make_folder(options.output)
-    waiting = [job for job in jobs if options.overwrite or not job.target.exists()]
-    written, scaled, skipped = 0, 0, []
-    for job in track(waiting, "stylizing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-        try:
-            photo = load_image(job.source)
-            smaller = _scaled_down(photo, options.size)
-            result = stylize(model, to_tensor(smaller), options.strength, options.keep_colors)
-        except ImageError as error:
-            skipped.append(str(error))
-            continue
-        except RuntimeError as error:
-            if not any(words in str(error) for words in OUT_OF_MEMORY):
-                raise
-            skipped.append(f"{job.source}: too large for the memory at {smaller.width}x{smaller.height}, try --size")
-            continue
-        write_image(result, job.target, quality=95)
-        written += 1
-        scaled += smaller.size != photo.size
-    for reason in skipped:
+    waiting = [job for job in jobs if options.overwrite or not os.path.exists(job.target)]
+    outcome = Outcome()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata that are damaged, without saying where
+        for job in track(waiting, "stylizing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+            _repaint(model, job, options, outcome)
+    for reason in outcome.skipped:
         print(f"skipped {reason}", file=sys.stderr)
-    if skipped and len(skipped) == len(jobs):
+    if outcome.skipped and len(outcome.skipped) == len(jobs):
         raise SettingError(f"none of the photos could be stylized ({len(jobs)})")
-    _report(options, written, scaled, len(jobs) - len(waiting))
+    _report(options, outcome, len(jobs) - len(waiting))
 
 
-def _report(options: Namespace, written: int, scaled: int, existing: int) -> None:
-    print(f"wrote {written} {_images(written)} to {options.output}")
-    if scaled:
-        print(f"scaled {scaled} larger {_images(scaled)} down to {options.size} pixels (--size)")
+def _repaint(model: StyleTransfer, job: Job, options: Namespace, outcome: Outcome) -> None:
+    try:
+        photo = read(job.source, job.target, options.size, options.max_pixels)
+        result = stylize(model, to_tensor(photo.image), options.strength, options.keep_colors)
+    except ImageError as error:
+        outcome.skipped.append(str(error))
+        return
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        size = f"{photo.image.width}x{photo.image.height}"
+        outcome.skipped.append(f"{job.source}: too large for the memory at {size}, try --size")
+        return
+    for part in photo.write(to_picture(result), job.target):
+        outcome.lacking[part].append(job.source)
+    outcome.written += 1
+    outcome.scaled += photo.scaled
+
+
+def _report(options: Namespace, outcome: Outcome, existing: int) -> None:
+    print(f"wrote {outcome.written} {_images(outcome.written)} to {options.output}")
+    if outcome.scaled:
+        print(f"scaled {outcome.scaled} larger {_images(outcome.scaled)} down to {options.size} pixels (--size)")
+    for part, photos in outcome.lacking.items():
+        print(f"left out {part} of {len(photos)} {_images(len(photos))}: {listed(photos)}")
     if existing:
         print(f"left {existing} existing {_images(existing)} as they are (--overwrite to replace them)")
 
@@ -123,29 +145,52 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     photos = list(_photos(inputs, output))
     if not photos:
         raise SettingError(f"no images found in {', '.join(map(str, inputs))}")
-    originals = {source.resolve() for source, _ in photos}
+    originals = {os.path.realpath(source) for source, _ in photos}
     sources: dict[Path, Path] = {}
-    for source, name in photos:
-        suffix = source.suffix if source.suffix.lower() in KEPT_EXTENSIONS else ".png"
-        target = (output / name).with_suffix(suffix)
-        if target.resolve() in originals:
+    names: dict[Path, Path] = {}
+    # Those that keep their names come first, so that a photo that becomes a PNG file takes none of theirs.
+    for source, name in sorted(photos, key=lambda photo: not _keeps_name(photo[1])):
+        target = _target(name, output, names)
+        if os.path.realpath(target) in originals:
             raise SettingError(f"a result would replace the photo {target}: name another folder with -o")
         other = sources.setdefault(target, source)
-        if other.resolve() != source.resolve():
+        if os.path.realpath(other) != os.path.realpath(source):
             raise SettingError(f"{other} and {source} would both become {target}: stylize them separately")
+        names[target] = name
     return [Job(source, target) for target, source in sources.items()]
+
+
+def _keeps_name(name: Path) -> bool:
+    return name.suffix.lower() in KEPT_EXTENSIONS
+
+
+def _target(name: Path, output: Path, taken: Mapping[Path, Path]) -> Path:
+    """Return where a result goes: ``a.gif`` becomes ``a.png``, but beside another ``a.png`` ``a.gif.png``."""
+    if _keeps_name(name):
+        return output / name
+    longer = name.name
+    stem = name.stem if name.suffix.lower() in image_extensions() else longer
+    target = output / name.with_name(f"{stem}.png")
+    while taken.get(target, name) != name:
+        longer += ".png"
+        target = target.with_name(longer)
+    return target
 
 
 def _photos(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the files that the arguments stand for, each with its path within the output folder."""
-    results = output.resolve()
+    results = Path(os.path.realpath(output))
     for path in inputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             # Earlier results that lie in a folder among the photos are not photos.
-            nested = path.resolve() in results.parents
-            found = (photo for photo in find_images(path) if not (nested and results in photo.resolve().parents))
+            nested = Path(os.path.realpath(path)) in results.parents
+            found = (
+                photo
+                for photo in find_images(path)
+                if not (nested and results in Path(os.path.realpath(photo)).parents)
+            )
             yield from ((photo, photo.relative_to(path)) for photo in found)
-        elif path.exists():
+        elif os.path.lexists(path):
             yield path, Path(path.name)
         else:
             raise SettingError(f"no such photo or folder: {path}")
@@ -158,15 +203,6 @@ def _make_folder(folder: Path) -> None:
         raise SettingError(f"cannot write to {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise SettingError(f"cannot write to {folder}: no permission")
-
-
-def _scaled_down(photo: Image.Image, size: int) -> Image.Image:
-    if max(photo.size) <= size:
-        return photo
-    scale = size / max(photo.size)
-    return photo.resize(
-        (max(1, round(photo.width * scale)), max(1, round(photo.height * scale))), Image.Resampling.LANCZOS
-    )
 
 
 def _device(name: str | None) -> torch.device:

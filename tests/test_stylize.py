@@ -148,7 +148,7 @@ def test_orientation_is_applied_once(run, tmp_path):
     assert call(run, tmp_path / "turned.jpg", "-o", tmp_path / "out") == 0
     result = Image.open(tmp_path / "out" / "turned.jpg")
     assert result.size == (10, 20)
-    assert not result.getexif()
+    assert result.getexif()[0x0112] == 1
 
 
 def test_strength(run, photos, tmp_path):
@@ -293,6 +293,71 @@ def test_results_of_the_same_name(run, photos, tmp_path, capsys):
     )
     assert call(run, first, photos / "." / "one.png", "-o", tmp_path / "out") == 0
     assert capsys.readouterr().out == f"wrote 1 image to {tmp_path / 'out'}\n"
+
+
+def test_photos_that_become_png_take_no_name_of_others(run, tmp_path, capsys):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.gif", "a.png", "a.ppm", "b.gif", "b.gif.png", "c", "c.png"):
+        save_photo(folder / name, 8, 8) if "." in name else Image.new("RGB", (8, 8)).save(folder / name, "PNG")
+    Image.new("RGB", (8, 8)).save(folder / "b.png")
+    assert call(run, folder, "-o", out) == 0
+    assert files(out) == [
+        "a.gif.png", "a.png", "a.ppm.png", "b.gif.png", "b.gif.png.png", "b.png", "c.png", "c.png.png"
+    ]  # fmt: skip
+    (tmp_path / "more").mkdir()
+    save_photo(tmp_path / "more" / "a.gif", 8, 8)
+    capsys.readouterr()
+    assert "would both become" in fails(capsys, run, folder / "a.gif", tmp_path / "more" / "a.gif", "-o", out)
+
+
+@pytest.mark.timeout(60)
+def test_whatever_lies_in_a_folder_is_stylized_or_named(run, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    unusual = os.fsdecode(b"caf\xe9.png")
+    save_photo(folder / unusual, 8, 8)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    Image.fromarray(np.full((8, 8), 200, np.int32)).save(folder / "science.tif")
+    assert call(run, folder, folder / "loop.png", "-o", tmp_path / "out") == 0
+    lines = capsys.readouterr().err.splitlines()
+    expected = {"loop.png: Too many", "phone.heic: a ", "pipe.png: a named pipe", "science.tif: floating-point and 32"}
+    assert len(lines) == len(expected)
+    assert all(any(f"skipped {folder}/{reason}" in line for line in lines) for reason in expected)
+    assert [os.fsencode(name) for name in files(tmp_path / "out")] == [b"caf\xe9.png"]
+
+
+def test_folders_need_not_be_text(run, photos, tmp_path, capsys):
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    assert call(run, photos, "-o", out) == 0
+    assert "wrote 3 images" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_said(run, tmp_path, capsys):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGBA", (8, 8), (255, 0, 0, 100)).save(tmp_path / "clear.jpg", "PNG")
+    assert call(run, tmp_path / "moves.gif", tmp_path / "clear.jpg", "-o", tmp_path / "out") == 0
+    assert set(capsys.readouterr().out.splitlines()[1:]) == {
+        f"left out further frames of 1 image: {tmp_path / 'moves.gif'}",
+        f"left out transparency of 1 image: {tmp_path / 'clear.jpg'}",
+    }
+
+
+def test_max_pixels(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    Image.new("RGB", (400, 300)).save(tmp_path / "large.jpg")
+    Image.new("RGB", (400, 300)).save(tmp_path / "large.png")
+    command = (run, tmp_path / "large.jpg", tmp_path / "large.png", "-o", tmp_path / "out", "--size", 50)
+    assert call(*command) == 0
+    out, err = capsys.readouterr()
+    assert "wrote 1 image " in out
+    assert err == f"skipped {tmp_path / 'large.png'}: 400x300 pixels are more than max_pixels allows, 10000\n"
+    assert call(*command, "--overwrite", "--max-pixels", 120_000) == 0
+    assert "wrote 2 images " in capsys.readouterr().out
+    assert Image.open(tmp_path / "out" / "large.jpg").size == (50, 38)
 
 
 @pytest.mark.parametrize(

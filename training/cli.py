@@ -1,6 +1,7 @@
 """Lightning's command line with run folders, loggers and callbacks of normlab's own."""
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -19,6 +20,7 @@ from pytorch_lightning.plugins import LayerSync
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.files import check_file
 from lightning_modules.base import TrainingModule
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
@@ -286,6 +288,12 @@ def train(args: Sequence[str]) -> None:
     # Models, data and norms of the user's own are found where the command is run, behind everything installed.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
+    for value in (*args, *(os.environ[name] for name in os.environ if name.startswith("PL_"))):
+        check_file(value.partition("=")[2] or value)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise SettingError(f"{os.fsencode(value)} is no UTF-8, as a configuration must be: rename it") from error
     with _relevant_messages():
         try:
             TrainCLI(args)

@@ -4,10 +4,12 @@ Nothing here imports torch before a command runs, so that ``--help`` is quick.
 """
 
 import argparse
+import io
 import re
 import sys
 from argparse import ArgumentError, Namespace
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -31,6 +33,11 @@ def command_parser(description: str, epilog: str | None = None) -> ArgumentParse
         allow_abbrev=False,
         exit_on_error=False,
     )
+
+
+def path_of(name: str) -> Path:
+    """Return the path of a name on the command line, which need not be text; jsonargparse would read it as YAML."""
+    return Path(name)
 
 
 def run_command(
@@ -60,6 +67,9 @@ def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> i
     Returns:
         The exit status: 0, 2 after a mistake, or 130 after Ctrl-C.
     """
+    # A file's name need not be text.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         action()
     except (KeyboardInterrupt, SystemExit) as error:

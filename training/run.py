@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import yaml
 
+from data.files import check_file
 from lightning_modules.base import TrainingModule
 from norms.errors import SettingError
 
@@ -211,8 +212,9 @@ class Run:
         if not self.has_folder:
             return None
         try:
+            check_file(self.config)
             config = yaml.safe_load(self.config.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        except (OSError, ValueError, yaml.YAMLError):
             return None
         return config if isinstance(config, dict) else None
 
@@ -227,6 +229,7 @@ class Run:
             SettingError: If there is no checkpoint, or it cannot be read without running code that it holds.
         """
         path = self.checkpoint
+        check_file(path)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:

@@ -1,5 +1,6 @@
 import os
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from data.images import ImageError, check_image, find_images, load_image, to_tensor
-from norms.errors import SettingError
+from data import images
+from data.images import ImageError, check_image, load_image, to_tensor
 
 ORIENTATION = 0x0112
 
@@ -150,7 +151,9 @@ def test_sixteen_bit_color(tmp_path):
     assert np.abs(pixels(path) - values.astype(float) / 257).max() <= 1
 
 
-@pytest.mark.parametrize("values", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70000, np.int32)])
+@pytest.mark.parametrize(
+    "values", [np.full((4, 4), 0.5, np.float32), *(np.full((4, 4), high, np.int32) for high in (255, 60000, 70000))]
+)
 def test_images_without_a_range_are_refused(tmp_path, values):
     path = tmp_path / "science.tiff"
     Image.fromarray(values).save(path)
@@ -290,33 +293,6 @@ def test_check_does_not_decode_whole_files(tmp_path, monkeypatch):
     assert check_image(tmp_path / "image.jpg") == (64, 64)
 
 
-def test_find_images(tmp_path):
-    names = ["b.png", "a.JPG", "deep/er/c.webp", "deep/d.tif", "Z.bmp"]
-    for name in [*names, "notes.txt", "._a.jpg", ".cache/e.png", "figure.eps", "paper.pdf", "clip.mpg", "noending"]:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    assert find_images(tmp_path) == sorted(tmp_path / name for name in names)
-    assert find_images(str(tmp_path / "deep")) == [tmp_path / "deep/d.tif", tmp_path / "deep/er/c.webp"]
-    assert find_images(tmp_path / ".cache") == [tmp_path / ".cache/e.png"]
-
-
-def test_links_are_followed_once(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/a.png").touch()
-    os.symlink(tmp_path / "elsewhere", tmp_path / "photos/linked")
-    os.symlink(tmp_path / "photos", tmp_path / "photos/loop")
-    assert find_images(tmp_path / "photos") == [tmp_path / "photos/linked/a.png"]
-
-
-@pytest.mark.parametrize(("name", "reason"), [("none", "no such folder"), ("file.png", "not a folder")])
-def test_missing_folder(tmp_path, name, reason):
-    (tmp_path / "file.png").touch()
-    with pytest.raises(SettingError, match=f"{name}: {reason}"):
-        find_images(tmp_path / name)
-
-
 def test_to_tensor():
     tensor = to_tensor(Image.fromarray(gradient()))
     assert tensor.dtype == torch.float32
@@ -330,3 +306,115 @@ def test_decoded_image_outlives_its_file(tmp_path):
     image = load_image(path)
     path.unlink()
     assert np.array_equal(np.asarray(image), gradient())
+
+
+def test_twelve_bit_gray(tmp_path):
+    """A TIFF file, written by hand: two values share three bytes."""
+    values = [0, 4095, 2048, 1024]
+    packed = bytes.fromhex("".join(f"{value:03x}" for value in values))
+    tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(packed))]
+    content = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags))
+    content += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags) + bytes(4)
+    (tmp_path / "gray.tif").write_bytes(content)
+    assert pixels(tmp_path / "gray.tif")[0, :, 0].tolist() == [0, 255, 128, 64]
+
+
+def test_a_loop_of_links_is_no_image(tmp_path):
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    for read in (load_image, check_image):
+        with pytest.raises(ImageError, match=r"a\.png: Too many levels of symbolic links"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.timeout(30)
+def test_named_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    for read in (load_image, check_image):
+        with pytest.raises(ImageError, match=r"x\.png: a named pipe \(FIFO\), not a file"):
+            read(tmp_path / "x.png")
+
+
+HEIC = b"\0\0\0\x18ftypheic" + bytes(40)
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.HIF", "sent.jpg"])
+def test_heic_says_what_is_needed(tmp_path, monkeypatch, name):
+    """Telephones and messengers also call such files .jpg."""
+    monkeypatch.setattr(images, "_register_heif", lambda: None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
+    (tmp_path / name).write_bytes(HEIC)
+    with pytest.raises(ImageError, match=r"a HEIC file.*pip install 'normlab\[heif\]'") as error:
+        load_image(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_heic_is_read_where_pillow_heif_is(tmp_path, monkeypatch):
+    """Also without it: whoever imports it has its formats registered."""
+    registered = []
+    stand_in = type(sys)("pillow_heif")
+    stand_in.register_heif_opener = lambda: registered.append(True)
+    monkeypatch.setitem(sys.modules, "pillow_heif", stand_in)
+    images._register_heif.cache_clear()
+    noise_file(tmp_path / "a.png")
+    load_image(tmp_path / "a.png")
+    load_image(tmp_path / "a.png")
+    assert registered == [True]
+    images._register_heif.cache_clear()
+
+
+def test_real_heic(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(gradient())).save(tmp_path / "a.heic", quality=100)
+    assert np.abs(pixels(tmp_path / "a.heic") - gradient()).mean() < 4
+    assert check_image(tmp_path / "a.heic") == (48, 32)
+    (tmp_path / "b.heic").write_bytes(HEIC)
+    with pytest.raises(ImageError, match=r"b\.heic: a damaged HEIC file"):
+        load_image(tmp_path / "b.heic")
+
+
+@pytest.mark.parametrize("name", ["a.dng", "a.NEF", "a.cr3"])
+def test_raw_data_are_no_thumbnails(tmp_path, name):
+    Image.new("RGB", (8, 8)).save(tmp_path / name, "TIFF")
+    with pytest.raises(ImageError, match="the raw data of a camera, save it as JPEG, PNG or TIFF"):
+        load_image(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("error")
+class TestLimit:
+    """A limit of 10,000 pixels, and images of ten times as many."""
+
+    @pytest.fixture(autouse=True)
+    def _limit(self, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+
+    def save(self, path, **options):
+        Image.fromarray(gradient(400, 255)).save(path, quality=95, **options)
+        return path
+
+    def test_a_jpeg_that_is_decoded_reduced_counts_as_what_is_decoded(self, tmp_path):
+        path = self.save(tmp_path / "large.jpg")
+        image = load_image(path, lambda width, height: width / 90)
+        assert image.size == (100, 64)
+        expected = Image.fromarray(gradient(400, 255)).resize((100, 64), Image.Resampling.BOX)
+        assert np.abs(np.asarray(image).astype(int) - np.asarray(expected)).mean() < 2
+        assert check_image(path, lambda *_: 4) == (400, 255)
+        assert load_image(path, lambda *_: 7.9).size == (100, 64)
+        assert load_image(path, lambda *_: 100).size == (50, 32)
+
+    @pytest.mark.parametrize(("name", "options"), [("a.jpg", {"progressive": True}), ("a.png", {}), ("a.tif", {})])
+    def test_what_is_decoded_whole_counts_whole(self, tmp_path, name, options):
+        path = self.save(tmp_path / name, **options)
+        for read in (load_image, check_image):
+            with pytest.raises(ImageError, match="400x255 pixels are more than max_pixels allows, 10000"):
+                read(path, lambda *_: 8)
+
+    def test_more_can_be_allowed(self, tmp_path):
+        path = self.save(tmp_path / "a.png")
+        assert load_image(path, max_pixels=102_000).size == (400, 255)
+        with pytest.raises(ImageError, match="max_pixels allows, 101999"):
+            load_image(path, max_pixels=101_999)
+        assert Image.MAX_IMAGE_PIXELS == 10_000
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(path)

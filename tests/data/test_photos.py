@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import BundledPhotos, ImageFolder
+from data import BundledPhotos, ImageFolder, photos
+from data.images import load_image
 from data.photos import center_crop, random_crop
 from norms.errors import SettingError
 
@@ -221,6 +222,93 @@ def test_images_as_large_as_the_crop(tmp_path):
     fill(tmp_path, ["a.png", "b.png"])
     data = ImageFolder(str(tmp_path), image_size=30)
     assert next(iter(data.train_dataloader()))["image"].shape == (4, 3, 30, 30)
+
+
+@pytest.mark.timeout(60)
+def test_everything_that_is_left_out_is_named(tmp_path):
+    fill(tmp_path, ["a.png", "b.png"])
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.warns(UserWarning, match="3 of 5 files left out") as caught:
+        ImageFolder(str(tmp_path), image_size=16).setup()
+    (message,) = [str(warning.message) for warning in caught]
+    assert all(name in message for name in ("pipe.png: a named pipe", "loop.png: Too many", "phone.heic: a "))
+
+
+def test_names_need_not_be_text(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    fill(Path(folder), [f"{number}.png" for number in range(3)])
+    data = ImageFolder(folder, image_size=16)
+    assert sorted(numbers(data.train_dataloader(), 2) + numbers(data.val_dataloader())) != []
+    assert len(data.val_dataloader()) == 1
+    fill(tmp_path, [os.fsdecode(b"\xff.png"), os.fsdecode(b"\xfe.png")])
+    assert len(ImageFolder(str(tmp_path), image_size=16).load()[0]) == 4
+
+
+def test_views_and_files_without_extension_are_images(tmp_path):
+    view = Image.new("RGB", (40, 30), "white")
+    view.save(tmp_path / "a.mpo", "MPO", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+    view.save(tmp_path / "b", "PNG")
+    batch = next(iter(ImageFolder(str(tmp_path), str(tmp_path), image_size=16).val_dataloader()))
+    assert batch["image"].shape == (2, 3, 16, 16)
+    assert batch["image"].min() > 0.99
+
+
+def test_home_of_nobody(tmp_path):
+    assert failure("~nobody-of-this-name/photos") == "~nobody-of-this-name/photos: no such folder"
+
+
+def test_max_pixels(tmp_path):
+    fill(tmp_path, ["a.png", "b.png"])
+    fill(tmp_path, ["large.png"], size=(60, 60))
+    with pytest.warns(UserWarning, match=r"1 of 3 files left out: .*large\.png: 60x60 pixels are more than max_pixels"):
+        ImageFolder(str(tmp_path), image_size=16, max_pixels=3599).setup()
+    assert len(ImageFolder(str(tmp_path), str(tmp_path), image_size=16, max_pixels=3600).load()[0]) == 3
+
+
+class TestLargePhotos:
+    """Photos of 320 x 240 pixels, whether those are many or not."""
+
+    @pytest.fixture
+    def paths(self, tmp_path):
+        y, x = np.mgrid[0:240, 0:320]
+        picture = Image.fromarray(np.stack([x * 0.79, y, 255 - y], axis=-1).astype(np.uint8))
+        turned, exif = picture.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+        exif[0x0112] = 6
+        picture.save(tmp_path / "a.jpg", quality=95)
+        turned.save(tmp_path / "b.jpg", quality=95, exif=exif)
+        picture.save(tmp_path / "c.png")
+        return [tmp_path / name for name in ("a.jpg", "b.jpg", "c.png")]
+
+    def crops(self, items, crop, **options):
+        torch.manual_seed(3)
+        return [crop(items[index % 3], 16, **options)["image"] for index in range(12)]
+
+    @pytest.mark.parametrize(("crop", "options"), [(random_crop, {}), (random_crop, {"resize": 20}), (center_crop, {})])
+    def test_crops_are_those_of_the_whole_photo(self, paths, monkeypatch, crop, options):
+        """To the last bit below four million pixels, and nearly so beyond, where not all pixels are decoded."""
+        whole = self.crops([load_image(path) for path in paths], crop, **options)
+        files = photos.Files(paths)
+        assert all(map(torch.equal, self.crops(files, crop, **options), whole))
+        decoded = []
+        monkeypatch.setattr(photos, "_LARGE", 320 * 240)
+        monkeypatch.setattr(photos, "load_image", lambda *args: decoded.append(load_image(*args)) or decoded[-1])
+        reduced = self.crops(files, crop, **options)
+        assert max((few - all_of_them).abs().mean() for few, all_of_them in zip(reduced, whole, strict=True)) < 0.02
+        sides = {min(image.size) for image in decoded}
+        assert 240 in sides  # of PNG files, and where a square is small
+        assert min(sides) <= 120
+        assert min(sides) >= 16
+
+    def test_a_damaged_one_is_replaced(self, paths, monkeypatch):
+        monkeypatch.setattr(photos, "_LARGE", 1)
+        files = photos.Files(paths)
+        damage(paths[0])
+        with pytest.warns(UserWarning, match="replaced by another image"):
+            image, shorter = files[0].decode(lambda side: side / 30)
+        assert image.size == (80, 60)
+        assert shorter == 240
 
 
 def test_impossible_options(tmp_path):

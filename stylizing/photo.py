@@ -1,0 +1,146 @@
+"""A photo that is repainted: what of its file the network sees, and what its result keeps."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import ExifTags, Image
+
+from data.images import decode, from_srgb, opened
+from training.images import format_of, write_image
+
+FRAMES, TRANSPARENCY, PROFILE, EXIF = "further frames", "transparency", "color profile", "EXIF data"
+"""What a result may lack."""
+
+_WITH_TRANSPARENCY = {"PNG", "TIFF", "WEBP"}
+
+_LONGEST_EXIF = {"BMP": 0, "JPEG": 65533}
+
+_DESCRIPTIVE = {
+    ExifTags.Base.DocumentName, ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model,
+    ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit, ExifTags.Base.Software,
+    ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Rating,
+    ExifTags.Base.Copyright, ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor,
+    ExifTags.Base.XPKeywords, ExifTags.Base.XPSubject, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo,
+}  # fmt: skip
+"""Tags that say something of the picture. The others say how a file holds it, which is another file now."""
+
+
+class Photo(NamedTuple):
+    """A photo as the network sees it, and what else its file holds."""
+
+    image: Image.Image
+    """RGB, upright, scaled down where it was larger than asked for."""
+    alpha: Image.Image | None
+    """Its opacity, mode L, of the same size; None if it is opaque."""
+    profile: bytes | None
+    """Its ICC profile."""
+    exif: bytes
+    """Its EXIF data for an upright image of this size; empty if there are none."""
+    scaled: bool
+    """Whether it was larger."""
+    lacks: tuple[str, ...]
+    """What of the file is left out already."""
+
+    def write(self, result: Image.Image, path: Path) -> tuple[str, ...]:
+        """Write a result with the photo's opacity, color profile and EXIF data.
+
+        Args:
+            result: RGB, of the size of ``image``.
+            path: The file to write; its ending names the format.
+
+        Returns:
+            What of the photo its result lacks.
+
+        Raises:
+            SettingError: If it cannot be written.
+        """
+        kind = format_of(path)
+        lacks, options = list(self.lacks), {}
+        if self.profile:
+            converted = from_srgb(result, self.profile)
+            if converted is None or kind == "BMP":
+                lacks.append(PROFILE)
+            else:
+                result, options["icc_profile"] = converted, self.profile
+        if self.alpha is not None:
+            if kind in _WITH_TRANSPARENCY:
+                result.putalpha(self.alpha)
+            else:
+                lacks.append(TRANSPARENCY)
+        if len(self.exif) > _LONGEST_EXIF.get(kind, len(self.exif)):
+            lacks.append(EXIF)
+        elif self.exif:
+            options["exif"] = self.exif
+        write_image(result, path, **options)
+        return tuple(lacks)
+
+
+def read(source: Path, target: Path, size: int, max_pixels: int | None = None) -> Photo:
+    """Read a photo.
+
+    Where nothing of it is seen it becomes white, and so does what shines through if the result can hold no opacity.
+
+    Args:
+        source: The photo.
+        target: Where its result goes; its ending says what the result can hold.
+        size: How long its longer side may be.
+        max_pixels: See :func:`data.images.opened`.
+
+    Raises:
+        ImageError: If it cannot be read.
+    """
+    sizes: list[int] = []
+
+    def shrink(width: int, height: int) -> float:
+        sizes.append(max(width, height))
+        return max(width, height) / (2 * size)  # twice as fine, which leaves the scaling to a better filter
+
+    with opened(source, shrink, max_pixels) as file:
+        turned = ExifTags.Base.Orientation in file.getexif()  # which decoding removes
+        rgb, alpha = decode(file)
+        lacks = [FRAMES] if _has_further_frames(file) else []
+        profile = file.info.get("icc_profile")
+        image = _scaled_down(rgb, size)
+        exif, whole = _described(file, image.size, turned)
+        lacks += [] if whole else [EXIF]
+    if alpha is not None and alpha.getextrema()[0] == 255:
+        alpha = None
+    if alpha is not None:
+        alpha = _scaled_down(alpha, size)
+        seen = alpha.point(lambda value: 255 if value else 0) if format_of(target) in _WITH_TRANSPARENCY else alpha
+        image = Image.composite(image, Image.new("RGB", image.size, "white"), seen)
+    return Photo(image, alpha, profile, exif, sizes[0] > size, tuple(lacks))
+
+
+def _scaled_down(image: Image.Image, size: int) -> Image.Image:
+    if max(image.size) <= size:
+        return image
+    scale = size / max(image.size)
+    return image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
+
+
+def _has_further_frames(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "n_frames", 1) > 1
+    except Exception:  # where a later frame is damaged
+        return True
+
+
+def _described(image: Image.Image, size: tuple[int, int], turned: bool) -> tuple[bytes, bool]:
+    """Return the EXIF data for an upright image of another size, and whether they could be read."""
+    try:
+        exif = image.getexif()
+        for tag in set(exif) - _DESCRIPTIVE:
+            del exif[tag]
+        if not len(exif) and not turned:
+            return b"", True
+        exif[ExifTags.Base.Orientation] = 1
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        for tag, side in zip((ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight), size, strict=True):
+            if tag in details:
+                details[tag] = side
+        return exif.tobytes(), True
+    except Exception:  # damaged data make the reader raise almost anything
+        return b"", False
