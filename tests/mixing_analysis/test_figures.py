@@ -1,6 +1,7 @@
 """The pictures show the values that they are drawn from."""
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import matplotlib as mpl
 import matplotlib.colors as mcolors
@@ -68,7 +69,8 @@ def test_equal_values_make_equal_files(tmp_path):
 
 
 def test_histograms_hold_the_shares_beside_the_published_ones():
-    run = make_run("a", layers=6, switches=0, drift=1.0)
+    config = {"model": {"class_path": "lightning_modules.Classifier"}, "data": {"class_path": "data.CIFAR10"}}
+    run = replace(make_run("a", layers=6, switches=0, drift=1.0, steps=(0, 20_000)), config=config)
     axes = draw("rho_histogram", run).axes
     layers = list(last_values(run).values())
     parts = [layers, layers[:2], layers[2:4], layers[4:]]
