@@ -42,8 +42,7 @@ def fold(runs: Sequence[Run], named: Mapping[str, Sequence[str]]) -> list[Run]:
             _check_architecture(chosen[0], run)
     groups, repetitions = _by_settings(runs, groups)
     return [
-        replace(run, group=printable(groups[run.name]), notes=run.notes + repetitions.get(run.name, ()))
-        for run in runs
+        replace(run, group=printable(groups[run.name]), notes=run.notes + repetitions.get(run.name, ())) for run in runs
     ]
 
 

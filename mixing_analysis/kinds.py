@@ -17,8 +17,8 @@ LOGGED = "_summary"
 as in the history of W&B."""
 
 NOISE = 0.05
-"""Values that differ by less, in parts of their kind's range, are no finding: a short training or another seed moves them
-as far. So are shares."""
+"""Values that differ by less, in parts of their kind's range, are no finding: a short training or another seed moves
+them as far. So it is with shares, of 1."""
 
 ENDS = {"rho": ("instance", "batch")}
 """What normalizes a channel at the low and at the high end of a kind's range."""

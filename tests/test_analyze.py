@@ -169,7 +169,9 @@ def test_a_class_of_somebody_else_is_not_imported_unasked(capsys):
     out, err = capsys.readouterr()
     assert err == ""
     reason = "its model 'test_snapped.Predicting' is not imported, since test_snapped is not trusted"
-    assert f"note: tiny/version_0 is not evaluated with snapped gates: {reason} (to trust it: --trust test_snapped)" in out
+    assert (
+        f"note: tiny/version_0 is not evaluated with snapped gates: {reason} (to trust it: --trust test_snapped)" in out
+    )
 
 
 def test_a_run_that_cannot_be_evaluated_does_not_keep_others_from_it(capsys):
