@@ -26,12 +26,13 @@ def cautions(run: Run) -> Iterator[str]:
         if not len(values):
             continue
         away = None if kind.neutral is None else abs(values - kind.neutral).max()
+        start = f"{kind.neutral:.3g}, where training began" if kind.neutral is not None else ""
         if single and kind.name == RHO.name:
             yield f"{SAME_STATISTICS} the gradient of {kind.name} is exactly 0: it cannot leave its start"
         elif away == 0:
-            yield f"every {kind.name} is exactly {kind.neutral:.3g}, where training began: nothing has moved it"
+            yield f"every {kind.name} is exactly {start}: nothing has moved it"
         elif away is not None and away < NOISE * (kind.high - kind.low):
-            yield f"no preference yet: every {kind.name} is within {away:.2g} of {kind.neutral:.3g}, where training began"
+            yield f"no preference yet: every {kind.name} is within {away:.2g} of {start}"
         if single and {"instance", "batch"} <= set(kind.labels):
             yield f"{SAME_STATISTICS} of the weights of {word(kind)} only the sum of these two means something"
 

@@ -142,7 +142,7 @@ def _histograms(last: DataFrame, groups: Groups, kind: MixingKind, known: Publis
         axes.grid(visible=False, axis="x")
     every[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     every[0].set_ylabel("share of the gates")
-    legend(figure, groups, known and f"{known.subject}: {known.source}")
+    legend(figure, groups, None if known is None else f"{known.subject}: {known.source}")
     return figure
 
 

@@ -55,12 +55,13 @@ def _working_directory(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_report_of_runs_with_such_names(capfd):
+def test_a_report_of_runs_with_such_names(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # so that no name is broken
     runs = [make(Path("runs", name, "version_0"), layer="00.\x1b[2J$_{$") for name in NAMES]
     out = report(capfd, *runs)
     first = "=cmd|' calc'!A0 $\\frac{x$ :warning: [red]/version_0"
     for shown in (first, r"\x1b]0;owned\x07\x1b[31m/version_0", r"_caf\udce9 $a$/version_0"):
-        assert "".join(shown.split()) in "".join(out.split()), "a narrow column breaks it"
+        assert shown in out
     table = pd.read_csv("report/mixing.csv")
     assert f"'{first}" in set(table["run"]) & set(table["group"])
     assert first in set(pd.read_parquet("report/mixing.parquet")["run"])

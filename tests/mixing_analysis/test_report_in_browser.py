@@ -363,7 +363,7 @@ def test_what_is_more_is_one(show, browser):
     (run,) = show("one")
     means = [rho.mean() for rho in last_layers(run)]
     assert finding(browser, "rho-depth").startswith(f"Layer means run from {min(means):.2f} (")
-    assert finding(browser, "rho-channels").startswith("Leaning most to instance normalization: ")
+    assert finding(browser, "rho-channels").startswith("No channel leans to instance normalization: ")
     assert finding(browser, "rho-training").startswith("The mean rho goes from 1.000 at step 0 to ")
     found = finding(browser, "switch-layers")
     assert found.startswith("On average over the layers: ")
@@ -374,6 +374,12 @@ def test_what_is_more_is_one(show, browser):
             assert f"{average.index[-1]} statistics lead in the {moment} ({average.iloc[-1]:.2f})" in found
         else:
             assert f"none lead in the {moment}, though layers differ" in found
+
+
+def test_layers_that_lean_are_named(show, browser):
+    show("groups")
+    assert finding(browser, "rho-channels").startswith("Leaning most to instance normalization: ")
+    assert "the interval leaves out 0" in finding(browser, "difference")
 
 
 def last_layers(run):
