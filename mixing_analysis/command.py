@@ -36,7 +36,7 @@ def _run(options: Namespace) -> None:
     runs, groups = [_source(run) for run in options.runs], [_group(group) for group in options.group]
     from mixing_analysis.console import write
 
-    write(runs, groups, options.output, options.snapped, options.batches)
+    write(runs, groups, options.output, options.snapped, options.batches, options.trust)
 
 
 def _parser() -> ArgumentParser:
@@ -55,6 +55,11 @@ def _parser() -> ArgumentParser:
         help="average these runs, of one architecture, under this name; may be given several times",
     )
     add("--no-snapped", dest="snapped", action="store_false", help="do not evaluate the networks with snapped gates")
+    trust = (
+        "evaluate runs that name classes of this package too, which is imported; only normlab's own are otherwise; "
+        "may be given several times"
+    )
+    add("--trust", metavar="PACKAGE", action="append", default=[], help=trust)
     batches = "at most how many batches of images to evaluate snapped gates on (default: 32)"
     add("--batches", metavar="N", type=PositiveInt, default=32, help=batches)
     return parser

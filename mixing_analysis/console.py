@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -13,25 +12,34 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mixing_analysis import EXPECTED, figures, report, snapped, values
+from mixing_analysis import EXPECTED, figures, report, snapped, tables, values
+from mixing_analysis.cautions import cautioned
 from mixing_analysis.folder import renewed
 from mixing_analysis.groups import fold
-from mixing_analysis.kinds import LOGGED, PUBLISHED, families, word
+from mixing_analysis.kinds import LOGGED, families, word
+from mixing_analysis.published import Published, published
 from mixing_analysis.sources import read_runs
+from mixing_analysis.tables import CSV, PARQUET
 from mixing_analysis.values import Run
 from normlab import as_installed
 from norms.errors import SettingError
 from norms.kinds import MixingKind
 from training.run import Run as RunOnDisk
+from training.terminal import printable
 
-CSV, PARQUET, FIGURES, PAGE = "mixing.csv", "mixing.parquet", "figures", "report.html"
+FIGURES, PAGE = "figures", "report.html"
 
 MOST_ROWS = 40
 """More rows than this are left to the report."""
 
 
 def write(
-    sources: Sequence[str], groups: Sequence[tuple[str, tuple[str, ...]]], output: Path, evaluate: bool, batches: int
+    sources: Sequence[str],
+    groups: Sequence[tuple[str, tuple[str, ...]]],
+    output: Path,
+    evaluate: bool,
+    batches: int,
+    trusted: Sequence[str] = (),
 ) -> None:
     """Read the runs, write the report and print what it comes to.
 
@@ -41,6 +49,7 @@ def write(
         output: The folder of the report.
         evaluate: Whether to evaluate the networks with snapped gates.
         batches: At most how many batches of images to evaluate them on.
+        trusted: Packages of others that runs to be evaluated may name classes of.
 
     Raises:
         SettingError: If there is no run, one cannot be read, or the report cannot be written.
@@ -49,56 +58,54 @@ def write(
     sources = list(dict.fromkeys([*sources, *(member for members in named.values() for member in members)]))
     if not sources:
         raise SettingError(f"no run is given: expected {EXPECTED}")
-    runs = fold(read_runs(sources), named)
+    runs = list(map(cautioned, fold(read_runs(sources), named)))
     with renewed(output, (CSV, PARQUET, FIGURES, PAGE)) as folder:
         table = values.combine(runs)
-        evaluated, reasons = _evaluate(runs, batches) if evaluate else (None, [])
-        notes = [f"{run.name}: {note}" for run in runs for note in run.notes] + reasons
-        table.to_csv(folder / CSV, index=False)
-        written = _write_parquet(table, folder / PARQUET)
+        evaluated, reasons = _evaluate(runs, batches, trusted) if evaluate else (None, [])
+        notes = [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
+        notes += map(printable, reasons)
+        written = tables.write(table, folder)
         drawn = figures.write(table, runs, folder / FIGURES)
-        report.write(table, runs, evaluated, folder / PAGE, notes)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+        report.write(table, runs, evaluated, folder / PAGE, notes, written)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in _tables(table, runs, evaluated):
         console.print(shown)
-    for note in notes[:MOST_ROWS]:
-        console.print(f"note: {note}")
-    console.print(
-        f"wrote {output / CSV}{f' and {PARQUET}' if written else ''}: "
-        f"{len(table)} values of {len(runs)} {_plural('run', runs)}"
+    for line in _account(output, table, runs, notes, written, len(drawn)):
+        console.print(printable(line))
+
+
+def _account(
+    output: Path, table: DataFrame, runs: Sequence[Run], notes: Sequence[str], written: Sequence[str], drawn: int
+) -> Iterator[str]:
+    """Tell what there is to know, what was written and what can be done next, a line each."""
+    yield from (f"note: {note}" for note in notes[:MOST_ROWS])
+    yield (
+        f"wrote {output / written[0]}{''.join(f' and {name}' for name in written[1:])}: "
+        f"{len(table)} values of {len(runs)} {_plural('run', len(runs))}"
     )
-    if not written:
-        console.print(f'for {PARQUET}, which is smaller and quicker to read: pip install "normlab[parquet]"')
-    console.print(f"wrote {output / FIGURES}: {len(drawn)} {_plural('file', drawn)}")
-    console.print(f"wrote {output / PAGE}")
-    console.print("next:")
-    console.print(f"  open {shlex.quote(str(output / PAGE))} in a browser")
-    for command in _next_commands(runs):
-        console.print(f"  {command}")
+    if PARQUET not in written:
+        yield f'for {PARQUET}, which is smaller and quicker to read: pip install "normlab[parquet]"'
+    yield f"wrote {output / FIGURES}: {drawn} {_plural('file', drawn)}"
+    yield f"wrote {output / PAGE}"
+    yield "next:"
+    yield f"  open {shlex.quote(str(output / PAGE))} in a browser"
+    yield from (f"  {command}" for command in _next_commands(runs))
 
 
-def _write_parquet(table: DataFrame, path: Path) -> bool:
-    """Write the table in a form that keeps its types, if what can do so is installed."""
-    if find_spec("pyarrow") is None:
-        return False
-    table.to_parquet(path, index=False)
-    return True
-
-
-def _evaluate(runs: Sequence[Run], batches: int) -> tuple[DataFrame, list[str]]:
+def _evaluate(runs: Sequence[Run], batches: int, trusted: Sequence[str]) -> tuple[DataFrame, list[str]]:
     found = [DataFrame(columns=list(snapped.COLUMNS))]
     reasons = []
     console = Console(stderr=True)
     for run in track(runs, "evaluating snapped gates", console=console, disable=not sys.stderr.isatty()):
         try:
-            found.append(snapped.evaluate(run, batches))
+            found.append(snapped.evaluate(run, batches, trusted))
         except SettingError as error:
             reasons.append(f"{run.name} is not evaluated with snapped gates: {error}")
     return pd.concat(found[1:] or found, ignore_index=True), reasons
 
 
-def _plural(word: str, things: Sequence[object]) -> str:
-    return word if len(things) == 1 else f"{word}s"
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
 
 
 def _tables(table: DataFrame, runs: Sequence[Run], evaluated: DataFrame | None) -> Iterator[Table]:
@@ -108,7 +115,7 @@ def _tables(table: DataFrame, runs: Sequence[Run], evaluated: DataFrame | None) 
     there = set(last["kind"].unique())
     for kind in kinds:
         if kind.per_channel and there & {kind.name, kind.name + LOGGED}:
-            yield _gates(last, by, kind)
+            yield _gates(last, by, kind, published(kind, runs))
     for members in families(kinds).values():
         if there & {kind.name for kind in members}:
             yield _weights(last, by, members)
@@ -128,8 +135,8 @@ def _table(*texts: str, numbers: Sequence[str]) -> Table:
     return table
 
 
-def _gates(last: DataFrame, by: str, kind: MixingKind) -> Table:
-    """Tell the gates of each layer, or of each group with its spread; and of all, beside the published."""
+def _gates(last: DataFrame, by: str, kind: MixingKind, known: Published | None) -> Table:
+    """Tell the gates of each layer, or of each group with its spread; and of all, beside what was published."""
     columns = ["mean", "below", "above", "bimodality"]
     low, high = kind.ends
     shown = _table(by, numbers=["gates", f"mean {kind.name}", f"< {low:g}", f"> {high:g}", "bimodality"])
@@ -140,9 +147,10 @@ def _gates(last: DataFrame, by: str, kind: MixingKind) -> Table:
         numbers = [_spread(rows[column], percent=column in ("below", "above")) for column in columns]
         shown.add_row(name, _count(rows["count"]), *numbers)
     shown.caption = "A bimodality above 0.56 tells of two peaks, or of a strong skew."
-    if published := PUBLISHED.get(kind.name, {}).get("network"):
-        shown.add_row("published*", "", "", *(f"about {published[column]:.0%}" for column in columns[1:3]), "")
-        shown.caption = f"* Nam & Kim 2018, figure 2. {shown.caption}"
+    if known is not None:
+        of_network = known.shares["network"]
+        shown.add_row("published*", "", "", *(f"about {of_network[column]:.0%}" for column in columns[1:3]), "")
+        shown.caption = f"* In {known.subject} ({known.source}). {shown.caption}"
     return shown
 
 

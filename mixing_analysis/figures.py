@@ -1,6 +1,7 @@
 """The main findings as pictures for papers and slides, in the colors of the report."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from mixing_analysis.comparisons import correlations, differences
-from mixing_analysis.kinds import ENDS, LOGGED, PUBLISHED, families, word
+from mixing_analysis.kinds import ENDS, LOGGED, families, word
 from mixing_analysis.plots import (
     DASHES,
     GROUP_COLORS,
@@ -27,6 +28,7 @@ from mixing_analysis.plots import (
     by_architecture,
     colors_of,
     curve,
+    key,
     legend,
     mark,
     name_rows,
@@ -35,6 +37,7 @@ from mixing_analysis.plots import (
     panel_grid,
     save,
 )
+from mixing_analysis.published import Published, published
 from mixing_analysis.values import THIRDS, Run, at_last_step, histogram, kinds_of, summaries, with_thirds
 from norms.kinds import MixingKind
 
@@ -67,7 +70,9 @@ def write(table: DataFrame, runs: Sequence[Run], folder: str | Path) -> list[Pat
         switch, ``switch_layers`` and ``switch_training``; and ``differences``; as far as there are values for them.
     """
     written = []
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # A name may have letters that the font lacks, in whose place it draws boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         for name, draw in drawings(table, runs).items():
             figure = draw()
             if figure is not None:
@@ -90,12 +95,12 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Callable[[], Fi
     table = table[table["group"].isin(names)]
     last = with_thirds(at_last_step(table))
     over_time = table.groupby("run", observed=True)["step"].nunique().gt(1).any()
-    kinds = kinds_of(runs)
+    kinds, shown = kinds_of(runs), [run for run in runs if run.group in groups]
     found: dict[str, Callable[[], Figure | None]] = {}
     for kind in kinds:
         if (table["kind"] == kind.name).any() and kind.per_channel:
             found |= {
-                f"{kind.name}_histogram": partial(_histograms, last, groups, kind),
+                f"{kind.name}_histogram": partial(_histograms, last, groups, kind, published(kind, shown)),
                 f"{kind.name}_layers": partial(_layers, last, groups, kind),
                 f"{kind.name}_channels": partial(_channels, last, groups, kind),
                 f"{kind.name}_gamma": partial(_gamma, table, groups, kind),
@@ -112,17 +117,17 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Callable[[], Fi
     return found
 
 
-def _histograms(last: DataFrame, groups: Groups, kind: MixingKind) -> Figure:
+def _histograms(last: DataFrame, groups: Groups, kind: MixingKind, known: Published | None) -> Figure:
     parts = {
         "network": "Whole network",
         **dict(zip(THIRDS, ("Lower third", "Middle third", "Upper third"), strict=True)),
     }
     figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
     every = figure.subplots(1, len(parts), sharey=True)
-    edges, published = np.linspace(kind.low, kind.high, BINS + 1), PUBLISHED.get(kind.name, {})
+    edges = np.linspace(kind.low, kind.high, BINS + 1)
     for axes, (part, title) in zip(every, parts.items(), strict=True):
         rows = last if part == "network" else last[last["third"] == part]
-        _published(axes, published.get(part, {}))
+        _published(axes, {} if known is None else known.shares.get(part, {}))
         counts = histogram(rows, kind, ["group"], BINS)
         for name, index in groups.items():
             shares = counts.loc[counts["group"] == name, "share"].to_numpy()
@@ -137,11 +142,11 @@ def _histograms(last: DataFrame, groups: Groups, kind: MixingKind) -> Figure:
         axes.grid(visible=False, axis="x")
     every[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     every[0].set_ylabel("share of the gates")
-    legend(figure, groups, published=bool(published))
+    legend(figure, groups, None if known is None else f"{known.subject}: {known.source}")
     return figure
 
 
-def _published(axes: Axes, shares: dict[str, float]) -> None:
+def _published(axes: Axes, shares: Mapping[str, float]) -> None:
     for side, left in (("below", 0.0), ("above", 1 - 1 / BINS)):
         if side in shares:
             axes.bar(
@@ -274,8 +279,8 @@ def _bars(last: DataFrame, groups: Groups, kinds: Sequence[MixingKind]) -> Figur
             title = f"{name}: {word(kind)}" if len(shown) > 1 else f"Weights of {word(kind)}"
             axes.set(xlim=(0, max(1, left.max())), title=title)
             axes.grid(visible=False)
-    handles = [mpl.patches.Patch(color=color, label=label) for label, color in colors.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    handles = [mpl.patches.Patch(color=color) for color in colors.values()]
+    key(figure, handles, labels, loc="outside lower center", ncols=min(6, len(handles)))
     return figure
 
 
@@ -299,21 +304,19 @@ def _weight_training(table: DataFrame, groups: Groups, kinds: Sequence[MixingKin
             axes.axhline(kind.neutral, color=SOFT, linewidth=0.6, linestyle=":")
         axes.set(title=f"Weights of {word(kind)}", xlabel="step")
     every[0].set_ylim(bottom=kinds[0].low)
-    every[-1].legend(handles=[mpl.lines.Line2D([], [], color=color, label=label) for label, color in colors.items()])
+    key(every[-1], [mpl.lines.Line2D([], [], color=color) for color in colors.values()], list(colors))
     legend(figure, groups)
     return figure
 
 
 def _differences(table: DataFrame, groups: Groups, kinds: Sequence[MixingKind]) -> Figure | None:
-    first, *others = groups
     described = {kind.name: kind for kind in kinds}
-    panels: list[tuple[str, str, str, DataFrame]] = []
-    for other in others:
-        found = differences(table, first, other).sort_values("depth")
-        by_kind = found.groupby(["kind", "statistic"], observed=True, sort=False, dropna=False)
-        if not panels or len(panels) + len(by_kind) <= MOST_PANELS:
-            panels += [(other, kind, statistic, rows) for (kind, statistic), rows in by_kind]
-    if not panels:
+    names = list(groups)
+    for place, first in enumerate(names):
+        panels = _compared(table, first, names[place + 1 :])
+        if panels:
+            break
+    else:
         return None
     figure, every = panel_grid([rows["layer"].tolist() for *_, rows in panels])
     for axes, (other, kind, statistic, rows) in zip(every, panels, strict=True):
@@ -327,3 +330,14 @@ def _differences(table: DataFrame, groups: Groups, kinds: Sequence[MixingKind]) 
         title = f"mean {words}" if described[kind].per_channel else f"{statistic}, {words}"
         axes.set(title=title, xlabel=f"{other} minus {first}")
     return figure
+
+
+def _compared(table: DataFrame, first: str, others: Sequence[str]) -> list[tuple[str, str, str, DataFrame]]:
+    """Return the other group, kind, statistic and differences of each panel, as many as there is room for."""
+    panels: list[tuple[str, str, str, DataFrame]] = []
+    for other in others:
+        found = differences(table, first, other).sort_values("depth")
+        by_kind = found.groupby(["kind", "statistic"], observed=True, sort=False, dropna=False)
+        if not panels or len(panels) + len(by_kind) <= MOST_PANELS:
+            panels += [(other, kind, statistic, rows) for (kind, statistic), rows in by_kind]
+    return panels

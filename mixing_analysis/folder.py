@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from norms.errors import SettingError
-from training.files import replacing
 
 MANIFEST = ".analysis"
 """Lists the files of the folder that were written here, a path a line. All others are left alone."""
@@ -25,17 +24,16 @@ def renewed(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
         outputs: What will be written: files, and folders that are the report's alone.
 
     Raises:
-        SettingError: If the folder cannot be written to, or a file that is none of the report's is in the
-            way.
+        SettingError: If the folder cannot be written to, or a file that is none of the report's, or a link, is in
+            the way.
     """
     own = {name for name in _listed(folder) if name.split("/")[0] in outputs and ".." not in name.split("/")}
-    for output in outputs:
-        path = folder / output
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if os.path.lexists(file) and not file.is_dir() and file.relative_to(folder).as_posix() not in own:
-                raise SettingError(f"{file} is not of a report of analyze.py: choose another folder with -o")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        for file in (file for output in outputs for file in _within(folder / output)):
+            # A link is never of a report: what is behind it lies elsewhere, and would be renewed or removed there.
+            if file.is_symlink() or file.relative_to(folder).as_posix() not in own:
+                raise SettingError(f"{file} is not of a report of analyze.py: choose another folder with -o")
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
         try:
@@ -51,6 +49,15 @@ def renewed(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
                 path.rmdir()
 
 
+def _within(path: Path) -> Iterator[Path]:
+    """Yield all in a folder but folders, without following links; or ``path`` itself if it is something else."""
+    if path.is_dir() and not path.is_symlink():
+        for inner in sorted(path.iterdir()):
+            yield from _within(inner)
+    elif os.path.lexists(path):
+        yield path
+
+
 def _listed(folder: Path) -> set[str]:
     try:
         return set((folder / MANIFEST).read_text().splitlines())
@@ -61,7 +68,7 @@ def _listed(folder: Path) -> set[str]:
 def _install(staging: Path, folder: Path, old: set[str]) -> None:
     new = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if not path.is_dir()}
     # Before the files themselves, so that one which a kill leaves behind is known to be the report's.
-    _write_manifest(folder, old | new)
+    _write_manifest(staging, folder, old | new)
     for name in sorted(new):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
@@ -69,9 +76,10 @@ def _install(staging: Path, folder: Path, old: set[str]) -> None:
         (folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             (folder / name).parent.rmdir()
-    _write_manifest(folder, new)
+    _write_manifest(staging, folder, new)
 
 
-def _write_manifest(folder: Path, files: set[str]) -> None:
-    with replacing(folder / MANIFEST) as partial:
-        partial.write_text("".join(f"{name}\n" for name in sorted(files)))
+def _write_manifest(staging: Path, folder: Path, files: set[str]) -> None:
+    # From a folder that nobody else could prepare, so that no link is written through.
+    (staging / MANIFEST).write_text("".join(f"{name}\n" for name in sorted(files)))
+    os.replace(staging / MANIFEST, folder / MANIFEST)

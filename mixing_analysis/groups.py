@@ -7,6 +7,7 @@ from dataclasses import replace
 from mixing_analysis.values import Run
 from norms.errors import SettingError
 from training.callbacks.run_folder import flat
+from training.terminal import printable
 
 SEED = re.compile(r"seed_everything|(.*\.)?seed")
 
@@ -40,7 +41,9 @@ def fold(runs: Sequence[Run], named: Mapping[str, Sequence[str]]) -> list[Run]:
                 raise SettingError(f"{run.name} cannot be in both groups {groups[run.name]} and {group}")
             _check_architecture(chosen[0], run)
     groups, repetitions = _by_settings(runs, groups)
-    return [replace(run, group=groups[run.name], notes=run.notes + repetitions.get(run.name, ())) for run in runs]
+    return [
+        replace(run, group=printable(groups[run.name]), notes=run.notes + repetitions.get(run.name, ())) for run in runs
+    ]
 
 
 def _find(runs: Sequence[Run], group: str, member: str) -> Run:

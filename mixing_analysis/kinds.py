@@ -1,10 +1,13 @@
 """What the analysis says of a kind of mixing values, and how a run describes its kinds."""
 
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
+from training.terminal import printable
 
 GAMMA = "gamma"
 """The kind of the norm's ``weight``, one for every channel, which checkpoints hold."""
@@ -13,14 +16,9 @@ LOGGED = "_summary"
 """Ends the kind of rows that stand for the channels of a layer where no more of them is known than the log's summary,
 as in the history of W&B."""
 
-PUBLISHED = {
-    "rho": {"network": {"below": 0.10, "above": 0.72}, "first": {"below": 0.21}, "last": {"below": 0.07}},
-}
-"""About which shares of the gates ended near the ends of their range, in the whole network and in thirds of its depth.
-
-Source:
-    Read off figure 2 of Nam & Kim 2018, which speaks of lower and upper layers.
-"""
+NOISE = 0.05
+"""Values that differ by less, in parts of their kind's range, are no finding: a short training or another seed moves
+them as far. So it is with shares, of 1."""
 
 ENDS = {"rho": ("instance", "batch")}
 """What normalizes a channel at the low and at the high end of a kind's range."""
@@ -63,8 +61,16 @@ def read_kinds(described: Any, source: object) -> tuple[MixingKind, ...]:
         SettingError: If it is anything else.
     """
     try:
-        own = tuple(MixingKind.from_dict(dict(kind)) for kind in described or ())
+        own = tuple(_read_kind(dict(kind)) for kind in described or ())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SettingError(f"{source} does not describe kinds of mixing values: {error}") from error
     names = {kind.name for kind in own}
     return own + tuple(kind for kind in BUILTIN if kind.name not in names)
+
+
+def _read_kind(described: dict[str, Any]) -> MixingKind:
+    kind = MixingKind.from_dict(described)
+    for name in (kind.name, kind.optimizer_group):  # which figures are called by
+        if not re.fullmatch(r"[\w-]+", name):
+            raise SettingError(f"the name of a kind has letters, digits, _ and - alone, got {name!r}")
+    return replace(kind, labels=tuple(map(printable, kind.labels)), title=printable(kind.title))

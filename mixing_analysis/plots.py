@@ -48,6 +48,8 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "savefig.dpi": 200,
     "svg.hashsalt": "normlab",
+    # No text here is a formula, though a name may look like one.
+    "text.parse_math": False,
 }
 
 WIDTH = 7.0
@@ -145,15 +147,24 @@ def mark(axes: Axes, x: pd.Series, y: np.ndarray, index: int) -> None:
     )
 
 
-def legend(figure: Figure, groups: Groups, published: bool = False) -> None:
-    """Name the groups, if there are several, and the published shares."""
+def legend(figure: Figure, groups: Groups, published: str | None = None) -> None:
+    """Name the groups, if there are several, and say what the dashed shares are."""
     handles: list[Artist] = [
-        mpl.lines.Line2D([], [], color=GROUP_COLORS[index], marker=MARKERS[index], linestyle=DASHES[index], label=name)
-        for name, index in groups.items()
+        mpl.lines.Line2D([], [], color=GROUP_COLORS[index], marker=MARKERS[index], linestyle=DASHES[index])
+        for index in groups.values()
         if len(groups) > 1
     ]
-    if published:
-        label = "Nam & Kim 2018, read off figure 2"
-        handles.append(mpl.patches.Patch(facecolor="none", edgecolor=SOFT, linestyle="--", label=label))
+    names = [name for name in groups if len(groups) > 1]
+    if published is not None:
+        handles.append(mpl.patches.Patch(facecolor="none", edgecolor=SOFT, linestyle="--"))
+        names.append(published)
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+        key(figure, handles, names, loc="outside lower center", ncols=min(3, len(handles)))
+
+
+def key(owner: Axes | Figure, handles: Sequence[Artist], names: Sequence[str], **options: Any) -> None:
+    """Say in a legend of axes or of a figure what handles stand for, whatever they are called."""
+    # A legend would leave out what begins with an underscore.
+    made = owner.legend(handles, [" "] * len(handles), **options)
+    for text, name in zip(made.get_texts(), names, strict=True):
+        text.set_text(name)

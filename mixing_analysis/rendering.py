@@ -7,38 +7,34 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from mixing_analysis.kinds import ENDS, PUBLISHED, families, word
+from mixing_analysis.kinds import ENDS, families, word
 from norms.kinds import MixingKind
 
 MODULES = (
-    *("numbers", "values", "series", "elements", "plots", "channels", "training", "relations", "weights"),
+    *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "weights"),
     *("differences", "snapped", "controls", "drawing", "overview", "reading", "start"),
 )
 """The modules of the page's script, each behind those that it needs while it is loaded."""
 
 HEADINGS = {"rho": "Gates of batch-instance normalization", "switch": "Weights of switchable normalization"}
 
-DASHED = (
-    " Dashed: the shares that Nam &amp; Kim (2018) report, as far as they can be read off their figure 2. "
-    "Thirds of the depth"
-)
-
 FRACTIONS = {2: "½", 3: "⅓ and ⅔", 4: "¼, ½ and ¾"}
 
 
-def render(contents: Mapping[str, Any], kinds: Sequence[MixingKind]) -> str:
+def render(contents: Mapping[str, Any], kinds: Sequence[MixingKind], tables: Sequence[str]) -> str:
     """Write the page.
 
     Args:
         contents: What it shows, see :func:`mixing_analysis.report.contents`.
         kinds: The kinds of values in it.
+        tables: The names of the files beside the page that hold all values.
 
     Returns:
         Its HTML, which needs nothing but a browser.
     """
     text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
     gates = [kind for kind in kinds if kind.per_channel]
-    sections = [_fill("channels.html", _of_gates(kind)) for kind in gates]
+    sections = [_fill("channels.html", _of_gates(kind, contents["channels"][kind.name]["published"])) for kind in gates]
     sections += [_fill("weights.html", _of_weights(name, own)) for name, own in families(kinds).items()]
     introductions = [_introduction(kind) for kind in kinds if kind.name not in ("rho", "mean_weight", "var_weight")]
     return _fill(
@@ -48,6 +44,7 @@ def render(contents: Mapping[str, Any], kinds: Sequence[MixingKind]) -> str:
             "js": script(),
             "introductions": "\n".join(introductions),
             "sections": "\n".join(sections),
+            "tables": " and ".join(f"<code>{escape(name)}</code>" for name in tables),
             # Names come from folders and checkpoints: none may end the script element that the values are in.
             "data": text.replace("<", "\\u003c"),
         },
@@ -73,9 +70,10 @@ def _fill(name: str, words: Mapping[str, str]) -> str:
     return re.sub(r"{{(\w+)}}", lambda match: words[match[1]], part(name))
 
 
-def _of_gates(kind: MixingKind) -> dict[str, str]:
+def _of_gates(kind: MixingKind, published: Mapping[str, Any] | None) -> dict[str, str]:
     low, high = ENDS.get(kind.name, ("", ""))
     below, above = kind.ends
+    dashed = "" if published is None else " Dashed: about the shares in {subject} ({source}).".format_map(published)
     return {
         "name": escape(kind.name),
         "heading": escape(HEADINGS.get(kind.name, kind.title)),
@@ -84,7 +82,7 @@ def _of_gates(kind: MixingKind) -> dict[str, str]:
         "below": f"{below:g}",
         "above": f"{above:g}",
         "leaning": f"lean to {low} normalization" if low else f"are nearer to {kind.low:g}",
-        "published": DASHED if kind.name in PUBLISHED else " Thirds of the depth",
+        "dashed": escape(dashed),
     }
 
 

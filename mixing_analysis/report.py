@@ -11,8 +11,10 @@ from pandas import DataFrame
 
 from mixing_analysis.comparisons import correlations
 from mixing_analysis.figures import BINS
-from mixing_analysis.kinds import ENDS, GAMMA, LOGGED, PUBLISHED, families, word
+from mixing_analysis.kinds import ENDS, GAMMA, LOGGED, NOISE, families, word
+from mixing_analysis.published import published
 from mixing_analysis.rendering import render
+from mixing_analysis.tables import CSV
 from mixing_analysis.values import Run, at_last_step, histogram, kinds_of, summaries, with_thirds
 from norms.kinds import MixingKind
 from training.files import replacing
@@ -42,6 +44,7 @@ def write(
     snapped: DataFrame | None,
     path: str | Path,
     notes: Sequence[str] = (),
+    tables: Sequence[str] = (CSV,),
 ) -> Path:
     """Write the report.
 
@@ -51,11 +54,12 @@ def write(
         snapped: The results of :func:`mixing_analysis.snapped.evaluate`, if runs were evaluated.
         path: The file to write.
         notes: What else the reader of the numbers should know, a line each.
+        tables: The names of the files beside it that hold the table.
 
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, snapped, notes), kinds_of(runs))
+    page = render(contents(table, runs, snapped, notes), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
@@ -107,7 +111,7 @@ def contents(
         cells = kept.merge(layers[layers["section"] == name], on="run")
         _say_first_cell(cells, name, described)
         if own[0].per_channel:
-            gates[name] = _describe(own[0]) | {"packed": _gates(mixing, own[0], cells, described)}
+            gates[name] = _describe(own[0], runs) | {"packed": _gates(mixing, own[0], cells, described)}
             gammas[name] = _gammas(table, own[0], list(described))
         else:
             weights[name] = {
@@ -123,6 +127,7 @@ def contents(
         "architectures": architectures,
         "bins": BINS,
         "largest": LARGEST,
+        "noise": NOISE,
         "channels": gates,
         "weights": weights,
         "gamma": gammas,
@@ -131,13 +136,14 @@ def contents(
     }
 
 
-def _describe(kind: MixingKind) -> dict[str, Any]:
+def _describe(kind: MixingKind, runs: Sequence[Run]) -> dict[str, Any]:
+    known = published(kind, runs)
     return {
         "range": [kind.low, kind.high],
         "limits": kind.ends,
         "neutral": kind.neutral,
         "ends": ENDS.get(kind.name),
-        "published": PUBLISHED.get(kind.name),
+        "published": known and {"subject": known.subject, "source": known.source, "shares": known.shares},
     }
 
 

@@ -1,10 +1,9 @@
 """What becomes of a network whose gates are rounded: how near it is to one that could be pruned."""
 
 import copy
-import importlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -20,6 +19,7 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
 from mixing_analysis.values import Run
 from norms.errors import SettingError
+from norms.imports import only_from, resolve
 from norms.mixing import snap_
 from norms.recalibration import recalibrate
 from training.run import Run as RunOnDisk
@@ -32,8 +32,11 @@ training data under the very gates that are evaluated."""
 
 LATENTS, LATENT_BATCH = 256, 64
 
+OWN = ("data", "lightning_modules", "norms")
+"""The packages whose classes a run may name without being trusted."""
 
-def evaluate(run: Run, batches: int = 32) -> DataFrame:
+
+def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFrame:
     """Evaluate a run's network with the gates it has learned and with snapped ones, each on a copy of its own.
 
     The metrics are those of the module's own validation, on held-out images. A GAN's validation does not see its
@@ -46,16 +49,18 @@ def evaluate(run: Run, batches: int = 32) -> DataFrame:
         run: A run with a checkpoint of this project and the configuration that it was trained with.
         batches: At most how many batches of held-out images to evaluate on, and of training images to recalibrate
             with; a GAN needs no images.
+        trusted: Packages, besides :data:`OWN`, that the run's configuration and checkpoint may name classes of. They
+            are imported, so that whoever can write to the run's folder can run what they hold.
 
     Returns:
         The columns run, metric, statistics (one of :data:`STATISTICS`; only the first where nothing depends on running
         statistics), learned and snapped.
 
     Raises:
-        SettingError: If the run cannot be evaluated: it has no checkpoint or configuration, or its data
-            are not there.
+        SettingError: If the run cannot be evaluated: it has no checkpoint or configuration, it names a class of a
+            package that is not trusted, or its data are not there.
     """
-    with _quiet():
+    with _quiet(), only_from((*OWN, *trusted), "--trust"):
         module = _module(run)
         scores = (
             _generator_scores(module) if isinstance(module, GAN) else _validation_scores(module, _data(run), batches)
@@ -161,11 +166,9 @@ def _configured(run: Run, part: str, base: type) -> Any:
         raise SettingError("there is no config.yaml beside its checkpoint, which says how to evaluate it")
     section = run.config.get(part)
     path = section.get("class_path", "") if isinstance(section, Mapping) else str(section)
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingError(f"its config.yaml names a {part} that is not there: {path!r}") from error
+    if isinstance(path, str) and "." not in path:
+        raise SettingError(f"its config.yaml names a {part} that is not there: {path!r}")
+    found = resolve(f"its {part}", path)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise SettingError(f"its config.yaml names a {part} that is no {base.__name__}: {path!r}")
     return found

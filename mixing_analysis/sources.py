@@ -23,6 +23,7 @@ from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
 from training.callbacks.mixing import layer_labels
 from training.run import Run as RunOnDisk
+from training.terminal import printable
 
 AVERAGE = re.compile(r"((?:.*\.)?(?:[^.]*_)?(?:ema|swa|avg|average|averaged|shadow)(?:_[^.]*)?)\..+", re.IGNORECASE)
 """A layer below a name that says that it holds a moving average of another network."""
@@ -36,12 +37,13 @@ def read_runs(sources: Sequence[str]) -> list[Run]:
             ``wandb:ENTITY/PROJECT/RUN``.
 
     Returns:
-        The runs, each named by the end of its path, as short as tells them apart, and each a group of its own.
+        The runs, each named by the end of its path, as short as tells them apart and as can be printed, and each a
+        group of its own.
 
     Raises:
         SettingError: If one of them is no run, cannot be read, or has learned no norms.
     """
-    runs = [_read(source) for source in sources]
+    runs = [replace(run, name=printable(run.name)) for run in map(_read, sources)]
     for name, count in Counter(run.name for run in runs).items():
         if count > 1:
             given = " and ".join(dict.fromkeys(run.source for run in runs if run.name == name))

@@ -13,6 +13,7 @@ from pandas import CategoricalDtype, DataFrame
 from mixing_analysis.kinds import GAMMA, LOGGED
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
+from training.terminal import printable
 
 COLUMNS = ("run", "group", "step", "layer", "depth", "channel", "kind", "statistic", "value")
 """The columns of the table: one row a value.
@@ -87,6 +88,8 @@ def frame(steps: Mapping[int, Values], kinds: Sequence[MixingKind] = BUILTIN) ->
     Returns:
         The columns of :data:`COLUMNS` but ``run`` and ``group``, ordered by step, layer and kind.
     """
+    # Layers are called as somebody's checkpoint, file or log calls them.
+    steps = {step: {printable(key): array for key, array in found.items()} for step, found in steps.items()}
     layers = list(dict.fromkeys(key.rpartition("/")[0] for step in sorted(steps) for key in steps[step]))
     known = _statistics(kinds)
     statistics = list(dict.fromkeys(name for names in known.values() for name in names or ()))

@@ -1,10 +1,38 @@
 """Find what a setting names: one of the known things, or any other by its class path."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from .errors import SettingError, did_you_mean, unknown
+
+_trusted: ContextVar[tuple[Sequence[str], str] | None] = ContextVar("_trusted", default=None)
+
+
+@contextmanager
+def only_from(packages: Sequence[str], option: str) -> Iterator[None]:
+    """Refuse, within the block, to import anything else than these packages: a stranger may have written the settings.
+
+    Args:
+        packages: Names of packages or modules, which stand for all within them too.
+        option: What the user can give the name of a further one to, for the message.
+    """
+    token = _trusted.set((packages, option))
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def _check_trusted(kind: str, path: str, module: str) -> None:
+    if (trusted := _trusted.get()) is None:
+        return
+    packages, option = trusted
+    if not any(f"{module}.".startswith(f"{package}.") for package in packages):
+        own = module.partition(".")[0]
+        raise SettingError(f"{kind} '{path}' is not imported, since {own} is not trusted (to trust it: {option} {own})")
 
 
 def resolve(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> Any:
@@ -16,7 +44,7 @@ def resolve(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> A
         known: The objects that have a name.
 
     Raises:
-        SettingError: If there is no such name, module or attribute.
+        SettingError: If there is no such name, module or attribute, or :func:`only_from` forbids to import it.
     """
     known = known or {}
     if not isinstance(choice, str):
@@ -25,7 +53,11 @@ def resolve(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> A
         return known[choice]
     if "." not in choice:
         raise unknown(kind, choice, known)
-    return _import(kind, choice)
+    _check_trusted(kind, choice, choice)
+    found = _import(kind, choice)
+    # A module of a trusted package has others for attributes.
+    _check_trusted(kind, choice, str(getattr(found, "__module__", None) or getattr(found, "__name__", "")))
+    return found
 
 
 def resolve_callable(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 import normlab
 from training import parser_errors
+from training.terminal import printable
 
 
 def command_parser(description: str, epilog: str | None = None) -> ArgumentParser:
@@ -83,7 +84,7 @@ def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> i
 
         if not isinstance(error, (SettingError, *mistakes)):
             raise
-        print("error:", *(line.strip() for line in str(error).splitlines()), file=sys.stderr)
+        print("error:", printable(" ".join(line.strip() for line in str(error).splitlines())), file=sys.stderr)
         return 2
     return 0
 

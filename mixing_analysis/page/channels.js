@@ -5,6 +5,7 @@ import {
   BINS, PARTS, channelsOf, hasChannels, keepsChannels, layerOver, networkOver, runs, runsWith,
 } from "./values.js";
 import { byArchitecture, named, ownLayers, several, state, whose, withKind } from "./series.js";
+import { NOISE_SHARE, preferences, tells } from "./preference.js";
 import { colorOf, element, layout, panel, ramp, seriesTitle, table, title } from "./elements.js";
 import { Plot, RowPlot, ticks } from "./plots.js";
 
@@ -16,7 +17,7 @@ const histogramFigure = kind => ({
   draw(width) {
     const series = withKind(kind), { n, size } = layout(width, 215, 4);
     const of = Object.keys(PARTS).map(part => series.map(one => networkOver(kind, one.members, state.step, part)));
-    const most = Math.max(kind.published?.network.above ?? 0, ...of.flat().flatMap(each => each.shares));
+    const most = Math.max(kind.published?.shares.network.above ?? 0, ...of.flat().flatMap(each => each.shares));
     const high = Math.ceil(most * 10) / 10;
     return Object.entries(PARTS).map(([part, words], p) => {
       const height = n === 4 || part === "network" ? 210 : 150;
@@ -26,10 +27,9 @@ const histogramFigure = kind => ({
   finding() {
     const each = withKind(kind).map(one => networkOver(kind, one.members, state.step)), gates = sum(each[0].counts);
     const [below, above] = ["below", "above"].map(side => between(each.map(one => one[side]), percent));
-    const { network } = kind.published ?? {}, subject = each.length === 1 && gates ? count(gates, "gate") : "the gates";
+    const subject = each.length === 1 && gates ? count(gates, "gate") : "the gates";
     const [low, high] = kind.limits.map(plain), words = `${below} of ${subject} are below ${low}, ${above} above ${high}.`;
-    if (!network) return words;
-    return `${words} The published network had about ${rounded(network.below)} and ${rounded(network.above)}.`;
+    return [words, kind.published && publishedShares(kind.published), preferences(kind).words].filter(Boolean).join(" ");
   },
   after(figure) {
     const [low, high] = kind.limits.map(plain), published = kind.published ? ["published"] : [];
@@ -37,7 +37,7 @@ const histogramFigure = kind => ({
     const heads = ["Gates", ...(several() ? [state.unit] : []), ...numeric];
     const rows = Object.entries(PARTS).flatMap(([part, words]) => withKind(kind).map((one, i) => {
       const { belows, aboves, below, above, means } = networkOver(kind, one.members, state.step, part);
-      const { below: fewer, above: more } = (i === 0 && kind.published?.[part]) || {};
+      const { below: fewer, above: more } = (i === 0 && kind.published?.shares[part]) || {};
       const about = value => published.map(() => element("i", {}, value === undefined ? "" : `≈ ${rounded(value)}`));
       const lower = [folded(belows, percent), ...about(fewer)], upper = [folded(aboves, percent), ...about(more)];
       const numbers = [...lower, percent(1 - below - above), ...upper, folded(means, fixed)];
@@ -46,6 +46,9 @@ const histogramFigure = kind => ({
     figure.querySelector(".table").replaceChildren(table(heads, rows, several() ? 2 : 1));
   },
 });
+
+const publishedShares = ({ subject, source, shares: { network } }) =>
+  `In ${subject} about ${rounded(network.below)} and ${rounded(network.above)} are (${source}).`;
 
 function histogram(kind, series, of, part, width, height, high) {
   const plot = new Plot(`Histogram of ${kind.name}, ${PARTS[part]}`, { width, height, left: 36, y: [0, high] });
@@ -56,13 +59,13 @@ function histogram(kind, series, of, part, width, height, high) {
     plot.text(plot.X(value), height - 9, at(value * BINS), value === 1 ? "end" : "middle");
   }
   const published = SIDES.flatMap(({ side }, s) => {
-    const value = kind.published?.[part]?.[side];
+    const value = kind.published?.shares[part]?.[side];
     return value === undefined ? [] : [{ value, b: s * (BINS - 1) }];
   });
   for (const { value, b } of published) {
     const y = plot.Y(value), left = edge(b) + 1, width = edge(b + 1) - left - 1;
     plot.box(left, y, width, base - y, { class: "published" });
-    plot.probe(left + width / 2, y, "Nam & Kim 2018", ["about", rounded(value)]);
+    plot.probe(left + width / 2, y, kind.published.source, ["about", rounded(value)]);
   }
   series.forEach((one, s) => {
     const { shares, counts } = of[s];
@@ -127,11 +130,14 @@ const depthFigure = kind => ({
     return panel(plot.node);
   }),
   finding() {
-    const [one] = withKind(kind), layers = ownLayers(one, kind);
+    const { series: [one], words } = preferences(kind);
+    if (!one) return words;
+    const layers = ownLayers(one, kind);
     const means = layers.map((_, l) => layerOver(kind, one.members, state.step, l).mean);
     const [low, high] = [Math.min(...means), Math.max(...means)];
     const at = value => `${short(value)} (${layers[means.indexOf(value)].name})`;
-    return low < high ? `Layer means run from ${at(low)} to ${at(high)}${whose(one)}.` : "";
+    if (!tells(kind, high - low)) return `The means of the layers hardly differ${whose(one)}: ${between(means, short)}.`;
+    return `Layer means run from ${at(low)} to ${at(high)}${whose(one)}.`;
   },
 });
 
@@ -174,15 +180,21 @@ const sortedFigure = kind => ({
   finding() {
     const middle = (kind.range[0] + kind.range[1]) / 2;
     const low = kind.ends ? `${kind.ends[0]} normalization` : `a low ${kind.name}`;
-    const found = withKind(kind).filter(one => hasChannels(kind, one)).flatMap(one => {
+    const { series, words: open } = preferences(kind);
+    if (!series.length) return open;
+    let highest = 0;
+    const found = series.filter(one => hasChannels(kind, one)).flatMap(one => {
       const leaning = ownLayers(one, kind).map((_, l) => {
         const values = sortedChannels(kind, one, l);
         return values.filter(value => value < middle).length / values.length;
       });
       const most = Math.max(...leaning), { name } = ownLayers(one, kind)[leaning.indexOf(most)];
       const words = `${rounded(most)} of the channels have a ${kind.name} below ${plain(middle)}`;
-      return most > 0 ? [`${name}${whose(one)}, where ${words}`] : [];
+      highest = Math.max(highest, most);
+      return most >= NOISE_SHARE ? [`${name}${whose(one)}, where ${words}`] : [];
     });
+    const few = `at most ${percent(highest)} of a layer's have a ${kind.name} below ${plain(middle)}`;
+    if (!found.length && highest > 0) return `Hardly a channel leans to ${low}: ${few}.`;
     if (!found.length) return `No channel leans to ${low}: every ${kind.name} is at least ${plain(middle)}.`;
     return `Leaning most to ${low}: ${found.slice(0, 3).join("; ")}.`;
   },

@@ -1,6 +1,7 @@
 import { count, plain, signed, welch } from "./numbers.js";
-import { channelKinds, families, gatesOf, runs, weightOf } from "./values.js";
+import { architectures, channelKinds, families, gatesOf, runs, weightOf } from "./values.js";
 import { layerIndex, ownLayers, state, units } from "./series.js";
+import { tells } from "./preference.js";
 import { element, panel, select } from "./elements.js";
 import { RowPlot, ticks } from "./plots.js";
 
@@ -11,24 +12,39 @@ for (const kind of channelKinds) {
   const [low, high] = kind.limits.map(plain), of = channelKinds.length > 1 ? ` of ${kind.name}` : "";
   const names = { mean: `mean ${kind.name}`, below: `share${of} below ${low}`, above: `share${of} above ${high}` };
   for (const [part, words] of Object.entries(names)) {
-    measures[words] = { kind, value: (run, l) => gatesOf(kind, run, state.step, l)[part] };
+    const range = part === "mean" ? kind.range : [0, 1];
+    measures[words] = { kind, range, value: (run, l) => gatesOf(kind, run, state.step, l)[part] };
   }
 }
 for (const family of families) {
   family.words.forEach((moment, m) => family.labels.forEach((name, k) => {
     const value = (run, l) => weightOf(family, run, state.step, l, m, k);
-    measures[`${name} weight of ${moment}`] = { kind: family, value };
+    measures[`${name} weight of ${moment}`] = { kind: family, range: family.range, value };
   }));
 }
 
-/* To begin with, two series are compared that have the same layers, if there are such. */
-export function chooseCompared() {
-  const built = compared.map(one => runs[one.members[0]].architecture);
-  const first = Math.max(0, built.findIndex((one, i) => built.includes(one, i + 1)));
-  const second = built.indexOf(built[first], first + 1);
-  const measure = Object.keys(measures).find(name => ownLayers(compared[first], measures[name].kind).length);
-  Object.assign(state, { first: String(first), second: String(Math.max(second, 1)), measure });
+/* The measures that some layer of both series has, of two series' architectures. */
+function commonMeasures(first, second) {
+  const names = ({ name }) => new Set(architectures[first][name].map(layer => layer.name));
+  return Object.keys(measures).filter(words => {
+    const { kind } = measures[words], known = names(kind);
+    return architectures[second][kind.name].some(layer => known.has(layer.name));
+  });
 }
+
+/* What is compared to begin with: two series of the same layers if there are such, else of some in common. */
+function firstCompared() {
+  const built = compared.map(one => runs[one.members[0]].architecture), kinds = [...new Set(built)];
+  const alike = kinds.filter(one => built.indexOf(one) !== built.lastIndexOf(one)).map(one => [one, one]);
+  const others = kinds.flatMap((one, i) => kinds.slice(i + 1).map(other => [one, other]));
+  const pair = [...alike, ...others].find(([one, other]) => commonMeasures(one, other).length);
+  if (!pair) return null;
+  const first = built.indexOf(pair[0]), second = built.indexOf(pair[1], first + 1);
+  return { first: String(first), second: String(second), measure: commonMeasures(...pair)[0] };
+}
+
+const BEGIN = firstCompared();
+export const chooseCompared = () => Object.assign(state, BEGIN);
 
 function layerDifferences() {
   const { kind, value } = measures[state.measure], first = compared[state.first], second = compared[state.second];
@@ -41,7 +57,7 @@ function layerDifferences() {
 }
 
 export const differenceFigure = {
-  exists: () => compared.length > 1,
+  exists: () => BEGIN !== null,
   options() {
     const names = compared.map((one, i) => [String(i), one.name]);
     const words = Object.keys(measures).map(name => [name, name]);
@@ -69,7 +85,12 @@ export const differenceFigure = {
     if (!rows.length) return "";
     const largest = rows.reduce((a, b) => (Math.abs(b.difference) > Math.abs(a.difference) ? b : a));
     const words = `The largest difference is ${signed(largest.difference)} in ${largest.layer.name}.`;
-    const certain = `In ${clear.length} of ${count(rows.length, "layer")} the interval leaves out 0.`;
-    return rows.some(row => Number.isFinite(row.half)) ? `${words} ${certain}` : words;
+    const among = count(rows.length, "layer");
+    if (!rows.some(row => Number.isFinite(row.half))) {
+      if (tells(measures[state.measure], largest.difference)) return words;
+      return `No difference yet: none is larger than ${signed(Math.abs(largest.difference))}.`;
+    }
+    if (clear.length > rows.length / 20) return `${words} In ${clear.length} of ${among} the interval leaves out 0.`;
+    return `No difference beyond chance: in ${clear.length} of ${among} the interval leaves out 0.`;
   },
 };

@@ -34,12 +34,16 @@ export function facts() {
   for (const kind of channelKinds) {
     const { name, neutral, published } = kind, [low, high] = kind.limits.map(plain);
     const of = (part, form, third) => over(runsWith(kind), run => networkOver(kind, [run], Infinity, third)[part], form);
-    const about = (...shares) => (published ? `about ${shares.map(rounded).join(" · ")} as published` : `of ${name}`);
+    const about = (...shares) => {
+      if (!published) return `of ${name}`;
+      return `about ${shares.map(rounded).join(" · ")} in ${published.subject} (${published.source})`;
+    };
+    const { network, first, last } = published?.shares ?? {};
     fact(`Mean ${name} at the end`, of("mean", short), neutral === null ? "" : `${plain(neutral)} when training began`);
-    fact(`Gates below ${low}`, of("below", rounded), about(published?.network.below));
-    fact(`Gates above ${high}`, of("above", rounded), about(published?.network.above));
+    fact(`Gates below ${low}`, of("below", rounded), about(network?.below));
+    fact(`Gates above ${high}`, of("above", rounded), about(network?.above));
     const thirds = ["first", "last"].map(part => of("below", rounded, part)).join(" · ");
-    fact(`Below ${low}, lower · upper third`, thirds, about(published?.first.below, published?.last.below));
+    fact(`Below ${low}, lower · upper third`, thirds, about(first?.below, last?.below));
   }
   for (const family of families) {
     const mean = (run, m, k) => average(layersOf(run, family).map((_, l) => weightOf(family, run, Infinity, l, m, k)));

@@ -3,6 +3,7 @@ import { runs, runsWith } from "./values.js";
 import { byArchitecture, named, ownLayers, several, state, whose, withKind } from "./series.js";
 import { colorOf, element, grid, layerSelect, layout, panel, title } from "./elements.js";
 import { Plot, stems, ticks } from "./plots.js";
+import { preferences } from "./preference.js";
 
 const BIMODAL = 5 / 9;
 
@@ -16,7 +17,9 @@ export const bimodalityFigure = kind => ({
     return byArchitecture(kind).map(alike => panel(stems(`Bimodality of ${kind.name} in each layer`, alike, size, options)));
   },
   finding() {
-    const found = withKind(kind).map(one => {
+    const { series, words } = preferences(kind);
+    if (!series.length) return words;
+    const found = series.map(one => {
       const layers = ownLayers(one, kind), network = folded(known(one.members.map(run => runs[run].channels[kind.name].bimodal)), short);
       const above = layers.filter((_, l) => average(known(bimodalityOf(kind, one, l))) > BIMODAL);
       return `${above.length} of ${count(layers.length, "layer")}${whose(one)}, and ${network} over all of its gates`;
@@ -24,6 +27,9 @@ export const bimodalityFigure = kind => ({
     return `Above 5/9: ${found.slice(0, 3).join("; ")}.`;
   },
 });
+
+/* Of channels without any relation, a correlation has about a normal distribution of the variance 1 / (n − 1). */
+const CHANCE = 1.96;
 
 const gammaOf = (kind, one) => kind.gamma.filter(({ run }) => one.members.includes(run)).flatMap(({ layers }) => layers);
 
@@ -42,8 +48,16 @@ export const gammaFigure = kind => ({
     return [grid(n, "wide", panel(title("Correlation in each layer"), ...rows), scatter)];
   },
   finding() {
-    const values = known(withKind(kind).flatMap(one => gammaOf(kind, one)).map(layer => layer.r));
-    return values.length ? `In the layers the correlation is ${between(values, short)}.` : "";
+    const { series, words } = preferences(kind);
+    if (!series.length) return words;
+    const channels = (one, name) => ownLayers(one, kind).find(layer => layer.name === name).channels;
+    const layers = series.flatMap(one => gammaOf(kind, one).map(({ name, r }) => ({ r, n: channels(one, name) })));
+    const told = layers.filter(({ r }) => Number.isFinite(r));
+    const clear = told.filter(({ r, n }) => Math.abs(r) > CHANCE / Math.sqrt(n - 1));
+    if (!told.length) return "";
+    const are = `the correlation is ${between(told.map(({ r }) => r), short)}`;
+    if (clear.length <= told.length / 20) return `No relation yet: ${are}, not more often far from 0 than by chance.`;
+    return `In the layers ${are}, and in ${clear.length} of ${told.length} farther from 0 than 95 % of those by chance.`;
   },
 });
 

@@ -5,7 +5,7 @@ import { channelFigures } from "./channels.js";
 import { gateTrainingFigure } from "./training.js";
 import { bimodalityFigure, gammaFigure } from "./relations.js";
 import { weightFigures } from "./weights.js";
-import { chooseCompared, compared, differenceFigure } from "./differences.js";
+import { chooseCompared, differenceFigure } from "./differences.js";
 import { snappedFigure } from "./snapped.js";
 import { drawSeries, play, playing } from "./controls.js";
 import { entries, isWanted, redraw, update } from "./drawing.js";
@@ -80,7 +80,7 @@ export function start() {
   for (const { name } of families) state[`${name}-moment`] = "0";
   choose(folds ? "group" : "run");
   state.step = Infinity;
-  if (compared.length > 1) chooseCompared();
+  chooseCompared();
   lead();
   facts();
   runTable();

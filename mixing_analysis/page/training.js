@@ -3,6 +3,7 @@ import { channelsOf, gatesOf, keepsChannels, layerOver, networkOver, runs, runsW
 import { layerIndex, layerNames, named, ownLayers, several, state, stepsOf, withKind } from "./series.js";
 import { colorOf, element, grid, layerSelect, layout, panel, pressed, strokeOf, title } from "./elements.js";
 import { Plot, ticks } from "./plots.js";
+import { tells } from "./preference.js";
 import { MOST_DOTS, SIDES } from "./channels.js";
 import { update } from "./drawing.js";
 
@@ -54,9 +55,10 @@ export const gateTrainingFigure = kind => ({
   }, (series, name, frame) => gatesOverSteps(kind, series, name, frame)),
   finding() {
     const [one] = withKind(kind), [first, last] = trainingSpan([one]);
-    const [before, after] = [first, last].map(step => fixed(networkOver(kind, one.members, step).mean));
+    const [before, after] = [first, last].map(step => networkOver(kind, one.members, step).mean);
     const subject = several() ? `mean ${kind.name} of ${one.name}` : `mean ${kind.name}`;
-    return `The ${subject} goes from ${before} at step ${whole(first)} to ${after} at step ${whole(last)}.`;
+    const verb = tells(kind, after - before) ? "goes" : "has hardly moved:";
+    return `The ${subject} ${verb} from ${fixed(before)} at step ${whole(first)} to ${fixed(after)} at step ${whole(last)}.`;
   },
 });
 

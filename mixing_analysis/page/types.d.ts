@@ -27,7 +27,7 @@ interface Described {
   limits: [number, number];
   neutral: number | null;
   ends: [string, string] | null;
-  published: Record<string, Partial<Record<Side, number>>> | null;
+  published: { subject: string; source: string; shares: Record<string, Partial<Record<Side, number>>> } | null;
 }
 
 interface Labeled {
@@ -48,6 +48,7 @@ export interface Contents {
   architectures: Record<string, Layer[]>[];
   bins: number;
   largest: number;
+  noise: number;
   channels: Record<string, Described & { packed: Packed<string> }>;
   weights: Record<string, Labeled & { packed: string }>;
   gamma: Record<string, Pairs[]>;
@@ -91,6 +92,7 @@ export interface State {
 
 export interface Measure {
   kind: Section;
+  range: number[];
   value(run: number, layer: number): number;
 }
 

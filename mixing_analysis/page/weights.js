@@ -1,8 +1,9 @@
 import { average, deviation, fixed, folded, plain, range, short, sum, whole } from "./numbers.js";
-import { LARGEST, layersOf, runs, runsWith, scaled, weightOf } from "./values.js";
+import { LARGEST, data, layersOf, runs, runsWith, scaled, weightOf } from "./values.js";
 import { layerIndex, named, ownLayers, several, state, stepsOf, whose, withKind } from "./series.js";
 import { choice, layerSelect, layout, panel, seriesTitle, strokeOf, title } from "./elements.js";
 import { RowPlot } from "./plots.js";
+import { hasSpread, leading, tells } from "./preference.js";
 import { overSteps, strokeWidth, trainingPanels } from "./training.js";
 
 /* A share as it is written. */
@@ -17,16 +18,14 @@ const barsFigure = family => ({
   },
   finding() {
     const found = withKind(family).slice(0, 3).map(one => {
-      const layers = range(ownLayers(one, family).length);
-      const largest = family.words.map((words, moment) => {
-        const at = (run, k) => layers.map(l => weightOf(family, run, state.step, l, moment, k));
-        const means = family.labels.map((_, k) => average(one.members.flatMap(run => at(run, k)))), most = Math.max(...means);
-        const label = family.labels[means.indexOf(most)];
-        return `${family.statistics ? `${label} statistics in the ${words}` : `${label} in ${words}`} (${short(most)})`;
+      const each = family.words.map((words, moment) => {
+        const of = `in ${family.statistics ? "the " : ""}${words}`, found = leading(family, one, moment);
+        if (found) return `${found.label}${family.statistics ? " statistics" : ""} lead ${of} (${short(found.mean)})`;
+        return hasSpread(family, one, moment) ? `none lead ${of}, though layers differ` : `no preference yet ${of}`;
       });
-      return largest.join(" and ") + whose(one);
+      return each.join(" and ") + whose(one);
     });
-    return `On average over the layers, the largest weights are those of ${found.join("; ")}.`;
+    return `On average over the layers: ${found.join("; ")}.`;
   },
 });
 
@@ -82,6 +81,9 @@ const weightTrainingFigure = family => ({
       family.labels.map((_, k) => weightOf(family, run, Infinity, l, moment, k)))));
     const subject = several() ? `the weights of ${one.name}` : "the weights";
     const from = family.neutral === null ? "Over the training," : `From ${fraction(family.neutral)} each,`;
+    if (family.neutral !== null && !all.some(value => tells(family, value - family.neutral))) {
+      return `No preference yet: ${subject} are still within ${plain(data.noise)} of ${fraction(family.neutral)} each.`;
+    }
     return `${from} ${subject} have spread to between ${short(Math.min(...all))} and ${short(Math.max(...all))}.`;
   },
 });

@@ -1,15 +1,32 @@
-"""Runs with invented values, for the tests of what is drawn of them."""
+"""Runs with invented values, for the tests of what is drawn of them; and runs of W&B, ended for good."""
+
+import subprocess
+import time
+from contextlib import suppress
 
 import numpy as np
+import wandb_stand_ins
 
 from mixing_analysis.values import Run, frame
 
 
-def make_run(name, group=None, seed=0, steps=(0, 50, 100), layers=4, channels=8, switches=2, gamma=True, drift=0.5):
+def make_run(
+    name,
+    group=None,
+    seed=0,
+    steps=(0, 50, 100),
+    layers=4,
+    channels=8,
+    switches=2,
+    gamma=True,
+    drift=0.5,
+    spread=1.0,
+    config=None,
+):
     """A run whose rho falls from 1, and whose switch weights leave a third."""
     random = np.random.default_rng(seed)
     fall = random.random((layers, channels + 2 * layers)) * drift
-    logits = random.normal(size=(switches, 2, 3))
+    logits = spread * random.normal(size=(switches, 2, 3))
     values = {}
     for step in steps:
         progress = step / max(1, max(steps))
@@ -29,7 +46,7 @@ def make_run(name, group=None, seed=0, steps=(0, 50, 100), layers=4, channels=8,
                 if key.endswith("/rho")
             }
             arrays |= gammas
-    return Run(name, f"runs/{name}", frame(values), group or name)
+    return Run(name, f"runs/{name}", frame(values), group or name, config=config)
 
 
 def two_groups(seeds=3, **options):
@@ -39,3 +56,15 @@ def two_groups(seeds=3, **options):
         for number, (group, drift) in enumerate((("slow", 0.4), ("fast", 0.9)))
         for seed in range(seeds)
     ]
+
+
+def end_wandb(logger, run_dir, seconds=120):
+    """End a W&B run that is logged offline, and wait until its file has the end, which another process writes."""
+    logger.finalize("success")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(subprocess.CalledProcessError):  # in the middle of a record
+            if wandb_stand_ins.records(run_dir, "exit"):
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"W&B has not written the end of the run in {run_dir} after {seconds} s")

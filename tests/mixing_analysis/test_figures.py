@@ -68,7 +68,8 @@ def test_equal_values_make_equal_files(tmp_path):
 
 
 def test_histograms_hold_the_shares_beside_the_published_ones():
-    run = make_run("a", layers=6, switches=0, drift=1.0)
+    config = {"model": {"class_path": "lightning_modules.Classifier"}, "data": {"class_path": "data.CIFAR10"}}
+    run = make_run("a", layers=6, switches=0, drift=1.0, steps=(0, 20_000), config=config)
     axes = draw("rho_histogram", run).axes
     layers = list(last_values(run).values())
     parts = [layers, layers[:2], layers[2:4], layers[4:]]
@@ -217,6 +218,12 @@ def test_networks_with_other_layers_have_axes_of_their_own():
 def test_groups_without_common_layers_have_no_differences():
     runs = [make_run("a", switches=0), make_run("b", layers=0)]
     assert figures.drawings(combine(runs), runs)["differences"]() is None
+
+
+def test_differences_are_those_of_groups_with_common_layers():
+    runs = [make_run("a", layers=0), make_run("b", switches=0), make_run("c", switches=0, layers=2)]
+    axes = draw("differences", *runs).axes
+    assert [each.get_xlabel() for each in axes] == ["c minus b"]
 
 
 def test_no_more_groups_than_can_be_told_apart():

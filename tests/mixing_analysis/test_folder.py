@@ -71,6 +71,40 @@ def test_a_link_of_somebody_else_is_not_replaced():
     assert "report/table.csv is not of a report" in error_of()
 
 
+@pytest.mark.parametrize("listed", ["figures/mine.png", "figures/deep/mine.png", "table.csv"])
+def test_nothing_behind_a_link_is_renewed_or_removed(listed):
+    """A list of files may lie: what it names is outside if a folder on the way, or the file, is a link."""
+    outside = Path("outside", Path(listed).name)
+    outside.parent.mkdir()
+    outside.write_text("mine")
+    link = Path("report", listed if listed == "table.csv" else Path(listed).parent)
+    link.parent.mkdir(parents=True)
+    link.symlink_to((outside if listed == "table.csv" else outside.parent).absolute())
+    Path("report", MANIFEST).write_text(f"{listed}\n")
+    for new in ({"table_csv": "new"}, {"figures__mine_png": "new"}):
+        with pytest.raises(SettingError, match=rf"^{link} is not of a report of analyze\.py: choose another"):
+            write(**new)
+    assert outside.read_text() == "mine"
+
+
+def test_a_link_in_the_place_of_the_list_is_not_written_through():
+    Path("outside.txt").write_text("mine")
+    Path("report").mkdir()
+    for name in (MANIFEST, f"{MANIFEST}.partial"):
+        Path("report", name).symlink_to(Path("outside.txt").absolute())
+    write(table_csv="1")
+    assert Path("outside.txt").read_text() == "mine"
+    assert not Path("report", MANIFEST).is_symlink()
+
+
+def test_a_report_may_be_a_link_to_a_folder():
+    Path("elsewhere").mkdir()
+    Path("report").symlink_to("elsewhere")
+    write(table_csv="1", figures__x_png="2")
+    write(table_csv="3")
+    assert files("elsewhere") == {"table.csv": "3"}
+
+
 def test_a_file_in_an_own_folder_is_not_of_the_report():
     write(figures__x_png="1")
     Path("report/figures/mine.png").write_text("mine")

@@ -9,6 +9,7 @@ import pytest
 import torch
 import wandb_stand_ins
 from chromium import Chromium, find
+from made_runs import end_wandb
 from stand_ins import TinyModel, fit
 from torch import nn
 
@@ -70,7 +71,7 @@ def trained(tmp_path_factory):
         patch.setenv("WANDB_MODE", "offline")
         logger = WandbLogger(folder)
         trainer = fit(folder, [MixingValues(5)], model, loggers=[logger], max_steps=10)
-        logger.finalize("success")
+        end_wandb(logger, folder)
         (folder / "checkpoints").mkdir()
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     return folder, model.net.norm1

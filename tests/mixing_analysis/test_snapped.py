@@ -17,11 +17,18 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.classifier import Classifier
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
-from mixing_analysis.snapped import COLUMNS, LATENTS, evaluate
+from mixing_analysis import snapped
+from mixing_analysis.snapped import COLUMNS, LATENTS
 from mixing_analysis.values import Run, frame
 from norms.errors import SettingError
 
 EPS = 1e-5
+
+TRUSTED = ("stand_ins", "test_snapped")
+
+
+def evaluate(run, batches=32):
+    return snapped.evaluate(run, batches, TRUSTED)
 
 
 class Predicting(TinyModel):
@@ -160,10 +167,10 @@ def test_a_gan_whose_gates_are_snapped_draws_the_same_images(tmp_path):
 def test_the_images_of_a_gan_change_as_by_hand(tmp_path):
     gan = gan_of([0.3, 0.6, 0.7])
     rows = rows_of(evaluate(run_of(gan, tmp_path)))
-    learned, snapped = gan.generator.eval(), gan_of([0, 1, 1]).generator.eval()
+    learned, rounded = gan.generator.eval(), gan_of([0, 1, 1]).generator.eval()
     latents = torch.randn(LATENTS, 4, generator=generator(0, 0))
     with torch.no_grad():
-        before, after = ((network(latents) + 1) / 2 for network in (learned, snapped))
+        before, after = ((network(latents) + 1) / 2 for network in (learned, rounded))
         change = (after - before).square().mean().sqrt().item()
         others = [torch.cat([images[-1:], images[:-1]]) for images in (before, after)]
         between = [(a - b).square().mean().sqrt().item() for a, b in zip((before, after), others, strict=True)]
@@ -215,9 +222,9 @@ def test_it_is_evaluated_without_a_word_and_logging_goes_on(tmp_path, capfd, cap
     assert "after" in caplog.text
 
 
-def error_of(run):
+def error_of(run, trusted=TRUSTED):
     with pytest.raises(SettingError) as caught:
-        evaluate(run)
+        snapped.evaluate(run, 32, trusted)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -236,15 +243,13 @@ def test_runs_that_cannot_be_evaluated(tmp_path):
     assert error_of(Run("r", "r", run.frame, config=run.config)) == "there is no checkpoint of it here"
     unknown = Run("r", "r", run.frame, checkpoint=run.checkpoint)
     assert error_of(unknown) == "there is no config.yaml beside its checkpoint, which says how to evaluate it"
-    assert (
-        error_of(changed("model", "no.such.Module"))
-        == "its config.yaml names a model that is not there: 'no.such.Module'"
-    )
+    gone = "its model 'stand_ins.NoSuch': stand_ins has no NoSuch"
+    assert error_of(changed("model", "stand_ins.NoSuch")).startswith(gone)
     assert error_of(changed("model", "nothing")) == "its config.yaml names a model that is not there: 'nothing'"
     incomplete = Run("r", "r", run.frame, config={"seed": 1}, checkpoint=run.checkpoint)
     assert error_of(incomplete) == "its config.yaml names a model that is not there: 'None'"
-    message = "its config.yaml names a model that is no TrainingModule: 'torch.nn.Linear'"
-    assert error_of(changed("model", "torch.nn.Linear")) == message
+    message = "its config.yaml names a model that is no TrainingModule: 'norms.BatchNorm2d'"
+    assert error_of(changed("model", "norms.BatchNorm2d")) == message
     assert "is a checkpoint of SingleNorm, not of TinyModel" in error_of(changed("model", "stand_ins.TinyModel"))
     message = "its config.yaml names a data that is no LightningDataModule: 'stand_ins.TinyModel'"
     assert error_of(changed("data", "stand_ins.TinyModel")) == message
@@ -266,3 +271,42 @@ def test_a_network_of_no_numbers_is_told(tmp_path):
     model = Predicting()
     nn.init.constant_(model.net.first.weight, float("nan"))
     assert "not finite" in error_of(run_of(model, tmp_path))
+
+
+@pytest.fixture
+def traps(tmp_path, monkeypatch):
+    """Modules that leave a trace when they are imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("trap_model", "trap_data", "trap_norm"):
+        (tmp_path / f"{name}.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / name)!r}).touch()\n")
+    return lambda: sorted(path.name for path in tmp_path.glob("trap_*") if not path.suffix)
+
+
+def test_no_module_is_imported_because_a_run_names_it(tmp_path, traps):
+    run = run_of(SingleNorm(), tmp_path)
+    for part in ("model", "data"):
+        config = copy.deepcopy(run.config)
+        config[part]["class_path"] = f"trap_{part}.Thing"
+        message = error_of(Run("run", "run", run.frame, config=config, checkpoint=run.checkpoint))
+        assert f"trap_{part} is not trusted (to trust it: --trust trap_{part})" in message
+    checkpoint = torch.load(run.checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["norm"] = "trap_norm.Thing"
+    torch.save(checkpoint, run.checkpoint)
+    assert "trap_norm is not trusted (to trust it: --trust trap_norm)" in error_of(run)
+    assert traps() == []
+
+
+@pytest.mark.parametrize("path", ["data.arrays.np.load", "lightning_modules.base.torch.hub.load", "os.system"])
+def test_nor_is_one_reached_through_a_module_of_ours(path, tmp_path):
+    run = run_of(SingleNorm(), tmp_path)
+    checkpoint = torch.load(run.checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["norm"] = path
+    torch.save(checkpoint, run.checkpoint)
+    assert "is not trusted" in error_of(run)
+
+
+def test_what_the_advice_says_helps(tmp_path):
+    run = run_of(SingleNorm(), tmp_path)
+    assert error_of(run, ()).endswith("(to trust it: --trust test_snapped)")
+    assert error_of(run, ("test_snapped",)).endswith("(to trust it: --trust stand_ins)")
+    assert len(snapped.evaluate(run, 1, ("test_snapped", "stand_ins")))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import wandb_stand_ins
+from made_runs import end_wandb
 from stand_ins import PlainModel, fit
 
 from mixing_analysis import wandb_runs
@@ -29,7 +30,7 @@ def run_dir(tmp_path_factory):
         logger = WandbLogger(folder)
         logger.log_hyperparams({"model": {"class_path": "stand_ins.TinyModel"}, "seed_everything": 3})
         fit(folder, [MixingValues(5)], loggers=[logger])
-        logger.finalize("success")
+        end_wandb(logger, folder)
     return folder
 
 
@@ -195,7 +196,7 @@ def test_a_run_without_learned_norms_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger = WandbLogger(tmp_path)
     fit(tmp_path, [MixingValues(5)], PlainModel(), loggers=[logger], max_steps=2)
-    logger.finalize("success")
+    end_wandb(logger, tmp_path)
     assert "has learned no norms" in error_of(offline_folder(tmp_path))
 
 

@@ -1,0 +1,39 @@
+"""The table of all values as files."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from pandas import CategoricalDtype, DataFrame
+
+CSV, PARQUET = "mixing.csv", "mixing.parquet"
+
+FORMULA = ("=", "+", "-", "@", "'")
+"""Begins what a spreadsheet takes for a formula, or for text that was kept from being one."""
+
+
+def write(table: DataFrame, folder: Path) -> list[str]:
+    """Write the table as CSV and, where pyarrow is installed, in a form that keeps its types.
+
+    A name that a spreadsheet would take for a formula has an apostrophe in front in the CSV, which tells it not to.
+
+    Args:
+        table: The values, see :data:`mixing_analysis.values.COLUMNS`.
+        folder: Where the files go; it is there.
+
+    Returns:
+        The names of the files.
+    """
+    _without_formulas(table).to_csv(folder / CSV, index=False)
+    if find_spec("pyarrow") is None:
+        return [CSV]
+    table.to_parquet(folder / PARQUET, index=False)
+    return [CSV, PARQUET]
+
+
+def _without_formulas(table: DataFrame) -> DataFrame:
+    names = [column for column in table if isinstance(table[column].dtype, CategoricalDtype)]
+    return table.assign(**{column: table[column].cat.rename_categories(_quoted) for column in names})
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}" if name.startswith(FORMULA) else name
