@@ -1,5 +1,6 @@
 """Lightning's command line with run folders, loggers and callbacks of normlab's own."""
 
+import errno
 import logging
 import re
 import sys
@@ -34,7 +35,7 @@ from training.lightning_private import CLI
 from training.loggers import CSVLogger
 from training.parser_errors import shorten, with_whole_number
 from training.run import Run
-from training.settings import check_against_model, check_call, check_config, check_trainer, does_not_fit
+from training.settings import check_against_model, check_call, check_config, check_texts, check_trainer, does_not_fit
 from training.shipped import with_shipped_configs
 from training.yaml_text import load_checked_yaml
 
@@ -121,6 +122,7 @@ class TrainCLI(CLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line; what it gives to an option that follows from another is refused, not dropped."""
         load_checked_yaml()
+        check_texts(args)
         try:
             given = self._parsed(parser, args, defaults=False)
             options = given[given.subcommand].as_flat()
@@ -309,3 +311,7 @@ def train(args: Sequence[str]) -> None:
             TrainCLI(args)
         except MisconfigurationException as error:
             raise SettingError(str(error)) from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise SettingError(f"{error.filename}: {error.strerror}") from error

@@ -96,7 +96,7 @@ def _shorten_value_error(message: str) -> str:
         branches = re.split(r"^\s+- ", union[2], flags=re.M)
         causes = [branch for branch in branches if CAUSE.match(branch)]
         types = union[1].replace(", <class 'NoneType'>", "")
-        text = causes[0] if causes else f"expected {types}, got {union[3].splitlines()[0]}"
+        text = causes[0] if causes else f"expected {types}, got {_first_line(union[3])}"
     if unknown := re.search(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", text):
         text = f"unknown option {unknown[2]!r} of {unknown[1]}{_did_you_mean(unknown[2], _arguments(unknown[1]))}"
     elif missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
@@ -110,6 +110,10 @@ def _shorten_value_error(message: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r"^\s*Expected (an? )?", "expected ", text)
     return f"{where}: {text}" if where else text
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "") or "an empty text"
 
 
 def _arguments(class_path: str) -> Iterable[str]:
@@ -131,7 +135,7 @@ def _shorten_restriction(text: str, value: str) -> str:
         wanted = found[2]
         for sign, words in {"v>=": "at least ", "v<=": "at most ", "v>": "above ", "v<": "below "}.items():
             wanted = wanted.replace(sign, words)
-        return f"must be {wanted}, got {found[1] or value.splitlines()[0]}"
+        return f"must be {wanted}, got {found[1] or _first_line(value)}"
     number = r"Not of type \w+: (?:invalid literal for (int)\(\).*|could not convert string to (float)): (.*)"
     return re.sub(number, lambda found: f"expected {found[1] or found[2]}, got {found[3]}", text)
 

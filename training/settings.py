@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import StochasticWeightAveraging, Timer, WeightAveraging
 
 from norms.errors import SettingError, check_range
 from norms.imports import resolve
+from training.yaml_text import YAMLRefusedError, check_yaml
 
 LARGEST_INTEGER = 2**63 - 1
 """Beyond it no integer fits into a tensor."""
@@ -41,6 +43,27 @@ TRAINER_RANGES: Mapping[str, Mapping[str, float]] = {
     "val_check_interval": {"above": 0},
 }
 """What Lightning does not check, or with a traceback."""
+
+
+def check_texts(args: Sequence[str]) -> None:
+    """Refuse a command line and environment variables of which a value would take for ever to look at.
+
+    Args:
+        args: The command line.
+
+    Raises:
+        SettingError: If there is one.
+    """
+    variables = [(f"environment variable {key}", value) for key, value in os.environ.items() if key.startswith("PL_")]
+    for name, text in [*(arg.partition("=")[::2] if arg.startswith("--") else ("", arg) for arg in args), *variables]:
+        try:
+            if re.search(r"[\[{&*]", text):
+                check_yaml(text)
+        except YAMLRefusedError as error:
+            problem = " ".join(str(error).replace(' in "<unicode string>"', "").split())
+            raise SettingError(f"{name.removeprefix('--') or 'a value of the command line'}: {problem}") from error
+        except yaml.YAMLError:  # then it is some other text
+            continue
 
 
 def check_config(config: Mapping[str, Any]) -> None:

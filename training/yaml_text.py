@@ -38,7 +38,7 @@ def check_yaml(text: str) -> None:
 
     Raises:
         YAMLRefusedError: If it nests deeper than ``DEEPEST``, its aliases stand for more than ``LARGEST`` values in all
-            or for what they are part of, or a key is there twice.
+            or for what they are part of, a key is there twice, or a number has thousands of digits.
         yaml.YAMLError: If it is no YAML.
     """
     open_collections: list[_Collection] = []
@@ -58,6 +58,8 @@ def check_yaml(text: str) -> None:
             size, anchor = sizes[anchor], None
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
+            if event.implicit[0] and re.fullmatch(r"[-+]?[\d_]{1000,}", event.value):
+                raise _refused(f"a number of {len(event.value)} digits", event)
         if size and anchor:
             sizes[anchor] = size
         if size and open_collections:
