@@ -11,6 +11,16 @@ from data.stream import Items, StreamDataset, StreamSampler, generator
 from norms.errors import check_range
 
 
+MOST_IMAGES = 2**20
+"""In a step; far fewer fill any memory."""
+
+SMALLEST_SIZE, LARGEST_SIZE = 4, 2**14
+"""Height and width in pixels; below, there is nothing to be seen, and above, nothing that trains at once."""
+
+MOST_WORKERS = 256
+"""For one training process; many more would fill the machine before the first step."""
+
+
 class ImageDataModule(LightningDataModule, ABC):
     """Base of the data modules.
 
@@ -22,8 +32,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         batch_size: Images per batch, and in training per ``batches_per_step``.
-        image_size: Height and width of the images in pixels.
-        num_workers: Processes that load images beside the training; the images are the same for any number.
+        image_size: Height and width of the images in pixels, from 4 to 16384.
+        num_workers: Processes that load images beside the training, at most 256; the images are the same for any
+            number.
         seed: Key of the order and of random crops and flips.
         batches_per_step: How many batches of images one training step consumes, given together as one.
     """
@@ -36,9 +47,10 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_range("data.batch_size", batch_size, at_least=1)
-        check_range("data.image_size", image_size, at_least=1)
-        check_range("data.num_workers", num_workers, at_least=0)
         check_range("data.batches_per_step", batches_per_step, at_least=1)
+        check_range("data.batch_size times batches_per_step", batch_size * batches_per_step, at_most=MOST_IMAGES)
+        check_range("data.image_size", image_size, at_least=SMALLEST_SIZE, at_most=LARGEST_SIZE)
+        check_range("data.num_workers", num_workers, at_least=0, at_most=MOST_WORKERS)
         self.batch_size = batch_size
         self.image_size = image_size
         self.num_workers = num_workers
@@ -50,6 +62,11 @@ class ImageDataModule(LightningDataModule, ABC):
     def channels(self) -> int:
         """Return 3 for RGB, 1 for gray."""
         return 3
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of labels, 0 for images without."""
+        return 0
 
     @abstractmethod
     def load(self) -> tuple[Items, Items]:

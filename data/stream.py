@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from norms.errors import SettingError, check_range
+
 _ORDER, _TRANSFORM = 0, 1
 
 
@@ -82,11 +84,15 @@ class StreamSampler(Sampler[list[int]]):
             training that starts a new epoch goes on where it is.
         rank: This process among ``world_size``.
         world_size: Number of processes.
+
+    Raises:
+        SettingError: If there is no such slice.
     """
 
     def __init__(self, batch_size: int, start: int | Callable[[], int] = 0, rank: int = 0, world_size: int = 1) -> None:
-        if batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"no such slice: batch_size {batch_size}, rank {rank} of {world_size}")
+        check_range("batch_size", batch_size, at_least=1)
+        check_range("world_size", world_size, at_least=1)
+        check_range("rank", rank, at_least=0, below=world_size)
         self.batch_size = batch_size
         self.start = start
         self.rank = rank
@@ -110,11 +116,14 @@ class StreamDataset(Dataset[Any]):
         transform: Applied to each item. It may draw from torch's default CPU generator, as all of torchvision's
             transforms do: the generator is seeded by (seed, position) before and restored afterwards.
         seed: Another seed is another order and other random transforms.
+
+    Raises:
+        SettingError: If the dataset is empty.
     """
 
     def __init__(self, dataset: Items, transform: Callable[[Any], Any] | None = None, seed: int = 0) -> None:
         if not len(dataset):
-            raise ValueError("a stream needs at least one item")
+            raise SettingError("a stream needs at least one item")
         self.dataset = dataset
         self.transform = transform
         self.seed = seed

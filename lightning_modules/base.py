@@ -1,5 +1,6 @@
 """Base of all trained modules: keyed noise, optimizer, guarded checkpoints."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 import normlab
 import norms
 from data.stream import generator
-from norms.errors import SettingError
+from norms.errors import SettingError, check_range
 from norms.imports import resolve
 
 
@@ -43,16 +46,48 @@ class TrainingModule(LightningModule):
 
     Args:
         seed: Key of everything random in the module, at least 0.
+
+    Raises:
+        SettingError: If an argument is outside its range.
     """
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
+        check_range("seed", seed, at_least=0, at_most=2**63 - 1)
         self.seed = seed
 
     @property
     def batches_per_step(self) -> int:
         """How many batches of images one training step consumes."""
         return 1
+
+    def check_data(self, data: Any) -> None:
+        """Refuse data that does not fit the module, before any of it is read.
+
+        Args:
+            data: A data module; what it tells of its images beforehand (``channels``, ``image_size``, ``num_classes``)
+                is looked at.
+
+        Raises:
+            SettingError: If its images or labels do not fit.
+        """
+        return
+
+    def on_train_start(self) -> None:
+        """Warn if a schedule does not go on at the learning rate at which the resumed run had stopped."""
+        for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            if not isinstance(schedule, LambdaLR) or schedule.last_epoch == 0:
+                continue
+            pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            planned = float(next(base * share(schedule.last_epoch) for base, share in pairs))
+            reached = float(schedule.get_last_lr()[0])
+            if not math.isclose(planned, reached, rel_tol=1e-6, abs_tol=1e-12):
+                rank_zero_warn(
+                    f"the learning rate had fallen to {reached:.3g} by step {self.global_step}, and jumps to "
+                    f"{planned:.3g}, since its schedule is over trainer.max_steps, which was another; only a run that "
+                    f"begins with trainer.max_steps: {self.trainer.max_steps} has a schedule without a jump"
+                )
+                return
 
     def noise(self, stream: int, *shape: int) -> Tensor:
         """Draw standard normal noise as a pure function of seed, rank, step, ``stream`` and ``shape``.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
@@ -13,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
-from norms.errors import check_range
+from norms.errors import SettingError, check_range
 
 
 class Classifier(TrainingModule):
@@ -59,6 +60,24 @@ class Classifier(TrainingModule):
     def forward(self, image: Tensor) -> Tensor:
         """Compute the logits (B, num_classes) of RGB or gray images (B, 3 or 1, H, W) in [0, 1]."""
         return self.head(self.feature_net(imagenet_normalize(image)).mean(dim=(2, 3)))
+
+    def check_data(self, data: Any) -> None:
+        """Refuse images without labels, and more labels than the classifier knows.
+
+        Raises:
+            SettingError: If the data module has such.
+        """
+        classes = getattr(data, "num_classes", self.num_classes)
+        if classes == 0:
+            raise SettingError(
+                f"a classifier needs labels, and {type(data).__name__} has none: take data.BundledDigits, "
+                "data.CIFAR10, data.MNIST or data.FashionMNIST"
+            )
+        if classes > self.num_classes:
+            raise SettingError(
+                f"{type(data).__name__} has {classes} classes, but the model knows {self.num_classes}: "
+                f"set model.init_args.num_classes: {classes}"
+            )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one labelled batch."""

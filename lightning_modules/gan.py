@@ -19,7 +19,7 @@ from data.stream import generator
 from lightning_modules import ema
 from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.losses.adversarial import AdversarialLoss, adversarial_loss
-from lightning_modules.networks.sngan import find_architecture
+from lightning_modules.networks.sngan import ARCHITECTURES, build_networks
 from norms.errors import SettingError, check_range
 from norms.recalibration import recalibrate
 
@@ -60,7 +60,7 @@ class GAN(TrainingModule):
         lr: Adam's at the start, for both networks.
         betas: Adam's decay rates, each in [0, 1).
         rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
-        n_dis: Updates of the discriminator in each step, at least 1.
+        n_dis: Updates of the discriminator in each step, from 1 to 1000.
         generator_batch_size: Images generated for an update of the generator; by default as many as real ones for an
             update of the discriminator.
         ema_half_life: Images after which a weight's share in the averaged generator has halved; 0 for no average.
@@ -102,9 +102,9 @@ class GAN(TrainingModule):
         check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         for beta in betas:
             check_range("betas", beta, at_least=0, below=1)
-        check_range("n_dis", n_dis, at_least=1)
-        check_range("generator_batch_size", generator_batch_size, at_least=1)
-        check_range("ema_half_life", ema_half_life, at_least=0)
+        check_range("n_dis", n_dis, at_least=1, at_most=1000)
+        check_range("generator_batch_size", generator_batch_size, at_least=1, at_most=2**20)
+        check_range("ema_half_life", ema_half_life, at_least=0, below=math.inf)
         self.latent_dim = latent_dim
         self.lr = lr
         self.betas = betas
@@ -114,9 +114,8 @@ class GAN(TrainingModule):
         self.ema_half_life = ema_half_life
         self.dequantize = dequantize
         self.loss = adversarial_loss(loss)
-        build = find_architecture(architecture)
-        self.generator, self.discriminator = build(
-            channels=channels, latent_dim=latent_dim, norm=norm, norm_options=norm_options
+        self.generator, self.discriminator = build_networks(
+            architecture, channels=channels, latent_dim=latent_dim, norm=norm, norm_options=norm_options
         )
         self.image_shape = (channels, self.generator.image_size, self.generator.image_size)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
@@ -125,6 +124,29 @@ class GAN(TrainingModule):
     def batches_per_step(self) -> int:
         """Return the number of batches of real images in one step: one for each update of the discriminator."""
         return self.n_dis
+
+    def check_data(self, data: Any) -> None:
+        """Refuse images of another size or number of channels than the generator's.
+
+        Raises:
+            SettingError: If the data module has such.
+        """
+        channels, size, _ = self.image_shape
+        given_channels, given_size = getattr(data, "channels", channels), getattr(data, "image_size", size)
+        advice = []
+        if given_channels != channels:
+            advice.append(f"model.init_args.channels: {given_channels}")
+        if given_size != size:
+            fitting = [
+                name for name, each in ARCHITECTURES.items() if getattr(each, "image_size", None) == given_size
+            ]
+            instead = f" (or model.init_args.architecture: {fitting[0]})" if fitting else ""
+            advice.append(f"data.init_args.image_size: {size}{instead}")
+        if advice:
+            raise SettingError(
+                f"the model makes images of {channels}x{size}x{size} (channels x height x width), but "
+                f"{type(data).__name__} gives {given_channels}x{given_size}x{given_size}: set {' and '.join(advice)}"
+            )
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         """Build Adam for either network, both with the same schedule."""

@@ -1,7 +1,11 @@
 """One way to tell of a wrong setting: what is wrong, where, and what would be right."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from inspect import Signature
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, get_args
 
 
 class SettingError(ValueError):
@@ -10,8 +14,9 @@ class SettingError(ValueError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``", did you mean 'NAME'?"`` for the known name nearest to ``name``, or nothing if none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else ""
+    by_lower_case = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), list(by_lower_case), n=1, cutoff=0.5)
+    return f", did you mean '{by_lower_case[close[0]]}'?" if close else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> SettingError:
@@ -50,5 +55,35 @@ def check_range(
     )
     given = [(words, limit, holds) for words, limit, holds in limits if limit is not None]
     if not all(holds(limit) for _, limit, holds in given):
-        wanted = " and ".join(f"{words} {limit:g}" for words, limit, _ in given)
+        wanted = " and ".join(f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit, _ in given)
         raise SettingError(f"{name} must be {wanted}, got {value}")
+
+
+_PLAIN: Mapping[Any, tuple[type, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+    NoneType: (NoneType, "null"),
+}
+
+
+def check_types(options: Mapping[str, Any], signature: Signature) -> None:
+    """Refuse options of another type than the annotations of their parameters, where those are of plain types alone.
+
+    Args:
+        options: The arguments, by name.
+        signature: That of what takes them.
+
+    Raises:
+        SettingError: If an option is of another type.
+    """
+    for name, value in options.items():
+        hint = signature.parameters[name].annotation if name in signature.parameters else Any
+        types = get_args(hint) or (hint,)
+        if not all(isinstance(each, type) and each in _PLAIN for each in types):
+            continue
+        # Python counts true and false among the numbers.
+        fits = bool in types if isinstance(value, bool) else isinstance(value, tuple(_PLAIN[each][0] for each in types))
+        if not fits:
+            raise SettingError(f"{name} must be {' or '.join(_PLAIN[each][1] for each in types)}, got {value!r}")

@@ -1,6 +1,7 @@
 """Norms by name, class path or callable."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from .batch_instance import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInsta
 from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from .conditional import ConditionalNorm
 from .decorrelated import DecorrelatedBatchNorm1d, DecorrelatedBatchNorm2d, DecorrelatedBatchNorm3d
-from .errors import SettingError, did_you_mean
+from .errors import SettingError, check_range, check_types, did_you_mean
 from .imports import resolve_callable
 from .layer_pixel import LayerNormPixel
 from .switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
@@ -33,6 +34,7 @@ def _group(num_features: int, num_groups: int | None = None, eps: float = 1e-5, 
         # 32 groups as in the paper where they hold at least two channels each, else the next smaller power of two:
         # groups of one channel would be instance normalization.
         num_groups = next((g for g in (32, 16, 8, 4, 2) if num_features % g == 0 and num_features // g > 1), 1)
+    check_range("num_groups", num_groups, at_least=1)
     return nn.GroupNorm(num_groups, num_features, eps, affine)
 
 
@@ -185,11 +187,20 @@ def build(
         defaults["affine"] = False
     settings = {**defaults, **options}
     try:
-        inspect.signature(builder).bind(num_features, **settings)
+        signature = inspect.signature(builder)
+        signature.bind(num_features, **settings)
+        check_types(options, signature)
     except TypeError as error:
         raise SettingError(f"norm '{label}' cannot be built from a number of channels and options: {error}") from error
+    except SettingError:
+        raise
     except ValueError:
         pass  # some that are written in C have no signature
+    if isinstance(builder, type) and not issubclass(builder, nn.Module):
+        raise SettingError(f"norm '{label}' must be a torch.nn.Module")
+    if name in _BUILDERS:  # torch's own take any number
+        check_range("eps", options.get("eps"), above=0, below=math.inf)
+        check_range("momentum", options.get("momentum"), at_least=0, at_most=1)
     norm = builder(num_features, **settings)
     if not isinstance(norm, nn.Module):
         raise SettingError(f"norm '{label}' must build a torch.nn.Module, got {type(norm).__name__}")

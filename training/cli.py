@@ -1,5 +1,6 @@
 """Lightning's command line with run folders, loggers and callbacks of normlab's own."""
 
+import errno
 import logging
 import os
 import re
@@ -29,13 +30,16 @@ from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.callbacks.summary import print_summary
+from training.environment import from_environment
 from training.files import replacing
 from training.layer_sync import NormSync
 from training.lightning_private import CLI
 from training.loggers import CSVLogger
-from training.parser_errors import shorten
+from training.parser_errors import shorten, with_whole_number
 from training.run import Run
+from training.settings import check_against_model, check_call, check_config, check_texts, check_trainer, does_not_fit
 from training.shipped import with_shipped_configs
+from training.yaml_text import load_checked_yaml
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -50,9 +54,10 @@ TRAINER_DEFAULTS = {
 
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
 
-IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|Received SIGTERM")
+IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|GPU available: False|Received SIGTERM|Seed set to")
 LIGHTNING_LOGS = (
     "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.seed",
     "lightning_fabric.utilities.rank_zero",
     "pytorch_lightning.trainer.connectors.signal_connector",
 )
@@ -80,6 +85,7 @@ class TrainCLI(CLI):
         self._loggers: list[Logger] = []
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
+        self._arguments = with_shipped_configs(args)
         super().__init__(
             TrainingModule,
             LightningDataModule,
@@ -96,8 +102,14 @@ class TrainCLI(CLI):
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=with_shipped_configs(args),
+            args=self._arguments,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the one subcommand that is called, since each has a parser that takes its time, or else all."""
+        known = CLI.subcommands()
+        called = next(iter(self._arguments), "")
+        return {called: known[called]} if called in known else known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what this project has besides Lightning's options."""
@@ -111,22 +123,36 @@ class TrainCLI(CLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line; what it gives to an option that follows from another is refused, not dropped."""
+        load_checked_yaml()
+        check_texts(args)
         try:
-            self.config = parser.parse_args(args)
-            given = parser.parse_args(args, defaults=False)
-        except ArgumentError as error:
-            options = [option for each in self._parsers for option in vars(each.get_defaults().as_flat())]
-            raise SettingError(shorten(str(error), args, options, "use --config FILE")) from error
+            given = self._parsed(parser, args, defaults=False)
+            options = given[given.subcommand].as_flat()
+            args = [*args, *from_environment(given.subcommand, vars(options), self._known_options())]
+            self.config = self._parsed(parser, args)
+        except (ArgumentError, RecursionError, OverflowError) as error:
+            raise SettingError(shorten(str(error), args, self._known_options(), "use --config FILE")) from error
         if given.get(f"{given.subcommand}.{LINK_TARGET}") is not None:
             raise SettingError(f"{LINK_TARGET} follows from {LINK_SOURCE}: remove it")
+        check_config(self.config[given.subcommand].as_dict())
+
+    def _parsed(self, parser: LightningArgumentParser, args: Sequence[str], **options: bool) -> Any:
+        try:
+            return parser.parse_args(args, **options)
+        except ArgumentError as error:
+            whole = with_whole_number(args, str(error))
+            if whole == args:
+                raise
+            return self._parsed(parser, whole, **options)
+
+    def _known_options(self) -> list[str]:
+        return [option for each in self._parsers for option in vars(each.get_defaults().as_flat())]
 
     def before_instantiate_classes(self) -> None:
         """Refuse what the configuration alone shows to be wrong, and find the checkpoint."""
         config = self._options
-        if Path(config.name).name != config.name or config.name in ("", ".."):
-            raise SettingError(f"name must be the name of a folder, got {config.name!r}")
         if self.subcommand == "fit":
-            _check_trainer(config.trainer)
+            check_trainer(config.trainer)
         elif not config.ckpt_path:
             raise SettingError(
                 f"{self.subcommand} needs a trained model: give --ckpt_path with a run folder, a checkpoint or 'last'"
@@ -156,7 +182,7 @@ class TrainCLI(CLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a ValueError of theirs says that a configured value is wrong."""
-        for base in (TrainingModule, LightningDataModule):
+        for base in (TrainingModule, LightningDataModule, Callback):
             self.parser.add_instantiator(self._build, base)
         try:
             super().instantiate_classes()
@@ -168,10 +194,13 @@ class TrainCLI(CLI):
 
     def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
         try:
+            check_call(class_type, args, kwargs)
             return class_type(*args, **kwargs)
         except Exception as error:
+            if does_not_fit(error):
+                error = SettingError(f"{class_type.__name__} does not fit into memory: {str(error).splitlines()[0]}")
             self._constructor_error = error  # which jsonargparse would bury in a ValueError of its own
-            raise
+            raise error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; loggers wait for the run's folder."""
@@ -183,8 +212,13 @@ class TrainCLI(CLI):
         # Lightning's own knows no norms but torch's. It refuses the option beside a plugin, which is right here too.
         if config["sync_batchnorm"] and not any(isinstance(plugin, LayerSync) for plugin in plugins):
             config["sync_batchnorm"], plugins = False, [*plugins, NormSync()]
-        callbacks = [*callbacks, *self._callbacks()]
-        return Trainer(**{**config, "logger": False, "callbacks": callbacks, "plugins": plugins})
+        check_against_model(self.model, config, callbacks)
+        self.model.check_data(self.datamodule)
+        config |= {"logger": False, "callbacks": [*callbacks, *self._callbacks()], "plugins": plugins}
+        try:
+            return Trainer(**config)
+        except (TypeError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
+            raise SettingError(f"trainer: {error}") from error  # Lightning checks less than it takes
 
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()
@@ -246,20 +280,6 @@ class TrainCLI(CLI):
                         path.rmdir()
 
 
-def _check_trainer(trainer: Any) -> None:
-    if trainer.max_epochs != -1:
-        raise SettingError(
-            f"trainer.max_epochs is {trainer.max_epochs}, but data streams without epochs: use trainer.max_steps"
-        )
-    if trainer.max_steps < 1 and not trainer.fast_dev_run:
-        raise SettingError(f"trainer.max_steps must be at least 1, got {trainer.max_steps}")
-    if trainer.logger is False:
-        raise SettingError(
-            "trainer.logger: false is not possible, a run always has its metrics.csv; "
-            "the environment variable WANDB_MODE=disabled leaves out W&B"
-        )
-
-
 @contextmanager
 def _relevant_messages() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -299,3 +319,7 @@ def train(args: Sequence[str]) -> None:
             TrainCLI(args)
         except MisconfigurationException as error:
             raise SettingError(str(error)) from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise SettingError(f"{error.filename}: {error.strerror}") from error

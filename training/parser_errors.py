@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from training.yaml_text import YAMLRefusedError, check_yaml, whole_number
+
 UNION = re.compile(r"Subtypes: \[(.*?)\]\n\s+Errors:\n(.*?)\n\s+Given value type: .*?Given value: (.*)", re.DOTALL)
 """What jsonargparse says of a value that fits none of several types: the types, an error for each, and the value."""
 
@@ -38,7 +40,31 @@ def shorten(message: str, args: Sequence[str], options: Iterable[str], hint: str
         text = f"no {' and no '.join(key.split('.')[-1] for key in required[1].split(', '))} given: {hint}"
     else:
         text = _shorten_value_error(message)
-    return " ".join(text.split())
+    # Values are the user's, of any length.
+    return re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}...", " ".join(text.split()))
+
+
+def with_whole_number(args: Sequence[str], message: str) -> list[str]:
+    """Write ``1e3`` as ``1000`` where a whole number is expected.
+
+    Args:
+        args: A command line.
+        message: What jsonargparse says of it.
+
+    Returns:
+        The command line, changed where the message is about an option that is given so.
+    """
+    changed = list(args)
+    names = re.findall(r'Parser key "([^"]+)":', message)
+    if not names or "int" not in message:
+        return changed
+    for index, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if re.fullmatch(rf"--(.*\.)?{re.escape(names[-1])}", option):
+            place, text = (index, value) if equals else (index + 1, "".join(args[index + 1 : index + 2]))
+            if (whole := whole_number(text)) is not None:
+                changed[place] = f"{option}={whole}" if equals else whole
+    return changed
 
 
 def _unknown_option(name: str, options: set[str]) -> str:
@@ -52,9 +78,11 @@ def _broken_file(args: Sequence[str]) -> str | None:
     for path in (Path(arg.removeprefix("--config=")) for arg in args):
         if path.is_file():
             try:
-                yaml.safe_load(path.read_text())
+                check_yaml(path.read_text())
+            except YAMLRefusedError as error:
+                return f"{path}: {error}".replace(' in "<unicode string>"', "")
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                return f"{path} is not valid YAML: {error}"
+                return f"{path} is not valid YAML: {error}".replace(' in "<unicode string>"', "")
     return None
 
 
@@ -62,22 +90,30 @@ def _shorten_value_error(message: str) -> str:
     # Errors nest: the last key is the value itself, and the keys before it are the classes that it is an argument of.
     *_, text = re.split(r'Parser key "[^"]+":', message)
     where = ".init_args.".join(re.findall(r'Parser key "([^"]+)":', message))
+    if nested := re.search(r"NestedArg\(key='([^']*)', val=(.*?)\)$", text, flags=re.S | re.M):
+        return f"{where}.{nested[1]}: not possible, got {nested[2]}"
     if union := UNION.search(text):
         branches = re.split(r"^\s+- ", union[2], flags=re.M)
         causes = [branch for branch in branches if CAUSE.match(branch)]
         types = union[1].replace(", <class 'NoneType'>", "")
-        text = causes[0] if causes else f"expected {types}, got {union[3].splitlines()[0]}"
+        text = causes[0] if causes else f"expected {types}, got {_first_line(union[3])}"
     if unknown := re.search(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", text):
         text = f"unknown option {unknown[2]!r} of {unknown[1]}{_did_you_mean(unknown[2], _arguments(unknown[1]))}"
     elif missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
         module = import_module(missing[1])
-        text = f"no class {missing[2]!r} in {missing[1]}{_did_you_mean(missing[2], dir(module))}{_hidden(module)}"
+        classes = [name for name, found in vars(module).items() if isinstance(found, type)]
+        text = f"no class {missing[2]!r} in {missing[1]}{_did_you_mean(missing[2], classes)}{_hidden(module)}"
+    elif word := re.search(r"Expected a dot import path string: (\w+)", text):
+        text = f"no class {word[1]!r}{_did_you_mean_class(where, word[1])}"
     text = re.sub(r"(Got value: [^\n]*)\n.*", r"\1", text, flags=re.S).replace(". Got value:", ", got")
     text = _shorten_restriction(text, union[3] if union else "")
-    text = text.replace("Expected a dot import path string:", "expected a class, such as package.Class, got")
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r"^\s*Expected (an? )?", "expected ", text)
     return f"{where}: {text}" if where else text
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "") or "an empty text"
 
 
 def _arguments(class_path: str) -> Iterable[str]:
@@ -99,9 +135,18 @@ def _shorten_restriction(text: str, value: str) -> str:
         wanted = found[2]
         for sign, words in {"v>=": "at least ", "v<=": "at most ", "v>": "above ", "v<": "below "}.items():
             wanted = wanted.replace(sign, words)
-        return f"must be {wanted}, got {found[1] or value.splitlines()[0]}"
+        return f"must be {wanted}, got {found[1] or _first_line(value)}"
     number = r"Not of type \w+: (?:invalid literal for (int)\(\).*|could not convert string to (float)): (.*)"
     return re.sub(number, lambda found: f"expected {found[1] or found[2]}, got {found[3]}", text)
+
+
+def _did_you_mean_class(section: str, name: str) -> str:
+    package = {"model": "lightning_modules", "data": "data"}.get(section)
+    if package is None:
+        return ": expected one such as package.Class"
+    # Not by their paths, of which the beginning would be alike for any name.
+    meant = _did_you_mean(name, import_module(package).__all__)
+    return meant.replace("'", f"'{package}.", 1) or ": expected one such as package.Class"
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,10 @@
 """The configurations that come with normlab, called by their bare names."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from norms.errors import unknown
+from norms.errors import SettingError, unknown
 
 HERE = Path(__file__).resolve().parent
 
@@ -44,6 +45,9 @@ def _replaced(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _file(name: str) -> str:
+    # A pipe would be waited for for ever, and is empty when it is read again.
+    if os.path.exists(name) and not os.path.isfile(name):
+        raise SettingError(f"--config {name}: not a regular file")
     if not name.replace("_", "").isalnum() or Path(name).exists():
         return name
     known = shipped_configs()

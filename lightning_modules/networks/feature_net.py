@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 import norms
-from norms.errors import SettingError, unknown
+from norms.errors import SettingError, check_range, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -67,6 +67,8 @@ class FeatureNet(nn.Module):
             raise SettingError(
                 f"widths and depths need one positive entry per stage, got {list(widths)} and {list(depths)}"
             )
+        check_range("the number of stages", len(widths), at_most=10)
+        check_range("depths", max(depths), at_most=1000)
         self.widths, self.depths, self.norm = tuple(widths), tuple(depths), norm
         self.layers = nn.ModuleDict()
         channels = 3

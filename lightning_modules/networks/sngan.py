@@ -5,6 +5,7 @@ cheaper order is computed: a 1x1 convolution of a nearest-neighbor upsampled map
 average pooling commutes with a 1x1 convolution.
 """
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import norms
+from norms.errors import SettingError
 from norms.imports import resolve_callable
 
 NormFactory = Callable[[int], nn.Module]
@@ -135,6 +137,32 @@ def find_architecture(choice: str | Callable[..., Any]) -> Callable[..., Any]:
         SettingError: If there is no such thing, or it cannot be called.
     """
     return resolve_callable("architecture", choice, ARCHITECTURES)
+
+
+def build_networks(choice: str | Callable[..., Any], **settings: Any) -> tuple[Any, Any]:
+    """Build a generator and a discriminator.
+
+    Args:
+        choice: As :func:`find_architecture` takes it.
+        settings: What it is called with.
+
+    Raises:
+        SettingError: If it cannot be called so, or builds something else.
+    """
+    build = find_architecture(choice)
+    try:
+        inspect.signature(build).bind(**settings)
+    except TypeError as error:
+        raise SettingError(f"architecture {choice!r} does not take {', '.join(settings)}: {error}") from error
+    except ValueError:
+        pass  # some that are written in C have no signature
+    networks = build(**settings)
+    if not isinstance(networks, tuple | list) or [isinstance(part, nn.Module) for part in networks] != [True, True]:
+        raise SettingError(f"architecture {choice!r} must build a generator and a discriminator")
+    generator, discriminator = networks
+    if not isinstance(getattr(generator, "image_size", None), int):
+        raise SettingError(f"architecture {choice!r} must build a generator that has an image_size")
+    return generator, discriminator
 
 
 class Generator(nn.Module):

@@ -59,7 +59,8 @@ class TransformerNet(nn.Sequential):
     ) -> None:
         if not widths or min(widths) < 1:
             raise SettingError(f"widths must be one or more positive numbers, got {list(widths)}")
-        check_range("num_blocks", num_blocks, at_least=0)
+        check_range("the number of widths", len(widths), at_most=10)
+        check_range("num_blocks", num_blocks, at_least=0, at_most=1000)
         make_norm = partial(norms.build, norm, **(norm_options or {}))
         parts: OrderedDict[str, nn.Module] = OrderedDict(first=_ConvBlock(3, widths[0], 9, make_norm))
         for i, (wide, narrow) in enumerate(pairwise(widths), start=1):

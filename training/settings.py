@@ -1,0 +1,269 @@
+"""What holds for every value of a configuration, whatever it configures."""
+
+import inspect
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import StochasticWeightAveraging, Timer, WeightAveraging
+
+from norms.errors import SettingError, check_range
+from norms.imports import resolve
+from training.yaml_text import YAMLRefusedError, check_yaml
+
+LARGEST_INTEGER = 2**63 - 1
+"""Beyond it no integer fits into a tensor."""
+
+LONGEST = 4096
+"""Characters of a text; no path is longer."""
+
+MOST_PROCESSES = 1024
+"""Of one training on one machine; far more than this would fill its memory before anything is trained."""
+
+TRAINER_RANGES: Mapping[str, Mapping[str, float]] = {
+    "accumulate_grad_batches": {"at_least": 1},
+    "check_val_every_n_epoch": {"at_least": 1},
+    "gradient_clip_val": {"at_least": 0},
+    "limit_predict_batches": {"at_least": 0},
+    "limit_test_batches": {"at_least": 0},
+    "limit_train_batches": {"at_least": 0},
+    "limit_val_batches": {"at_least": 0},
+    "log_every_n_steps": {"at_least": 1},
+    "min_epochs": {"at_least": 0},
+    "min_steps": {"at_least": 0},
+    "num_nodes": {"at_least": 1, "at_most": MOST_PROCESSES},
+    "num_sanity_val_steps": {"at_least": -1},
+    "overfit_batches": {"at_least": 0},
+    "reload_dataloaders_every_n_epochs": {"at_least": 0},
+    "val_check_interval": {"above": 0},
+}
+"""What Lightning does not check, or with a traceback."""
+
+
+def check_texts(args: Sequence[str]) -> None:
+    """Refuse a command line and environment variables of which a value would take for ever to look at.
+
+    Args:
+        args: The command line.
+
+    Raises:
+        SettingError: If there is one.
+    """
+    variables = [(f"environment variable {key}", value) for key, value in os.environ.items() if key.startswith("PL_")]
+    for name, text in [*(arg.partition("=")[::2] if arg.startswith("--") else ("", arg) for arg in args), *variables]:
+        try:
+            if re.search(r"[\[{&*]", text):
+                check_yaml(text)
+        except YAMLRefusedError as error:
+            problem = " ".join(str(error).replace(' in "<unicode string>"', "").split())
+            raise SettingError(f"{name.removeprefix('--') or 'a value of the command line'}: {problem}") from error
+        except yaml.YAMLError:  # then it is some other text
+            continue
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse what the configuration alone shows to be wrong, for any subcommand.
+
+    Args:
+        config: All options, as plain values.
+
+    Raises:
+        SettingError: If something is.
+    """
+    for name in ("name", "runs_dir", "seed_everything"):
+        if config[name] in (None, ""):
+            raise SettingError(f"{name} must have a value, got {'null' if config[name] is None else 'an empty text'}")
+    check_values(config)
+    _check_name(config["name"])
+    check_range("seed_everything", int(config["seed_everything"]), at_least=0, at_most=2**32 - 1)
+    for section in ("model", "data"):
+        _check_class_nulls(config[section], section)
+    check_nulls(config["trainer"], Trainer, "trainer")
+    for name, limits in TRAINER_RANGES.items():
+        value = config["trainer"][name]
+        if isinstance(value, int | float):
+            check_range(f"trainer.{name}", value, **limits)
+    _check_devices(config["trainer"]["devices"])
+
+
+def check_values(config: Any, where: str = "") -> None:
+    """Refuse what no option can mean: numbers that are not finite or fit no tensor, and texts that no file can be named.
+
+    Args:
+        config: A configuration, or a part of it, of plain values.
+        where: The dotted name of the part.
+
+    Raises:
+        SettingError: If there is such a value.
+    """
+    for key, value in _leaves(config, where):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(f"{key} must be a finite number, got {value}")
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise SettingError(f"{key} must be between -2**63 and 2**63, got a number of {value.bit_length()} bits")
+        if isinstance(value, str):
+            _check_text(key, value)
+
+
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _leaves(part, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple | set):
+        for index, part in enumerate(value):
+            yield from _leaves(part, f"{where}[{index}]")
+    else:
+        yield where, value
+
+
+def _check_text(key: str, text: str) -> None:
+    if len(text) > LONGEST:
+        raise SettingError(f"{key} is too long: it has {len(text)} characters, and at most {LONGEST} are taken")
+    if "\0" in text:
+        raise SettingError(f"{key} holds a NUL character: {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SettingError(f"{key} is not UTF-8: {text!r}") from error
+
+
+def check_nulls(arguments: Mapping[str, Any], callee: Any, where: str) -> None:
+    """Refuse null where a value is needed, which jsonargparse lets through.
+
+    Args:
+        arguments: The configured arguments of ``callee``; those that are a ``class_path`` with ``init_args`` are looked
+            into.
+        callee: A class.
+        where: The dotted name of the arguments.
+
+    Raises:
+        SettingError: If an argument is null that neither may be null nor is by default.
+    """
+    required = _without_null(callee)
+    for name, value in arguments.items():
+        key = f"{where}.{name}" if where else name
+        if value is None and name in required:
+            raise SettingError(f"{key} must have a value, got null")
+        for index, part in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            _check_class_nulls(part, key if index is None else f"{key}[{index}]")
+
+
+def _check_class_nulls(value: Any, where: str) -> None:
+    if isinstance(value, Mapping) and isinstance(value.get("class_path"), str) and value.get("init_args"):
+        check_nulls(value["init_args"], resolve("class", value["class_path"]), f"{where}.init_args")
+
+
+def _without_null(callee: Any) -> set[str]:
+    names: set[str] = set()
+    for base in (base for base in reversed(callee.__mro__) if "__init__" in vars(base)):
+        try:
+            hints = get_type_hints(base.__init__)
+        except (NameError, TypeError):  # of what is imported for type checkers alone
+            continue
+        for name, parameter in inspect.signature(base.__init__).parameters.items():
+            if parameter.default is None or _admits_none(hints.get(name, Any)):
+                names.discard(name)
+            else:
+                names.add(name)
+    return names
+
+
+def _admits_none(hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(map(_admits_none, get_args(hint)))
+    if origin is Literal:
+        return None in get_args(hint)
+    if hint in (Any, object, NoneType):
+        return True
+    return origin is None and not isinstance(hint, type)
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse options of Lightning's trainer that fit no training here, or that it would take without a word.
+
+    Raises:
+        SettingError: If there is one.
+    """
+    if trainer.max_epochs != -1:
+        raise SettingError(
+            f"trainer.max_epochs is {trainer.max_epochs}, but data streams without epochs: use trainer.max_steps"
+        )
+    if trainer.max_steps < 1 and not trainer.fast_dev_run:
+        raise SettingError(f"trainer.max_steps must be at least 1, got {trainer.max_steps}")
+    if trainer.logger is False:
+        raise SettingError(
+            "trainer.logger: false is not possible, a run always has its metrics.csv; "
+            "the environment variable WANDB_MODE=disabled leaves out W&B"
+        )
+    check_range("trainer.limit_train_batches", trainer.limit_train_batches, above=0)
+    if trainer.max_time is not None:
+        try:
+            seconds = Timer(trainer.max_time).time_remaining()
+        except (TypeError, OverflowError) as error:
+            raise SettingError(f"trainer.max_time: {error}") from error
+        check_range("the seconds of trainer.max_time", seconds, above=0)
+
+
+def check_against_model(model: LightningModule, trainer: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
+    """Refuse options of the trainer that a module which steps its optimizers itself, such as a GAN, cannot have.
+
+    Raises:
+        SettingError: If there is one.
+    """
+    if model.automatic_optimization:
+        return
+    name = f"{type(model).__name__} steps its optimizers itself"
+    if trainer["gradient_clip_val"]:
+        raise SettingError(f"{name}, and clips no gradients: remove trainer.gradient_clip_val")
+    if trainer["accumulate_grad_batches"] > 1:
+        raise SettingError(
+            f"{name}, with the gradients of one batch: remove trainer.accumulate_grad_batches; "
+            "a larger data.init_args.batch_size does the same"
+        )
+    for callback in callbacks:
+        if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+            average = "; model.init_args.ema_half_life averages its generator" if hasattr(model, "ema_half_life") else ""
+            raise SettingError(
+                f"{type(callback).__name__} would average all networks of {type(model).__name__} alike: "
+                f"remove it from trainer.callbacks{average}"
+            )
+
+
+def check_call(callee: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that a class does not take, such as those of jsonargparse's ``dict_kwargs``.
+
+    Raises:
+        SettingError: If there is one.
+    """
+    try:
+        inspect.signature(callee).bind(*args, **kwargs)
+    except TypeError as error:
+        raise SettingError(f"{callee.__name__}: {error}") from error
+
+
+def does_not_fit(error: Exception) -> bool:
+    """Tell whether an error says that something is too large for the memory or for a tensor."""
+    words = r"allocate memory|out of memory|overflow|Storage size|Trying to create tensor"
+    return isinstance(error, MemoryError | OverflowError) or (
+        isinstance(error, RuntimeError | TypeError) and re.search(words, str(error), re.IGNORECASE) is not None
+    )
+
+
+def _check_devices(devices: Any) -> None:
+    if isinstance(devices, int) or (isinstance(devices, str) and re.fullmatch(r"-?\d{1,9}", devices)):
+        check_range("trainer.devices", int(devices), at_least=-1, at_most=MOST_PROCESSES)
+        if int(devices) == 0:
+            raise SettingError("trainer.devices must be at least 1, or auto or -1 for all, got 0")
+
+
+def _check_name(name: str) -> None:
+    if os.path.basename(name) != name or name in ("", ".", "..") or not name.isprintable():
+        raise SettingError(f"name must be the name of a folder, got {name!r}")
+    if len(name.encode()) > 255:
+        raise SettingError(f"name must be the name of a folder, of at most 255 bytes, got {len(name.encode())}")
