@@ -1,35 +1,25 @@
 """What the norms of this package share, and what those that learn how to normalize add to it."""
 
+import copy
 import inspect
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypedDict, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .errors import check_range
 from .formula import Formula
 from .kinds import MixingKind
 from .moments import modulate, standardize
-from .pooling import is_distributed
-
-
-@torch.library.custom_op("norms::snapshot", mutates_args=())
-def _opaque_snapshot(buffer: Tensor) -> Tensor:
-    return buffer.clone()
-
-
-@_opaque_snapshot.register_fake
-def _(buffer: Tensor) -> Tensor:
-    return torch.empty_like(buffer)
-
-
-def snapshot(buffer: Tensor) -> Tensor:
-    """Copy a buffer that moves before a gradient that depends on it is computed."""
-    # A compiler takes a plain copy for the buffer itself, and reads it when it has moved.
-    return _opaque_snapshot(buffer) if torch.compiler.is_compiling() else buffer.clone()
+from .pooling import is_distributed, whole
+from .precision import check_floating
+from .recomputation import RecentPasses, is_repeated, restored
+from .tracing import is_traced, trace_call
 
 
 class CommonOptions(TypedDict, total=False):
@@ -37,6 +27,7 @@ class CommonOptions(TypedDict, total=False):
 
     affine: bool
     sync: bool
+    process_group: Any
     device: torch.device | str | None
     dtype: torch.dtype | None
 
@@ -67,6 +58,7 @@ class MomentNorm(nn.Module, ABC):
         initial_gamma: Where ``weight`` starts. With 0 in the last norm of a residual branch, the block starts as the
             identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
         sync: Whether to pool the moments of the batch over all processes in training, each weighted by its count.
+        process_group: With ``sync``, the group of processes to pool over; None takes all.
         device: Where parameters and buffers live.
         dtype: Dtype of parameters and buffers.
 
@@ -108,6 +100,7 @@ class MomentNorm(nn.Module, ABC):
         track_running_stats: bool = True,
         initial_gamma: float = 1.0,
         sync: bool = False,
+        process_group: Any = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -122,6 +115,8 @@ class MomentNorm(nn.Module, ABC):
         self.track_running_stats = track_running_stats
         self.initial_gamma = initial_gamma
         self.sync = sync
+        self.process_group = process_group
+        self._passes: RecentPasses | None = None
         self.weight: nn.Parameter | None
         self.bias: nn.Parameter | None
         for name, value in (("weight", initial_gamma), ("bias", 0.0)):
@@ -184,7 +179,6 @@ class MomentNorm(nn.Module, ABC):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    @abstractmethod
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``.
 
@@ -197,8 +191,28 @@ class MomentNorm(nn.Module, ABC):
             The normalized activations: shape, dtype and memory format of ``x``.
 
         Raises:
-            ValueError: If the shape does not fit, or in training if there are too few values for a variance.
+            ValueError: If the shape or dtype does not fit, or in training if there are too few values for a variance.
         """
+        if is_traced(x):
+            return trace_call(self, x, weight, bias)
+        self._check_input(x)
+        weight = self.weight if weight is None else weight
+        bias = self.bias if bias is None else bias
+        if self.training and is_repeated():
+            with restored(self, self._passes.find(x) if self._passes else []):
+                return self._normalize(x, weight, bias)
+        if self.training and self._passes and not torch.compiler.is_compiling():
+            self._passes.remember(x, self)
+        return self._normalize(x, weight, bias)
+
+    @abstractmethod
+    def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Normalize ``x``, which fits, and update the running statistics in training."""
+
+    @property
+    def _sync(self) -> Any:
+        """Whom to pool with in this pass: nobody (False), all processes (True) or a group of them."""
+        return self.sync and self.training and (self.process_group or True)
 
     def _check_input(self, x: Tensor) -> None:
         name, dims = type(self).__name__, self.spatial_dims
@@ -208,11 +222,12 @@ class MomentNorm(nn.Module, ABC):
             raise ValueError(f"{name} needs {needed}-dimensional input (N, C, ...), got shape {tuple(x.shape)}")
         if x.shape[1] != self.num_features:
             raise ValueError(f"{name} was built for {self.num_features} channels, got shape {tuple(x.shape)}")
+        check_floating(x, name)
         self._check_count(x)
 
     def _check_count(self, x: Tensor) -> None:
         """Refuse input whose moments do not exist."""
-        if self.training and x.numel() == x.shape[1] and not (self.sync and is_distributed()):
+        if self.training and x.numel() == x.shape[1] and not is_distributed(self._sync):
             raise ValueError(
                 f"{type(self).__name__} needs more than one value per channel in training, got shape {tuple(x.shape)}: "
                 "the variance of a single value does not exist"
@@ -238,6 +253,22 @@ class MomentNorm(nn.Module, ABC):
                 running.lerp_(new, momentum)
             else:
                 running.copy_(torch.lerp(running.to(new.dtype), new, momentum))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        count = self.num_batches_tracked
+        if count is not None and (local_metadata.get("version") or 1) < 2:
+            # As torch.nn.BatchNorm2d: dictionaries made by hand or long ago do not have it.
+            state_dict.setdefault(f"{prefix}num_batches_tracked", torch.tensor(0) if count.is_meta else count)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MomentNorm":
+        """Copy all but the process group, which is a handle."""
+        memo[id(self.process_group)] = self.process_group
+        new = memo[id(self)] = self.__class__.__new__(self.__class__)
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch's own norms do: the usual ones, and what differs from its default."""
@@ -282,11 +313,7 @@ class FormulaNorm(MomentNorm):
         assert self.running_mean is not None
         return self.running_mean, self.running_var, self.eps
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Normalize ``x``; see :meth:`MomentNorm.forward`."""
-        self._check_input(x)
-        weight = self.weight if weight is None else weight
-        bias = self.bias if bias is None else bias
+    def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         formula = self._formula()
         population = None
         if not self.training and self.running_mean is not None:
@@ -294,9 +321,8 @@ class FormulaNorm(MomentNorm):
             if not formula.per_sample:
                 return standardize(x, mean, var, eps, weight, bias)
             population = mean, var
-        sync = self.sync and self.training
         y, batch = modulate(
-            x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync
+            x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=self._sync
         )
         if self.training and batch is not None:
             self._update_running_stats(*batch)
@@ -315,12 +341,19 @@ class MixingNorm(FormulaNorm):
     """What the layer learns; the parameter of each kind bears its name."""
 
     def mixing_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that decide the mixture, by kind."""
-        return {kind.name: cast(nn.Parameter, getattr(self, kind.name)) for kind in self.kinds}
+        """Return the parameters that decide the mixture, by kind: where one is parametrized, its original."""
+        lists: Any = getattr(self, "parametrizations", {})
+        return {
+            kind.name: lists[kind.name].original if kind.name in lists else cast(nn.Parameter, getattr(self, kind.name))
+            for kind in self.kinds
+        }
 
     def mixing_values(self) -> dict[str, Tensor]:
-        """Return the effective values by kind, as detached copies: probabilities, never logits."""
-        return {name: parameter.detach().clone() for name, parameter in self.mixing_parameters().items()}
+        """Return the effective values by kind, as detached copies: probabilities, never logits.
+
+        Where FSDP2 has distributed the parameters, all processes have to call this.
+        """
+        return {kind.name: whole(getattr(self, kind.name).detach()).clone() for kind in self.kinds}
 
     @classmethod
     def read_state(cls, state: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor] | None:
@@ -344,11 +377,12 @@ class MixingNorm(FormulaNorm):
         """Return the mixing parameters to their allowed set, in place.
 
         Values per channel are clamped to their range. A clamp in the forward pass instead would have gradient 0 at an
-        end of the range, where rho starts, and never let go of it. Labeled values need nothing, if they are logits.
+        end of the range, where rho starts, and never let go of it. Labeled values need nothing, if they are logits, nor
+        do parametrized ones.
         """
         for kind in self.kinds:
-            if kind.per_channel:
-                self.mixing_parameters()[kind.name].clamp_(kind.low, kind.high)
+            if kind.per_channel and not parametrize.is_parametrized(self, kind.name):
+                getattr(self, kind.name).clamp_(kind.low, kind.high)
 
     @torch.no_grad()
     def snap_(self) -> None:

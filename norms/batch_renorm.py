@@ -6,10 +6,11 @@ from typing import Unpack, cast
 import torch
 from torch import Tensor
 
-from .base import CommonOptions, FormulaNorm, snapshot
+from .base import CommonOptions, FormulaNorm
 from .batch import BatchFormula
 from .errors import check_range
 from .formula import Formula, Gradients, Moments
+from .recomputation import RecentPasses, snapshot
 
 
 class BatchRenormFormula(Formula):
@@ -122,6 +123,7 @@ class BatchRenorm(FormulaNorm):
         self.r_max = r_max
         self.d_max = d_max
         self.schedule_steps = schedule_steps
+        self._passes = RecentPasses()
 
     def _formula(self) -> Formula:
         # Without running statistics there is nothing to correct to, as while norms.recalibrate estimates them.
