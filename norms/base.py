@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypedDict, cast, get_args
+from typing import Any, ClassVar, Self, TypedDict, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -263,7 +263,7 @@ class MomentNorm(nn.Module, ABC):
             state_dict.setdefault(f"{prefix}num_batches_tracked", torch.tensor(0) if count.is_meta else count)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "MomentNorm":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy all but the process group, which is a handle."""
         memo[id(self.process_group)] = self.process_group
         new = memo[id(self)] = self.__class__.__new__(self.__class__)
@@ -410,4 +410,16 @@ class MixingNorm(FormulaNorm):
             raise ValueError(
                 f"{type(self).__name__} needs more than one value per channel and sample in training, "
                 f"got shape {tuple(x.shape)}: the instance variance of a single value does not exist"
+            )
+        if self.training and x.shape[0] == 1 and self.uses_batch and not torch.compiler.is_compiling():
+            self._warn_of_single_sample()
+
+    def _warn_of_single_sample(self) -> None:
+        if not is_distributed(self._sync):
+            names = " and ".join(kind.name for kind in self.kinds)
+            warnings.warn(
+                f"{type(self).__name__} trains on a batch of one sample, whose statistics are those of the instance: "
+                f"{names} cannot learn to choose between them, and evaluation by running statistics gives something "
+                "else. Use larger batches, or a norm without batch statistics",
+                stacklevel=2,
             )

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from .base import MomentNorm
 from .errors import SettingError, check_range
+from .precision import check_floating
+from .tracing import is_traced, trace_call
 
 
 class ConditionalNorm(nn.Module):
@@ -103,6 +105,9 @@ class ConditionalNorm(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
         """Normalize ``x`` and apply gamma and beta of the condition, index or shares, of each sample or of all."""
+        if is_traced(x):
+            return trace_call(self, x, condition)
+        check_floating(x, type(self).__name__)
         weight, bias = self._affine(condition, x.shape[0])
         if isinstance(self.norm, MomentNorm):
             normalized: Tensor = self.norm(x, weight, bias)

@@ -176,7 +176,7 @@ def _settings(norm: Any, to: str | Builder, exact: bool, dims: int) -> dict[str,
     # torch's batch normalization takes no sync: the registry has ours for it.
     shares = getattr(norm, "sync", type(norm) is nn.SyncBatchNorm)
     if shares and "momentum" in settings and ("sync" in taken or to == "batch"):
-        settings["sync"] = True
+        settings |= {"sync": True, "process_group": norm.process_group}
     if _name(norm) == to:
         others = taken - settings.keys()
         settings |= {key: value for key, value in vars(norm).items() if key in others}

@@ -202,6 +202,8 @@ class _Modulate(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], own: _Computation, *inputs: Any) -> tuple[Tensor, int]:
+        if inputs[3] is None and own.formula.uses_batch:
+            raise SettingError("torch.vmap takes norms in evaluation, or norms.functional: statistics would be shared")
         return torch.vmap(own.plainly, in_dims[1:])(*inputs), 0
 
     @staticmethod
