@@ -19,7 +19,7 @@ from .moments import modulate, standardize
 from .pooling import is_distributed, whole
 from .precision import check_floating
 from .recomputation import RecentPasses, is_repeated, restored
-from .tracing import is_traced, trace_call
+from .tracing import trace_call
 
 
 class CommonOptions(TypedDict, total=False):
@@ -193,8 +193,9 @@ class MomentNorm(nn.Module, ABC):
         Raises:
             ValueError: If the shape or dtype does not fit, or in training if there are too few values for a variance.
         """
-        if is_traced(x):
-            return trace_call(self, x, weight, bias)
+        if isinstance(x, torch.fx.Proxy):
+            traced: Tensor = trace_call(self, x, weight, bias)
+            return traced
         self._check_input(x)
         weight = self.weight if weight is None else weight
         bias = self.bias if bias is None else bias
@@ -392,13 +393,15 @@ class MixingNorm(FormulaNorm):
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
         """
         for kind in self.kinds:
-            parameter = self.mixing_parameters()[kind.name]
+            values = getattr(self, kind.name)
             if kind.per_channel:
-                parameter.copy_(torch.where(parameter < (kind.low + kind.high) / 2, kind.low, kind.high))
+                pure = torch.where(values < (kind.low + kind.high) / 2, kind.low, kind.high)
             else:
-                best = parameter.argmax()
-                parameter.fill_(-torch.inf)
-                parameter[best] = 0
+                pure = torch.where(torch.arange(len(values), device=values.device) == values.argmax(), 0.0, -torch.inf)
+            if parametrize.is_parametrized(self, kind.name):
+                setattr(self, kind.name, pure)
+            else:
+                values.copy_(pure)
 
     def _check_count(self, x: Tensor) -> None:
         if x.ndim == 2:
@@ -411,15 +414,11 @@ class MixingNorm(FormulaNorm):
                 f"{type(self).__name__} needs more than one value per channel and sample in training, "
                 f"got shape {tuple(x.shape)}: the instance variance of a single value does not exist"
             )
-        if self.training and x.shape[0] == 1 and self.uses_batch and not torch.compiler.is_compiling():
-            self._warn_of_single_sample()
-
-    def _warn_of_single_sample(self) -> None:
-        if not is_distributed(self._sync):
-            names = " and ".join(kind.name for kind in self.kinds)
+        alone = self.training and x.shape[0] == 1 and self.uses_batch
+        if alone and not torch.compiler.is_compiling() and not is_distributed(self._sync):
             warnings.warn(
                 f"{type(self).__name__} trains on a batch of one sample, whose statistics are those of the instance: "
-                f"{names} cannot learn to choose between them, and evaluation by running statistics gives something "
-                "else. Use larger batches, or a norm without batch statistics",
+                f"{' and '.join(kind.name for kind in self.kinds)} cannot learn to choose between them, and evaluation "
+                "by running statistics gives something else. Use larger batches, or no batch statistics",
                 stacklevel=2,
             )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .base import MomentNorm
 from .errors import SettingError, check_range
 from .precision import check_floating
-from .tracing import is_traced, trace_call
+from .tracing import trace_call
 
 
 class ConditionalNorm(nn.Module):
@@ -105,8 +105,9 @@ class ConditionalNorm(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
         """Normalize ``x`` and apply gamma and beta of the condition, index or shares, of each sample or of all."""
-        if is_traced(x):
-            return trace_call(self, x, condition)
+        if isinstance(x, torch.fx.Proxy):
+            traced: Tensor = trace_call(self, x, condition)
+            return traced
         check_floating(x, type(self).__name__)
         weight, bias = self._affine(condition, x.shape[0])
         if isinstance(self.norm, MomentNorm):

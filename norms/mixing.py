@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .base import MixingNorm
+from .batch import MeanOnlyBatchNorm
 from .conditional import ConditionalNorm
 from .errors import check_range, unknown
 from .kinds import BUILTIN, MixingKind
@@ -105,8 +106,8 @@ def report(model: nn.Module) -> Report:
         down.0.norm  BatchInstanceNorm2d(32)  rho: mean=0.71 min=0.00 max=1.00 std=0.34 share_below_0.1=0.09 ...
         down.1.norm  SwitchableNorm2d(64)     mean_weight: instance=0.14 layer=0.29 batch=0.57; var_weight: ...
 
-    It is a list of one report a layer, in the model's order. It warns of values that a forgotten :func:`project_` has let
-    leave their range. Where FSDP2 has distributed the parameters, all processes have to call this.
+    It is a list of one report a layer, in the model's order. A warning tells of values that a forgotten
+    :func:`project_` has let out of their range. Where FSDP2 has distributed parameters, all processes have to call it.
     """
     layers = list(mixing_layers(model))
     values = [layer.mixing_values() for _, layer in layers]
@@ -209,14 +210,7 @@ def param_groups(
             raise unknown("optimizer group", group, multipliers)
         check_range(f"lr_multipliers['{group}']", multiplier, at_least=0)
         multipliers[group] = multiplier
-    for module in model.modules():
-        if isinstance(module, ConditionalNorm):
-            by_layer.update(dict.fromkeys(module.parameters(recurse=False), "affine"))
-        elif isinstance(module, ParametrizationList) and not module.is_tensor:
-            # Of the tensors that a weight comes from, lengths of its vectors are fewer than the weight's entries.
-            entries = max(parameter.numel() for parameter in module.parameters(recurse=False))
-            lengths = (p for p in module.parameters(recurse=False) if p.numel() < entries)
-            by_layer.update(dict.fromkeys(lengths, "affine"))
+    by_layer.update(dict.fromkeys(_scales(model), "affine"))
     groups: dict[str, dict[str, Any]] = {
         "weights": {"params": [], "lr": lr, "weight_decay": weight_decay},
         "affine": {"params": [], "lr": lr, "weight_decay": 0.0},
@@ -227,6 +221,25 @@ def param_groups(
             by_shape = "weights" if parameter.ndim > 1 else "affine"
             groups[by_layer.get(parameter, by_shape)]["params"].append(parameter)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
+
+
+def _scales(model: nn.Module) -> list[nn.Parameter]:
+    """Find the parameters of more than one dimension that scale what is normalized already."""
+    scales: list[nn.Parameter] = []
+    modules = list(model.modules())
+    for module in modules:
+        if isinstance(module, ConditionalNorm):
+            scales += module.parameters(recurse=False)
+    of_weights = [list(m.parameters(recurse=False)) for m in modules if isinstance(m, ParametrizationList)]
+    # Of several tensors that a weight comes from, the lengths of its vectors are fewer than its entries.
+    lengths = [p for each in of_weights for p in each if p.numel() < max(q.numel() for q in each)]
+    if not lengths and any(isinstance(module, MeanOnlyBatchNorm) for module in modules):
+        warnings.warn(
+            "MeanOnlyBatchNorm subtracts means and keeps no scale: without norms.weight_norm on the layers before it, "
+            "which no layer of the model has, a network hardly learns",
+            stacklevel=3,
+        )
+    return scales + lengths
 
 
 def _fetch(tensors: list[Tensor]) -> list[Tensor]:

@@ -146,7 +146,8 @@ class _Computation:
             given = iter(own)
             return self.plainly(*(next(given) if choice else t for t, choice in zip(inputs, chosen, strict=True)))
 
-        return torch.func.vjp(function, *compress(inputs, chosen))
+        y, pull, *_ = torch.func.vjp(function, *compress(inputs, chosen))
+        return y, pull
 
     def gradients_of_planes(self, grads: Gradients, size: int, pooled: bool) -> tuple[Tensor, Tensor]:
         """Gradients for mean and power of planes, those that reach them through the moments of the batch included."""
@@ -192,12 +193,10 @@ class _Modulate(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
-        inputs = ctx.saved_tensors
-        moving = [v is not None for v in tangents]
-        y, pull_back = ctx.computation.pull_back(inputs, moving)
-        # What a linear map is transposed to, transposed. Forward mode itself cannot be nested.
-        _, push_forward = torch.func.vjp(pull_back, torch.zeros_like(y))
-        (tangent,) = push_forward(tuple(v for v in tangents if v is not None))
+        y, pull_back = ctx.computation.pull_back(ctx.saved_tensors, [v is not None for v in tangents])
+        # The transpose of the transpose of a linear map, since forward mode cannot be nested.
+        push_forward = torch.func.vjp(pull_back, torch.zeros_like(y))[1]
+        tangent: Tensor = push_forward(tuple(v for v in tangents if v is not None))[0]
         return tangent
 
     @staticmethod

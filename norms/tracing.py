@@ -3,17 +3,11 @@
 from typing import Any
 
 from torch import nn
-from torch.fx import Proxy
-
-
-def is_traced(x: Any) -> bool:
-    """Whether ``x`` stands for activations while ``torch.fx`` traces."""
-    return isinstance(x, Proxy)
 
 
 def trace_call(layer: nn.Module, x: Any, *args: Any) -> Any:
-    """Record a call of ``layer`` as one node, as tracers do with torch's own layers.
+    """Record a call of ``layer`` with a ``torch.fx.Proxy`` as one node, as tracers do with torch's own layers.
 
-    What a layer computes depends on shapes, mode and buffers, which a trace does not know.
+    What it computes depends on shapes, mode and buffers, which a trace does not know.
     """
     return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x, *args), {})
