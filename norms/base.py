@@ -1,12 +1,11 @@
 """What the norms of this package share, and what those that learn how to normalize add to it."""
 
-import copy
 import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypedDict, cast, get_args
+from typing import Any, ClassVar, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +69,8 @@ class MomentNorm(nn.Module, ABC):
         num_batches_tracked (Tensor): int64 scalar.
 
     Raises:
-        ValueError: If an argument is outside its range; in the forward pass if the shape does not fit or, in training,
-            if there are too few values for a variance.
+        ValueError: If an argument is outside its range; in the forward pass if the shape or dtype does not fit or, in
+            training, if there are too few values for a variance.
 
     Shape:
         Input and output: (N, C, L), (N, C, H, W) or (N, C, D, H, W), or (N, C) where the statistics exist. bfloat16 and
@@ -180,22 +179,9 @@ class MomentNorm(nn.Module, ABC):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Normalize ``x``.
-
-        Args:
-            x: Activations, shape (N, C, L), (N, C, H, W) or (N, C, D, H, W) by the class's dimension.
-            weight: gamma in place of the layer's own, shape (C,), or (N, C) for one per sample.
-            bias: beta, likewise.
-
-        Returns:
-            The normalized activations: shape, dtype and memory format of ``x``.
-
-        Raises:
-            ValueError: If the shape or dtype does not fit, or in training if there are too few values for a variance.
-        """
+        """Normalize ``x``, with gamma and beta in place of the layer's own, each of shape (C,), or (N, C) by sample."""
         if isinstance(x, torch.fx.Proxy):
-            traced: Tensor = trace_call(self, x, weight, bias)
-            return traced
+            return trace_call(self, x, weight, bias)
         self._check_input(x)
         weight = self.weight if weight is None else weight
         bias = self.bias if bias is None else bias
@@ -255,21 +241,12 @@ class MomentNorm(nn.Module, ABC):
             else:
                 running.copy_(torch.lerp(running.to(new.dtype), new, momentum))
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
-    ) -> None:
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *args: Any) -> None:
         count = self.num_batches_tracked
-        if count is not None and (local_metadata.get("version") or 1) < 2:
-            # As torch.nn.BatchNorm2d: dictionaries made by hand or long ago do not have it.
-            state_dict.setdefault(f"{prefix}num_batches_tracked", torch.tensor(0) if count.is_meta else count)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy all but the process group, which is a handle."""
-        memo[id(self.process_group)] = self.process_group
-        new = memo[id(self)] = self.__class__.__new__(self.__class__)
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return new
+        if count is not None and metadata.get("version", 1) < 2:
+            # As in torch.nn.BatchNorm2d: dictionaries made by hand or long ago do not have it.
+            state.setdefault(f"{prefix}num_batches_tracked", torch.tensor(0) if count.is_meta else count)
+        super()._load_from_state_dict(state, prefix, metadata, *args)
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch's own norms do: the usual ones, and what differs from its default."""
@@ -343,11 +320,9 @@ class MixingNorm(FormulaNorm):
 
     def mixing_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that decide the mixture, by kind: where one is parametrized, its original."""
-        lists: Any = getattr(self, "parametrizations", {})
-        return {
-            kind.name: lists[kind.name].original if kind.name in lists else cast(nn.Parameter, getattr(self, kind.name))
-            for kind in self.kinds
-        }
+        names = [kind.name for kind in self.kinds]
+        paths = [f"parametrizations.{n}.original" if parametrize.is_parametrized(self, n) else n for n in names]
+        return {name: self.get_parameter(path) for name, path in zip(names, paths, strict=True)}
 
     def mixing_values(self) -> dict[str, Tensor]:
         """Return the effective values by kind, as detached copies: probabilities, never logits.

@@ -101,10 +101,6 @@ class DecorrelatedBatchNorm(MomentNorm):
     Attributes:
         running_covariance (Tensor): Unbiased estimate, shape (C/g, g, g), starts at the identity.
 
-    Shape:
-        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
-        input is whitened in float32, under autocast also, and returned in its own dtype.
-
     Source:
         Huang et al., Decorrelated Batch Normalization, CVPR 2018, section 3, for ZCA and groups; Huang et al.,
         Iterative Normalization: Beyond Standardization towards Efficient Whitening, CVPR 2019, algorithm 1.

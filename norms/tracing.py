@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
-def trace_call(layer: nn.Module, x: Any, *args: Any) -> Any:
+def trace_call(layer: nn.Module, x: Any, *args: Any) -> Tensor:
     """Record a call of ``layer`` with a ``torch.fx.Proxy`` as one node, as tracers do with torch's own layers.
 
     What it computes depends on shapes, mode and buffers, which a trace does not know.
     """
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x, *args), {})
+    proxy: Tensor = x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x, *args), {})
+    return proxy
