@@ -1,5 +1,6 @@
 """Buffers that move between a pass and what is computed again of it: its gradient, or by checkpointing all of it."""
 
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,9 +50,16 @@ class RecentPasses:
         self._passes.append((_sample(x).clone(), [buffer.clone() for buffer in layer.buffers(recurse=False)]))
 
     def find(self, x: Tensor) -> list[Tensor]:
-        """Return the buffers that the last pass over ``x`` found; none if it is not remembered."""
+        """Return the buffers that the last pass over ``x`` found; none, with a warning, if it is not remembered."""
         sample = _sample(x)
-        return next((buffers for seen, buffers in reversed(self._passes) if torch.equal(seen, sample)), [])
+        for seen, buffers in reversed(self._passes):
+            if torch.equal(seen, sample):
+                return buffers
+        warnings.warn(
+            "checkpointing repeats a pass of a norm that is not among the last 32: its gradients are not exact",
+            stacklevel=2,
+        )
+        return []
 
     def __reduce__(self) -> tuple[type["RecentPasses"], tuple[()]]:
         """Let copies begin without memories."""

@@ -14,7 +14,7 @@ from .conversion import BATCH_NORMS, NATIVE_BATCH_NORMS, carry_state, replace_mo
 def synchronize_(model: nn.Module, process_group: Any = None) -> nn.Module:
     """Let every norm of ``model`` take its batch statistics over all processes, or a group, in training, in place.
 
-    Norms of this package get ``sync=True`` and the group. ``torch.nn.BatchNorm1d``, ``2d`` and ``3d`` give way to
+    Norms of this package get ``sync=True`` and ``process_group``. ``torch.nn.BatchNorm1d``, ``2d``, ``3d`` give way to
     :class:`norms.BatchNorm1d`, ``2d`` and ``3d``, which hold the same parameters and buffers, so that optimizers and
     checkpoints go on. Call it before ``DistributedDataParallel`` or ``torch.compile`` wraps the model. Without
     ``torch.distributed`` nothing changes but the classes.
