@@ -2,34 +2,23 @@
 
 import inspect
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypedDict, cast, get_args
+from typing import Any, ClassVar, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .errors import check_range
 from .formula import Formula
 from .kinds import MixingKind
 from .moments import modulate, standardize
-from .pooling import is_distributed
-
-
-@torch.library.custom_op("norms::snapshot", mutates_args=())
-def _opaque_snapshot(buffer: Tensor) -> Tensor:
-    return buffer.clone()
-
-
-@_opaque_snapshot.register_fake
-def _(buffer: Tensor) -> Tensor:
-    return torch.empty_like(buffer)
-
-
-def snapshot(buffer: Tensor) -> Tensor:
-    """Copy a buffer that moves before a gradient that depends on it is computed."""
-    # A compiler takes a plain copy for the buffer itself, and reads it when it has moved.
-    return _opaque_snapshot(buffer) if torch.compiler.is_compiling() else buffer.clone()
+from .pooling import is_distributed, whole
+from .precision import check_floating
+from .recomputation import RecentPasses, is_repeated, restored
+from .tracing import trace_call
 
 
 class CommonOptions(TypedDict, total=False):
@@ -37,6 +26,7 @@ class CommonOptions(TypedDict, total=False):
 
     affine: bool
     sync: bool
+    process_group: Any
     device: torch.device | str | None
     dtype: torch.dtype | None
 
@@ -67,6 +57,7 @@ class MomentNorm(nn.Module, ABC):
         initial_gamma: Where ``weight`` starts. With 0 in the last norm of a residual branch, the block starts as the
             identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
         sync: Whether to pool the moments of the batch over all processes in training, each weighted by its count.
+        process_group: With ``sync``, the group of processes to pool over; None takes all.
         device: Where parameters and buffers live.
         dtype: Dtype of parameters and buffers.
 
@@ -78,8 +69,8 @@ class MomentNorm(nn.Module, ABC):
         num_batches_tracked (Tensor): int64 scalar.
 
     Raises:
-        ValueError: If an argument is outside its range; in the forward pass if the shape does not fit or, in training,
-            if there are too few values for a variance.
+        ValueError: If an argument is outside its range; in the forward pass if the shape or dtype does not fit or, in
+            training, if there are too few values for a variance.
 
     Shape:
         Input and output: (N, C, L), (N, C, H, W) or (N, C, D, H, W), or (N, C) where the statistics exist. bfloat16 and
@@ -108,6 +99,7 @@ class MomentNorm(nn.Module, ABC):
         track_running_stats: bool = True,
         initial_gamma: float = 1.0,
         sync: bool = False,
+        process_group: Any = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -122,6 +114,8 @@ class MomentNorm(nn.Module, ABC):
         self.track_running_stats = track_running_stats
         self.initial_gamma = initial_gamma
         self.sync = sync
+        self.process_group = process_group
+        self._passes: RecentPasses | None = None
         self.weight: nn.Parameter | None
         self.bias: nn.Parameter | None
         for name, value in (("weight", initial_gamma), ("bias", 0.0)):
@@ -184,21 +178,28 @@ class MomentNorm(nn.Module, ABC):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    @abstractmethod
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Normalize ``x``.
+        """Normalize ``x``, with gamma and beta in place of the layer's own, each of shape (C,), or (N, C) by sample."""
+        if isinstance(x, torch.fx.Proxy):
+            return trace_call(self, x, weight, bias)
+        self._check_input(x)
+        weight = self.weight if weight is None else weight
+        bias = self.bias if bias is None else bias
+        if self.training and is_repeated():
+            with restored(self, self._passes.find(x) if self._passes else []):
+                return self._normalize(x, weight, bias)
+        if self.training and self._passes and not torch.compiler.is_compiling():
+            self._passes.remember(x, self)
+        return self._normalize(x, weight, bias)
 
-        Args:
-            x: Activations, shape (N, C, L), (N, C, H, W) or (N, C, D, H, W) by the class's dimension.
-            weight: gamma in place of the layer's own, shape (C,), or (N, C) for one per sample.
-            bias: beta, likewise.
+    @abstractmethod
+    def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Normalize ``x``, which fits, and update the running statistics in training."""
 
-        Returns:
-            The normalized activations: shape, dtype and memory format of ``x``.
-
-        Raises:
-            ValueError: If the shape does not fit, or in training if there are too few values for a variance.
-        """
+    @property
+    def _sync(self) -> Any:
+        """Whom to pool with in this pass: nobody (False), all processes (True) or a group of them."""
+        return self.sync and self.training and (self.process_group or True)
 
     def _check_input(self, x: Tensor) -> None:
         name, dims = type(self).__name__, self.spatial_dims
@@ -208,11 +209,12 @@ class MomentNorm(nn.Module, ABC):
             raise ValueError(f"{name} needs {needed}-dimensional input (N, C, ...), got shape {tuple(x.shape)}")
         if x.shape[1] != self.num_features:
             raise ValueError(f"{name} was built for {self.num_features} channels, got shape {tuple(x.shape)}")
+        check_floating(x, name)
         self._check_count(x)
 
     def _check_count(self, x: Tensor) -> None:
         """Refuse input whose moments do not exist."""
-        if self.training and x.numel() == x.shape[1] and not (self.sync and is_distributed()):
+        if self.training and x.numel() == x.shape[1] and not is_distributed(self._sync):
             raise ValueError(
                 f"{type(self).__name__} needs more than one value per channel in training, got shape {tuple(x.shape)}: "
                 "the variance of a single value does not exist"
@@ -238,6 +240,13 @@ class MomentNorm(nn.Module, ABC):
                 running.lerp_(new, momentum)
             else:
                 running.copy_(torch.lerp(running.to(new.dtype), new, momentum))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *args: Any) -> None:
+        count = self.num_batches_tracked
+        if count is not None and metadata.get("version", 1) < 2:
+            # As in torch.nn.BatchNorm2d: dictionaries made by hand or long ago do not have it.
+            state.setdefault(f"{prefix}num_batches_tracked", torch.tensor(0) if count.is_meta else count)
+        super()._load_from_state_dict(state, prefix, metadata, *args)
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch's own norms do: the usual ones, and what differs from its default."""
@@ -282,11 +291,7 @@ class FormulaNorm(MomentNorm):
         assert self.running_mean is not None
         return self.running_mean, self.running_var, self.eps
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Normalize ``x``; see :meth:`MomentNorm.forward`."""
-        self._check_input(x)
-        weight = self.weight if weight is None else weight
-        bias = self.bias if bias is None else bias
+    def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         formula = self._formula()
         population = None
         if not self.training and self.running_mean is not None:
@@ -294,9 +299,8 @@ class FormulaNorm(MomentNorm):
             if not formula.per_sample:
                 return standardize(x, mean, var, eps, weight, bias)
             population = mean, var
-        sync = self.sync and self.training
         y, batch = modulate(
-            x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=sync
+            x, formula, self.eps, *self._mixing(), weight=weight, bias=bias, population=population, sync=self._sync
         )
         if self.training and batch is not None:
             self._update_running_stats(*batch)
@@ -315,12 +319,17 @@ class MixingNorm(FormulaNorm):
     """What the layer learns; the parameter of each kind bears its name."""
 
     def mixing_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that decide the mixture, by kind."""
-        return {kind.name: cast(nn.Parameter, getattr(self, kind.name)) for kind in self.kinds}
+        """Return the parameters that decide the mixture, by kind: where one is parametrized, its original."""
+        names = [kind.name for kind in self.kinds]
+        paths = [f"parametrizations.{n}.original" if parametrize.is_parametrized(self, n) else n for n in names]
+        return {name: self.get_parameter(path) for name, path in zip(names, paths, strict=True)}
 
     def mixing_values(self) -> dict[str, Tensor]:
-        """Return the effective values by kind, as detached copies: probabilities, never logits."""
-        return {name: parameter.detach().clone() for name, parameter in self.mixing_parameters().items()}
+        """Return the effective values by kind, as detached copies: probabilities, never logits.
+
+        Where FSDP2 has distributed the parameters, all processes have to call this.
+        """
+        return {kind.name: whole(getattr(self, kind.name).detach()).clone() for kind in self.kinds}
 
     @classmethod
     def read_state(cls, state: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor] | None:
@@ -344,11 +353,12 @@ class MixingNorm(FormulaNorm):
         """Return the mixing parameters to their allowed set, in place.
 
         Values per channel are clamped to their range. A clamp in the forward pass instead would have gradient 0 at an
-        end of the range, where rho starts, and never let go of it. Labeled values need nothing, if they are logits.
+        end of the range, where rho starts, and never let go of it. Labeled values need nothing, if they are logits, nor
+        do parametrized ones.
         """
         for kind in self.kinds:
-            if kind.per_channel:
-                self.mixing_parameters()[kind.name].clamp_(kind.low, kind.high)
+            if kind.per_channel and not parametrize.is_parametrized(self, kind.name):
+                getattr(self, kind.name).clamp_(kind.low, kind.high)
 
     @torch.no_grad()
     def snap_(self) -> None:
@@ -358,13 +368,15 @@ class MixingNorm(FormulaNorm):
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
         """
         for kind in self.kinds:
-            parameter = self.mixing_parameters()[kind.name]
+            values = getattr(self, kind.name)
             if kind.per_channel:
-                parameter.copy_(torch.where(parameter < (kind.low + kind.high) / 2, kind.low, kind.high))
+                pure = torch.where(values < (kind.low + kind.high) / 2, kind.low, kind.high)
             else:
-                best = parameter.argmax()
-                parameter.fill_(-torch.inf)
-                parameter[best] = 0
+                pure = torch.where(torch.arange(len(values), device=values.device) == values.argmax(), 0.0, -torch.inf)
+            if parametrize.is_parametrized(self, kind.name):
+                setattr(self, kind.name, pure)
+            else:
+                values.copy_(pure)
 
     def _check_count(self, x: Tensor) -> None:
         if x.ndim == 2:
@@ -376,4 +388,12 @@ class MixingNorm(FormulaNorm):
             raise ValueError(
                 f"{type(self).__name__} needs more than one value per channel and sample in training, "
                 f"got shape {tuple(x.shape)}: the instance variance of a single value does not exist"
+            )
+        alone = self.training and x.shape[0] == 1 and self.uses_batch
+        if alone and not torch.compiler.is_compiling() and not is_distributed(self._sync):
+            warnings.warn(
+                f"{type(self).__name__} trains on a batch of one sample, whose statistics are those of the instance: "
+                f"{' and '.join(kind.name for kind in self.kinds)} cannot learn to choose between them, and evaluation "
+                "by running statistics gives something else. Use larger batches, or no batch statistics",
+                stacklevel=2,
             )

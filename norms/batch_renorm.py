@@ -1,15 +1,17 @@
 """Batch Renormalization (Ioffe, 2017)."""
 
 import math
-from typing import Unpack, cast
+import warnings
+from typing import Self, Unpack, cast
 
 import torch
 from torch import Tensor
 
-from .base import CommonOptions, FormulaNorm, snapshot
+from .base import CommonOptions, FormulaNorm
 from .batch import BatchFormula
 from .errors import check_range
 from .formula import Formula, Gradients, Moments
+from .recomputation import RecentPasses, snapshot
 
 
 class BatchRenormFormula(Formula):
@@ -123,6 +125,21 @@ class BatchRenorm(FormulaNorm):
         self.r_max = r_max
         self.d_max = d_max
         self.schedule_steps = schedule_steps
+        self._passes = RecentPasses()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode. It warns if evaluation begins while the running statistics still tell of their start."""
+        count = self.num_batches_tracked
+        if self.training and not mode and count is not None and self.momentum and not count.is_meta:
+            settled = math.ceil(math.log(0.1) / math.log1p(-self.momentum)) if self.momentum < 1 else 1
+            if 0 < int(count) < settled:
+                warnings.warn(
+                    f"{type(self).__name__} evaluates after fewer than the {settled} training batches in which its "
+                    f"running statistics, with momentum {self.momentum:g}, settle: train longer, with a larger "
+                    "momentum, or call norms.recalibrate",
+                    stacklevel=2,
+                )
+        return super().train(mode)
 
     def _formula(self) -> Formula:
         # Without running statistics there is nothing to correct to, as while norms.recalibrate estimates them.

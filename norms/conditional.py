@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from .base import MomentNorm
 from .errors import SettingError, check_range
+from .precision import check_floating
+from .tracing import trace_call
 
 
 class ConditionalNorm(nn.Module):
@@ -35,14 +37,6 @@ class ConditionalNorm(nn.Module):
 
             def forward(self, x, label):
                 return torch.relu(self.norm(self.conv(x), label))
-
-    In a network for many styles, every norm around ``instance`` is told the style, for one image or for all, and a
-    mixture at the end::
-
-        norm = norms.build("instance", 32, num_conditions=16)
-        y = norm(x, 3)
-        blend = 0.7 * F.one_hot(torch.tensor(3), 16) + 0.3 * F.one_hot(torch.tensor(8), 16)
-        y = norm(x, blend)
 
     ``nn.Sequential`` hands on a single argument: a network passes the condition to its blocks itself. With ``none`` for
     a norm it is feature-wise linear modulation alone.
@@ -103,6 +97,9 @@ class ConditionalNorm(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
         """Normalize ``x`` and apply gamma and beta of the condition, index or shares, of each sample or of all."""
+        if isinstance(x, torch.fx.Proxy):
+            return trace_call(self, x, condition)
+        check_floating(x, type(self).__name__)
         weight, bias = self._affine(condition, x.shape[0])
         if isinstance(self.norm, MomentNorm):
             normalized: Tensor = self.norm(x, weight, bias)

@@ -55,23 +55,14 @@ def convert(
     the covariance of decorrelated batch normalization, and back. Norms with instance statistics refuse the (N, C) input
     that ``BatchNorm1d`` takes, and in training planes of a single value: leave those out by ``where``.
 
-    These conversions leave the function in evaluation as it is, up to rounding, and are what ``exact`` allows; in
-    training the same holds but for ``batch_renorm`` and for instance normalization with running statistics:
+    Conversions within a line leave the function in evaluation as it is, up to rounding, and are what ``exact`` allows;
+    in training the same holds but for ``batch_renorm`` and for instance normalization with running statistics:
 
-    =========================================  ====================================================================
-    from                                       to
-    =========================================  ====================================================================
-    ``batch``                                  ``batch_instance``; if running statistics are kept ``batch_renorm``
-    ``batch_renorm``                           ``batch``, ``batch_instance``
-    ``batch_instance`` with every rho 1        ``batch``; if running statistics are kept ``batch_renorm``
-    ``batch_instance`` with every rho 0        ``instance``, and ``group`` with as many groups as channels
-    ``instance``                               ``batch_instance``, and ``group`` with as many groups as channels
-    ``instance`` with running statistics       ``batch``, ``batch_instance``, ``batch_renorm``
-    ``group`` with as many groups as channels  ``instance``, ``batch_instance``
-    ``layer``                                  ``group`` with 1 group
-    ``switchable``, all weight on one          ``batch``, ``instance`` or ``layer``, and what that may become
-    any                                        itself
-    =========================================  ====================================================================
+    - ``batch``; ``batch_instance`` with every rho 1; ``switchable`` with all weight on the batch; if running statistics
+      are kept ``batch_renorm``, and ``instance`` to the others;
+    - ``instance``; ``batch_instance`` with every rho 0; ``switchable`` with all weight on the instance; ``group`` with
+      as many groups as channels;
+    - ``layer``; ``group`` with 1 group; ``switchable`` with all weight on the layer.
 
     Args:
         model: Any module; a norm itself is not changed, but returned converted.
@@ -176,7 +167,7 @@ def _settings(norm: Any, to: str | Builder, exact: bool, dims: int) -> dict[str,
     # torch's batch normalization takes no sync: the registry has ours for it.
     shares = getattr(norm, "sync", type(norm) is nn.SyncBatchNorm)
     if shares and "momentum" in settings and ("sync" in taken or to == "batch"):
-        settings["sync"] = True
+        settings |= {"sync": True, "process_group": norm.process_group}
     if _name(norm) == to:
         others = taken - settings.keys()
         settings |= {key: value for key, value in vars(norm).items() if key in others}

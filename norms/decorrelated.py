@@ -41,10 +41,21 @@ def whitening_matrix(covariance: Tensor, iterations: int, eps: float) -> Tensor:
 class _Gram(torch.autograd.Function):
     """Compute ``x @ x.mT``, whose gradient by automatic differentiation would take two products instead of one."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(x: Tensor) -> Tensor:
         return x @ x.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        half = ctx.saved_tensors[0] @ tangents[0].mT
+        return half + half.mT
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -91,10 +102,6 @@ class DecorrelatedBatchNorm(MomentNorm):
         running_covariance (Tensor): In place of ``running_var`` an unbiased estimate, shape (C/g, g, g), starts at the
             identity.
 
-    Shape:
-        Input and output: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). bfloat16 and float16
-        input is whitened in float32, under autocast also, and returned in its own dtype.
-
     Source:
         Huang et al., Decorrelated Batch Normalization, CVPR 2018, section 3, for ZCA and groups; Huang et al.,
         Iterative Normalization: Beyond Standardization towards Efficient Whitening, CVPR 2019, algorithm 1.
@@ -130,11 +137,7 @@ class DecorrelatedBatchNorm(MomentNorm):
         """Average the outer products within groups of centered values of shape (C, M) over M, shape (C/g, g, g)."""
         return _Gram.apply(self._groups(centered)) / max(centered.shape[1], 1)
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Normalize ``x``; see :meth:`MomentNorm.forward`."""
-        self._check_input(x)
-        weight = self.weight if weight is None else weight
-        bias = self.bias if bias is None else bias
+    def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         shape = (self.num_features, x.shape[0], *x.shape[2:])
         with without_autocast(x.device):
             values = x.movedim(1, 0).flatten(1).to(wide_dtype(x))
@@ -166,8 +169,8 @@ class DecorrelatedBatchNorm(MomentNorm):
         mean = values.sum(1) / max(values.shape[1], 1)
         centered = values - mean[:, None]
         covariance = self.second_moment(centered)
-        if self.sync and self.training and is_distributed():
-            mean, covariance, total = pool_processes(mean, covariance, values.shape[1])
+        if is_distributed(self._sync):
+            mean, covariance, total = pool_processes(mean, covariance, values.shape[1], self._sync)
             centered = values - mean[:, None]
         if self.training:
             self._update_running_stats(mean.detach(), covariance.detach(), total)

@@ -17,6 +17,7 @@ a call as one node, if you write it as ``norms.functional.batch_norm(...)``.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from .batch_renorm import BatchRenormFormula
 from .formula import Formula
 from .kinds import STATISTICS
 from .moments import check_affine, modulate_plainly, widened
+from .precision import check_floating
 from .switchable import SwitchableFormula
 
 Population = Sequence[Tensor] | None
@@ -41,7 +43,7 @@ def normalize(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     population: Population = None,
-    sync: bool = False,
+    sync: Any = False,
 ) -> Tensor:
     """Normalize ``x`` by any formula.
 
@@ -53,11 +55,12 @@ def normalize(
         weight: gamma.
         bias: beta.
         population: Mean and biased variance.
-        sync: Whether to pool the moments of the batch over all processes.
+        sync: Whether to pool the moments of the batch over all processes, or the process group to pool over.
 
     Raises:
-        SettingError: If gamma or beta does not fit.
+        SettingError: If gamma or beta does not fit, or ``x`` is not of a floating-point dtype.
     """
+    check_floating(x, "normalize")
     check_affine(x, weight, bias)
     small = widened(x, weight, bias, *(population or (None, None)), *mixing)
     # Without a dimension of positions each value is a plane.

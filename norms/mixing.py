@@ -3,14 +3,17 @@
 Every function takes any module, and passes over the layers that learn nothing about how to normalize.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from .base import MixingNorm
+from .batch import MeanOnlyBatchNorm
 from .conditional import ConditionalNorm
 from .errors import check_range, unknown
 from .kinds import BUILTIN, MixingKind
@@ -103,12 +106,13 @@ def report(model: nn.Module) -> Report:
         down.0.norm  BatchInstanceNorm2d(32)  rho: mean=0.71 min=0.00 max=1.00 std=0.34 share_below_0.1=0.09 ...
         down.1.norm  SwitchableNorm2d(64)     mean_weight: instance=0.14 layer=0.29 batch=0.57; var_weight: ...
 
-    It is a list of one report a layer, in the model's order.
+    It is a list of one report a layer, in the model's order. A warning tells of values that a forgotten
+    :func:`project_` has let out of their range. Where FSDP2 has distributed parameters, all processes have to call it.
     """
     layers = list(mixing_layers(model))
     values = [layer.mixing_values() for _, layer in layers]
     fetched = iter(_fetch([value for kinds in values for value in kinds.values()]))
-    return Report(
+    found = Report(
         LayerReport(
             name,
             type(layer).__name__,
@@ -119,6 +123,16 @@ def report(model: nn.Module) -> Report:
         )
         for (name, layer), kinds in zip(layers, values, strict=True)
     )
+    for layer in found:
+        for kind in layer.kinds:
+            low, high = (float(end) for end in layer.values[kind.name].aminmax())
+            if low < kind.low - 1e-3 or high > kind.high + 1e-3:
+                warnings.warn(
+                    f"{kind.name} of '{layer.layer}' lies in [{low:.2f}, {high:.2f}], outside of "
+                    f"[{kind.low:g}, {kind.high:g}]: call norms.project_ after each optimizer step",
+                    stacklevel=2,
+                )
+    return found
 
 
 def freeze_mixing_(model: nn.Module, frozen: bool = True) -> None:
@@ -163,7 +177,8 @@ def param_groups(
     """Split the trainable parameters of ``model`` into groups for an optimizer.
 
     Weights of two dimensions or more decay. Biases and the gamma and beta of norms, also in tables by condition, do
-    not: decay would pull a normalized layer's scale to 0 for no gain. Mixing parameters do not either, since decay
+    not: decay would pull a normalized layer's scale to 0 for no gain. Nor does g of weight normalization, ours or
+    torch's, which is such a scale. Mixing parameters do not either, since decay
     would pull rho to instance normalization and switch weights to equal shares, and have learning rates of their own.
 
     Args:
@@ -195,9 +210,7 @@ def param_groups(
             raise unknown("optimizer group", group, multipliers)
         check_range(f"lr_multipliers['{group}']", multiplier, at_least=0)
         multipliers[group] = multiplier
-    for module in model.modules():
-        if isinstance(module, ConditionalNorm):
-            by_layer.update(dict.fromkeys(module.parameters(recurse=False), "affine"))
+    by_layer.update(dict.fromkeys(_scales(model), "affine"))
     groups: dict[str, dict[str, Any]] = {
         "weights": {"params": [], "lr": lr, "weight_decay": weight_decay},
         "affine": {"params": [], "lr": lr, "weight_decay": 0.0},
@@ -208,6 +221,25 @@ def param_groups(
             by_shape = "weights" if parameter.ndim > 1 else "affine"
             groups[by_layer.get(parameter, by_shape)]["params"].append(parameter)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]
+
+
+def _scales(model: nn.Module) -> list[nn.Parameter]:
+    """Find the parameters of more than one dimension that scale what is normalized already."""
+    scales: list[nn.Parameter] = []
+    modules = list(model.modules())
+    for module in modules:
+        if isinstance(module, ConditionalNorm):
+            scales += module.parameters(recurse=False)
+    of_weights = [list(m.parameters(recurse=False)) for m in modules if isinstance(m, ParametrizationList)]
+    # Of several tensors that a weight comes from, the lengths of its vectors are fewer than its entries.
+    lengths = [p for each in of_weights for p in each if p.numel() < max(q.numel() for q in each)]
+    if not lengths and any(isinstance(module, MeanOnlyBatchNorm) for module in modules):
+        warnings.warn(
+            "MeanOnlyBatchNorm subtracts means and keeps no scale: without norms.weight_norm on the layers before it, "
+            "which no layer of the model has, a network hardly learns",
+            stacklevel=3,
+        )
+    return scales + lengths
 
 
 def _fetch(tensors: list[Tensor]) -> list[Tensor]:

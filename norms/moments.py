@@ -14,7 +14,8 @@ The map is centered on the plane's own mean, and its gradient saves only ``x`` a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def modulate(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     population: Sequence[Tensor] | None = None,
-    sync: bool = False,
+    sync: Any = False,
 ) -> tuple[Tensor, BatchMoments | None]:
     """Normalize ``x`` by torch's kernels; the arguments are those of :func:`norms.functional.normalize`.
 
@@ -55,7 +56,7 @@ def modulate(
         return y.squeeze(2), batch
     check_affine(x, weight, bias)
     small = widened(x, weight, bias, *(population or (None, None)), *mixing)
-    sync = sync and formula.uses_batch and is_distributed()
+    sync = formula.uses_batch and is_distributed(sync) and sync
     uses_batch = population is None and formula.uses_batch
     if torch.compiler.is_compiling():
         y, batch = modulate_plainly(x, formula, eps, sync, *small)
@@ -89,7 +90,7 @@ def standardize(x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor
 
 
 def complete(
-    mean: Tensor, power: Tensor, size: int, eps: float, sync: bool, population: Population
+    mean: Tensor, power: Tensor, size: int, eps: float, sync: Any, population: Population
 ) -> tuple[Moments, int | Tensor]:
     """Add the moments of batch or population to those of planes of ``size`` values; also count the batch's values."""
     total: int | Tensor = mean.shape[0] * size
@@ -98,7 +99,7 @@ def complete(
     else:
         batch_mean, batch_power = pool_batch(mean, power)
         if sync:
-            batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, mean.shape[0] * size)
+            batch_mean, batch_power, total = pool_processes(batch_mean, batch_power, mean.shape[0] * size, sync)
             # As of no values in one process.
             batch_power = torch.where(total > 0, batch_power, 1)
     return Moments(mean, power, batch_mean, batch_power, mean - batch_mean), total
@@ -121,7 +122,7 @@ class _Computation:
     Args:
         formula: The norm.
         eps: Added to variances, positive.
-        sync: Whether to pool the moments of the batch over all processes.
+        sync: Whether to pool the moments of the batch over all processes, or the group of them.
     """
 
     moments: Moments
@@ -129,10 +130,24 @@ class _Computation:
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, formula: Formula, eps: float, sync: bool) -> None:
+    def __init__(self, formula: Formula, eps: float, sync: Any) -> None:
         self.formula = formula
         self.eps = eps
         self.sync = sync
+
+    def plainly(self, *inputs: Any) -> Tensor:
+        """Normalize in elementary operations, given what :meth:`_Modulate.forward` is given."""
+        return modulate_plainly(inputs[0], self.formula, self.eps, self.sync, *inputs[1:])[0]
+
+    def pull_back(self, inputs: Sequence[Any], chosen: Sequence[bool]) -> tuple[Tensor, Callable[..., Any]]:
+        """Normalize, and return also what turns a gradient for the result into those for the chosen inputs."""
+
+        def function(*own: Tensor) -> Tensor:
+            given = iter(own)
+            return self.plainly(*(next(given) if choice else t for t, choice in zip(inputs, chosen, strict=True)))
+
+        y, pull, *_ = torch.func.vjp(function, *compress(inputs, chosen))
+        return y, pull
 
     def gradients_of_planes(self, grads: Gradients, size: int, pooled: bool) -> tuple[Tensor, Tensor]:
         """Gradients for mean and power of planes, those that reach them through the moments of the batch included."""
@@ -146,7 +161,7 @@ class _Computation:
             # The gradients given are divided by the size of this process's planes, which others need not have.
             share = size / max(total, 1) if isinstance(total, int) else 1 / total.clamp_min(1)
             if self.sync:
-                of_mean, of_power = all_reduce(torch.stack([of_mean, of_power]) * size)
+                of_mean, of_power = all_reduce(torch.stack([of_mean, of_power]) * size, self.sync)
             of_power = of_power * share
             grad_mean = torch.addcmul(grad_mean - of_mean * share, deviation, of_power, value=-1)
             grad_power = grad_power + of_power
@@ -156,7 +171,6 @@ class _Computation:
 class _Modulate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
         own: _Computation,
         x: Tensor,
         weight: Tensor | None,
@@ -165,8 +179,6 @@ class _Modulate(torch.autograd.Function):
         population_var: Tensor | None,
         *mixing: Tensor,
     ) -> Tensor:
-        ctx.computation = own
-        ctx.save_for_backward(x, weight, bias, population_mean, population_var, *mixing)
         mean, power = operators.moments(x, own.eps)
         population = _population(population_mean, population_var)
         own.moments, own.total = complete(mean, power, math.prod(x.shape[2:]), own.eps, own.sync, population)
@@ -174,12 +186,33 @@ class _Modulate(torch.autograd.Function):
         return operators.affine(x, mean, *with_affine(own.scale, own.offset, weight, bias))
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.computation, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
+        y, pull_back = ctx.computation.pull_back(ctx.saved_tensors, [v is not None for v in tangents])
+        # The transpose of the transpose of a linear map, since forward mode cannot be nested.
+        push_forward = torch.func.vjp(pull_back, torch.zeros_like(y))[1]
+        tangent: Tensor = push_forward(tuple(v for v in tangents if v is not None))[0]
+        return tangent
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], own: _Computation, *inputs: Any) -> tuple[Tensor, int]:
+        if inputs[3] is None and own.formula.uses_batch:
+            raise SettingError("torch.vmap takes norms in evaluation, or norms.functional: statistics would be shared")
+        return torch.vmap(own.plainly, in_dims[1:])(*inputs), 0
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         own, needs = ctx.computation, ctx.needs_input_grad[1:]
         # Once: hooks may bring back something else the next time, or nothing.
         x, weight, bias, *rest = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, *_differentiable_gradients(grads[0], own, [x, weight, bias, *rest], needs)
+            found = iter(own.pull_back([x, weight, bias, *rest], needs)[1](grads[0]))
+            return None, *(next(found) if need else None for need in needs)
         population, mixing, size = _population(*rest[:2]), rest[2:], math.prod(x.shape[2:])
         mean, scale, offset = own.moments.mean, own.scale, own.offset
         grad = operators.as_laid_out(grads[0], x)
@@ -228,7 +261,7 @@ def modulate_plainly(
     x: Tensor,
     formula: Formula,
     eps: float,
-    sync: bool,
+    sync: Any,
     weight: Tensor | None,
     bias: Tensor | None,
     population_mean: Tensor | None,
@@ -257,14 +290,3 @@ def modulate_plainly(
 
 def _batch_moments(moments: Moments, eps: float, total: int | Tensor) -> BatchMoments:
     return BatchMoments(moments.batch_mean.detach(), (moments.batch_power.detach() - eps).clamp_min(0), total)
-
-
-def _differentiable_gradients(
-    grad: Tensor, computation: _Computation, inputs: list[Any], needs: tuple[bool, ...]
-) -> list[Tensor | None]:
-    # Aliases cut the graph: where one input was computed from another, each still gets its own partial derivative.
-    inputs = [t if t is None else t.view_as(t) for t in inputs]
-    y, _ = modulate_plainly(inputs[0], computation.formula, computation.eps, computation.sync, *inputs[1:])
-    wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
-    found = iter(torch.autograd.grad((y,), wanted, (grad,), create_graph=True, materialize_grads=True))
-    return [next(found) if need else None for need in needs]

@@ -39,13 +39,19 @@ def pool_layer(mean: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
     return pooled, torch.addcmul(power, deviation, deviation).mean(1, keepdim=True)
 
 
-def is_distributed() -> bool:
-    """Whether there is another process to pool with."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def is_distributed(sync: Any = True) -> bool:
+    """Whether there is another process to pool with: among all for True, or in a process group."""
+    if not sync or not dist.is_available() or not dist.is_initialized():
+        return False
+    return dist.get_world_size(_group(sync)) > 1
 
 
-def pool_processes(mean: Tensor, second: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pool moments over all processes by one collective, each process weighted by its number of values.
+def _group(sync: Any) -> Any:
+    return None if isinstance(sync, bool) else sync
+
+
+def pool_processes(mean: Tensor, second: Tensor, count: int, sync: Any = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Pool moments over processes by one collective, each process weighted by its number of values.
 
     It can be differentiated any number of times, provided that all processes do so.
 
@@ -54,16 +60,17 @@ def pool_processes(mean: Tensor, second: Tensor, count: int) -> tuple[Tensor, Te
         second: Biased variances of this process, shape (C,), or biased covariances within groups of g channels, shape
             (C/g, g, g); with or without a constant added.
         count: Number of values per channel behind them; may differ between processes and be 0.
+        sync: True for all processes, or a process group.
 
     Returns:
-        Mean and biased variance or covariance, of the given shapes, and the number of values per channel over all
+        Mean and biased variance or covariance, of the given shapes, and the number of values per channel over these
         processes.
     """
     own = torch.cat([mean, second.flatten(), mean.new_full((1,), count)])
-    others = own.new_zeros(dist.get_world_size(), 1)
-    others[dist.get_rank()] = 1
+    others = own.new_zeros(dist.get_world_size(_group(sync)), 1)
+    others[dist.get_rank(_group(sync))] = 1
     # A sum with zeros from everybody else: a gathering whose gradient is as simple as a sum's.
-    rows = all_reduce(others * own)
+    rows = all_reduce(others * own, sync)
     means, seconds, counts = rows.split([mean.numel(), second.numel(), 1], dim=1)
     total = counts.detach().sum()
     share = counts.detach() / total.clamp_min(1)
@@ -74,21 +81,31 @@ def pool_processes(mean: Tensor, second: Tensor, count: int) -> tuple[Tensor, Te
     return pooled, (share * (seconds + between.flatten(1))).sum(0).view_as(second), total
 
 
-def all_reduce(values: Tensor) -> Tensor:
-    """Sum over all processes. Its gradient is the sum of the processes' gradients."""
-    summed: Tensor = _AllReduce.apply(values)
+def all_reduce(values: Tensor, sync: Any = True) -> Tensor:
+    """Sum over all processes, or those of a group. Its gradient is the sum of the processes' gradients."""
+    summed: Tensor = _AllReduce.apply(values, sync)
     return summed
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is, or whole if FSDP2 has distributed it over processes, all of which have to call this."""
+    gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return gathered
 
 
 class _AllReduce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(values: Tensor, sync: Any) -> Tensor:
         values = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=_group(sync))
         # Another tensor: a communication thread may hold the one it has summed a little longer, and with an output it
         # would hold the whole graph.
         return values.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return all_reduce(grads[0])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.sync = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return all_reduce(grads[0], ctx.sync), None

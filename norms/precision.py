@@ -6,10 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import SettingError
+
 
 def wide_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype to compute in: float32, or float64 for float64."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def check_floating(x: Tensor, name: str) -> None:
+    """Refuse activations that are no real floating-point numbers, to which a result would be cut.
+
+    Raises:
+        SettingError: If their dtype is another.
+    """
+    if not x.is_floating_point():
+        raise SettingError(f"{name} needs activations of a floating-point dtype, got {x.dtype}")
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -17,7 +17,9 @@ from .parametrized import (
     check_weight,
     parametrized_weights,
 )
+from .pooling import whole
 from .precision import wide_dtype, without_autocast
+from .recomputation import is_repeated
 
 UPDATES = ("forward", "step")
 _FIRST_ITERATIONS = 15
@@ -76,15 +78,25 @@ class _SpectralNorm(WeightParametrization):
         weight = weight.detach().to(wide_dtype(weight))
         v = weight.new_zeros(operator.input_shape(weight))
         with without_autocast(weight.device):
-            u = torch.randn_like(operator.apply(weight, v), dtype=weight.dtype)
-        self.register_buffer("_u", u / torch.linalg.vector_norm(u))
+            u = torch.empty_like(operator.apply(weight, v), dtype=weight.dtype)
+        self.register_buffer("_u", u)
         self.register_buffer("_v", v)
+        self.reset_parameters()
         self.power_iterate_(weight, _FIRST_ITERATIONS)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start u and v anew, u at random, as after ``to_empty``; from there on power iteration finds them."""
+        u = torch.randn_like(self._u)
+        self._u.copy_(u / torch.linalg.vector_norm(u))
+        self._v.fill_(self._v.numel() ** -0.5)
 
     @torch.no_grad()
     def power_iterate_(self, weight: Tensor, iterations: int | None = None) -> None:
         weight = weight.to(wide_dtype(weight))
         u, v = self._u.to(weight.dtype), self._v.to(weight.dtype)
+        # Of a u of 0 or NaN, as memory may have it, nothing would ever come.
+        u = torch.where((torch.linalg.vector_norm(u) - 1).abs() < 0.5, u, u.numel() ** -0.5)
         with without_autocast(weight.device):
             for _ in range(iterations or self.n_power_iterations):
                 v = self._unit(self.operator.adjoint(weight, u, v), v)
@@ -105,8 +117,9 @@ class _SpectralNorm(WeightParametrization):
 
     def forward(self, weight: Tensor) -> Tensor:
         sigma = self.sigma(weight)
-        # A weight of 0 stays 0, and may learn to be something else.
-        divisor = torch.where(sigma.abs() > self.eps, sigma, 1)
+        # A weight of 0 stays 0, and may learn to be something else. One without a u is better infinite or NaN than left
+        # as it is.
+        divisor = torch.where(sigma.abs() <= self.eps, self._u.any(), sigma)
         return (weight.to(divisor.dtype) / divisor).to(weight.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -116,7 +129,10 @@ class _SpectralNorm(WeightParametrization):
         before = dict(self.named_buffers())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in self.named_buffers():
-            if wide_dtype(buffer) != buffer.dtype:
+            if before[name].is_meta and not buffer.is_meta:
+                # Nobody has written to this memory. Training starts anew from NaN.
+                buffer.fill_(torch.nan)
+            elif wide_dtype(buffer) != buffer.dtype:
                 # A module in half precision keeps u and v in float32: rounded, they would no longer be unit vectors.
                 setattr(self, name, before[name].to(buffer.device, wide_dtype(buffer)))
         return self
@@ -224,7 +240,7 @@ def sigmas(model: nn.Module) -> dict[str, float]:
     than ``weight`` its name follows that of the layer. sigma is 0 for a weight of 0, which is not divided.
     """
     found = parametrized_weights(model, _SpectralNorm)
-    return {w.label: float(w.parametrization.sigma(w.originals.original)) for w in found}
+    return {w.label: float(w.parametrization.sigma(whole(w.originals.original))) for w in found}
 
 
 def power_iterate_(model: nn.Module) -> None:
@@ -234,13 +250,13 @@ def power_iterate_(model: nn.Module) -> None:
     more often, for a sharper sigma.
     """
     for weight in parametrized_weights(model, _SpectralNorm):
-        weight.parametrization.power_iterate_(weight.originals.original)
+        weight.parametrization.power_iterate_(whole(weight.originals.original))
 
 
 def _power_iterate_in_training(module: nn.Module, args: tuple[Any, ...], *, name: str) -> None:
-    if module.training:
+    if module.training and not is_repeated():
         originals: Any = module.get_submodule(f"parametrizations.{name}")
-        originals[0].power_iterate_(originals.original)
+        originals[0].power_iterate_(whole(originals.original))
 
 
 def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, ...]) -> _Convolution:

@@ -7,11 +7,12 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from .base import MixingNorm, NormOptions, snapshot
+from .base import MixingNorm, NormOptions
 from .errors import SettingError, check_range
 from .formula import Formula, Gradients, Moments
 from .kinds import MEAN_WEIGHT, STATISTICS, VAR_WEIGHT
-from .pooling import pool_layer
+from .pooling import pool_layer, whole
+from .recomputation import RecentPasses, snapshot
 
 
 class SwitchableFormula(Formula):
@@ -219,6 +220,7 @@ class SwitchableNorm(MixingNorm):
         sparse = sparse_steps is not None
         self.register_buffer("radius", torch.zeros((), device=device, dtype=dtype) if sparse else None)
         self.register_buffer("sparse_step", torch.tensor(0, device=device) if sparse else None)
+        self._passes = RecentPasses() if sparse else None
         self.reset_parameters()
 
     @property
@@ -244,9 +246,8 @@ class SwitchableNorm(MixingNorm):
         radius = snapshot(self.radius)
         return _shares(self.mean_weight, radius), _shares(self.var_weight, radius)
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Normalize ``x``; see :meth:`MomentNorm.forward`."""
-        y = super().forward(x, weight, bias)
+    def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        y = super()._normalize(x, weight, bias)
         if self.training:
             self._grow_radius()
         return y
@@ -265,8 +266,8 @@ class SwitchableNorm(MixingNorm):
     def mixing_values(self) -> dict[str, Tensor]:
         """Return the shares of all :data:`STATISTICS` by kind, 0 for those that are not mixed."""
         return {
-            name: _by_statistic(logits, self.radius, self.statistics)
-            for name, logits in self.mixing_parameters().items()
+            kind.name: _by_statistic(whole(getattr(self, kind.name)), self.radius, self.statistics)
+            for kind in self.kinds
         }
 
     @classmethod

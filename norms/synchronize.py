@@ -11,10 +11,10 @@ from .base import MomentNorm
 from .conversion import BATCH_NORMS, NATIVE_BATCH_NORMS, carry_state, replace_modules
 
 
-def synchronize_(model: nn.Module) -> nn.Module:
-    """Let every norm of ``model`` take its batch statistics over all processes in training, in place.
+def synchronize_(model: nn.Module, process_group: Any = None) -> nn.Module:
+    """Let every norm of ``model`` take its batch statistics over all processes, or a group, in training, in place.
 
-    Norms of this package get ``sync=True``. ``torch.nn.BatchNorm1d``, ``2d`` and ``3d`` give way to
+    Norms of this package get ``sync=True`` and ``process_group``. ``torch.nn.BatchNorm1d``, ``2d``, ``3d`` give way to
     :class:`norms.BatchNorm1d`, ``2d`` and ``3d``, which hold the same parameters and buffers, so that optimizers and
     checkpoints go on. Call it before ``DistributedDataParallel`` or ``torch.compile`` wraps the model. Without
     ``torch.distributed`` nothing changes but the classes.
@@ -29,7 +29,7 @@ def synchronize_(model: nn.Module) -> nn.Module:
     if derived:
         reason = "a class derived from BatchNorm may be another norm"
         warnings.warn(f"not synchronized, since {reason}: {', '.join(sorted(derived))}", stacklevel=2)
-    return _set_sync(_replace_classes(model, NATIVE_BATCH_NORMS, BATCH_NORMS), True)
+    return _set_sync(_replace_classes(model, NATIVE_BATCH_NORMS, BATCH_NORMS), True, process_group)
 
 
 def desynchronize_(model: nn.Module) -> nn.Module:
@@ -40,13 +40,13 @@ def desynchronize_(model: nn.Module) -> nn.Module:
     was one before or not: without ``sync`` they are the same function. A ``torch.nn.SyncBatchNorm`` stays one. Returned
     is the model, or what replaces it if it is a :class:`norms.BatchNorm2d` or the like itself.
     """
-    return _replace_classes(_set_sync(model, False), BATCH_NORMS, NATIVE_BATCH_NORMS)
+    return _replace_classes(_set_sync(model, False, None), BATCH_NORMS, NATIVE_BATCH_NORMS)
 
 
-def _set_sync(model: nn.Module, sync: bool) -> nn.Module:
+def _set_sync(model: nn.Module, sync: bool, process_group: Any) -> nn.Module:
     for module in model.modules():
         if isinstance(module, MomentNorm) and module.uses_batch:
-            module.sync = sync
+            module.sync, module.process_group = sync, process_group
     return model
 
 

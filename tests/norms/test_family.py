@@ -30,6 +30,11 @@ OURS = [case for case in PLANAR if isinstance(case.build(), norms.MomentNorm)]
 KINDS = [case for case in PLANAR if not {"affine", "track_running_stats"} & set(case.options)]
 OUR_KINDS = [case for case in KINDS if case in OURS]
 
+# Batches of one sample are among the shapes here.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.* trains on a batch of one sample", "ignore:BatchRenorm.* evaluates after"
+)
+
 over = pytest.mark.parametrize
 training_or_not = over("training", [True, False], ids=["training", "evaluation"])
 
@@ -616,3 +621,71 @@ def test_nothing_stays_in_memory_with_the_output_gone(of_two_processes):
         assert not outlives_its_output(case), case
     for results in of_two_processes:
         assert not any(results["leaks"].values()), results["leaks"]
+
+
+@over("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64], ids=str)
+@over("case", OUR_KINDS, ids=str)
+def test_input_of_another_kind_of_number_is_refused(case, dtype):
+    layer = case.build()
+    before = copy.deepcopy(layer.state_dict())
+    for module in (layer, norms.ConditionalNorm(case.build(affine=False), 3)):
+        arguments = () if module is layer else (1,)
+        with pytest.raises(ValueError, match=f"needs activations of a floating-point dtype, got {dtype}"):
+            module(torch.ones(case.shape()).to(dtype), *arguments)
+    assert_equal(layer.state_dict(), before, rtol=0, atol=0)
+
+
+@over("case", [case for case in OUR_KINDS if FAMILY[case.name].tracked], ids=str)
+def test_state_dicts_without_a_count_of_batches_load(case):
+    source, target = case.experienced(), case.build().double()
+    state = {name: value for name, value in source.state_dict().items() if name != "num_batches_tracked"}
+    target.load_state_dict(state)
+    assert_equal(dict(target.named_parameters()), dict(source.named_parameters()), rtol=0, atol=0)
+    assert_equal(target.running_mean, source.running_mean, rtol=0, atol=0)
+    if "mean_weight" not in state:
+        del state["running_mean"]
+        with pytest.raises(RuntimeError, match="running_mean"):
+            target.load_state_dict(state)
+
+
+@training_or_not
+@over("case", OUR_KINDS, ids=str)
+def test_fx_traces_a_norm_as_one_node(case, training):
+    model = nn.Sequential(nn.ReLU(), case.experienced()).train(training)
+    reference = copy.deepcopy(model)
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["0", "1"]
+    for n in (4, 3):
+        x = case.data(n=n, seed=n)
+        assert_equal(traced(x), reference(x), rtol=0, atol=0)
+    assert_equal(dict(model.named_buffers()), dict(reference.named_buffers()), rtol=0, atol=0)
+
+
+@training_or_not
+@over("case", OUR_KINDS, ids=str)
+def test_functions_of_torch_func_transform_a_norm(case, training):
+    layer = case.experienced(4 if "group_size" in case.options else 3).train(training)
+    buffers = dict(layer.named_buffers())
+    x, direction = case.data(channels=layer.num_features), draw(case.shape(channels=layer.num_features), seed=3)
+
+    def function(x, parameters):
+        state = parameters | {name: buffer.clone() for name, buffer in buffers.items()}
+        return torch.func.functional_call(layer, state, (x,)).pow(3).flatten()[:5]
+
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+    jacobian = torch.autograd.functional.jacobian(lambda x: function(x, parameters), x)
+    assert_equal(torch.func.jacrev(function)(x, parameters), jacobian)
+    assert_equal(torch.func.grad(lambda x: function(x, parameters).sum())(x), jacobian.sum(0))
+    moved = (jacobian * direction).flatten(1).sum(1)
+    assert_equal(torch.func.jvp(lambda x: function(x, parameters), (x,), (direction,))[1], moved)
+    by_parameter = torch.func.jacrev(function, argnums=1)(x, parameters)
+    assert_equal(torch.func.jacfwd(function, argnums=1)(x, parameters), by_parameter)
+    for name, values in parameters.items():
+        wanted = torch.autograd.functional.jacobian(lambda t, name=name: function(x, parameters | {name: t}), values)
+        assert_equal(by_parameter[name], wanted)
+
+
+@over("case", OUR_KINDS, ids=str)
+def test_vmap_takes_a_norm_in_evaluation(case):
+    layer, xs = case.experienced().eval(), torch.stack([case.data(seed=1), case.data(seed=2)])
+    assert_equal(torch.vmap(layer)(xs), torch.stack([layer(x) for x in xs]))
