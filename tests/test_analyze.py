@@ -97,7 +97,9 @@ def test_a_single_run(capsys):
     assert "wrote report/mixing.csv and mixing.parquet: 48 values of 1 run\n" in out
     assert "next:\n  open report/report.html in a browser\n" in out
     assert "train.py fit --config runs/tiny/version_0/config.yaml --seed_everything 1 --model.seed 1" in out
-    assert all(len(line) <= 80 for line in out.partition("wrote ")[0].splitlines() if not line.startswith("*"))
+    shown, _, notes = out.partition("wrote ")[0].partition("note: ")
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert notes.startswith("tiny/version_0: no preference yet: every mean_weight is within 0.0")
 
 
 def test_the_table_is_that_of_the_checkpoint_and_of_the_notebook(capsys):

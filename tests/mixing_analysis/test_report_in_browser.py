@@ -11,8 +11,6 @@ from mixing_analysis import report
 from mixing_analysis.comparisons import differences
 from mixing_analysis.values import combine
 
-CIFAR = {"model": {"class_path": "lightning_modules.Classifier"}, "data": {"class_path": "data.CIFAR10"}}
-
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium is installed")
 
 
@@ -37,13 +35,6 @@ def pages(tmp_path_factory):
         "step": [make_run("step", steps=(0,), gamma=False)],
         "groups": groups,
         "mixed": [make_run("rho", switches=0), make_run("switch", layers=0, steps=(0, 30))],
-        "still": [make_run("still", drift=0.04, spread=0.04)],
-        "alike": [
-            make_run(f"{name}/{seed}", name, seed=seed + 3 * (name == "b")) for name in "ab" for seed in range(3)
-        ],
-        "two": [make_run(f"two/{seed}", seed=seed, drift=0.04) for seed in range(2)],
-        "published": [make_run("long", switches=0, steps=(0, 20_000), config=CIFAR)],
-        "partly": [make_run("switch", layers=0), make_run("a", switches=0), make_run("b", switches=0, layers=2)],
         "many": [make_run(f"run_{index:02d}", seed=index) for index in range(9)],
         "hostile": [make_run('<img src=x onerror="alert(1)"> & a name of many characters that goes on and on')],
     }
@@ -105,9 +96,7 @@ def cells(browser, selector):
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)], ids=["desktop", "phone"])
-@pytest.mark.parametrize(
-    "name", ["one", "rho", "switch", "step", "groups", "mixed", "many", "partly", "still", "hostile"]
-)
+@pytest.mark.parametrize("name", ["one", "rho", "switch", "step", "groups", "mixed", "many", "hostile"])
 def test_every_page_loads_in_silence_and_fits(name, width, dark, show, browser):
     show(name, width, dark)
     assert browser.run("document.documentElement.scrollWidth") == width
@@ -170,20 +159,6 @@ def test_shares_are_those_of_the_gates(show, browser):
         f"{gates.mean():.3f}",
     ]
     assert "ResNet" not in text(browser, "main")
-
-
-def test_what_was_published_is_told_with_its_network_and_data(show, browser):
-    show("published")
-    head = browser.run("[...document.querySelectorAll('#rho-histogram th')].map(node => node.textContent)")
-    assert [name for name in head if name == "published"] == ["published"] * 2
-    assert [row[5] for row in cells(browser, "#rho-histogram tbody tr")] == ["≈ 72 %", "", "", ""]
-    network = "a ResNet-110 that classifies CIFAR images"
-    told = f"In {network} about 10 % and 72 % are (Nam & Kim 2018, figure 2)."
-    assert told in finding(browser, "rho-histogram")
-    assert f"about 72 % in {network} (Nam & Kim 2018, figure 2)" in text(browser, "#numbers").replace("\u00a0", " ")
-    assert f"Dashed: about the shares in {network}" in text(browser, "#rho-histogram figcaption")
-    published = [row[2] for row in cells(browser, "#rho-histogram tbody tr")]
-    assert published == ["≈ 10 %", "≈ 21 %", "", "≈ 7 %"]
 
 
 def test_the_slider_moves_through_the_training(show, browser):
@@ -341,81 +316,6 @@ def test_differences_are_those_of_the_table(show, browser):
         np.testing.assert_allclose([row[1] for row in rows], of["difference"], atol=1e-4)
         np.testing.assert_allclose([row[2] for row in rows], (of["high"] - of["low"]) / 2, atol=3e-4)
     assert browser.run("document.querySelectorAll('#difference circle').length") == 4
-
-
-def finding(browser, figure):
-    return text(browser, f"#{figure} .finding").replace("\u00a0", " ")
-
-
-def test_what_may_be_noise_is_no_finding(show, browser):
-    show("still")
-    still = "No preference yet: the middle half of the gates of every layer is within 0.05 of 1, where training began."
-    for figure in ("rho-depth", "rho-channels", "rho-bimodality", "rho-gamma"):
-        assert finding(browser, figure) == still, figure
-    assert finding(browser, "rho-histogram").endswith(still)
-    assert finding(browser, "rho-training").startswith("The mean rho has hardly moved: from 1.000 at step 0 to 0.9")
-    nothing = "On average over the layers: no preference yet in the means and no preference yet in the variances."
-    assert finding(browser, "switch-layers") == nothing
-    assert finding(browser, "switch-training") == "No preference yet: the weights are still within 0.05 of ⅓ each."
-
-
-def test_what_is_more_is_one(show, browser):
-    (run,) = show("one")
-    means = [rho.mean() for rho in last_layers(run)]
-    assert finding(browser, "rho-depth").startswith(f"Layer means run from {min(means):.2f} (")
-    assert finding(browser, "rho-channels").startswith("No channel leans to instance normalization: ")
-    assert finding(browser, "rho-training").startswith("The mean rho goes from 1.000 at step 0 to ")
-    found = finding(browser, "switch-layers")
-    assert found.startswith("On average over the layers: ")
-    for moment, kind in (("means", "mean_weight"), ("variances", "var_weight")):
-        rows = run.frame[(run.frame["kind"] == kind) & (run.frame["step"] == 100)]
-        average = rows.groupby("statistic", observed=True)["value"].mean().sort_values()
-        if average.iloc[-1] - average.iloc[-2] >= 0.05:
-            assert f"{average.index[-1]} statistics lead in the {moment} ({average.iloc[-1]:.2f})" in found
-        else:
-            assert f"none lead in the {moment}, though layers differ" in found
-
-
-def test_layers_that_lean_are_named(show, browser):
-    show("groups")
-    assert finding(browser, "rho-channels").startswith("Leaning most to instance normalization: ")
-    assert "the interval leaves out 0" in finding(browser, "difference")
-
-
-def last_layers(run):
-    rows = run.frame[(run.frame["kind"] == "rho") & (run.frame["step"] == max(run.steps))]
-    return [part["value"].to_numpy(np.float64) for _, part in rows.groupby("layer", observed=True)]
-
-
-def test_seeds_that_differ_as_far_make_no_difference(show, browser):
-    runs = show("alike")
-    found = differences(combine(runs), "a", "b")
-    assert not ((found["low"] > 0) | (found["high"] < 0))[found["kind"] == "rho"].any()
-    assert finding(browser, "difference") == "No difference beyond chance: in 0 of 4 layers the interval leaves out 0."
-    show("two")
-    assert finding(browser, "difference").startswith("No difference yet: none is larger than +0.0")
-
-
-def test_differences_open_on_what_has_common_layers(show, browser):
-    show("partly")
-    assert browser.run("[state.first, state.second, state.measure]") == ["1", "2", "mean rho"]
-    assert browser.run("document.querySelectorAll('#difference circle').length") == 2
-
-
-@pytest.mark.parametrize("name", ["mixed", "one"])
-def test_where_nothing_is_in_common_there_are_no_differences(name, show, browser):
-    show(name)
-    assert not browser.run("Boolean(document.getElementById('differences'))")
-
-
-def test_differences_can_be_turned_around(show, browser):
-    show("groups")
-    before = browser.run("layerDifferences().map(row => row.difference)")
-    for key, index in (("first", 1), ("second", 0)):
-        select = f"document.querySelector('#difference [data-key={key}]')"
-        browser.run(f"{select}.selectedIndex = {index}; {select}.dispatchEvent(new Event('change'))")
-        browser.settle()
-    np.testing.assert_allclose(browser.run("layerDifferences().map(row => row.difference)"), np.negative(before))
 
 
 @pytest.mark.parametrize("freedom", [1, 1.5, 2, 3.7, 10, 58.2, 1000, 9999])
