@@ -35,7 +35,7 @@ class Decoded(NamedTuple):
     """What :func:`decode` makes of an image."""
 
     rgb: Image.Image
-    """The colors, 8-bit sRGB, without metadata."""
+    """The colors, 8-bit sRGB; the image itself if it is that already, so that a large one is in memory once."""
     alpha: Image.Image | None
     """The opacity, mode L, if the image says one."""
 
@@ -64,8 +64,10 @@ def load_image(
     """
     with opened(path, shrink, max_pixels) as image:
         rgb, alpha = decode(image)
+        if rgb is image:  # which remembers its file
+            rgb = rgb.copy()
     if alpha is None:
-        return rgb
+        return _without_metadata(rgb)
     white = Image.new("RGB", rgb.size, "white")
     white.paste(rgb, mask=alpha)
     return white
@@ -269,8 +271,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if cmyk if mode == "CMYK" else gray if mode == "L" else not cmyk:
             converted = ImageCms.applyTransform(image.convert(mode), transform)
             assert converted is not None  # it is None only for a conversion in place
-            return _without_metadata(converted)
-    return _without_metadata(image.convert("RGB"))
+            return converted
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @lru_cache(maxsize=16)

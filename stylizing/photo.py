@@ -97,10 +97,12 @@ def read(source: Path, target: Path, size: int, max_pixels: int | None = None) -
 
     with opened(source, shrink, max_pixels) as file:
         turned = ExifTags.Base.Orientation in file.getexif()  # which decoding removes
-        rgb, alpha = decode(file)
-        lacks = [FRAMES] if _has_further_frames(file) else []
         profile = file.info.get("icc_profile")
+        rgb, alpha = decode(file)
         image = _scaled_down(rgb, size)
+        if image is file:  # which looking for further frames would move on
+            image = image.copy()
+        lacks = [FRAMES] if _has_further_frames(file) else []
         exif, whole = _described(file, image.size, turned)
         lacks += [] if whole else [EXIF]
     if alpha is not None and alpha.getextrema()[0] == 255:
@@ -137,7 +139,7 @@ def _described(image: Image.Image, size: tuple[int, int], turned: bool) -> tuple
         if not len(exif) and not turned:
             return b"", True
         exif[ExifTags.Base.Orientation] = 1
-        details = exif.get_ifd(ExifTags.IFD.Exif)
+        details = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
         for tag, side in zip((ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight), size, strict=True):
             if tag in details:
                 details[tag] = side

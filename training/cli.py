@@ -313,7 +313,7 @@ def train(args: Sequence[str]) -> None:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise SettingError(f"{os.fsencode(value)} is no UTF-8, as a configuration must be: rename it") from error
+            raise SettingError(f"{os.fsencode(value)!r} is no UTF-8, as a configuration must be: rename it") from error
     with _relevant_messages():
         try:
             TrainCLI(args)

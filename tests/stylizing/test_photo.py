@@ -40,7 +40,7 @@ def profile():
 def repainted(source, target, size=2048):
     """Write the photo as its own result."""
     photo = read(source, target, size)
-    return photo.write(photo.image.copy(), target), Image.open(target)
+    return photo.write(Image.fromarray(np.asarray(photo.image)), target), Image.open(target)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
@@ -155,16 +155,16 @@ def test_jpeg_keeps_the_color_of_every_pixel(tmp_path):
 
 
 MEASURE = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from stylizing.photo import read
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(read(Path(sys.argv[1]), Path("b.jpg"), 2048).image.size)
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from Linux")
 def test_a_hundred_megapixels_take_less_than_a_gigabyte(tmp_path):
     Image.new("RGB", (12000, 9000), "teal").save(tmp_path / "a.jpg")
     command = [sys.executable, "-c", MEASURE, tmp_path / "a.jpg"]
@@ -172,4 +172,4 @@ def test_a_hundred_megapixels_take_less_than_a_gigabyte(tmp_path):
     size, memory = done.stdout.splitlines()
     assert size == "(2048, 1536)"
     assert done.stderr == ""
-    assert int(memory.split()[1]) < 2**20, memory
+    assert int(memory) < 2**20

@@ -44,11 +44,15 @@ def test_in_the_environment(pipe, capsys, monkeypatch):
 
 def test_in_a_configuration(pipe, capsys, tmp_path):
     os.mkfifo("style.png")
-    (tmp_path / "a.yaml").write_text(
-        "model: {class_path: lightning_modules.StyleTransfer, init_args: {style: style.png}}"
-    )
+    (tmp_path / "a.yaml").write_text("model: {init_args: {style: style.png}}")
     assert train(["fit", "--config", "style_transfer", "--config", "a.yaml"]) == 2
     assert "style picture style.png: a named pipe (FIFO), not a file" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_are_refused(pipe, capsys):
+    name = os.fsdecode(b"caf\xe9")
+    assert train(["fit", "--config", "gan", "--data", "data.ImageFolder", "--data.folder", name]) == 2
+    assert capsys.readouterr().err == "error: b'caf\\xe9' is no UTF-8, as a configuration must be: rename it\n"
 
 
 def test_in_a_run(pipe, capsys, tmp_path):
