@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from .base import MixingNorm
 from .batch import MeanOnlyBatchNorm
@@ -225,21 +224,18 @@ def param_groups(
 
 def _scales(model: nn.Module) -> list[nn.Parameter]:
     """Find the parameters of more than one dimension that scale what is normalized already."""
-    scales: list[nn.Parameter] = []
-    modules = list(model.modules())
-    for module in modules:
-        if isinstance(module, ConditionalNorm):
-            scales += module.parameters(recurse=False)
-    of_weights = [list(m.parameters(recurse=False)) for m in modules if isinstance(m, ParametrizationList)]
-    # Of several tensors that a weight comes from, the lengths of its vectors are fewer than its entries.
-    lengths = [p for each in of_weights for p in each if p.numel() < max(q.numel() for q in each)]
+    modules, named = list(model.modules()), dict(model.named_parameters())
+    # Lengths of weight vectors, by their names in our weight norm and torch's, and in torch's older one.
+    ends = ("original0", "original1"), ("_g", "_v")
+    lengths = [p for name, p in named.items() for g, v in ends if name[-len(g) :] == g and name[: -len(g)] + v in named]
     if not lengths and any(isinstance(module, MeanOnlyBatchNorm) for module in modules):
         warnings.warn(
             "MeanOnlyBatchNorm subtracts means and keeps no scale: without norms.weight_norm on the layers before it, "
             "which no layer of the model has, a network hardly learns",
             stacklevel=3,
         )
-    return scales + lengths
+    tables = [p for m in modules if isinstance(m, ConditionalNorm) for p in m.parameters(recurse=False)]
+    return lengths + tables
 
 
 def _fetch(tensors: list[Tensor]) -> list[Tensor]:

@@ -186,7 +186,8 @@ class SwitchableNorm(MixingNorm):
         radius (Tensor): Radius of the circle, scalar, starts at 0, and 1 when the choice is made; None without
             ``sparse_steps``.
         sparse_step (Tensor): Training batches since the circle began to grow, int64 scalar; None without
-            ``sparse_steps``.
+            ``sparse_steps``. An average of models has to copy both, as ``AveragedModel`` does with
+            ``use_buffers=False``: averaged, they lag behind, and no choice is made.
 
     Source:
         Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, ICLR 2019, section 2, equation 3;

@@ -1,6 +1,7 @@
 """Batch renormalization: the correction, its schedule, and what follows from them."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -142,3 +143,24 @@ def test_starts_as_documented():
 def test_limits_out_of_range_are_refused(option, value, reason):
     with pytest.raises(ValueError, match=f"{option} must .*{reason}, got {value}"):
         norms.BatchRenorm2d(4, **{option: value})
+
+
+class TestEarlyEvaluation:
+    @pytest.mark.parametrize(("momentum", "batches", "told"), [(0.01, 30, True), (0.3, 2, True), (0.3, 7, False)])
+    def test_is_told_of_until_the_running_statistics_have_settled(self, momentum, batches, told):
+        layer = norms.BatchRenorm2d(4, momentum=momentum)
+        for _ in range(batches):
+            layer(torch.randn(2, 4, 3, 3))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            layer.eval()
+            layer.eval()
+        assert len(caught) == told
+        assert not told or "settle: train longer, with a larger momentum, or call norms.recalibrate" in str(caught[0])
+
+    def test_is_not_told_of_before_training_nor_where_all_batches_count_alike(self):
+        for layer in (norms.BatchRenorm2d(4), norms.BatchRenorm2d(4, momentum=1), norms.BatchRenorm2d(4, momentum=0)):
+            layer.eval()
+        layer = norms.BatchRenorm2d(4, momentum=None)
+        layer(torch.randn(2, 4, 3, 3))
+        layer.eval()

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import norms
 from norms.conversion import convert
@@ -477,3 +478,16 @@ def test_a_norm_is_converted_to_its_own_name_with_other_options():
     norms.convert(model, "layer", eps=1e-3)
     assert (model[0].eps, model[0].num_groups) == (1e-3, 1)
     assert model[0].weight is weight
+
+
+@pytest.mark.parametrize("norm", ["batch_instance", "switchable"])
+def test_features_of_a_converted_network_can_be_extracted(norm):
+    model = convert(torchvision.models.resnet18(num_classes=3).eval(), norm)
+    extractor = create_feature_extractor(model, ["layer1.0.bn1", "layer3", "fc"])
+    x, seen = torch.randn(2, 3, 32, 32), {}
+    found = extractor(x)
+    for name in found:
+        # Copies, since the activation after a norm works in place.
+        model.get_submodule(name).register_forward_hook(lambda m, args, y, name=name: seen.update({name: y.relu()}))
+    model(x)
+    torch.testing.assert_close({name: y.relu() for name, y in found.items()}, seen)

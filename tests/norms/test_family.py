@@ -689,3 +689,9 @@ def test_functions_of_torch_func_transform_a_norm(case, training):
 def test_vmap_takes_a_norm_in_evaluation(case):
     layer, xs = case.experienced().eval(), torch.stack([case.data(seed=1), case.data(seed=2)])
     assert_equal(torch.vmap(layer)(xs), torch.stack([layer(x) for x in xs]))
+    layer.train()
+    if not layer.uses_batch:
+        assert_equal(torch.vmap(layer)(xs), torch.stack([layer(x) for x in xs]))
+    elif case.name != "decorrelated_batch":
+        with pytest.raises(ValueError, match="vmap takes norms in evaluation"):
+            torch.vmap(layer)(xs)

@@ -1,6 +1,7 @@
 """Reading, optimizing and constraining mixing values."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -81,6 +82,97 @@ def test_every_trainable_parameter_is_in_exactly_one_group():
     assert {n: g["lr"] for n, g in by_name.items()} == {"weights": 0.5, "affine": 0.5, "rho": 5, "switch": 1}
     assert {n: g["weight_decay"] for n, g in by_name.items()} == {"weights": 0.1, "affine": 0, "rho": 0, "switch": 0}
     assert all(p.ndim > 1 for p in by_name["weights"]["params"])
+
+
+OLDER = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+
+
+@pytest.mark.parametrize(
+    ("normalize", "lengths"),
+    [
+        (norms.weight_norm, "parametrizations.weight.original0"),
+        (nn.utils.parametrizations.weight_norm, "parametrizations.weight.original0"),
+        pytest.param(nn.utils.weight_norm, "weight_g", marks=OLDER),
+    ],
+)
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 8, 3), nn.Linear(1, 8), nn.ConvTranspose2d(4, 8, 3, groups=2)], ids=str)
+def test_lengths_of_weight_vectors_do_not_decay(layer, normalize, lengths):
+    layer = normalize(copy.deepcopy(layer))
+    groups = {group["name"]: group for group in norms.param_groups(layer, lr=1, weight_decay=0.1)}
+    assert any(p is layer.get_parameter(lengths) for p in groups["affine"]["params"])
+    assert groups["affine"]["weight_decay"] == 0
+    assert len(groups["weights"]["params"]) == 1
+
+
+def test_a_network_in_which_nothing_keeps_the_scale_is_told_of():
+    conv, norm = nn.Conv2d(3, 4, 3), norms.MeanOnlyBatchNorm2d(4)
+    with pytest.warns(UserWarning, match=r"keeps no scale: without norms.weight_norm on the layers before"):
+        norms.param_groups(nn.Sequential(conv, norm), lr=1)
+    norms.param_groups(nn.Sequential(norms.weight_norm(conv), norm), lr=1)
+
+
+class Sigmoid(nn.Module):
+    def forward(self, logits):
+        return logits.sigmoid()
+
+    def right_inverse(self, values):
+        return values.logit()
+
+
+class TestParametrizedRho:
+    def build(self):
+        model = nn.Sequential(norms.BatchInstanceNorm2d(4, initial_rho=0.7))
+        nn.utils.parametrize.register_parametrization(model[0], "rho", Sigmoid())
+        return model
+
+    def test_keeps_its_group_and_can_be_frozen(self):
+        model = self.build()
+        original = model[0].parametrizations.rho.original
+        groups = {group["name"]: group["params"] for group in norms.param_groups(model, lr=1)}
+        assert len(groups["rho"]) == 1
+        assert groups["rho"][0] is original
+        freeze_mixing_(model)
+        assert not original.requires_grad
+        assert not norms.report(model)[0].trained
+
+    def test_is_read_projected_and_snapped_as_what_it_is_in_effect(self):
+        model = self.build()
+        with torch.no_grad():
+            model[0].parametrizations.rho.original.copy_(torch.tensor([-3.0, 0.5, 2.0, 8.0]))
+        effective = torch.tensor([-3.0, 0.5, 2.0, 8.0]).sigmoid()
+        norms.project_(model)
+        torch.testing.assert_close(model[0].mixing_values()["rho"], effective)
+        torch.testing.assert_close(norms.report(model)[0].values["rho"], effective)
+        norms.snap_(model)
+        assert model[0].rho.tolist() == [0, 1, 1, 1]
+
+
+class TestOutOfRange:
+    @pytest.mark.parametrize(("value", "told"), [(1.7, True), (-0.2, True), (1.0, False), (1.0001, False)])
+    def test_a_forgotten_projection_is_told_of(self, value, told):
+        model = network()
+        with torch.no_grad():
+            model[1].rho[2] = value
+        for read in (norms.report, norms.mixing_values):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                read(model)
+            texts = [str(warning.message) for warning in caught]
+            assert texts == ([text for text in texts if "of '1' lies in" in text and "norms.project_" in text])
+            assert len(texts) == told
+
+
+class TestSingleSamples:
+    @pytest.mark.parametrize("norm", [norms.BatchInstanceNorm2d(4), norms.SwitchableNorm2d(4)], ids=str)
+    def test_a_batch_of_one_sample_is_told_of_in_training(self, norm):
+        x = torch.randn(1, 4, 5, 5)
+        with pytest.warns(UserWarning, match="batch of one sample.* cannot learn to choose"):
+            norm(x)
+        norm.eval()(x)
+        norm.train()(x.expand(2, -1, -1, -1))
+
+    def test_norms_without_batch_statistics_want_it(self):
+        norms.SwitchableNorm2d(4, statistics=("instance", "layer"))(torch.randn(1, 4, 5, 5))
 
 
 def test_groups_that_would_be_empty_are_left_out():

@@ -425,3 +425,41 @@ def test_representation():
 def test_what_cannot_be_normalized(make, options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         spectral_norm(make(), **options)
+
+
+class TestVectorsFromMemory:
+    """u and v as ``to_empty`` or a damaged file leave them."""
+
+    @pytest.mark.parametrize("content", [0.0, math.nan])
+    @pytest.mark.parametrize("name", LAYERS)
+    @pytest.mark.parametrize("which", [("_u", "_v"), ("_u",), ("_v",)], ids="".join)
+    def test_training_finds_them_again(self, name, content, which):
+        layer, x = build(name)
+        spectral_norm(layer, n_power_iterations=30)
+        for vector in which:
+            getattr(layer.parametrizations.weight[0], vector).fill_(content)
+        layer(x)
+        largest = torch.linalg.svdvals(matrix(layer, layer.weight.detach()))[0]
+        assert largest == pytest.approx(1, rel=1e-2)
+
+    @pytest.mark.parametrize("content", [0.0, math.nan])
+    def test_evaluation_does_not_pass_over_them(self, content):
+        layer, x = build("conv2d")
+        spectral_norm(layer).eval()
+        for vector in vectors(layer):
+            vector.fill_(content)
+        assert not layer(x).isfinite().any()
+
+    def test_a_module_from_the_meta_device_starts_anew(self):
+        with torch.device("meta"):
+            layer = spectral_norm(nn.Conv2d(4, 6, (3, 2), groups=2))
+        layer.to_empty(device="cpu")
+        assert all(vector.isnan().all() for vector in vectors(layer))
+        nn.init.normal_(original(layer))
+        for module in layer.modules():
+            if module is not layer and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        assert all(torch.linalg.vector_norm(vector) == pytest.approx(1) for vector in vectors(layer))
+        for _ in range(30):
+            power_iterate_(layer)
+        assert torch.linalg.svdvals(layer.weight.detach().flatten(1))[0] == pytest.approx(1, rel=1e-2)

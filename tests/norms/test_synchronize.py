@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 from distributed import run_on_two
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import norms
@@ -57,6 +58,90 @@ def train_on_a_half(rank):
         train(DistributedDataParallel(model), images()[:, 2 * rank : 2 * rank + 2])
         weights[sync] = dict(desynchronize_(model).state_dict())
     return weights
+
+
+def share_in_groups(rank):
+    """What a layer makes of this process's batch in a group of both processes, and in one of its own."""
+    alone, both = [distributed.new_group([process]) for process in range(2)][rank], distributed.new_group([0, 1])
+    torch.manual_seed(rank)
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64) + rank
+    found = {"x": x}
+    for kind in (norms.BatchNorm2d, norms.BatchInstanceNorm2d, norms.DecorrelatedBatchNorm2d):
+        options = {"group_size": 2} if kind is norms.DecorrelatedBatchNorm2d else {}
+        for name, group in (("alone", alone), ("both", both)):
+            layer = kind(4, sync=True, process_group=group, **options).double()
+            inputs = x.clone().requires_grad_()
+            y = layer(inputs)
+            y.pow(3).sum().backward()
+            found[f"{kind.__name__} {name}"] = [y.detach(), inputs.grad, layer.running_mean]
+    model = norms.convert(nn.Sequential(nn.SyncBatchNorm(4, process_group=alone)), "batch_instance")
+    found["kept"] = model[0].sync and model[0].process_group is alone
+    model = synchronize_(nn.Sequential(nn.BatchNorm2d(4), norms.SwitchableNorm2d(4)), process_group=alone)
+    found["given"] = all(layer.sync and layer.process_group is alone for layer in model)
+    return found
+
+
+@pytest.mark.slow
+def test_statistics_are_shared_within_a_process_group(tmp_path):
+    results = run_on_two(share_in_groups, tmp_path)
+    whole = torch.cat([found["x"] for found in results])
+    for kind in (norms.BatchNorm2d, norms.BatchInstanceNorm2d, norms.DecorrelatedBatchNorm2d):
+        options = {"group_size": 2} if kind is norms.DecorrelatedBatchNorm2d else {}
+        for name, inputs in (("both", whole), ("alone", None)):
+            for rank, found in enumerate(results):
+                x = (found["x"] if inputs is None else inputs).clone().requires_grad_()
+                layer = kind(4, **options).double()
+                y = layer(x)
+                y.pow(3).sum().backward()
+                own = slice(None) if inputs is None else slice(3 * rank, 3 * rank + 3)
+                torch.testing.assert_close(
+                    found[f"{kind.__name__} {name}"], [y.detach()[own], x.grad[own], layer.running_mean]
+                )
+    assert all(found["kept"] and found["given"] for found in results)
+
+
+def sharded():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        norms.spectral_norm(nn.Conv2d(3, 8, 3)),
+        norms.BatchInstanceNorm2d(8, initial_rho=0.7),
+        norms.weight_norm(nn.Conv2d(8, 8, 3)),
+        norms.SwitchableNorm2d(8, sparse_steps=20),
+        norms.BatchRenorm2d(8, schedule_steps=0),
+    )
+
+
+def train_sharded(rank):
+    """Train a model that FSDP2 has distributed beside one that is whole, and read both."""
+    model, whole = sharded(), sharded()
+    for layer in model:
+        fully_shard(layer)
+    fully_shard(model)
+    for network in (model, whole):
+        optimizer = torch.optim.SGD(norms.param_groups(network, lr=0.1))
+        torch.manual_seed(1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            network(torch.randn(4, 3, 9, 9)).pow(3).mean().backward()
+            optimizer.step()
+            norms.project_(network)
+    read = norms.mixing_values(model) == norms.mixing_values(whole)
+    values = [
+        {kind: of_kind.tolist() for layer in norms.report(network) for kind, of_kind in layer.values.items()}
+        for network in (model, whole)
+    ]
+    norms.power_iterate_(model)
+    norms.power_iterate_(whole)
+    return {"read": read, "values": values, "sigmas": [norms.sigmas(model), norms.sigmas(whole)]}
+
+
+@pytest.mark.slow
+def test_what_layers_have_learned_can_be_read_under_fsdp(tmp_path):
+    for found in run_on_two(train_sharded, tmp_path):
+        assert found["read"]
+        assert found["values"][0] == found["values"][1]
+        assert found["sigmas"][0] == pytest.approx(found["sigmas"][1])
+        assert found["values"][0]["rho"] != [0.7] * 8
 
 
 @pytest.mark.slow
