@@ -60,7 +60,7 @@ def check_texts(args: Sequence[str]) -> None:
             if re.search(r"[\[{&*]", text):
                 check_yaml(text)
         except YAMLRefusedError as error:
-            problem = " ".join(str(error).replace(' in "<unicode string>"', "").split())
+            problem = " ".join(str(error).replace(' in "<unicode string>",', "").split())
             raise SettingError(f"{name.removeprefix('--') or 'a value of the command line'}: {problem}") from error
         except yaml.YAMLError:  # then it is some other text
             continue

@@ -14,8 +14,6 @@ DEEPEST = 50
 LARGEST = 100_000
 """Values, each alias counted as all that it stands for."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 class YAMLRefusedError(yaml.MarkedYAMLError):
     """YAML that could be read, but is too large, too deep or ambiguous."""
@@ -43,7 +41,7 @@ def check_yaml(text: str) -> None:
     """
     open_collections: list[_Collection] = []
     sizes: dict[str, int] = {}
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
         size, anchor = 0, getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):
             if len(open_collections) == DEEPEST:
@@ -84,7 +82,7 @@ def _refused(problem: str, event: Any) -> YAMLRefusedError:
 
 def with_whole_numbers(text: str) -> str:
     """Write ``1e3`` as ``1000`` in YAML, which a setting that is a whole number takes, and any other number as well."""
-    for event in reversed([event for event in yaml.parse(text, Loader=_LOADER) if isinstance(event, yaml.ScalarEvent)]):
+    for event in reversed([event for event in yaml.parse(text, Loader=yaml.SafeLoader) if isinstance(event, yaml.ScalarEvent)]):
         if event.implicit[0] and (whole := whole_number(event.value)):
             text = text[: event.start_mark.index] + whole + text[event.end_mark.index :]
     return text
