@@ -80,7 +80,7 @@ def _broken_file(args: Sequence[str]) -> str | None:
             try:
                 check_yaml(path.read_text())
             except YAMLRefusedError as error:
-                return f"{path}: {error}".replace(' in "<unicode string>",', "")
+                return f"{path}, {error}"
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 return f"{path} is not valid YAML: {error}".replace(' in "<unicode string>",', "")
     return None

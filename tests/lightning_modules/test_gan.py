@@ -293,7 +293,7 @@ def test_integer_betas(tmp_path):
         ({"loss": "wgan"}, r"^unknown adversarial loss 'wgan'"),
         ({"n_dis": 0}, r"^n_dis must be at least 1 and at most 1000, got 0$"),
         ({"channels": 0}, r"^channels must be at least 1, got 0$"),
-        ({"latent_dim": 0}, r"^latent_dim must be at least 1, got 0$"),
+        ({"latent_dim": 0}, r"^latent_dim must be at least 1 and at most 65536, got 0$"),
         ({"generator_batch_size": 0}, r"^generator_batch_size must be at least 1 and at most 1048576, got 0$"),
         ({"rho_lr_multiplier": -1}, r"^rho_lr_multiplier must be at least 0 and below inf, got -1$"),
         ({"lr": -1e-4}, r"^lr must be at least 0 and below inf, got -0.0001$"),
