@@ -55,7 +55,7 @@ class GAN(TrainingModule):
         channels: Channels of the images.
         norm: The generator's normalization, as :func:`norms.build` takes it.
         norm_options: Further arguments of that layer.
-        latent_dim: Length of a latent vector.
+        latent_dim: Length of a latent vector, at most 65536.
         loss: ``hinge``, ``non_saturating``, or an :class:`AdversarialLoss` or its class path.
         lr: Adam's at the start, for both networks.
         betas: Adam's decay rates, each in [0, 1).
@@ -97,7 +97,7 @@ class GAN(TrainingModule):
         self.save_hyperparameters()
         self.automatic_optimization = False
         check_range("channels", channels, at_least=1)
-        check_range("latent_dim", latent_dim, at_least=1)
+        check_range("latent_dim", latent_dim, at_least=1, at_most=2**16)
         check_range("lr", lr, at_least=0, below=math.inf)
         check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         for beta in betas:
@@ -137,9 +137,7 @@ class GAN(TrainingModule):
         if given_channels != channels:
             advice.append(f"model.init_args.channels: {given_channels}")
         if given_size != size:
-            fitting = [
-                name for name, each in ARCHITECTURES.items() if getattr(each, "image_size", None) == given_size
-            ]
+            fitting = [name for name, each in ARCHITECTURES.items() if getattr(each, "image_size", None) == given_size]
             instead = f" (or model.init_args.architecture: {fitting[0]})" if fitting else ""
             advice.append(f"data.init_args.image_size: {size}{instead}")
         if advice:

@@ -107,7 +107,7 @@ class StyleTransfer(TrainingModule):
         # Checkpoints hold plain types alone.
         norm, loss_network = class_path(norm), class_path(loss_network)
         self.save_hyperparameters()
-        check_range("style_size", style_size, at_least=SMALLEST_STYLE, at_most=LARGEST_STYLE)
+        check_range("style_size", style_size, at_least=1, at_most=LARGEST_STYLE)
         check_range("lr", lr, at_least=0, below=math.inf)
         check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         self.transformer = TransformerNet(widths, num_blocks, norm, norm_options)

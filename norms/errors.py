@@ -55,7 +55,9 @@ def check_range(
     )
     given = [(words, limit, holds) for words, limit, holds in limits if limit is not None]
     if not all(holds(limit) for _, limit, holds in given):
-        wanted = " and ".join(f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit, _ in given)
+        wanted = " and ".join(
+            f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit, _ in given
+        )
         raise SettingError(f"{name} must be {wanted}, got {value}")
 
 

@@ -66,6 +66,7 @@ IRRELEVANT_WARNINGS = (
     ".*does not have many workers",  # small images need few
     ".*isinstance.treespec, LeafSpec",  # between Lightning and torch
     "(?s).*JsonargparseDeprecationWarning",
+    "(?s).*deprecated in v4.*removed in v5",  # jsonargparse's, of what Lightning calls
     "(?s).*add_instantiator",  # its successor is younger than the oldest jsonargparse that is supported
 )
 

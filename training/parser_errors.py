@@ -80,9 +80,9 @@ def _broken_file(args: Sequence[str]) -> str | None:
             try:
                 check_yaml(path.read_text())
             except YAMLRefusedError as error:
-                return f"{path}: {error}".replace(' in "<unicode string>"', "")
+                return f"{path}, {error}"
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                return f"{path} is not valid YAML: {error}".replace(' in "<unicode string>"', "")
+                return f"{path} is not valid YAML: {error}".replace(' in "<unicode string>",', "")
     return None
 
 
@@ -90,8 +90,6 @@ def _shorten_value_error(message: str) -> str:
     # Errors nest: the last key is the value itself, and the keys before it are the classes that it is an argument of.
     *_, text = re.split(r'Parser key "[^"]+":', message)
     where = ".init_args.".join(re.findall(r'Parser key "([^"]+)":', message))
-    if nested := re.search(r"NestedArg\(key='([^']*)', val=(.*?)\)$", text, flags=re.S | re.M):
-        return f"{where}.{nested[1]}: not possible, got {nested[2]}"
     if union := UNION.search(text):
         branches = re.split(r"^\s+- ", union[2], flags=re.M)
         causes = [branch for branch in branches if CAUSE.match(branch)]
@@ -109,6 +107,9 @@ def _shorten_value_error(message: str) -> str:
     text = _shorten_restriction(text, union[3] if union else "")
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r"^\s*Expected (an? )?", "expected ", text)
+    # Of a value for which jsonargparse has no more than that it is none.
+    if nested := re.fullmatch(r"expected .*, got NestedArg\(key='(.*?)', val='?(.*?)'?\)", text.strip()):
+        where, text = f"{where}.{nested[1]}", f"expected another value, got {nested[2]}"
     return f"{where}: {text}" if where else text
 
 

@@ -85,12 +85,21 @@ class Run:
             return cls(path.parents[1] if in_run else path.parent, path)
         if not path.is_dir():
             raise SettingError(f"no such run folder or checkpoint: {path}")
-        for run in (cls(path), *cls.versions(path)):
-            if run.newest_checkpoint() or (not with_checkpoint and run.mixing.is_dir()):
-                return run
+        if run := cls._first(path, with_checkpoint):
+            return run
+        folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not cls.versions(path))
+        if runs := [str(folder) for folder in folders if cls._first(folder, with_checkpoint)]:
+            raise SettingError(f"{path} is a folder of runs: name one of them, {', '.join(runs)}")
         if with_checkpoint:
             raise SettingError(f"{path} holds no checkpoint: expected {cls(path).last}")
         raise SettingError(f"{path} holds no run: expected {cls(path).mixing} or {cls(path).checkpoints}")
+
+    @classmethod
+    def _first(cls, path: Path, with_checkpoint: bool) -> Run | None:
+        for run in (cls(path), *cls.versions(path)):
+            if run.newest_checkpoint() or (not with_checkpoint and run.mixing.is_dir()):
+                return run
+        return None
 
     @classmethod
     def of(cls, trainer: Trainer) -> Run:

@@ -60,8 +60,7 @@ def check_texts(args: Sequence[str]) -> None:
             if re.search(r"[\[{&*]", text):
                 check_yaml(text)
         except YAMLRefusedError as error:
-            problem = " ".join(str(error).replace(' in "<unicode string>"', "").split())
-            raise SettingError(f"{name.removeprefix('--') or 'a value of the command line'}: {problem}") from error
+            raise SettingError(f"{name.removeprefix('--') or 'a value of the command line'}, {error}") from error
         except yaml.YAMLError:  # then it is some other text
             continue
 
@@ -228,7 +227,9 @@ def check_against_model(model: LightningModule, trainer: Mapping[str, Any], call
         )
     for callback in callbacks:
         if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
-            average = "; model.init_args.ema_half_life averages its generator" if hasattr(model, "ema_half_life") else ""
+            average = (
+                "; model.init_args.ema_half_life averages its generator" if hasattr(model, "ema_half_life") else ""
+            )
             raise SettingError(
                 f"{type(callback).__name__} would average all networks of {type(model).__name__} alike: "
                 f"remove it from trainer.callbacks{average}"

@@ -14,10 +14,8 @@ DEEPEST = 50
 LARGEST = 100_000
 """Values, each alias counted as all that it stands for."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-
-class YAMLRefusedError(yaml.MarkedYAMLError):
+class YAMLRefusedError(yaml.YAMLError):
     """YAML that could be read, but is too large, too deep or ambiguous."""
 
 
@@ -43,11 +41,11 @@ def check_yaml(text: str) -> None:
     """
     open_collections: list[_Collection] = []
     sizes: dict[str, int] = {}
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
         size, anchor = 0, getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):
             if len(open_collections) == DEEPEST:
-                raise _refused(f"is nested deeper than {DEEPEST} levels", event)
+                raise _refused(f"nested deeper than {DEEPEST} levels", event)
             open_collections.append(_Collection(isinstance(event, yaml.MappingStartEvent), anchor))
         elif isinstance(event, yaml.CollectionEndEvent):
             closed = open_collections.pop()
@@ -69,7 +67,7 @@ def check_yaml(text: str) -> None:
 def _add(parent: _Collection, size: int, event: Any) -> None:
     parent.size += size
     if parent.size > LARGEST:
-        raise _refused(f"stands for more than {LARGEST} values", event)
+        raise _refused(f"aliases that stand for more than {LARGEST} values", event)
     is_key = parent.is_mapping and parent.children % 2 == 0
     parent.children += 1
     if is_key and isinstance(event, yaml.ScalarEvent):
@@ -79,12 +77,14 @@ def _add(parent: _Collection, size: int, event: Any) -> None:
 
 
 def _refused(problem: str, event: Any) -> YAMLRefusedError:
-    return YAMLRefusedError(problem=problem, problem_mark=event.start_mark)
+    return YAMLRefusedError(f"line {event.start_mark.line + 1}: {problem}")
 
 
 def with_whole_numbers(text: str) -> str:
     """Write ``1e3`` as ``1000`` in YAML, which a setting that is a whole number takes, and any other number as well."""
-    for event in reversed([event for event in yaml.parse(text, Loader=_LOADER) if isinstance(event, yaml.ScalarEvent)]):
+    for event in reversed(
+        [event for event in yaml.parse(text, Loader=yaml.SafeLoader) if isinstance(event, yaml.ScalarEvent)]
+    ):
         if event.implicit[0] and (whole := whole_number(event.value)):
             text = text[: event.start_mark.index] + whole + text[event.end_mark.index :]
     return text

@@ -153,9 +153,14 @@ def test_ranks_take_different_images():
     assert labels(0) + labels(1) + labels(2) == stream[60:72].tolist()
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("image_size", -1), ("num_workers", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 0), ("image_size", 1), ("image_size", 10**6), ("num_workers", -1), ("num_workers", 10**6)],
+)
 def test_impossible_numbers_are_refused(name, value):
-    with pytest.raises(SettingError, match=rf"data\.{name} must be at least \d, got {value}") as error:
+    with pytest.raises(
+        SettingError, match=rf"data\.{name} must be at least \d( and at most \d+)?, got {value}"
+    ) as error:
         Numbered(**{name: value})
     assert "\n" not in str(error.value)
 

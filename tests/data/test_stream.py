@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from data.stream import StreamDataset, StreamSampler, generator, seed_for
+from norms.errors import SettingError
 
 SEEDS = st.integers(-(2**63), 2**64 - 1)
 
@@ -86,7 +87,7 @@ def test_start_is_asked_at_every_iteration():
 
 @pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(0, 0, 1), (1, 1, 1), (1, -1, 2)])
 def test_impossible_slices_are_refused(batch_size, rank, world_size):
-    with pytest.raises(ValueError, match="no such slice"):
+    with pytest.raises(SettingError, match="^(batch_size|rank) must be at least"):
         StreamSampler(batch_size, 0, rank, world_size)
 
 
@@ -176,5 +177,5 @@ def test_stream_survives_pickling():
 
 
 def test_empty_dataset_is_refused():
-    with pytest.raises(ValueError, match="at least one item"):
+    with pytest.raises(SettingError, match="at least one item"):
         StreamDataset([])

@@ -159,7 +159,12 @@ def fuzz(draw, base, options, count, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "options", "count"),
-    [("tiny", TRAINER + TOP, 160), ("gan", OWN["gan"], 90), ("style", OWN["style"], 90), ("classifier", OWN["classifier"], 60)],
+    [
+        ("tiny", TRAINER + TOP, 160),
+        ("gan", OWN["gan"], 90),
+        ("style", OWN["style"], 90),
+        ("classifier", OWN["classifier"], 60),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_value_is_run_or_refused_in_one_line(base, options, count, capsys, monkeypatch):

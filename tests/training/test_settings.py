@@ -1,0 +1,117 @@
+"""What holds for every value of a configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from training.cli import TrainCLI
+from training.command import main
+
+BASE = """
+name: tiny
+trainer: {max_steps: 3, accelerator: cpu}
+model: {class_path: stand_ins.TinyModel, init_args: {norm: batch}}
+data: {class_path: stand_ins.TinyData}
+"""
+
+REFUSED = {
+    "--model.width=null": "model.init_args.width must have a value, got null",
+    "--mixing.every_n_steps=null": "mixing.every_n_steps: expected int, got None",
+    "--model=lightning_modules.GAN --model.lr=null": "model.init_args.lr must have a value, got null",
+    "--model=lightning_modules.GAN --model.betas=null": "model.init_args.betas must have a value, got null",
+    "--model.seconds=.inf": "model.init_args.seconds must be a finite number, got inf",
+    "--trainer.gradient_clip_val=.nan": "trainer.gradient_clip_val must be a finite number, got nan",
+    "--model=lightning_modules.GAN --model.norm_options={eps: -.inf}": (
+        "model.init_args.norm_options.eps must be a finite number, got -inf"
+    ),
+    "--model=lightning_modules.GAN --model.norm_options={eps: small}": "eps must be a number, got 'small'",
+    "--model=lightning_modules.GAN --model.norm_options={eps: 0}": "eps must be above 0 and below inf, got 0",
+    "--model=lightning_modules.GAN --model.norm_options={affine: 7}": "affine must be true or false, got 7",
+    "--model=lightning_modules.GAN --model.norm_options={momentum: true}": "momentum must be a number or null, got True",
+    "--model=lightning_modules.GAN --model.norm=group --model.norm_options={num_groups: 0}": (
+        "num_groups must be at least 1, got 0"
+    ),
+    f"--model.seed={10**400}": "model.init_args.seed must be between -2**63 and 2**63, got a number of 1329 bits",
+    "--model.seed=-1": "seed must be at least 0 and at most 9223372036854775807, got -1",
+    "--seed_everything=-1": "seed_everything must be at least 0 and at most 4294967295, got -1",
+    "--seed_everything=4294967296": "seed_everything must be at least 0 and at most 4294967295, got 4294967296",
+    "--model=lightning_modules.Classifier --model.weight_decay=-1": (
+        "weight_decay must be at least 0 and below inf, got -1.0"
+    ),
+    "--model=lightning_modules.GAN --model.channels=9223372036854775807": (
+        "GAN does not fit into memory: Storage size calculation overflowed with sizes=[9223372036854775807, 256, 3, 3]"
+    ),
+    "--model.dict_kwargs={depth: 2}": "TinyModel: got an unexpected keyword argument 'depth'",
+    "--data=data.BundledDigits --data.num_workers=1000000": (
+        "data.num_workers must be at least 0 and at most 256, got 1000000"
+    ),
+    "--data=data.BundledDigits --data.image_size=1": "data.image_size must be at least 4 and at most 16384, got 1",
+    "--trainer.limit_train_batches=0": "trainer.limit_train_batches must be above 0, got 0",
+    "--trainer.accumulate_grad_batches=-2": "trainer.accumulate_grad_batches must be at least 1, got -2",
+    "--trainer.log_every_n_steps=0": "trainer.log_every_n_steps must be at least 1, got 0",
+    "--trainer.val_check_interval=0": "trainer.val_check_interval must be above 0, got 0",
+    "--trainer.devices=-1": "trainer: `devices` selected with `CPUAccelerator` should be an int > 0.",
+    "--trainer.devices=0": "trainer.devices must be at least 1, or auto or -1 for all, got 0",
+    "--trainer.devices=100000": "trainer.devices must be at least -1 and at most 1024, got 100000",
+    "--trainer.max_time={days: -1}": "the seconds of trainer.max_time must be above 0, got -86400.0",
+    "--trainer.max_time={parsecs: 12}": "trainer.max_time: 'parsecs' is an invalid keyword argument for __new__()",
+    "--runs_dir=": "runs_dir must have a value, got an empty text",
+    "--name=a\nb": "name must be the name of a folder, got 'a\\nb'",
+    "--name=" + "x" * 256: "name must be the name of a folder, of at most 255 bytes, got 256",
+    "--runs_dir=" + "x" * 300: "x" * 300 + "/tiny: File name too long",
+    "--runs_dir=" + "x/" * 3000: "runs_dir is too long: it has 6000 characters, and at most 4096 are taken",
+    "--name=caf\udce9": "name is not UTF-8: 'caf\\udce9'",
+    "--runs_dir=a\0b": "runs_dir holds a NUL character: 'a\\x00b'",
+    "--model.width=[&a [1],&b [*a,*a,*b]]": (
+        "model.width, line 1: the alias 'b' stands for nothing, or for what it is part of"
+    ),
+    "--config=.": "--config .: not a regular file",
+    "--config=deep.yaml": "deep.yaml, line 1: nested deeper than 50 levels",
+    "--config=twice.yaml": "twice.yaml, line 3: the key 'width' is there twice",
+}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text(BASE)
+    Path("twice.yaml").write_text("model:\n  width: 1\n  width: 2")
+    Path("deep.yaml").write_text("{a: " * 60 + "1" + "}" * 60)
+
+
+@pytest.fixture
+def built(monkeypatch):
+    lines = []
+    monkeypatch.setattr(TrainCLI, "fit", lambda self, **_: lines.append(self))
+    return lines
+
+
+def arguments(options):
+    return ["fit", "--config", "base.yaml", *(f"--{option}" for option in options.removeprefix("--").split(" --"))]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.items(), ids=range(len(REFUSED)))
+def test_what_is_refused(options, message, capsys):
+    before = sorted(Path().rglob("*"))
+    assert main(arguments(options)) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", ["1e3", "1E+3", "10e2", "1.0e3"])
+def test_a_whole_number_may_have_an_exponent(number, built):
+    assert main(arguments(f"--trainer.max_steps={number} --model.width={number}")) == 0
+    Path("base.yaml").write_text(BASE.replace("max_steps: 3", f"max_steps: {number}"))
+    assert main(["fit", "--config", "base.yaml", "--model.width", number, "--name", "1e3"]) == 0
+    assert [each.trainer.max_steps for each in built] == [1000, 1000]
+    assert [each.model.hparams["width"] for each in built] == [1000, 1000]
+    assert [each.config.fit.name for each in built] == ["tiny", "1e3"]
+
+
+def test_what_may_be_null_or_any_text(built):
+    options = "--trainer.min_steps=null --trainer.limit_val_batches=0 --name=réseau --trainer.max_time={hours: 1}"
+    assert main(arguments(options)) == 0
+    assert (
+        main(["fit", "--config=gan", "--model.generator_batch_size=null", "--model.norm_options={momentum: null}"]) == 0
+    )
+    assert len(built) == 2
