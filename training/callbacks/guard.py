@@ -17,6 +17,9 @@ EXPLOSION = 50
 """How many times its first value, but at least 1, a loss has to reach to be called an explosion. The losses of untrained
 networks are among the largest of a training; style transfer falls from 5, and losses of GANs stay below 20."""
 
+RETURNED = "the loss"
+"""What is said of a loss that a training step returns, but does not log."""
+
 OUTSIDE_TRAINING = ("val", "test")
 """How the names of metrics begin that say nothing of the training."""
 
@@ -117,13 +120,16 @@ def training_losses(trainer: Trainer, outputs: Any) -> dict[str, float]:
         for name, value in trainer.callback_metrics.items()
         if "loss" in name.lower() and not name.startswith(OUTSIDE_TRAINING)
     }
-    if "train/loss" not in found and isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
-        found["loss"] = outputs["loss"]
+    if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
+        found[RETURNED] = outputs["loss"]
     if not found:
         return {}
     # Together, since each reading makes a device wait.
-    values = torch.stack([value.detach().float().mean() for value in found.values()])
-    return dict(zip(found, values.tolist(), strict=True))
+    values = torch.stack([value.detach().float().mean() for value in found.values()]).tolist()
+    losses = dict(zip(found, values, strict=True))
+    if [str(value) for value in values].count(str(losses.get(RETURNED))) > 1:
+        del losses[RETURNED]  # it is logged under a better name
+    return losses
 
 
 def has_finite_weights(module: nn.Module) -> bool:
