@@ -207,7 +207,9 @@ def _times(rate: Any, factor: float) -> Any:
 
 def _check_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Refuse a saved state of other parameters, which torch would find out about in the middle of a step."""
-    groups, saved = optimizer.param_groups, state["param_groups"]
+    groups, saved = optimizer.param_groups, state.get("param_groups")
+    if not isinstance(saved, list) or not isinstance(state.get("state"), Mapping):
+        raise SettingError("the checkpoint's optimizer is damaged")
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
         raise SettingError("the checkpoint's optimizer has other parameter groups than the configured model")
     parameters = [parameter for group in groups for parameter in group["params"]]

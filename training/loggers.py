@@ -104,7 +104,7 @@ class MetricsFile:
             return ["step"], [], 0
         # A process killed while it appended may have left the beginning of a row.
         text = self.path.read_bytes().decode(errors="replace")
-        header, *lines = [_cells(line) for line in text.split("\n")[:-1]] or [["step"]]
+        header, *lines = [_cells(line) for line in text.split("\n")[:-1] if line.strip()] or [["step"]]
         if "step" not in header:
             return ["step"], [], 1 + len(lines)
         # Nor can a row that something else has damaged be allowed to end a training.

@@ -278,6 +278,8 @@ class Run:
         if resuming:
             wanted |= {"optimizer_states": list, "lr_schedulers": list, "global_step": int, "epoch": int}
         wrong = [key for key, kind in wanted.items() if not isinstance(self.state.get(key), kind)]
+        for key in {"optimizer_states", "lr_schedulers"} & wanted.keys() - set(wrong):
+            wrong += [f"{key}.{i}" for i, each in enumerate(self.state[key]) if not isinstance(each, Mapping)]
         loops = self.state.get("loops")
         if isinstance(loops, Mapping):
             names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")

@@ -26,26 +26,29 @@ class RunFolder(Callback):
 
     def __init__(self, config: str) -> None:
         self.config = config
-        self._saved_step: int | None = None
+        self._saved: list[int] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add W&B to the loggers; those that Lightning has from the beginning start before it looks at the data."""
         trainer.loggers = [*trainer.loggers, WandbLogger(trainer.log_dir or "")]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step at which the run goes on."""
-        self._saved_step = checkpoint.get("global_step")
+        """Note what the run goes on with; torch and Lightning pass over it in silence if it is less than there is."""
+        self._saved = [checkpoint["global_step"], len(checkpoint["optimizer_states"]), len(checkpoint["lr_schedulers"])]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration, and drop the rows of steps that a resumed run makes again.
 
         Raises:
-            SettingError: If the counters in the checkpoint lead to another step than the one that it names.
+            SettingError: If the checkpoint has not restored all that it says it has, or all that there is.
         """
         run = Run.of(trainer)
-        step = trainer.global_step
-        if self._saved_step not in (None, step):
-            raise SettingError(f"the checkpoint is damaged: it is of step {self._saved_step}, but its counters say {step}")
+        restored = [trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs)]
+        if self._saved not in (None, restored):
+            parts = ("step", "number of optimizers", "number of schedules")
+            wrong = zip(parts, self._saved or [], restored, strict=True)
+            told = [f"its {part} is {saved}, not {now}" for part, saved, now in wrong if saved != now]
+            raise SettingError(f"the checkpoint is damaged, or of another model: {', '.join(told)}")
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
