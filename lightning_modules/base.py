@@ -163,8 +163,8 @@ class TrainingModule(LightningModule):
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
-            reason = textwrap.shorten(str(error).partition(":")[2] or str(error), 200, placeholder=" ...")
-            raise SettingError(f"the checkpoint's weights do not fit: {reason}") from error
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            raise SettingError(f"the checkpoint does not fit the configured model: {reason}") from error
 
 
 def plain_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from norms.errors import SettingError
 from training.errors import disk_fault
 from training.files import free_bytes, replacing
-from training.finite import not_finite
+from training.finite import is_finite
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -46,7 +46,7 @@ class CheckpointFiles(TorchCheckpointIO):
         return dict(read_checkpoint(Path(path), mmap=False))
 
 
-class NoWeights(SettingError):
+class NoWeightsError(SettingError):
     """A checkpoint without weights."""
 
 
@@ -91,11 +91,11 @@ def weights_of(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Return the weights in what a checkpoint holds.
 
     Raises:
-        NoWeights: If there are none.
+        NoWeightsError: If there are none.
     """
     weights = state.get("state_dict")
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise NoWeights("holds no weights: its state_dict is missing or no table of tensors")
+        raise NoWeightsError("holds no weights: its state_dict is missing or no table of tensors")
     return weights
 
 
@@ -107,6 +107,6 @@ def whole_neighbors(path: Path) -> list[Path]:
 
 def _is_whole(path: Path) -> bool:
     try:
-        return not any(not_finite(weights_of(read_checkpoint(path)).items()))
+        return all(is_finite(value, or_infinite=True) for value in weights_of(read_checkpoint(path)).values())
     except SettingError:
         return False

@@ -74,12 +74,15 @@ def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> i
     except Exception as error:
         from norms.errors import SettingError
 
-        fault = isinstance(error, OSError) and error.errno in DISK_FAULTS
-        if not isinstance(error, (SettingError, TrainingError, *mistakes)) and not fault:
+        text, status = str(error), 2
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            text, status = disk_fault(error, error.filename or "a file"), 1
+        elif isinstance(error, TrainingError):
+            status = 1
+        elif not isinstance(error, (SettingError, *mistakes)):
             raise
-        text = disk_fault(error, error.filename or "a file") if fault else str(error)
         print("error:", *(line.strip() for line in text.splitlines()), file=sys.stderr)
-        return 1 if fault or isinstance(error, TrainingError) else 2
+        return status
     return 0
 
 

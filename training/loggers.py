@@ -95,7 +95,7 @@ class MetricsFile:
         """Drop all rows but those of earlier steps; a file with damaged rows is set aside before."""
         _, rows, damaged = self._read()
         if damaged:
-            _warn(f"{damaged} rows of {self.path} are damaged: it is now {set_aside(self.path).name}, without them here")
+            _warn(f"{damaged} rows of {self.path} are damaged: it is now {set_aside(self.path).name}")
         self._rewrite([row for row in rows if int(row["step"]) < step])
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]], int]:

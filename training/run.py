@@ -17,8 +17,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from lightning_modules.base import TrainingModule, plain_settings
 from norms.errors import SettingError
-from training.checkpoint_files import NoWeights, read_checkpoint, weights_of, whole_neighbors
-from training.finite import not_finite
+from training.checkpoint_files import NoWeightsError, read_checkpoint, weights_of, whole_neighbors
+from training.finite import may_be_infinite, not_finite
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -262,7 +262,7 @@ class Run:
         """
         try:
             return weights_of(self.state)
-        except NoWeights as error:
+        except NoWeightsError as error:
             raise self._damaged(SettingError(f"{self.checkpoint} {error}")) from error
 
     def check_parts(self, resuming: bool) -> None:
@@ -289,17 +289,17 @@ class Run:
             raise self._damaged(SettingError(f"{self.checkpoint} is not complete, {use}: it lacks {', '.join(wrong)}"))
 
     def check_finite(self, module: torch.nn.Module) -> None:
-        """Refuse a checkpoint with weights that are not finite, though they are in an untrained module.
+        """Refuse a checkpoint with weights that are not finite.
 
         Args:
-            module: The untrained module. A mask that holds infinities there is meant to.
+            module: An untrained module, which knows what may be infinite.
 
         Raises:
             SettingError: If there are such weights.
         """
-        broken = set(not_finite(self.weights.items())) - set(not_finite(module.state_dict().items()))
+        broken = not_finite(self.weights.items(), may_be_infinite(module))
         if broken:
-            error = f"{self.checkpoint} holds weights that are not finite: {min(broken)}"
+            error = f"{self.checkpoint} holds weights that are not finite: {broken[0]}"
             others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
             raise self._damaged(SettingError(error + others))
 
@@ -331,8 +331,9 @@ class Run:
         try:
             module.on_load_checkpoint(dict(self.state))
             module.load_state_dict(weights)
-        except ValueError as error:
-            raise self._unfit(name, error) from error
+        except SettingError as error:
+            cause = error.__cause__  # what torch says of weights that do not fit
+            raise self._unfit(name, cause if isinstance(cause, RuntimeError) else error) from error
         return module.eval()
 
     def _unfit(self, name: str, error: Exception) -> SettingError:

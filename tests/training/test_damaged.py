@@ -189,7 +189,7 @@ def test_settings_that_would_fill_the_memory_are_refused_before_they_do(module, 
     state = {"state_dict": small.state_dict(), "hyper_parameters": {**small.hparams, **settings}}
     small.on_save_checkpoint(state)
     torch.save(state, tmp_path / "last.ckpt")
-    with pytest.raises(SettingError, match="its settings make a module of more than .* weights, but it holds"):
+    with pytest.raises(SettingError, match=r"its settings make a module of more than .* weights, but it holds"):
         Run.find(tmp_path / "last.ckpt").load(module)
 
 

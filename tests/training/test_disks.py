@@ -73,7 +73,10 @@ def test_a_checkpoint_that_finds_no_space_is_told_in_one_line_and_the_next_one_i
 
 @pytest.mark.filterwarnings("default")
 def test_a_training_whose_end_finds_no_space_fails_with_the_old_checkpoint_whole(tmp_path):
-    with limits_restored(), pytest.raises(TrainingError, match="File too large .* with more space, go on with: python"):
+    with (
+        limits_restored(),
+        pytest.raises(TrainingError, match=r"File too large .* with more space, go on with: python"),
+    ):
         fit(tmp_path, [Between({5: lambda: limit(2000)}), RunCheckpoint(3)], max_steps=6)
     assert step_of(tmp_path) == 3
     assert not list(tmp_path.rglob("*.partial"))

@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from norms.errors import check_range
 from normlab import as_installed
+from norms.errors import check_range
 from training.checkpoint_files import CheckpointFiles
 from training.errors import end_training
 from training.lightning_private import number_log_rows_by_steps, validation_is_due
@@ -135,7 +135,9 @@ class RunCheckpoint(Checkpoint):
             if fault is not None:
                 whole = f"{run.last} of an earlier step is whole" if run.last.is_file() else "there is none yet"
                 if at_the_end:
-                    end_training(trainer, f"{fault}; {whole}; with more space, go on with: {as_installed(run.resume_command())}")
+                    end_training(
+                        trainer, f"{fault}; {whole}; with more space, go on with: {as_installed(run.resume_command())}"
+                    )
                 rank_zero_warn(f"{fault}; {whole}, and the training goes on to its next save")
                 return
         self._saved_step = trainer.global_step

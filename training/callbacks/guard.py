@@ -1,7 +1,7 @@
 """A training that goes wrong ends, says so and keeps what was good."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from normlab import as_installed
 from training.errors import end_training
-from training.finite import named_values, not_finite
+from training.finite import logits, may_be_infinite, named_values, not_finite
 from training.run import Run
 
 EXPLOSION = 50
-"""How many times its first value, but at least 1, a loss has to reach to be called an explosion. The losses of untrained
-networks are among the largest of a training; style transfer falls from 5, and losses of GANs stay below 20."""
+"""How many times its first value, or 1 if that is less, a loss has to reach to be called an explosion.
+
+The losses of untrained networks are among the largest of a training: that of style transfer falls from 5. Those of GANs
+stay below 20.
+"""
 
 RETURNED = "the loss"
 """What is said of a loss that a training step returns, but does not log."""
@@ -30,8 +33,8 @@ class Guard(Callback):
     Losses are the training's metrics with ``loss`` in their names, and what the training step returns. On the CPU they
     are looked at after every step. Other devices would have to wait for that, and so would several processes: there,
     every ``trainer.log_every_n_steps`` steps, when their values are read in any case. Weights are looked at before a
-    checkpoint is written and at the end: every parameter and buffer, and the states of the optimizers. Buffers that
-    hold infinities from the beginning, such as masks, are meant to.
+    checkpoint is written and at the end: every parameter and buffer, and the states of the optimizers. What holds
+    infinities from the beginning, such as a mask, is meant to.
 
     A loss that explodes but stays finite is worth a warning, once.
 
@@ -42,13 +45,13 @@ class Guard(Callback):
         self._first: dict[str, float] = {}
         self._warned = False
         self._every = 1
-        self._meant: set[str] = set()
+        self._infinite: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note how often to look, and what is infinite already."""
         alone = trainer.world_size == 1 and pl_module.device.type == "cpu"
-        self._every = 1 if alone else trainer.log_every_n_steps
-        self._meant = set(not_finite(pl_module.named_buffers()))
+        self._every = 1 if alone else cast(Any, trainer).log_every_n_steps  # which is not declared
+        self._infinite = may_be_infinite(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,7 +74,7 @@ class Guard(Callback):
         Raises:
             TrainingError: If some of it is not finite.
         """
-        broken = [name for name in not_finite(checkpoint["state_dict"].items()) if name not in self._meant]
+        broken = not_finite(checkpoint["state_dict"].items(), self._infinite)
         states = named_values(checkpoint.get("optimizer_states", []), "the optimizer's state")
         self._end_if(trainer, _told([*broken, *not_finite(states)]))
 
@@ -81,8 +84,7 @@ class Guard(Callback):
         Raises:
             TrainingError: If some of them are not finite.
         """
-        broken = [name for name in not_finite(pl_module.state_dict().items()) if name not in self._meant]
-        self._end_if(trainer, _told(broken))
+        self._end_if(trainer, _told(not_finite(pl_module.state_dict().items(), self._infinite)))
 
     def fault(self, losses: dict[str, float]) -> str | None:
         """Say what is wrong with the last step, so wrong that the training has to end; None if nothing is.
@@ -134,13 +136,15 @@ def training_losses(trainer: Trainer, outputs: Any) -> dict[str, float]:
 
 def has_finite_weights(module: nn.Module) -> bool:
     """Return whether all parameters are finite; if not, nothing can be shown of the module."""
-    return not any(not_finite(module.named_parameters()))
+    return not not_finite(module.named_parameters(), logits(module))
 
 
 def _told(broken: list[str]) -> str | None:
     if not broken:
         return None
-    return f"{broken[0]} is not finite" if len(broken) == 1 else f"{broken[0]} and {len(broken) - 1} more are not finite"
+    return (
+        f"{broken[0]} is not finite" if len(broken) == 1 else f"{broken[0]} and {len(broken) - 1} more are not finite"
+    )
 
 
 def _message(trainer: Trainer, fault: str) -> str:

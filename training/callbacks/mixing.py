@@ -74,7 +74,7 @@ class MixingValues(Callback):
     def _log(self, trainer: Trainer, pl_module: LightningModule, last: bool = False) -> None:
         step = trainer.global_step
         values = read_values(pl_module) if trainer.is_global_zero else {}
-        if not values or any(not_finite((kind.name, value) for _, kind, value in _kinds(values))):
+        if not values or not_finite((kind.name, value) for _, kind, value in _kinds(values)):
             return  # the guard ends a training whose values are not finite
         # A training that was interrupted within a step may have logged it already.
         new = step != self._logged_step

@@ -9,6 +9,7 @@ import torch
 from stand_ins import TinyModel, fit
 from torch import nn
 
+import norms
 from lightning_modules.gan import GAN
 from lightning_modules.networks.sngan import ResNet
 from training.callbacks.checkpoint import RunCheckpoint
@@ -18,6 +19,7 @@ from training.callbacks.samples import SampleImages
 from training.command import main
 from training.errors import TrainingError
 from training.finite import is_finite, not_finite
+from training.run import Run
 
 TINY = """
 name: tiny
@@ -77,7 +79,7 @@ def test_what_is_not_finite_ends_the_training_and_never_replaces_the_last_checkp
         fit(tmp_path, callbacks, FaultyModel(fault))
     last = weights(tmp_path)
     assert last["global_step"] == 6
-    assert list(not_finite(last["state_dict"].items())) == ["mask"], "a mask is meant to be infinite"
+    assert not_finite(last["state_dict"].items()) == ["mask"], "a mask is meant to be infinite"
     assert f"the last good checkpoint is {tmp_path / 'checkpoints/last.ckpt'}" in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.partial"))
@@ -103,7 +105,9 @@ def test_the_command_that_is_told_goes_on_with_a_lower_learning_rate(tmp_path, m
 
 
 def test_without_a_checkpoint_the_command_begins_anew(tmp_path):
-    with pytest.raises(TrainingError, match=r"there is no checkpoint yet; begin anew with a lower .* fit --config \S+ --"):
+    with pytest.raises(
+        TrainingError, match=r"there is no checkpoint yet; begin anew with a lower .* fit --config \S+ --"
+    ):
         fit(tmp_path, [Guard(), RunCheckpoint(100)], FaultyModel())
 
 
@@ -121,7 +125,7 @@ def test_a_gan_that_gets_one_broken_batch_ends(tmp_path):
     gan = Broken(small_networks, latent_dim=4, n_dis=1)
     with pytest.raises(TrainingError, match=r"step 5: train/loss_d \(nan\) and 1 more are not finite"):
         fit(tmp_path, [Guard(), SampleImages(1), RunCheckpoint(3)], gan)
-    assert not list(not_finite(weights(tmp_path)["state_dict"].items()))
+    assert not not_finite(weights(tmp_path)["state_dict"].items())
 
 
 def test_a_loss_that_explodes_is_warned_of_once(tmp_path, recwarn):
@@ -132,6 +136,16 @@ def test_a_loss_that_explodes_is_warned_of_once(tmp_path, recwarn):
     fit(tmp_path, [Guard(), RunCheckpoint(4)], Exploding())
     warned = [str(w.message) for w in recwarn if "exploded" in str(w.message)]
     assert len(warned) == 1
+
+
+def test_pure_mixtures_have_infinite_logits_and_train_on(tmp_path):
+    model = TinyModel()
+    norms.snap_(model)
+    norms.freeze_mixing_(model)
+    fit(tmp_path, [Guard(), SampleImages(3), RunCheckpoint(3)], model)
+    assert not_finite(weights(tmp_path)["state_dict"].items()) == ["net.norm2.mean_weight", "net.norm2.var_weight"]
+    assert Run.find(tmp_path).load(TinyModel)
+    assert (tmp_path / "samples/step_0000012.png").is_file()
 
 
 def test_a_good_training_is_not_warned_of(tmp_path, recwarn):
