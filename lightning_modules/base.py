@@ -1,6 +1,7 @@
 """Base of all trained modules: keyed noise, optimizer, guarded checkpoints."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,11 @@ import norms
 from data.stream import generator
 from norms.errors import SettingError, check_range
 from norms.imports import resolve
+
+HYPER_PARAMETERS = LightningModule.CHECKPOINT_HYPER_PARAMS_KEY
+
+RATES = {"lr", "initial_lr", "base_lrs", "_last_lr"}
+"""What torch calls learning rates in the states of optimizers and schedules."""
 
 
 def class_path(choice: Any) -> str:
@@ -126,6 +132,7 @@ class TrainingModule(LightningModule):
         # torch refuses a mixture of int and float, and YAML reads 0 as an int.
         optimizer = torch.optim.Adam(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
         optimizer.register_step_post_hook(lambda *_: norms.project_(module))
+        optimizer.register_load_state_dict_pre_hook(_check_optimizer_state)
         return optimizer
 
     @contextmanager
@@ -159,29 +166,91 @@ class TrainingModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another module or of other hyperparameters, before any weight is touched.
 
+        The learning rate ``lr`` may differ: a training that has exploded goes on with a lower one. Then the rates in
+        the checkpoint's states of optimizers and schedules are scaled to it.
+
         Raises:
             SettingError: If the checkpoint does not belong to this module as it is configured.
         """
         name = type(self).__name__
-        writer = checkpoint.get("normlab", {}).get("module", "another program's module")
-        if writer != name:
-            raise SettingError(f"the checkpoint is of {writer}, but the configured model is {name}")
-        saved, configured = _plain(checkpoint.get("hyper_parameters", {})), _plain(self.hparams)
-        different = [
-            f"{key} was {saved.get(key)!r}, is now {configured.get(key)!r}"
-            for key in sorted(saved.keys() | configured.keys())
-            if saved.get(key) != configured.get(key)
-        ]
+        writer = checkpoint.get("normlab")
+        module = writer.get("module") if isinstance(writer, Mapping) else "another program's module"
+        if module != name:
+            raise SettingError(f"the checkpoint is of {module}, but the configured model is {name}")
+        saved, configured = plain_settings(checkpoint), plain_settings({HYPER_PARAMETERS: self.hparams})
+        different = {key for key in saved.keys() | configured.keys() if saved.get(key) != configured.get(key)}
+        if "lr" in different and _is_rate(saved.get("lr")) and _is_rate(configured.get("lr")):
+            different.remove("lr")
+            _scale_rates(checkpoint, float(configured["lr"]) / float(saved["lr"]))
         if different:
+            changes = (f"{key} was {saved.get(key)!r}, is now {configured.get(key)!r}" for key in sorted(different))
             raise SettingError(
-                f"the checkpoint was trained with other settings than the configured model: {'; '.join(different)}"
+                f"the checkpoint was trained with other settings than the configured model: {'; '.join(changes)}"
             )
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as torch does.
 
-def _plain(hyperparameters: Any) -> dict[str, Any]:
-    # LightningCLI adds underscored entries of its own; YAML and checkpoints disagree on tuples and lists.
+        Raises:
+            SettingError: If some are missing or of another shape.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            raise SettingError(f"the checkpoint does not fit the configured model: {reason}") from error
+
+
+def plain_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters that a checkpoint holds, without what LightningCLI adds to them.
+
+    Raises:
+        SettingError: If they are something else than a table of settings.
+    """
+    settings = checkpoint.get(HYPER_PARAMETERS, {})
+    if not isinstance(settings, Mapping) or not all(isinstance(key, str) for key in settings):
+        raise SettingError("the checkpoint's hyperparameters are no table of settings")
+    # YAML and checkpoints disagree on tuples and lists.
     return {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in dict(hyperparameters).items()
+        for key, value in settings.items()
         if not key.startswith("_")
     }
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
+def _scale_rates(checkpoint: dict[str, Any], factor: float) -> None:
+    """Scale learning rates in the states of optimizers and schedules, which torch restores."""
+
+    def scaled(state: Any) -> Any:
+        if isinstance(state, Mapping):
+            return {key: _times(value, factor) if key in RATES else scaled(value) for key, value in state.items()}
+        return [scaled(value) for value in state] if isinstance(state, list) else state
+
+    for states in ("optimizer_states", "lr_schedulers"):
+        if states in checkpoint:
+            checkpoint[states] = scaled(checkpoint[states])
+
+
+def _times(rate: Any, factor: float) -> Any:
+    return [each * factor for each in rate] if isinstance(rate, list) else rate * factor
+
+
+def _check_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Refuse a saved state of other parameters, which torch would find out about in the middle of a step."""
+    groups, saved = optimizer.param_groups, state.get("param_groups")
+    if not isinstance(saved, list) or not isinstance(state.get("state"), Mapping):
+        raise SettingError("the checkpoint's optimizer is damaged")
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
+        raise SettingError("the checkpoint's optimizer has other parameter groups than the configured model")
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    for number, parameter in zip((n for group in saved for n in group["params"]), parameters, strict=True):
+        for name, value in state["state"].get(number, {}).items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise SettingError(
+                    f"the checkpoint's optimizer has {name} of shape {tuple(value.shape)} "
+                    f"for weights of shape {tuple(parameter.shape)}"
+                )

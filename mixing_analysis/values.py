@@ -78,6 +78,30 @@ class Run:
         return gates
 
 
+def checked(arrays: Mapping[str, np.ndarray], source: object, kinds: Sequence[MixingKind]) -> Values:
+    """Return what a file holds, if all of it is values that layers learn.
+
+    Args:
+        arrays: From ``<layer>/<kind>`` to the values.
+        source: Where they were read.
+        kinds: The kinds that they can be of.
+
+    Raises:
+        SettingError: If something else is among them, such as text, a number that is not finite, or an array of another
+            shape than its kind has.
+    """
+    labels = {kind.name: kind.labels for kind in kinds} | {GAMMA: ()}
+    for key, array in arrays.items():
+        own = labels.get(key.rpartition("/")[2])
+        if own is None or array.ndim != 1 or (own and len(own) != len(array)):
+            raise SettingError(f"{source} holds {key} of shape {array.shape}, which is no mixing value")
+        if array.dtype.kind not in "fiu":
+            raise SettingError(f"{source} holds {key} of type {array.dtype}, which is no mixing value")
+        if not np.isfinite(array).all():
+            raise SettingError(f"{source} holds {key} with values that are not finite: its training went wrong")
+    return arrays
+
+
 def frame(steps: Mapping[int, Values], kinds: Sequence[MixingKind] = BUILTIN) -> DataFrame:
     """Put the values of one run into rows.
 

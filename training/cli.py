@@ -25,6 +25,7 @@ from data.files import check_file
 from lightning_modules.base import TrainingModule
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
+from training.callbacks.guard import Guard
 from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
@@ -169,6 +170,7 @@ class TrainCLI(CLI):
         try:
             run = Run.find(Path(config.runs_dir, config.name) if last else config.ckpt_path)
             _ = run.module_name  # which reads the checkpoint
+            run.check_parts(resuming=self.subcommand == "fit")
         except SettingError as error:
             raise SettingError(f"--ckpt_path {config.ckpt_path}: {error}") from error
         return run
@@ -192,6 +194,8 @@ class TrainCLI(CLI):
             if isinstance(cause, ValueError):
                 raise SettingError(str(cause)) from cause
             raise cause from None
+        if self._resumed is not None:
+            self._resumed.check_finite(self.model)
 
     def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -229,6 +233,7 @@ class TrainCLI(CLI):
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(self._options, "yaml", skip_nulls)
+            callbacks.append(Guard())
             callbacks += [RunFolder(resolved), self._built.mixing, self._built.samples]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)

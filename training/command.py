@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program, by default that of the process.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user, which is told in one line, or 128 plus the number of the signal
-        that ended a training.
+        The exit status: 0, 1 for a training that went wrong or a disk that failed, 2 for a mistake of the user, each of
+        them told in one line, or 128 plus the number of the signal that ended a training.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     # Here, since Lightning takes seconds to import.

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 import normlab
 from training import parser_errors
+from training.errors import DISK_FAULTS, TrainingError, disk_fault
 from training.terminal import printable
 
 
@@ -52,21 +53,23 @@ def run_command(
         arguments: The command line without the program, or None for that of the process.
 
     Returns:
-        The exit status: 0, 2 after a ``SettingError`` or a command line that cannot be parsed, or 130 after Ctrl-C.
+        The exit status: 0, 1 after a disk that failed, 2 after a ``SettingError`` or a command line that cannot be
+        parsed, or 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     return end_in_one_line(lambda: run(_parse(parser, arguments)))
 
 
 def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> int:
-    """Run ``action``; a mistake of the user and Ctrl-C end it with one line on stderr, and a bug with its traceback.
+    """Run ``action``; only a bug ends it with a traceback, all else with one line on stderr.
 
     Args:
         action: What to run.
         mistakes: Which errors tell of a mistake, besides ``SettingError``.
 
     Returns:
-        The exit status: 0, 2 after a mistake, or 130 after Ctrl-C.
+        The exit status: 0, 1 after a training that went wrong or a disk that failed, 2 after a mistake, or 130 after
+        Ctrl-C.
     """
     # A file's name need not be text.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -82,10 +85,15 @@ def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> i
     except Exception as error:
         from norms.errors import SettingError
 
-        if not isinstance(error, (SettingError, *mistakes)):
+        text, status = str(error), 2
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            text, status = disk_fault(error, error.filename or "a file"), 1
+        elif isinstance(error, TrainingError):
+            status = 1
+        elif not isinstance(error, (SettingError, *mistakes)):
             raise
-        print("error:", printable(" ".join(line.strip() for line in str(error).splitlines())), file=sys.stderr)
-        return 2
+        print("error:", printable(" ".join(line.strip() for line in text.splitlines())), file=sys.stderr)
+        return status
     return 0
 
 

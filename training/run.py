@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+import shlex
 import textwrap
-import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import yaml
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from data.files import check_file
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import TrainingModule, plain_settings
 from norms.errors import SettingError
+from training.checkpoint_files import NoWeightsError, read_checkpoint, weights_of, whole_neighbors
+from training.finite import may_be_infinite, not_finite
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 Module = TypeVar("Module", bound=TrainingModule)
 
 VERSION = re.compile(r"version_(\d+)")
+
+NEIGHBORS = 3
+"""How many whole checkpoints are named beside a damaged one."""
 
 
 class Run:
@@ -229,26 +235,23 @@ class Run:
 
     @cached_property
     def state(self) -> Mapping[str, Any]:
-        """What the checkpoint holds, read once.
+        """What the checkpoint holds, read once, after all of the file has been checked.
 
-        Its tensors are on the CPU and mapped from the file, so that what nobody looks at, such as the optimizer's
-        state, is not read.
+        Its tensors are on the CPU and mapped from the file.
 
         Raises:
-            SettingError: If there is no checkpoint, or it cannot be read without running code that it holds.
+            SettingError: If there is no checkpoint, or it cannot be read without running code that it holds. It names
+                the checkpoints beside it that are whole.
         """
-        path = self.checkpoint
-        check_file(path)
+        check_file(self.checkpoint)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            if "Weights only load failed" in reason:
-                reason = "it holds more than tensors and plain values, or is damaged; save the state_dict alone"
-            raise SettingError(f"{path} is not a readable checkpoint: {reason}") from error
-        if not isinstance(state, Mapping):
-            raise SettingError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
-        return state
+            return read_checkpoint(self.checkpoint)
+        except SettingError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: SettingError) -> SettingError:
+        whole = whole_neighbors(self.checkpoint)[:NEIGHBORS]
+        return SettingError(f"{error}; whole checkpoints beside it: {', '.join(map(str, whole))}") if whole else error
 
     @property
     def module_name(self) -> str:
@@ -262,6 +265,56 @@ class Run:
             raise SettingError(f"{self.checkpoint} is not a checkpoint written by normlab")
         return str(writer["module"])
 
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights that the checkpoint holds.
+
+        Raises:
+            SettingError: If there is no checkpoint, or it holds none.
+        """
+        try:
+            return weights_of(self.state)
+        except NoWeightsError as error:
+            raise self._damaged(SettingError(f"{self.checkpoint} {error}")) from error
+
+    def check_parts(self, resuming: bool) -> None:
+        """Refuse a checkpoint that lacks what Lightning reads of it.
+
+        Args:
+            resuming: Whether a training shall go on from it.
+
+        Raises:
+            SettingError: If something is missing or of another type.
+        """
+        wanted: dict[str, type] = {"state_dict": Mapping, "loops": Mapping, "pytorch-lightning_version": str}
+        if resuming:
+            wanted |= {"optimizer_states": list, "lr_schedulers": list, "global_step": int, "epoch": int}
+        wrong = [key for key, kind in wanted.items() if not isinstance(self.state.get(key), kind)]
+        for key in {"optimizer_states", "lr_schedulers"} & wanted.keys() - set(wrong):
+            wrong += [f"{key}.{i}" for i, each in enumerate(self.state[key]) if not isinstance(each, Mapping)]
+        loops = self.state.get("loops")
+        if isinstance(loops, Mapping):
+            names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
+            wrong += [f"loops.{name}" for name in names if not isinstance(loops.get(name), Mapping)]
+        if wrong:
+            use = "a training cannot go on from it" if resuming else "Lightning cannot use it"
+            raise self._damaged(SettingError(f"{self.checkpoint} is not complete, {use}: it lacks {', '.join(wrong)}"))
+
+    def check_finite(self, module: torch.nn.Module) -> None:
+        """Refuse a checkpoint with weights that are not finite.
+
+        Args:
+            module: An untrained module, which knows what may be infinite.
+
+        Raises:
+            SettingError: If there are such weights.
+        """
+        broken = not_finite(self.weights.items(), may_be_infinite(module))
+        if broken:
+            error = f"{self.checkpoint} holds weights that are not finite: {broken[0]}"
+            others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+            raise self._damaged(SettingError(error + others))
+
     def load(self, module_class: type[Module]) -> Module:
         """Load the trained module.
 
@@ -272,19 +325,70 @@ class Run:
             The module on the CPU, in evaluation mode.
 
         Raises:
-            SettingError: If there is no checkpoint, it is damaged, it is of another module, or it does not fit.
+            SettingError: If there is no checkpoint, it is damaged, it is of another module, it does not fit, or its
+                weights are not finite.
         """
         path, name = self.checkpoint, module_class.__name__
         if self.module_name != name:
             raise SettingError(f"{path} is a checkpoint of {self.module_name}, not of {name}")
-        settings = {
-            key: value for key, value in self.state.get("hyper_parameters", {}).items() if not key.startswith("_")
-        }
+        weights = self.weights
         try:
+            settings = plain_settings(self.state)
+            _check_size(module_class, settings, weights)
             module = module_class(**settings)
+        # What is written in the file may be anything, and so may be what a constructor makes of it.
+        except Exception as error:
+            raise self._unfit(name, error) from error
+        self.check_finite(module)
+        try:
             module.on_load_checkpoint(dict(self.state))
-            module.load_state_dict(self.state["state_dict"])
-        except (RuntimeError, TypeError, ValueError) as error:
-            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
-            raise SettingError(f"{path} does not fit {name} as it is now: {reason}") from error
+            module.load_state_dict(weights)
+        except SettingError as error:
+            cause = error.__cause__  # what torch says of weights that do not fit
+            raise self._unfit(name, cause if isinstance(cause, RuntimeError) else error) from error
         return module.eval()
+
+    def _unfit(self, name: str, error: Exception) -> SettingError:
+        reason = str(error) if isinstance(error, (ValueError, RuntimeError, TypeError)) else repr(error)
+        reason = textwrap.shorten(reason, 200, placeholder=" ...")
+        return SettingError(f"{self.checkpoint} does not fit {name} as it is now: {reason}")
+
+    def resume_command(self, *options: str) -> str:
+        """Return the command that goes on with the run, or begins it anew if it has no checkpoint yet.
+
+        Args:
+            options: Further words of the command line.
+        """
+        words = ["python", "train.py", "fit", "--config", str(self.newest_config)]
+        if self.last.is_file():
+            words += ["--ckpt_path", str(self.last)]
+        return shlex.join([*words, *options])
+
+
+def _check_size(module_class: type[Module], settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuse settings that would make a much larger module than the one that was saved, before it takes the memory."""
+    sizes = {"tensors": 0, "numbers": 0}
+    limits = {
+        "tensors": 1000 + 10 * len(weights),
+        "numbers": 10**8 + 10 * sum(value.numel() for value in weights.values()),
+    }
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        sizes["tensors"] += 1
+        sizes["numbers"] += parameter.numel()
+        if any(sizes[kind] > limits[kind] for kind in sizes):
+            raise SettingError(
+                f"its settings make a module of more than {sizes['numbers']:,} weights, "
+                f"but it holds {sum(value.numel() for value in weights.values()):,}"
+            )
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            module_class(**settings)
+    except SettingError:
+        raise
+    except Exception:
+        return  # a module that cannot be made without values, or not at all, which shows when it is made in earnest
+    finally:
+        counting.remove()

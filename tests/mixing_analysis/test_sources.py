@@ -376,3 +376,37 @@ def test_a_checkpoint_that_was_cut_off_is_told(run_dir):
     path = run_dir / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[:-1000])
     assert "last.ckpt is not a readable checkpoint: " in error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.array(["0.5", "1"]), "of type <U3, which is no mixing value"),
+        (np.array([0.5, np.nan]), "with values that are not finite: its training went wrong"),
+        (np.array([0.5, -np.inf]), "with values that are not finite: its training went wrong"),
+        (np.array([True, False]), "of type bool, which is no mixing value"),
+        (np.array([0.5, 1j]), "of type complex128, which is no mixing value"),
+    ],
+)
+def test_arrays_that_hold_no_numbers_are_told(array, reason, run_dir):
+    np.savez(run_dir / "mixing" / "step_0000005.npz", **{"00.norm1/rho": array})
+    assert error_of(run_dir).endswith(f"step_0000005.npz holds 00.norm1/rho {reason}")
+
+
+@pytest.mark.parametrize("save", [np.save, lambda path, array: np.save(path, array, allow_pickle=True)])
+def test_a_file_that_is_no_archive_of_arrays_is_told(save, run_dir):
+    path = run_dir / "mixing" / "step_0000005.npz"
+    with path.open("wb") as stream:
+        save(stream, np.array([object()] if save is not np.save else [1.0]))
+    assert "step_0000005.npz is damaged: " in error_of(run_dir)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_checkpoint_whose_values_are_not_finite_is_told(dtype, tmp_path):
+    model = nn.ModuleDict({"a": norms.SwitchableNorm2d(2), "b": norms.BatchInstanceNorm2d(2)})
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "some.ckpt")
+    assert set(read(tmp_path / "some.ckpt").frame["kind"]) == {"rho", "mean_weight", "var_weight", "gamma"}
+    state["b.rho"] = torch.full((2,), torch.nan).to(dtype)
+    torch.save({"state_dict": state}, tmp_path / "some.ckpt")
+    assert error_of(tmp_path / "some.ckpt").endswith("b/rho with values that are not finite: its training went wrong")

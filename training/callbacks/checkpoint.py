@@ -8,11 +8,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from normlab import as_installed
 from norms.errors import check_range
+from training.checkpoint_files import CheckpointFiles
+from training.errors import end_training
 from training.lightning_private import number_log_rows_by_steps, validation_is_due
 from training.run import Run
 
@@ -38,6 +43,11 @@ class RunCheckpoint(Checkpoint):
         self._process = os.getpid()
         self._signal: int | None = None
         self._end_training: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let checkpoints be written as a disk needs it, unless a plugin does something else."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the step at which the run begins or goes on, and take over SIGTERM."""
@@ -66,10 +76,14 @@ class RunCheckpoint(Checkpoint):
             self._finish_step(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end of a training that something else than ``max_steps`` has ended."""
+        """Save the end of a training that something else than ``max_steps`` has ended.
+
+        Raises:
+            TrainingError: If it cannot be written.
+        """
         self._end_training = None
         if trainer.global_step != self._saved_step:
-            self._save(trainer)
+            self._save(trainer, at_the_end=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save if a signal ended the training, between two steps; an error may leave half a step behind."""
@@ -109,12 +123,21 @@ class RunCheckpoint(Checkpoint):
         if self._signal is not None and self._end_training is not None:
             self._end_training(signal.SIGTERM, None)
 
-    def _save(self, trainer: Trainer) -> None:
-        run = Run.of(trainer)
-        for path in (run.last, run.step_checkpoint(trainer.global_step)) if self.keep_all else (run.last,):
-            partial = path.with_name(f"{path.name}.partial")
-            trainer.save_checkpoint(partial, weights_only=False)
-            if trainer.is_global_zero:
-                os.replace(partial, path)
-        self._saved_step = trainer.global_step
+    def _save(self, trainer: Trainer, at_the_end: bool = False) -> None:
         self._due = False
+        run = Run.of(trainer)
+        # The last one last: it says that the others are there.
+        for path in (run.step_checkpoint(trainer.global_step), run.last) if self.keep_all else (run.last,):
+            trainer.save_checkpoint(path, weights_only=False)
+            files = trainer.strategy.checkpoint_io
+            # One process writes, and all go on alike.
+            fault = trainer.strategy.broadcast(files.fault if isinstance(files, CheckpointFiles) else None)
+            if fault is not None:
+                whole = f"{run.last} of an earlier step is whole" if run.last.is_file() else "there is none yet"
+                if at_the_end:
+                    end_training(
+                        trainer, f"{fault}; {whole}; with more space, go on with: {as_installed(run.resume_command())}"
+                    )
+                rank_zero_warn(f"{fault}; {whole}, and the training goes on to its next save")
+                return
+        self._saved_step = trainer.global_step

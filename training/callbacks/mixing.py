@@ -15,7 +15,9 @@ from torch import Tensor
 from norms.errors import check_range
 from norms.kinds import MixingKind
 from norms.mixing import LayerReport, mixing_layers, report
-from training.files import replacing
+from training.errors import TrainingError
+from training.files import or_warn, replacing
+from training.finite import not_finite
 from training.run import Run
 
 BINS = 32
@@ -64,15 +66,16 @@ class MixingValues(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log the values that an interrupted training got to."""
         # Only if training had begun; and what went wrong may have taken the device or the disk with it.
-        if self._logged_step is not None:
+        # A training that has gone wrong has no values that anybody should read.
+        if self._logged_step is not None and not isinstance(exception, TrainingError):
             with suppress(Exception):
                 self._log(trainer, pl_module, last=True)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, last: bool = False) -> None:
         step = trainer.global_step
         values = read_values(pl_module) if trainer.is_global_zero else {}
-        if not values:
-            return
+        if not values or not_finite((kind.name, value) for _, kind, value in _kinds(values)):
+            return  # the guard ends a training whose values are not finite
         # A training that was interrupted within a step may have logged it already.
         new = step != self._logged_step
         scalars: dict[str, Any] = dict(_scalars(values)) if new else {}
@@ -86,16 +89,16 @@ class MixingValues(Callback):
         arrays: dict[str, Any] = {
             f"{layer}/{kind}": value.numpy() for layer, read in values.items() for kind, value in read.values.items()
         }
-        with replacing(self._run.mixing_values(step)) as partial, partial.open("wb") as stream:
+        with or_warn(), replacing(self._run.mixing_values(step)) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
-        if self._logged_step is None:
+        if self._logged_step is None or not self._run.mixing_kinds.is_file():
             self._describe(trainer, values)
         self._logged_step = step
 
     def _describe(self, trainer: Trainer, values: Values) -> None:
         """Keep beside the values of what kinds they are."""
         described = [kind.to_dict() for kind in dict.fromkeys(kind for _, kind, _ in _kinds(values))]
-        with replacing(self._run.mixing_kinds) as partial:
+        with or_warn(), replacing(self._run.mixing_kinds) as partial:
             partial.write_text(json.dumps(described, indent=1) + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -1,12 +1,14 @@
 """Opening a run's folder: what is written there before the first step."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from training.files import replacing
+from norms.errors import SettingError
+from training.files import or_warn, replacing, set_aside
 from training.loggers import CSVLogger, WandbLogger
 from training.run import Run
 
@@ -24,14 +26,29 @@ class RunFolder(Callback):
 
     def __init__(self, config: str) -> None:
         self.config = config
+        self._saved: list[int] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add W&B to the loggers; those that Lightning has from the beginning start before it looks at the data."""
         trainer.loggers = [*trainer.loggers, WandbLogger(trainer.log_dir or "")]
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note what the run goes on with; torch and Lightning pass over it in silence if it is less than there is."""
+        self._saved = [checkpoint["global_step"], len(checkpoint["optimizer_states"]), len(checkpoint["lr_schedulers"])]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration, and drop the rows of steps that a resumed run makes again."""
+        """Write the configuration, and drop the rows of steps that a resumed run makes again.
+
+        Raises:
+            SettingError: If the checkpoint has not restored all that it says it has, or all that there is.
+        """
         run = Run.of(trainer)
+        restored = [trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs)]
+        if self._saved not in (None, restored):
+            parts = ("step", "number of optimizers", "number of schedules")
+            wrong = zip(parts, self._saved or [], restored, strict=True)
+            told = [f"its {part} is {saved}, not {now}" for part, saved, now in wrong if saved != now]
+            raise SettingError(f"the checkpoint is damaged, or of another model: {', '.join(told)}")
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
@@ -40,13 +57,29 @@ class RunFolder(Callback):
             logger.log_hyperparams(yaml.safe_load(self.config))
         file = run.config
         if file.is_file():
-            self._tell_differences(file)
-            file = run.resumed_config(trainer.global_step)
+            before = run.read_config()
+            if before is None:
+                aside = set_aside(file)
+                rank_zero_warn(f"{file} is damaged: it is now {aside.name}, and the run goes on with a new one")
+            else:
+                self._tell_differences(file, before)
+                file = run.resumed_config(trainer.global_step)
+        self._write(file)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Make the folder anew if somebody has deleted it: what the training writes shall be a run."""
+        file = Run.of(trainer).config
+        if trainer.is_global_zero and not file.is_file():
+            rank_zero_warn(f"{file} is gone; it is made anew at step {trainer.global_step}, and the training goes on")
+            with or_warn():
+                self._write(file)
+
+    def _write(self, file: Path) -> None:
         with replacing(file) as partial:
             partial.write_text(self.config)
 
-    def _tell_differences(self, first: Path) -> None:
-        before, now = (flat(yaml.safe_load(text)) for text in (first.read_text(), self.config))
+    def _tell_differences(self, first: Path, config: dict[str, Any]) -> None:
+        before, now = flat(config), flat(yaml.safe_load(self.config))
         changes = [
             f"{key} {before.get(key)!r} -> {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())

@@ -9,7 +9,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from lightning_modules.base import TrainingModule
 from norms.errors import check_range
-from training.files import replacing
+from training.callbacks.guard import has_finite_weights
+from training.files import or_warn, replacing
 from training.run import Run
 
 
@@ -46,9 +47,11 @@ class SampleImages(Callback):
             return
         if not is_overridden("sample_grid", pl_module, TrainingModule):
             return
+        if not has_finite_weights(pl_module):
+            return  # the guard ends such a training
         step = trainer.global_step
         picture = to_pil_image((pl_module.sample_grid().clamp(0, 1) * 255).round().byte().cpu())
-        with replacing(self._run.sample(step)) as partial:
+        with or_warn(), replacing(self._run.sample(step)) as partial:
             picture.save(partial, format="PNG")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

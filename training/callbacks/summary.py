@@ -1,7 +1,5 @@
 """What a training leaves behind, and what to do with it next."""
 
-import shlex
-
 from pytorch_lightning import Trainer
 from rich.console import Console
 from rich.table import Table
@@ -60,8 +58,7 @@ def _commands(trainer: Trainer, run: Run, interrupted: bool) -> list[str]:
     commands: list[str | None] = []
     last = run.last
     if interrupted and last.is_file():
-        config = shlex.quote(str(run.newest_config))
-        commands.append(f"python train.py fit --config {config} --ckpt_path {shlex.quote(str(last))}")
+        commands.append(run.resume_command())
     if last.is_file() and isinstance(trainer.lightning_module, TrainingModule):
         commands.append(trainer.lightning_module.next_command(run.folder))
     commands += [logger.sync_command for logger in trainer.loggers if isinstance(logger, WandbLogger)]

@@ -1,11 +1,12 @@
 """Checkpoints: when, which, and that neither a kill nor Ctrl-C loses them."""
 
+import io
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stand_ins import BrokenModel, TinyModel, fit
 
@@ -80,18 +81,19 @@ def test_a_training_ended_by_something_else_is_saved(tmp_path):
 
 
 def test_a_save_that_dies_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
-    save = Trainer.save_checkpoint
+    write = Path.write_bytes
 
-    def die(self, path, *args, **kwargs):
-        if self.global_step == 8:
-            Path(path).write_bytes(b"half a checkpo")
-            raise OSError("disk full")
-        save(self, path, *args, **kwargs)
+    def die(self, data):
+        if step_of(io.BytesIO(data)) == 8:
+            write(self, b"half a checkpo")
+            raise RuntimeError("a bug in the file system")
+        write(self, data)
 
-    monkeypatch.setattr(Trainer, "save_checkpoint", die)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", die)
+    with pytest.raises(RuntimeError, match="a bug in the file system"):
         fit(tmp_path, [RunCheckpoint(4)])
     assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 4
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
 def test_an_error_within_a_step_saves_nothing(tmp_path):

@@ -1,0 +1,112 @@
+"""Checkpoint files: written so that a full disk spoils none, and read so that a damaged one is noticed."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from norms.errors import SettingError
+from training.errors import disk_fault
+from training.files import free_bytes, replacing
+from training.finite import is_finite
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Write checkpoints beside the file that they replace, and onto the disk before they do.
+
+    Lightning's own stages them in the folder for temporary files, and takes ``::`` and ``file:`` in a path for
+    something else. A disk that fails does not raise, since one process alone writes and the others wait for it; what
+    went wrong is in ``fault``.
+    """
+
+    def __init__(self) -> None:
+        self.fault: str | None = None
+        """Why the last checkpoint could not be written, in one line; None if it could."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint; the old file is there until the new one is whole."""
+        # In memory first: torch turns what the disk says into something that names no reason.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        self.fault = None
+        try:
+            with replacing(path) as partial:
+                partial.write_bytes(buffer.getbuffer())
+        except OSError as error:
+            size, free = buffer.getbuffer().nbytes, free_bytes(Path(path).parent)
+            self.fault = f"{disk_fault(error, path)} ({size:,} bytes are needed, {free:,} are free)"
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Read a checkpoint into memory, without unpickling."""
+        return dict(read_checkpoint(Path(path), mmap=False))
+
+
+class NoWeightsError(SettingError):
+    """A checkpoint without weights."""
+
+
+def read_checkpoint(path: Path, mmap: bool = True) -> Mapping[str, Any]:
+    """Read a checkpoint without running code that it holds, after every byte of it has been checked.
+
+    Args:
+        path: The file.
+        mmap: Whether its tensors shall be mapped from the file, rather than read.
+
+    Returns:
+        What it holds, tensors on the CPU.
+
+    Raises:
+        SettingError: If it cannot be read or is damaged.
+    """
+    try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped and (part := _damaged_part(path)):
+            raise SettingError(f"{path} is damaged: its part {part} does not have the checksum that is noted for it")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
+    except SettingError:
+        raise
+    # Whatever a program comes upon that believes what is written in a damaged file.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if "Weights only load failed" in reason:
+            reason = "it holds more than tensors and plain values, or is damaged; save the state_dict alone"
+        raise SettingError(f"{path} is not a readable checkpoint: {reason}") from error
+    if not isinstance(state, Mapping):
+        raise SettingError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
+    return state
+
+
+def _damaged_part(path: Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        # torch can be told to leave the checksums out.
+        return archive.testzip() if any(part.CRC for part in archive.infolist()) else None
+
+
+def weights_of(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Return the weights in what a checkpoint holds.
+
+    Raises:
+        NoWeightsError: If there are none.
+    """
+    weights = state.get("state_dict")
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise NoWeightsError("holds no weights: its state_dict is missing or no table of tensors")
+    return weights
+
+
+def whole_neighbors(path: Path) -> list[Path]:
+    """Return the checkpoints beside ``path`` that can be read and whose weights are finite, the newest first."""
+    others = (other for other in path.parent.glob("*.ckpt") if other != path)
+    return [other for other in sorted(others, key=lambda file: -file.stat().st_mtime) if _is_whole(other)]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return all(is_finite(value, or_infinite=True) for value in weights_of(read_checkpoint(path)).values())
+    except SettingError:
+        return False
