@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset
 from data.stream import Items, StreamDataset, StreamSampler, generator
 from norms.errors import check_range
 
-
 MOST_IMAGES = 2**20
 """In a step; far fewer fill any memory."""
 

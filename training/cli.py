@@ -138,14 +138,14 @@ class TrainCLI(CLI):
             raise SettingError(f"{LINK_TARGET} follows from {LINK_SOURCE}: remove it")
         check_config(self.config[given.subcommand].as_dict())
 
-    def _parsed(self, parser: LightningArgumentParser, args: Sequence[str], **options: bool) -> Any:
+    def _parsed(self, parser: LightningArgumentParser, args: Sequence[str], defaults: bool = True) -> Any:
         try:
-            return parser.parse_args(args, **options)
+            return parser.parse_args(args, defaults=defaults)
         except ArgumentError as error:
             whole = with_whole_number(args, str(error))
             if whole == args:
                 raise
-            return self._parsed(parser, whole, **options)
+            return self._parsed(parser, whole, defaults)
 
     def _known_options(self) -> list[str]:
         return [option for each in self._parsers for option in vars(each.get_defaults().as_flat())]

@@ -13,8 +13,8 @@ NESTED = ("model", "data")
 def from_environment(subcommand: str, given: Mapping[str, Any], known: Iterable[str]) -> list[str]:
     """Return the environment's options of model and data, as a command line.
 
-    ``PL_FIT__MODEL__INIT_ARGS__LR=0.1``, or ``PL_FIT__MODEL__LR=0.1``, stands for ``--model.init_args.lr`` where that is
-    not given.
+    ``PL_FIT__MODEL__INIT_ARGS__LR=0.1``, or ``PL_FIT__MODEL__LR=0.1``, stands for ``--model.init_args.lr`` where that
+    is not given.
 
     Args:
         subcommand: Such as ``fit``.

@@ -1,6 +1,7 @@
 """One line out of jsonargparse's account of everything that it tried."""
 
 import inspect
+import os
 import re
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -76,7 +77,7 @@ def _unknown_option(name: str, options: set[str]) -> str:
 
 def _broken_file(args: Sequence[str]) -> str | None:
     for path in (Path(arg.removeprefix("--config=")) for arg in args):
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file, of a text of any length
             try:
                 check_yaml(path.read_text())
             except YAMLRefusedError as error:

@@ -91,7 +91,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def check_values(config: Any, where: str = "") -> None:
-    """Refuse what no option can mean: numbers that are not finite or fit no tensor, and texts that no file can be named.
+    """Refuse what no option can mean: numbers that are not finite or fit no tensor, texts that name no file.
 
     Args:
         config: A configuration, or a part of it, of plain values.

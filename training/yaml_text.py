@@ -42,26 +42,32 @@ def check_yaml(text: str) -> None:
     open_collections: list[_Collection] = []
     sizes: dict[str, int] = {}
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        size, anchor = 0, getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):
             if len(open_collections) == DEEPEST:
                 raise _refused(f"nested deeper than {DEEPEST} levels", event)
-            open_collections.append(_Collection(isinstance(event, yaml.MappingStartEvent), anchor))
-        elif isinstance(event, yaml.CollectionEndEvent):
+            open_collections.append(_Collection(isinstance(event, yaml.MappingStartEvent), event.anchor))
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
             closed = open_collections.pop()
             size, anchor = closed.size, closed.anchor
-        elif isinstance(event, yaml.AliasEvent):
-            if anchor not in sizes:
-                raise _refused(f"the alias {anchor!r} stands for nothing, or for what it is part of", event)
-            size, anchor = sizes[anchor], None
-        elif isinstance(event, yaml.ScalarEvent):
-            size = 1
-            if event.implicit[0] and re.fullmatch(r"[-+]?[\d_]{1000,}", event.value):
-                raise _refused(f"a number of {len(event.value)} digits", event)
-        if size and anchor:
+        elif isinstance(event, yaml.NodeEvent):
+            size, anchor = _size_of(event, sizes), event.anchor
+        else:
+            continue
+        if anchor:
             sizes[anchor] = size
-        if size and open_collections:
+        if open_collections:
             _add(open_collections[-1], size, event)
+
+
+def _size_of(event: Any, sizes: dict[str, int]) -> int:
+    if isinstance(event, yaml.AliasEvent):
+        if event.anchor not in sizes:
+            raise _refused(f"the alias {event.anchor!r} stands for nothing, or for what it is part of", event)
+        return sizes[event.anchor]
+    if event.implicit[0] and re.fullmatch(r"[-+]?[\d_]{1000,}", event.value):
+        raise _refused(f"a number of {len(event.value)} digits", event)
+    return 1
 
 
 def _add(parent: _Collection, size: int, event: Any) -> None:
@@ -82,10 +88,10 @@ def _refused(problem: str, event: Any) -> YAMLRefusedError:
 
 def with_whole_numbers(text: str) -> str:
     """Write ``1e3`` as ``1000`` in YAML, which a setting that is a whole number takes, and any other number as well."""
-    for event in reversed(
-        [event for event in yaml.parse(text, Loader=yaml.SafeLoader) if isinstance(event, yaml.ScalarEvent)]
-    ):
-        if event.implicit[0] and (whole := whole_number(event.value)):
+    events: list[Any] = list(yaml.parse(text, Loader=yaml.SafeLoader))
+    for event in reversed(events):
+        plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0]
+        if plain and (whole := whole_number(event.value)):
             text = text[: event.start_mark.index] + whole + text[event.end_mark.index :]
     return text
 

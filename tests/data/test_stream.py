@@ -87,7 +87,7 @@ def test_start_is_asked_at_every_iteration():
 
 @pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(0, 0, 1), (1, 1, 1), (1, -1, 2)])
 def test_impossible_slices_are_refused(batch_size, rank, world_size):
-    with pytest.raises(SettingError, match="^(batch_size|rank) must be at least"):
+    with pytest.raises(SettingError, match=r"^(batch_size|rank) must be at least"):
         StreamSampler(batch_size, 0, rank, world_size)
 
 

@@ -42,8 +42,8 @@ TRAINER = [f"trainer.{name}" for name in (
     "accelerator", "accumulate_grad_batches", "barebones", "benchmark", "callbacks", "check_val_every_n_epoch",
     "default_root_dir", "detect_anomaly", "deterministic", "devices", "enable_checkpointing", "fast_dev_run",
     "gradient_clip_algorithm", "gradient_clip_val", "inference_mode", "limit_test_batches", "limit_train_batches",
-    "limit_val_batches", "log_every_n_steps", "logger", "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps",
-    "num_nodes", "num_sanity_val_steps", "overfit_batches", "plugins", "precision", "profiler",
+    "limit_val_batches", "log_every_n_steps", "logger", "max_epochs", "max_steps", "max_time", "min_epochs",
+    "min_steps", "num_nodes", "num_sanity_val_steps", "overfit_batches", "plugins", "precision", "profiler",
     "reload_dataloaders_every_n_epochs", "strategy", "sync_batchnorm", "use_distributed_sampler", "val_check_interval",
 )]  # fmt: skip
 STEPPED = [
@@ -76,13 +76,16 @@ BOMB = "[&a [1,1,1,1,1,1,1,1,1,1]" + "".join(
     f", &{after} [{','.join([f'*{before}'] * 10)}]" for before, after in zip("abcdefghi", "bcdefghij", strict=True)
 )
 VALUES = [
-    "null", "~", ".inf", "-.inf", ".nan", "nan", "inf", "-1", "-2", "0", "-0.0", "1", "2", "1.5", "1e3", "1e-3", "1e400",
-    "9" * 400, "-" + "9" * 400, "9" * 5000, "4294967296", "9223372036854775807", "9223372036854775808", "1000000", "1_000",
+    "null", "~", ".inf", "-.inf", ".nan", "nan", "inf", "-1", "-2", "0", "-0.0", "1", "2", "1.5", "1e3", "1e-3",
+    "1e400", "9" * 400, "-" + "9" * 400, "9" * 5000, "4294967296", "9223372036854775807", "9223372036854775808",
+    "1000000", "1_000",
     "0x10", "1e", "true", "yes", "''", "banana", "a.b", "os.getcwd", "collections.OrderedDict", "a/b", "/", "..", "é",
     "x" * 300, "x" * 5000, "a" + "/b" * 3000, '"a\\0b"', '"\\e[31m"', "[]", "[1]", "[null]", "[-1, 2]", "[a, b]",
     "[1, [2]]", "[.nan, .5]", "{}", "{a: 1}", "{a: 1, a: 2}", "{class_path: os.getcwd}", "{class_path: null}",
-    "{class_path: norms.BatchNorm2d, init_args: 3}", "[" * 60 + "]" * 60, "[" * 3000 + "]" * 3000, "{a: " * 60 + "1" + "}" * 60,
-    BOMB + "]", "&a [*a]", "!!python/object/apply:os.getcwd []", "[1", "{", "a: b: c", "*x", "|", "%", "@x", "2026-11-29",
+    "{class_path: norms.BatchNorm2d, init_args: 3}", "[" * 60 + "]" * 60, "[" * 3000 + "]" * 3000,
+    "{a: " * 60 + "1" + "}" * 60,
+    BOMB + "]", "&a [*a]", "!!python/object/apply:os.getcwd []", "[1", "{", "a: b: c", "*x", "|", "%", "@x",
+    "2026-11-29",
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ REFUSED = {
     "--model=lightning_modules.GAN --model.norm_options={eps: small}": "eps must be a number, got 'small'",
     "--model=lightning_modules.GAN --model.norm_options={eps: 0}": "eps must be above 0 and below inf, got 0",
     "--model=lightning_modules.GAN --model.norm_options={affine: 7}": "affine must be true or false, got 7",
-    "--model=lightning_modules.GAN --model.norm_options={momentum: true}": "momentum must be a number or null, got True",
+    "--model=lightning_modules.GAN --model.norm_options={momentum: no}": "momentum must be a number or null, got False",
     "--model=lightning_modules.GAN --model.norm=group --model.norm_options={num_groups: 0}": (
         "num_groups must be at least 1, got 0"
     ),
