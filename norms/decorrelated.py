@@ -135,7 +135,10 @@ class DecorrelatedBatchNorm(MomentNorm):
 
     def second_moment(self, centered: Tensor) -> Tensor:
         """Average the outer products within groups of centered values of shape (C, M) over M, shape (C/g, g, g)."""
-        return _Gram.apply(self._groups(centered)) / max(centered.shape[1], 1)
+        groups = self._groups(centered)
+        # Compilers take no function with a rule for forward mode.
+        gram = groups @ groups.mT if torch.compiler.is_compiling() else _Gram.apply(groups)
+        return gram / max(centered.shape[1], 1)
 
     def _normalize(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         shape = (self.num_features, x.shape[0], *x.shape[2:])
