@@ -96,7 +96,7 @@ class _SpectralNorm(WeightParametrization):
         weight = weight.to(wide_dtype(weight))
         u, v = self._u.to(weight.dtype), self._v.to(weight.dtype)
         # Of a u of 0 or NaN, as memory may have it, nothing would ever come.
-        u = torch.where((torch.linalg.vector_norm(u) - 1).abs() < 0.5, u, u.numel() ** -0.5)
+        u = torch.where(torch.linalg.vector_norm(u) > 0.5, u, u.numel() ** -0.5)
         with without_autocast(weight.device):
             for _ in range(iterations or self.n_power_iterations):
                 v = self._unit(self.operator.adjoint(weight, u, v), v)
@@ -119,7 +119,7 @@ class _SpectralNorm(WeightParametrization):
         sigma = self.sigma(weight)
         # A weight of 0 stays 0, and may learn to be something else. One without a u is better infinite or NaN than left
         # as it is.
-        divisor = torch.where(sigma.abs() <= self.eps, self._u.any(), sigma)
+        divisor = torch.where(sigma.abs() <= self.eps, torch.linalg.vector_norm(self._u), sigma)
         return (weight.to(divisor.dtype) / divisor).to(weight.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
