@@ -26,14 +26,16 @@ from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
+from training.callbacks.signals import EndOnSignal
 from training.callbacks.summary import print_summary
 from training.files import replacing
 from training.layer_sync import NormSync
-from training.lightning_private import CLI
+from training.lightning_private import CLI, leave_signals_alone
 from training.loggers import CSVLogger
 from training.parser_errors import shorten
 from training.run import Run
 from training.shipped import with_shipped_configs
+from training.terminal import lasting_output
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -48,11 +50,10 @@ TRAINER_DEFAULTS = {
 
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
 
-IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|Received SIGTERM")
+IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available")
 LIGHTNING_LOGS = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
-    "pytorch_lightning.trainer.connectors.signal_connector",
 )
 
 IRRELEVANT_WARNINGS = (
@@ -78,6 +79,7 @@ class TrainCLI(CLI):
         self._loggers: list[Logger] = []
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
+        self._signals = EndOnSignal()
         super().__init__(
             TrainingModule,
             LightningDataModule,
@@ -182,7 +184,9 @@ class TrainCLI(CLI):
         if config["sync_batchnorm"] and not any(isinstance(plugin, LayerSync) for plugin in plugins):
             config["sync_batchnorm"], plugins = False, [*plugins, NormSync()]
         callbacks = [*callbacks, *self._callbacks()]
-        return Trainer(**{**config, "logger": False, "callbacks": callbacks, "plugins": plugins})
+        trainer = Trainer(**{**config, "logger": False, "callbacks": callbacks, "plugins": plugins})
+        leave_signals_alone(trainer)
+        return trainer
 
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()
@@ -192,7 +196,7 @@ class TrainCLI(CLI):
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(self._options, "yaml", skip_nulls)
-            callbacks += [RunFolder(resolved), self._built.mixing, self._built.samples]
+            callbacks += [self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:
@@ -204,7 +208,7 @@ class TrainCLI(CLI):
         if self._options.trainer.fast_dev_run:
             self.trainer.fit(**kwargs)
             return
-        with self._run() as run, self._built.checkpoint.ctrl_c_saves():
+        with lasting_output(), self._run() as run, self._signals.installed():
             self.trainer.loggers = [CSVLogger(run.folder), *self._loggers]
             try:
                 self.trainer.fit(**kwargs)
