@@ -27,10 +27,13 @@ class RunFolder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add W&B to the loggers; those that Lightning has from the beginning start before it looks at the data."""
+        if trainer.is_global_zero:
+            for path in Run.of(trainer).partials():
+                path.unlink(missing_ok=True)
         trainer.loggers = [*trainer.loggers, WandbLogger(trainer.log_dir or "")]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration, and drop the rows of steps that a resumed run makes again."""
+        """Write the configuration, and drop rows and files of steps that a resumed run makes again."""
         run = Run.of(trainer)
         if not trainer.is_global_zero:
             return
@@ -38,6 +41,8 @@ class RunFolder(Callback):
             if isinstance(logger, CSVLogger):
                 logger.keep_before(trainer.global_step)
             logger.log_hyperparams(yaml.safe_load(self.config))
+        for path in run.records_from(trainer.global_step):
+            path.unlink(missing_ok=True)
         file = run.config
         if file.is_file():
             self._tell_differences(file)
