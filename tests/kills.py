@@ -1,6 +1,7 @@
 """Trainings that are killed at a given instant, for the test that they lose nothing."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -22,23 +23,28 @@ def train(run_dir, **options):
     stand_ins.fit(run_dir, callbacks, max_steps=7, val_check_interval=4, **options)
 
 
-def train_until(instant, run_dir, log, **options):
-    """Train, log what is about to change on disk, and kill this process before the given one of these changes."""
-    count = 0
+def keep_instants(run_dir, instants):
+    """Train, and before each change on disk copy what a kill would leave there at this instant."""
+    _before_changes(run_dir, lambda count: shutil.copytree(run_dir, Path(instants, str(count))))
+    train(run_dir)
+
+
+def die_at(instant, run_dir):
+    """Train, and be killed before the given change on disk."""
+    _before_changes(run_dir, lambda count: count == instant and os.kill(os.getpid(), signal.SIGKILL))
+    train(run_dir)
+
+
+def _before_changes(run_dir, act):
+    count = acting = 0
 
     def hook(event, args):
-        nonlocal count
+        nonlocal count, acting
         writes = event == "open" and isinstance(args[1], str) and args[1][0] in "wax"
-        if (writes or event in CHANGES) and str(run_dir) in str(args[0]):
-            if count == instant:
-                os.kill(os.getpid(), signal.SIGKILL)
-            count += 1
-            with_log(f"{event} {args[0]} {args[1] if event == 'os.rename' else ''}\n")
+        if not acting and (writes or event in CHANGES) and str(args[0]).startswith(f"{run_dir}/"):
+            acting, count = 1, count + 1
+            act(count)
+            acting = 0
 
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def with_log(line):
-        os.write(file, line.encode())
-
+    os.environ["WANDB_MODE"] = "disabled"  # of this process alone
     sys.addaudithook(hook)
-    train(Path(run_dir), **options)

@@ -31,6 +31,7 @@ from training.callbacks.summary import print_summary
 from training.files import replacing
 from training.layer_sync import NormSync
 from training.lightning_private import CLI, leave_signals_alone
+from training.lock import locked
 from training.loggers import CSVLogger
 from training.parser_errors import shorten
 from training.run import Run
@@ -232,15 +233,19 @@ class TrainCLI(CLI):
     @contextmanager
     def _run(self) -> Iterator[Run]:
         parent = Path(self._options.runs_dir, self._options.name)
-        if self._resumed is not None and self._resumed.has_folder:
-            yield self._resumed
-        elif not self.trainer.is_global_zero:
-            yield Run(parent / "version_0")  # a placeholder: Lightning tells all processes the folder of the first
+        resumed = self._resumed if self._resumed is not None and self._resumed.has_folder else None
+        if not self.trainer.is_global_zero:
+            # A placeholder of a new run's: Lightning tells all processes the folder of the first.
+            yield resumed or Run(parent / "version_0")
+        elif resumed is not None:
+            with locked(resumed.folder):
+                yield resumed
         else:
             missing = [path for path in (parent, *parent.parents) if not path.exists()]
             run = Run.new(parent)
             try:
-                yield run
+                with locked(run.folder):
+                    yield run
             finally:
                 # Empty folders are those of a training that did not begin.
                 for path in (run.folder, *missing):

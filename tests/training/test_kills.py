@@ -3,14 +3,20 @@
 import signal
 
 import kills
+import pytest
 import torch
 from processes import CONTEXT, ended
 
-INSTANTS = 30
+LAST = "checkpoints/last.ckpt"
 
 
-def killed(instant, run_dir, log):
-    process = CONTEXT.Process(target=kills.train_until, args=(instant, run_dir, log))
+@pytest.fixture(autouse=True)
+def _without_wandb(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+def in_a_process(function, *args):
+    process = CONTEXT.Process(target=function, args=args)
     process.start()
     return ended(process)
 
@@ -27,26 +33,36 @@ def content(run_dir):
     return files
 
 
-def test_at_thirty_instants(tmp_path, monkeypatch):
-    # Between two changes on disk, all instants are one.
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    whole = tmp_path / "whole"
-    assert killed(-1, whole, tmp_path / "log") == 0
+@pytest.fixture(scope="module")
+def instants(tmp_path_factory):
+    """A training that ends, and what was on disk before each of its changes there, from the first checkpoint on."""
+    folder = tmp_path_factory.mktemp("kills")
+    assert in_a_process(kills.keep_instants, folder / "whole", folder / "instants") == 0
+    copies = sorted((folder / "instants").iterdir(), key=lambda path: int(path.name))
+    copies = [path for path in copies if (path / LAST).is_file()]
+    # Of those before the closing ones, a part says as much.
+    return folder / "whole", copies[:-16:2] + copies[-16:]
+
+
+def test_at_any_instant(instants, tmp_path):
+    whole, copies = instants
+    assert len(copies) >= 30
     expected = content(whole)
-    changes = (tmp_path / "log").read_text().splitlines()
-    first = next(i for i, line in enumerate(changes) if line.startswith("os.rename") and line.endswith("last.ckpt"))
-    # Around each of the last ones, and evenly before.
-    last = len(changes) - INSTANTS // 2
-    step = (last - first) / (INSTANTS // 2)
-    instants = [*(first + 1 + int(step * k) for k in range(INSTANTS // 2)), *range(last + 1, len(changes))]
     differing = {}
-    for instant in instants:
-        run = tmp_path / str(instant)
-        assert killed(instant, run, tmp_path / "killed.log") == -signal.SIGKILL
-        kills.train(run, ckpt_path=run / "checkpoints/last.ckpt")
-        found = content(run)
+    for copy in copies:
+        kills.train(copy, ckpt_path=copy / LAST)
+        found = content(copy)
         wrong = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
         if wrong:
-            differing[changes[instant]] = wrong
+            differing[copy.name] = wrong
     assert differing == {}
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_by_sigkill(instants, tmp_path, share):
+    whole, copies = instants
+    instant = copies[round(share * (len(copies) - 1))]
+    run = tmp_path / "run"
+    assert in_a_process(kills.die_at, int(instant.name), run) == -signal.SIGKILL
+    kills.train(run, ckpt_path=run / LAST)
+    assert content(run) == content(whole)

@@ -46,7 +46,7 @@ class RunCheckpoint(Checkpoint):
         self._save_if_new(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save if a signal ended a training that had begun, between two steps; an error may leave half a step behind."""
+        """Save if a signal ended a training that had begun; an error may leave half a step behind."""
         if isinstance(exception, SIGTERMException) and self._saved_step is not None:
             self._save_if_new(trainer)
 
