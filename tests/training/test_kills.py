@@ -41,7 +41,7 @@ def instants(tmp_path_factory):
     copies = sorted((folder / "instants").iterdir(), key=lambda path: int(path.name))
     copies = [path for path in copies if (path / LAST).is_file()]
     # Of those before the closing ones, a part says as much.
-    return folder / "whole", copies[:-16:2] + copies[-16:]
+    return folder / "whole", copies[:-24:2] + copies[-24:]
 
 
 def test_at_any_instant(instants, tmp_path):
