@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytorch_lightning.loggers
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -30,7 +31,9 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             for path in Run.of(trainer).partials():
                 path.unlink(missing_ok=True)
-        trainer.loggers = [*trainer.loggers, WandbLogger(trainer.log_dir or "")]
+        # Two runs of W&B in one process would end each other.
+        if not any(isinstance(logger, pytorch_lightning.loggers.WandbLogger) for logger in trainer.loggers):
+            trainer.loggers = [*trainer.loggers, WandbLogger(trainer.log_dir or "")]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration, and drop rows and files of steps that a resumed run makes again."""
