@@ -48,6 +48,15 @@ class Background:
             self._error = TimeoutError(f"no answer for {patience:g} s")
         return self._error
 
+    def drain(self, patience: float) -> None:
+        """Wait until everything so far is done or has failed, at most ``patience`` seconds."""
+        if self._thread is not None:
+            done = threading.Event()
+            self.do(done.set)
+            end = time.monotonic() + patience
+            while self._thread.is_alive() and not done.wait(0.05) and time.monotonic() < end:
+                pass
+
     def finish(self) -> None:
         """Wait until everything is done or has failed, at most ``patience`` seconds."""
         if self._thread is not None:

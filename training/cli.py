@@ -34,6 +34,7 @@ from training.lightning_private import CLI, leave_signals_alone
 from training.lock import locked
 from training.loggers import CSVLogger
 from training.parser_errors import shorten
+from training.paths import local_path
 from training.run import Run
 from training.shipped import with_shipped_configs
 from training.terminal import lasting_output
@@ -124,8 +125,10 @@ class TrainCLI(CLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what the configuration alone shows to be wrong, and find the checkpoint."""
         config = self._options
+        config.runs_dir = local_path("runs_dir", config.runs_dir)
         if Path(config.name).name != config.name or config.name in ("", ".."):
             raise SettingError(f"name must be the name of a folder, got {config.name!r}")
+        _ = local_path("name", config.name)
         if self.subcommand == "fit":
             _check_trainer(config.trainer)
         elif not config.ckpt_path:
@@ -134,6 +137,7 @@ class TrainCLI(CLI):
             )
         config.weights_only = True
         if config.ckpt_path:
+            config.ckpt_path = local_path("ckpt_path", config.ckpt_path)
             self._resumed = self._find_run()
             config.ckpt_path = str(self._resumed.checkpoint)
 

@@ -150,9 +150,11 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, started on first use; one that does nothing if W&B has failed."""
+        """The W&B run, started on first use, when all that was logged is in it; one that does nothing if it failed."""
         if self._run is None:
             self._run = self._start()
+        self._background.drain(PATIENCE)
+        self._check()
         return self._run
 
     @property
@@ -292,8 +294,10 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
 
     def _attempt(self, action: Callable[[Any], object]) -> None:
         """Do something with the run, in the background: a W&B that has frozen would never return."""
-        run = self.experiment
+        if self._run is None:
+            self._run = self._start()
         self._check()
+        run = self._run
         if not isinstance(run, NoRun):
             self._background.do(lambda: action(run))
 
@@ -346,13 +350,16 @@ class NoRun:
 def give_up_wandb() -> None:
     """End W&B's process, which otherwise would be tried again, or waited for, when this process exits."""
 
-    def teardown() -> None:
+    def forget() -> None:
         import wandb
 
-        wandb.teardown()
+        with suppress(Exception):
+            wandb.teardown()
+        with _without_variables():
+            wandb.init(mode="disabled").finish()  # so that W&B takes no other run for that of this process
 
     ending = Background(patience=5)
-    ending.do(teardown)
+    ending.do(forget)
     ending.finish()
 
 

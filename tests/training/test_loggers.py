@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import pytorch_lightning.loggers
 import stand_ins
 import torch
 import wandb
@@ -20,6 +21,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from training.callbacks.mixing import MixingValues
+from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.loggers import CSVLogger, MetricsFile, WandbLogger
 
@@ -358,17 +360,24 @@ class TestWandb:
             "WANDB_BASE_URL": server.url,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
-        done = subprocess.run(
-            ["bash", "-c", second.sync_command], env={**os.environ, **environment}, capture_output=True, text=True
-        )
+        command = ["bash", "-c", second.sync_command]
+        subprocess.run(command, env={**os.environ, **environment}, cwd=tmp_path, capture_output=True, check=True)
         server.die()
         sent = [json.loads(body) for path, body in server.received if path.endswith("/file_stream")]
         chunks = [
             body["files"]["wandb-history.jsonl"] for body in sent if "wandb-history.jsonl" in body.get("files", {})
         ]
         steps = {json.loads(row)["_step"] for chunk in chunks for row in chunk["content"]}
-        print([(chunk["offset"], len(chunk["content"])) for chunk in chunks], done.stdout[-3000:], done.stderr[-3000:])
         assert steps == set(range(50))
+
+    def test_a_wandb_logger_of_the_users_own_takes_its_place(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        own = pytorch_lightning.loggers.WandbLogger(save_dir=tmp_path)
+        callbacks = [RunFolder("name: a\n"), MixingValues(5), SampleImages(10)]
+        trainer = stand_ins.fit(tmp_path, callbacks, loggers=[own])
+        assert [type(logger) for logger in trainer.loggers] == [CSVLogger, type(own)]
+        keys = {key for row in wandb_stand_ins.rows(tmp_path) for key in row}
+        assert {"train/loss", "rho/00.norm1/mean", "rho/00.norm1/histogram", "final/rho", "samples"} <= keys
 
     def test_other_processes_of_a_training_log_nothing(self, tmp_path, monkeypatch):
         monkeypatch.setattr(rank_zero_only, "rank", 1)
