@@ -30,16 +30,20 @@ from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
+from training.callbacks.signals import EndOnSignal
 from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.files import replacing
 from training.layer_sync import NormSync
-from training.lightning_private import CLI
+from training.lightning_private import CLI, leave_signals_alone
+from training.lock import locked
 from training.loggers import CSVLogger
 from training.parser_errors import shorten, with_whole_number
+from training.paths import local_path
 from training.run import Run
 from training.settings import check_against_model, check_call, check_config, check_texts, check_trainer, does_not_fit
 from training.shipped import with_shipped_configs
+from training.terminal import lasting_output
 from training.yaml_text import load_checked_yaml
 
 TRAINER_DEFAULTS = {
@@ -55,12 +59,11 @@ TRAINER_DEFAULTS = {
 
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
 
-IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|GPU available: False|Received SIGTERM|Seed set to")
+IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|GPU available: False|Seed set to")
 LIGHTNING_LOGS = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.seed",
     "lightning_fabric.utilities.rank_zero",
-    "pytorch_lightning.trainer.connectors.signal_connector",
 )
 
 IRRELEVANT_WARNINGS = (
@@ -88,6 +91,7 @@ class TrainCLI(CLI):
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
         self._arguments = with_shipped_configs(args)
+        self._signals = EndOnSignal()
         super().__init__(
             TrainingModule,
             LightningDataModule,
@@ -153,6 +157,8 @@ class TrainCLI(CLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what the configuration alone shows to be wrong, and find the checkpoint."""
         config = self._options
+        config.runs_dir = local_path("runs_dir", config.runs_dir)
+        _ = local_path("name", config.name)
         if self.subcommand == "fit":
             check_trainer(config.trainer)
         elif not config.ckpt_path:
@@ -161,6 +167,7 @@ class TrainCLI(CLI):
             )
         config.weights_only = True
         if config.ckpt_path:
+            config.ckpt_path = local_path("ckpt_path", config.ckpt_path)
             self._resumed = self._find_run()
             config.ckpt_path = str(self._resumed.checkpoint)
 
@@ -221,9 +228,11 @@ class TrainCLI(CLI):
         self.model.check_data(self.datamodule)
         config |= {"logger": False, "callbacks": [*callbacks, *self._callbacks()], "plugins": plugins}
         try:
-            return Trainer(**config)
+            trainer = Trainer(**config)
         except (TypeError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
             raise SettingError(f"trainer: {error}") from error  # Lightning checks less than it takes
+        leave_signals_alone(trainer)
+        return trainer
 
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()
@@ -234,7 +243,7 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(self._options, "yaml", skip_nulls)
             callbacks.append(Guard())
-            callbacks += [RunFolder(resolved), self._built.mixing, self._built.samples]
+            callbacks += [self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:
@@ -246,7 +255,7 @@ class TrainCLI(CLI):
         if self._options.trainer.fast_dev_run:
             self.trainer.fit(**kwargs)
             return
-        with self._run() as run, self._built.checkpoint.ctrl_c_saves():
+        with lasting_output(), self._run() as run, self._signals.installed():
             self.trainer.loggers = [CSVLogger(run.folder), *self._loggers]
             try:
                 self.trainer.fit(**kwargs)
@@ -270,15 +279,19 @@ class TrainCLI(CLI):
     @contextmanager
     def _run(self) -> Iterator[Run]:
         parent = Path(self._options.runs_dir, self._options.name)
-        if self._resumed is not None and self._resumed.has_folder:
-            yield self._resumed
-        elif not self.trainer.is_global_zero:
-            yield Run(parent / "version_0")  # a placeholder: Lightning tells all processes the folder of the first
+        resumed = self._resumed if self._resumed is not None and self._resumed.has_folder else None
+        if not self.trainer.is_global_zero:
+            # A placeholder of a new run's: Lightning tells all processes the folder of the first.
+            yield resumed or Run(parent / "version_0")
+        elif resumed is not None:
+            with locked(resumed.folder):
+                yield resumed
         else:
             missing = [path for path in (parent, *parent.parents) if not path.exists()]
             run = Run.new(parent)
             try:
-                yield run
+                with locked(run.folder):
+                    yield run
             finally:
                 # Empty folders are those of a training that did not begin.
                 for path in (run.folder, *missing):
