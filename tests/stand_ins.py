@@ -14,6 +14,7 @@ import norms
 from data.stream import StreamDataset, StreamSampler, generator
 from lightning_modules.base import TrainingModule
 from norms.errors import SettingError
+from training.lightning_private import leave_signals_alone
 from training.loggers import CSVLogger
 
 
@@ -117,7 +118,7 @@ class TinyData(LightningDataModule):
         return DataLoader(Images(), batch_size=6)
 
 
-def fit(run_dir, callbacks, model=None, loggers=(), ckpt_path=None, **options):
+def fit(run_dir, callbacks, model=None, loggers=(), ckpt_path=None, data=None, **options):
     """Train in a run folder as ``train.py`` does, but with the given callbacks and loggers only."""
     defaults = {
         "max_epochs": -1,
@@ -138,5 +139,6 @@ def fit(run_dir, callbacks, model=None, loggers=(), ckpt_path=None, **options):
     if any(isinstance(callback, ProgressBar) for callback in callbacks):
         defaults["enable_progress_bar"] = True
     trainer = Trainer(**{**defaults, **options}, logger=[CSVLogger(run_dir), *loggers], callbacks=callbacks)
-    trainer.fit(model or TinyModel(), TinyData(), ckpt_path=ckpt_path)
+    leave_signals_alone(trainer)
+    trainer.fit(model or TinyModel(), data or TinyData(), ckpt_path=ckpt_path)
     return trainer

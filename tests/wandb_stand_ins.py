@@ -91,13 +91,28 @@ def closed_port():
         return server.getsockname()[1]
 
 
-def kill_wandb_process():
+def wandb_process():
     pid = os.getpid()
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
     (core,) = [child for child, command in commands.items() if b"wandb-core" in command]
+    return core
+
+
+def kill_wandb_process():
+    core = wandb_process()
     os.kill(core, signal.SIGKILL)
     os.waitpid(core, 0)
+
+
+@contextmanager
+def frozen_wandb_process():
+    core = wandb_process()
+    os.kill(core, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(core, signal.SIGCONT)
 
 
 def records(run_dir, kind="history"):

@@ -27,14 +27,18 @@ from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
+from training.callbacks.signals import EndOnSignal
 from training.callbacks.summary import print_summary
 from training.files import replacing
 from training.layer_sync import NormSync
-from training.lightning_private import CLI
+from training.lightning_private import CLI, leave_signals_alone
+from training.lock import locked
 from training.loggers import CSVLogger
 from training.parser_errors import shorten
+from training.paths import local_path
 from training.run import Run
 from training.shipped import with_shipped_configs
+from training.terminal import lasting_output
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -49,11 +53,10 @@ TRAINER_DEFAULTS = {
 
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
 
-IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|Received SIGTERM")
+IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available")
 LIGHTNING_LOGS = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
-    "pytorch_lightning.trainer.connectors.signal_connector",
 )
 
 IRRELEVANT_WARNINGS = (
@@ -79,6 +82,7 @@ class TrainCLI(CLI):
         self._loggers: list[Logger] = []
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
+        self._signals = EndOnSignal()
         super().__init__(
             TrainingModule,
             LightningDataModule,
@@ -122,8 +126,10 @@ class TrainCLI(CLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what the configuration alone shows to be wrong, and find the checkpoint."""
         config = self._options
+        config.runs_dir = local_path("runs_dir", config.runs_dir)
         if Path(config.name).name != config.name or config.name in ("", ".."):
             raise SettingError(f"name must be the name of a folder, got {config.name!r}")
+        _ = local_path("name", config.name)
         if self.subcommand == "fit":
             _check_trainer(config.trainer)
         elif not config.ckpt_path:
@@ -132,6 +138,7 @@ class TrainCLI(CLI):
             )
         config.weights_only = True
         if config.ckpt_path:
+            config.ckpt_path = local_path("ckpt_path", config.ckpt_path)
             self._resumed = self._find_run()
             config.ckpt_path = str(self._resumed.checkpoint)
 
@@ -186,7 +193,9 @@ class TrainCLI(CLI):
         if config["sync_batchnorm"] and not any(isinstance(plugin, LayerSync) for plugin in plugins):
             config["sync_batchnorm"], plugins = False, [*plugins, NormSync()]
         callbacks = [*callbacks, *self._callbacks()]
-        return Trainer(**{**config, "logger": False, "callbacks": callbacks, "plugins": plugins})
+        trainer = Trainer(**{**config, "logger": False, "callbacks": callbacks, "plugins": plugins})
+        leave_signals_alone(trainer)
+        return trainer
 
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()
@@ -196,8 +205,7 @@ class TrainCLI(CLI):
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(self._options, "yaml", skip_nulls)
-            callbacks.append(Guard())
-            callbacks += [RunFolder(resolved), self._built.mixing, self._built.samples]
+            callbacks += [Guard(), self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:
@@ -209,7 +217,7 @@ class TrainCLI(CLI):
         if self._options.trainer.fast_dev_run:
             self.trainer.fit(**kwargs)
             return
-        with self._run() as run, self._built.checkpoint.ctrl_c_saves():
+        with lasting_output(), self._run() as run, self._signals.installed():
             self.trainer.loggers = [CSVLogger(run.folder), *self._loggers]
             try:
                 self.trainer.fit(**kwargs)
@@ -233,15 +241,19 @@ class TrainCLI(CLI):
     @contextmanager
     def _run(self) -> Iterator[Run]:
         parent = Path(self._options.runs_dir, self._options.name)
-        if self._resumed is not None and self._resumed.has_folder:
-            yield self._resumed
-        elif not self.trainer.is_global_zero:
-            yield Run(parent / "version_0")  # a placeholder: Lightning tells all processes the folder of the first
+        resumed = self._resumed if self._resumed is not None and self._resumed.has_folder else None
+        if not self.trainer.is_global_zero:
+            # A placeholder of a new run's: Lightning tells all processes the folder of the first.
+            yield resumed or Run(parent / "version_0")
+        elif resumed is not None:
+            with locked(resumed.folder):
+                yield resumed
         else:
             missing = [path for path in (parent, *parent.parents) if not path.exists()]
             run = Run.new(parent)
             try:
-                yield run
+                with locked(run.folder):
+                    yield run
             finally:
                 # Empty folders are those of a training that did not begin.
                 for path in (run.folder, *missing):

@@ -28,11 +28,21 @@ def number_log_rows_by_steps(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
-def validation_is_due(trainer: Trainer) -> bool:
-    """Tell, at the end of a training batch, whether a validation follows.
+def uncount_batch_that_has_not_begun(checkpoint: dict[str, Any]) -> None:
+    """Count in a checkpoint as ready only those batches that have begun.
 
-    The rules are many (``val_check_interval``, epochs, limits, the last batch), and the only function that knows them
-    all is private.
+    At the start of a batch, Lightning has counted it as ready. A run that is resumed from there would count it twice,
+    and validate one step early.
     """
-    loop: Any = trainer.fit_loop
-    return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    for counts in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
+        if isinstance(counts, dict) and counts["ready"] > counts["started"]:
+            counts["ready"] = counts["started"]
+
+
+def leave_signals_alone(trainer: Trainer) -> None:
+    """Keep Lightning from installing signal handlers.
+
+    Its handler of SIGTERM ends a training amid a validation, and with several processes waits in the handler for the
+    others, for ever if they did not get the signal in the same step. No option turns it off.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

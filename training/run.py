@@ -165,6 +165,15 @@ class Run:
         files = ((re.fullmatch(r"step_(\d+)", path.stem), path) for path in self.mixing.glob("step_*.npz"))
         return dict(sorted((int(match[1]), path) for match, path in files if match))
 
+    def records_from(self, step: int) -> list[Path]:
+        """List the files of mixing values and the sample pictures of ``step`` and later ones."""
+        files = [*self.mixing.glob("step_*.npz"), *self.samples.glob("step_*.png")]
+        return [path for path in files if (match := re.fullmatch(r"step_(\d+)", path.stem)) and int(match[1]) >= step]
+
+    def partials(self) -> list[Path]:
+        """List the files that a process which was killed has half written."""
+        return sorted(self.folder.rglob("*.partial"))
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""

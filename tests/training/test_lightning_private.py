@@ -1,36 +1,54 @@
 """Whether Lightning still has what it does not promise to keep, and whether it still means the same."""
 
 import inspect
+import signal
 
 import pytest
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningCLI
 from stand_ins import TinyData, TinyModel, fit
 
-from training.lightning_private import CLI, number_log_rows_by_steps, validation_is_due
+from training.lightning_private import (
+    CLI,
+    leave_signals_alone,
+    number_log_rows_by_steps,
+    uncount_batch_that_has_not_begun,
+)
 
 
-class Watch(Callback):
-    """Notes what is due after each batch, and what comes."""
+def test_a_batch_that_has_not_begun_is_counted_until_it_is_uncounted(tmp_path):
+    saved = []
 
-    def __init__(self):
-        self.due, self.came = [], []
+    class Save(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            trainer.save_checkpoint(tmp_path / "start.ckpt")
 
-    def on_train_batch_end(self, trainer, *_):
-        if validation_is_due(trainer):
-            self.due.append(trainer.global_step)
+        def on_train_batch_end(self, trainer, *_):
+            trainer.save_checkpoint(tmp_path / "end.ckpt")
 
-    def on_validation_end(self, trainer, *_):
-        self.came.append(trainer.global_step)
+        def on_save_checkpoint(self, trainer, module, checkpoint):
+            counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            before = [(counts[key]["ready"], counts[key]["started"]) for key in ("total", "current")]
+            uncount_batch_that_has_not_begun(checkpoint)
+            after = [(counts[key]["ready"], counts[key]["started"]) for key in ("total", "current")]
+            saved.append((before, after))
+
+    fit(tmp_path, [Save()], max_steps=2, val_check_interval=100)
+    start = [([(k + 1, k)] * 2, [(k, k)] * 2) for k in range(2)]
+    end = [([(k, k)] * 2, [(k, k)] * 2) for k in (1, 2)]
+    assert saved == [start[0], end[0], start[1], end[1]]
 
 
-@pytest.mark.parametrize("options", [{"val_check_interval": 4}, {"val_check_interval": 5}, {"limit_val_batches": 0}])
-def test_a_validation_that_is_due_comes(tmp_path, options):
-    watch = Watch()
-    fit(tmp_path, [watch], **options)
-    assert watch.due == watch.came
-    interval = options.get("val_check_interval")
-    assert watch.came == (list(range(interval, 13, interval)) if interval else [])
+@pytest.mark.parametrize("alone", [False, True])
+def test_signals_are_lightnings_until_they_are_left_alone(alone):
+    trainer = Trainer(logger=False, accelerator="cpu")
+    if alone:
+        leave_signals_alone(trainer)
+    before = signal.getsignal(signal.SIGTERM)
+    trainer._signal_connector.register_signal_handlers()
+    assert (signal.getsignal(signal.SIGTERM) is before) == alone
+    trainer._signal_connector.teardown()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_log_rows_are_numbered_by_the_count_that_is_set(tmp_path):

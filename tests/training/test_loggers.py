@@ -1,11 +1,18 @@
 """metrics.csv over resumes, and W&B in all kinds of trouble."""
 
 import csv
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
+import pytorch_lightning.loggers
 import stand_ins
 import torch
 import wandb
@@ -14,6 +21,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from training.callbacks.mixing import MixingValues
+from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.loggers import CSVLogger, MetricsFile, WandbLogger
 
@@ -262,6 +270,114 @@ class TestWandb:
             "12",
         ]
         assert len(list(tmp_path.glob("samples/*"))) == 7
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("WANDB_PROJECT", "me/normlab"),
+            ("WANDB_MODE", "banana"),
+            ("WANDB_BASE_URL", "no url"),
+            ("WANDB_RUN_ID", "a/b"),
+            ("WANDB_INIT_TIMEOUT", "soon"),
+            ("WANDB_FINISH_TIMEOUT", "late"),
+            ("WANDB_CONSOLE", "x"),
+        ],
+    )
+    def test_a_variable_that_wandb_refuses_is_told_and_the_run_kept(self, tmp_path, monkeypatch, name, value):
+        monkeypatch.setenv(name, value)
+        logger = WandbLogger(tmp_path)
+        (message,) = warnings_of(lambda: log_and_end(logger, [0.5, 0.25]))
+        assert message.startswith("W&B cannot be reached (")
+        monkeypatch.delenv(name)  # which W&B reads the file with, too
+        assert losses(tmp_path) == {0: 0.5, 1: 0.25}
+
+    def test_if_nothing_works_nothing_is_logged(self, tmp_path, monkeypatch):
+        def fail(*args, **kwargs):
+            raise AttributeError("a broken installation")
+
+        monkeypatch.setattr(wandb, "init", fail)
+        monkeypatch.setattr(wandb, "setup", fail)
+        logger = WandbLogger(tmp_path)
+        (message,) = warnings_of(lambda: log_and_end(logger, [0.5, 0.25]))
+        assert message.startswith("W&B failed (AttributeError: a broken installation); the training goes on")
+        logger.experiment.summary["best"] = logger.experiment.config["a"].b(1)
+
+    def test_a_picture_that_cannot_be_made_costs_only_itself(self, tmp_path, monkeypatch):
+        make = wandb.Image
+        monkeypatch.setattr(wandb, "Image", lambda image: make(image) if image.ndim == 3 else 1 / 0)
+        logger = WandbLogger(tmp_path)
+
+        def go_on():
+            for step in range(4):
+                logger.log_metrics({"loss": step / 7}, step)
+                logger.log_image("samples", [torch.rand(3, 8, 8) if step in (0, 3) else torch.rand(8)], step)
+            logger.finalize("success")
+
+        (message,) = warnings_of(go_on)
+        assert message.startswith("W&B could not log all pictures and tables (ZeroDivisionError")
+        assert losses(tmp_path) == {step: pytest.approx(step / 7) for step in range(4)}
+        assert len(list(tmp_path.glob("wandb/*run-*/files/media/images/*"))) == 2
+
+    def test_a_frozen_wandb_process_is_not_waited_for(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("training.loggers.PATIENCE", 1)
+        logger = WandbLogger(tmp_path, finish_timeout=-8)
+        log(logger, (0, {"loss": 1.0}))
+        logger.experiment.log({})
+        start = time.monotonic()
+        with wandb_stand_ins.frozen_wandb_process():
+            # More than its socket takes.
+            rows = [(step, {f"loss{k}": 1.0 for k in range(2000)}) for step in range(200)]
+            messages = warnings_of(lambda: [log(logger, *rows), time.sleep(1.5), log_and_end(logger, [1.0])])
+        assert time.monotonic() - start < 40
+        (message,) = messages
+        assert message.startswith("W&B failed (TimeoutError: no answer for 1 s); the training goes on")
+
+    def test_a_folder_that_is_gone_is_told(self, tmp_path):
+        logger = WandbLogger(tmp_path)
+        log(logger, (0, {"loss": 1.0}))
+        shutil.rmtree(tmp_path / "wandb")
+        (message,) = warnings_of(lambda: logger.finalize("success"))
+        assert re.search(r"wandb/offline-run-.* is gone|is in .*wandb/offline-run-", message)
+
+    def test_a_name_of_the_users_own(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("WANDB_NAME", "mine")
+        log_and_end(WandbLogger(tmp_path), [1.0])
+        assert wandb_stand_ins.records(tmp_path, "run")[0]["display_name"] == "mine"
+
+    def test_a_run_that_was_killed_and_resumed_is_uploaded_whole(self, tmp_path, monkeypatch):
+        first = WandbLogger(tmp_path)
+        log(first, *[(step, {"loss": step / 7}) for step in range(40)])
+        log_and_end(first, [])
+        (part,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+        part.write_bytes(part.read_bytes()[:-700])
+        time.sleep(1.1)  # parts are named by the second
+        second = WandbLogger(tmp_path)
+        log(second, *[(step, {"loss": step / 7}) for step in range(30, 50)])
+        second.finalize("success")
+        server = wandb_stand_ins.Server()
+        environment = {
+            "WANDB_API_KEY": wandb_stand_ins.API_KEY,
+            "WANDB_BASE_URL": server.url,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        command = ["bash", "-c", second.sync_command]
+        subprocess.run(command, env={**os.environ, **environment}, cwd=tmp_path, capture_output=True, check=True)
+        server.die()
+        sent = [json.loads(body) for path, body in server.received if path.endswith("/file_stream")]
+        chunks = [
+            body["files"]["wandb-history.jsonl"] for body in sent if "wandb-history.jsonl" in body.get("files", {})
+        ]
+        steps = {json.loads(row)["_step"] for chunk in chunks for row in chunk["content"]}
+        assert steps == set(range(50))
+
+    def test_a_wandb_logger_of_the_users_own_takes_its_place(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        own = pytorch_lightning.loggers.WandbLogger(save_dir=tmp_path)
+        callbacks = [RunFolder("name: a\n"), MixingValues(5), SampleImages(10)]
+        trainer = stand_ins.fit(tmp_path, callbacks, loggers=[own])
+        assert [type(logger) for logger in trainer.loggers] == [CSVLogger, type(own)]
+        keys = {key for row in wandb_stand_ins.rows(tmp_path) for key in row}
+        assert {"train/loss", "rho/00.norm1/mean", "rho/00.norm1/histogram", "final/rho", "samples"} <= keys
 
     def test_other_processes_of_a_training_log_nothing(self, tmp_path, monkeypatch):
         monkeypatch.setattr(rank_zero_only, "rank", 1)

@@ -18,6 +18,7 @@ from norms.mixing import LayerReport, mixing_layers, report
 from training.errors import TrainingError
 from training.files import or_warn, replacing
 from training.finite import not_finite
+from training.loggers import log_made
 from training.run import Run
 
 BINS = 32
@@ -80,12 +81,11 @@ class MixingValues(Callback):
         new = step != self._logged_step
         scalars: dict[str, Any] = dict(_scalars(values)) if new else {}
         for logger in trainer.loggers:
-            metrics = scalars
-            if isinstance(logger, WandbLogger):
-                metrics = scalars | (_histograms(values) if new else {}) | (_tables(values) if last else {})
-            if metrics:
-                logger.log_metrics(metrics, step)
+            if scalars:
+                logger.log_metrics(scalars, step)
                 logger.save()
+            if isinstance(logger, WandbLogger) and (new or last):
+                log_made(logger, lambda: (_histograms(values) if new else {}) | (_tables(values) if last else {}), step)
         arrays: dict[str, Any] = {
             f"{layer}/{kind}": value.numpy() for layer, read in values.items() for kind, value in read.values.items()
         }

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning.loggers
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -30,14 +31,19 @@ class RunFolder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add W&B to the loggers; those that Lightning has from the beginning start before it looks at the data."""
-        trainer.loggers = [*trainer.loggers, WandbLogger(trainer.log_dir or "")]
+        if trainer.is_global_zero:
+            for path in Run.of(trainer).partials():
+                path.unlink(missing_ok=True)
+        # Two runs of W&B in one process would end each other.
+        if not any(isinstance(logger, pytorch_lightning.loggers.WandbLogger) for logger in trainer.loggers):
+            trainer.loggers = [*trainer.loggers, WandbLogger(trainer.log_dir or "")]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note what the run goes on with; torch and Lightning pass over it in silence if it is less than there is."""
         self._saved = [checkpoint["global_step"], len(checkpoint["optimizer_states"]), len(checkpoint["lr_schedulers"])]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration, and drop the rows of steps that a resumed run makes again.
+        """Write the configuration, and drop rows and files of steps that a resumed run makes again.
 
         Raises:
             SettingError: If the checkpoint has not restored all that it says it has, or all that there is.
@@ -55,6 +61,8 @@ class RunFolder(Callback):
             if isinstance(logger, CSVLogger):
                 logger.keep_before(trainer.global_step)
             logger.log_hyperparams(yaml.safe_load(self.config))
+        for path in run.records_from(trainer.global_step):
+            path.unlink(missing_ok=True)
         file = run.config
         if file.is_file():
             before = run.read_config()

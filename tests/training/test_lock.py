@@ -1,0 +1,69 @@
+"""One training per run folder."""
+
+import multiprocessing
+import os
+import re
+import signal
+
+import pytest
+from processes import CONTEXT
+
+from norms.errors import SettingError
+from training.lock import locked
+
+
+def hold(folder, begun, forks):
+    with locked(folder):
+        if forks:
+            multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True).start()
+        begun.set()
+        signal.pause()
+
+
+@pytest.fixture
+def holder(tmp_path, request):
+    begun = CONTEXT.Event()
+    process = CONTEXT.Process(target=hold, args=(tmp_path, begun, getattr(request, "param", False)))
+    process.start()
+    assert begun.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_second_training_is_told_who_holds_it(tmp_path, holder):
+    message = (
+        f"{tmp_path} is being trained by another process, {holder.pid}: wait for its end, or leave out --ckpt_path"
+    )
+    for _ in range(2):
+        with pytest.raises(SettingError, match=re.escape(message)), locked(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("holder", [False, True], indirect=True, ids=["alone", "with workers that live on"])
+def test_dies_with_its_process(tmp_path, holder):
+    holder.kill()
+    holder.join()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_go_or_cannot_be_written(tmp_path):
+    with (
+        pytest.raises(SettingError, match=r"cannot write into the run folder .*: No such file"),
+        locked(tmp_path / "no"),
+    ):
+        pass
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        (tmp_path / "run/.lock").unlink()
+        (tmp_path / "run").rmdir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_there_are_no_locks_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.lock.fcntl.lockf", lambda *_: (_ for _ in ()).throw(OSError(37, "No locks")))
+    with locked(tmp_path):
+        pass

@@ -1,0 +1,122 @@
+"""Signals end a training after its step, in all of its processes, with everything saved."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial, wraps
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader
+
+ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+]  # Windows lacks the last two
+"""Ctrl-C; what ``kill``, docker, systemd and ``scancel`` send; a closed terminal; SLURM's warning of the time limit."""
+
+
+class EndOnSignal(Callback):
+    """End a training on SIGINT, SIGTERM, SIGHUP or SIGUSR1, as if it had been stopped between two steps.
+
+    The current step and its validation end. Then a ``SIGTERMException`` with the status 128 plus the signal's number
+    leaves Lightning's ``fit``, in all processes before the same step, whichever of them got the signal. Ctrl-C ends a
+    training at once that has not begun yet, and so does a second Ctrl-C. A signal that comes when the last step is done
+    changes nothing.
+
+    The data's worker processes pass over these signals, which often reach the whole process group: a training cannot
+    end its step without its data.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._signal = 0
+        self._step = -1
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take over the signals within this context, if it is entered in the main thread, the only one that can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # What is ignored is meant to be, as by nohup; None is a handler that Python cannot put back.
+        previous = {number: signal.getsignal(number) for number in ENDING}
+        previous = {number: handler for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)}
+        for number in previous:
+            signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the data's worker processes pass over signals."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for name in ("train_dataloader", "val_dataloader"):
+            setattr(data, name, _with_deaf_workers(getattr(data, name)))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a training that got a signal before it began."""
+        self._end_if_told(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """End a training that got a signal within its last step, whose rows are on disk now."""
+        # Amid the batches of an accumulated gradient nothing can be saved that would go on exactly.
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._end_if_told(trainer)
+
+    def _end_if_told(self, trainer: Trainer) -> None:
+        number = self._signal
+        if trainer.world_size > 1:
+            # Each process gets a signal in another step, or not at all, and would wait for the others for ever.
+            told = torch.tensor(number, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            number = int(told)
+        if number:
+            # Lightning's observer of processes kills all when one that it has started ends with another status than 0.
+            raise SIGTERMException(128 + number if trainer.is_global_zero else 0)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # in a process that was forked
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        elif number == signal.SIGINT and (self._signal or self._step < 0):
+            raise KeyboardInterrupt
+        elif not self._signal:
+            self._signal = number
+            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            # Not by print, which the signal may have interrupted; and after SIGHUP nobody may be there to read it.
+            with suppress(OSError):
+                os.write(2, f"\n{name}: ending after this step; Ctrl-C ends it at once\n".encode())
+
+
+def _with_deaf_workers(make_loaders: Callable[[], Any]) -> Callable[[], Any]:
+    def make_deaf(loader: DataLoader[Any]) -> DataLoader[Any]:
+        loader.worker_init_fn = partial(_pass_over_signals, loader.worker_init_fn)
+        return loader
+
+    @wraps(make_loaders)
+    def wrapped() -> Any:
+        return apply_to_collection(make_loaders(), DataLoader, make_deaf)
+
+    return wrapped
+
+
+def _pass_over_signals(then: Callable[[int], None] | None, worker: int) -> None:
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    # A worker that hangs must still be ended by its DataLoader, which sends SIGTERM after a while.
+    signal.signal(signal.SIGTERM, _end_on_the_next)
+    if then is not None:
+        then(worker)
+
+
+def _end_on_the_next(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
