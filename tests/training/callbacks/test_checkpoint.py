@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
 from stand_ins import BrokenModel, fit
 
 from norms.errors import SettingError
