@@ -54,8 +54,6 @@ class MetricsFile:
         if damaged:
             aside = set_aside(self.path).name
             warnings.warn(f"{damaged} rows of {self.path} are damaged: it is now {aside}", stacklevel=2)
-                f"{damaged} rows of {self.path} are damaged: it is now {set_aside(self.path).name}", stacklevel=2
-            )
         self._rewrite([row for row in rows if int(row["step"]) < step])
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]], int]:
