@@ -20,7 +20,7 @@ from training.command import main
 from training.doors import end_in_one_line
 from training.errors import TrainingError
 from training.files import replacing, set_aside
-from training.loggers import MetricsFile
+from training.metrics_file import MetricsFile
 
 CONFIG = "name: tiny\n"
 

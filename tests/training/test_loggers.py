@@ -23,7 +23,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from training.callbacks.mixing import MixingValues
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
-from training.loggers import CSVLogger, MetricsFile, WandbLogger
+from training.loggers import CSVLogger, WandbLogger
+from training.metrics_file import MetricsFile
 
 
 def read(run_dir):

@@ -51,7 +51,7 @@ class RunCheckpoint(Checkpoint):
             self._save_if_new(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end of a training.
+        """Save the end.
 
         Raises:
             TrainingError: If it cannot be written.
@@ -82,9 +82,8 @@ class RunCheckpoint(Checkpoint):
             if fault is not None:
                 whole = f"{run.last} of an earlier step is whole" if run.last.is_file() else "there is none yet"
                 if at_the_end:
-                    end_training(
-                        trainer, f"{fault}; {whole}; with more space, go on with: {as_installed(run.resume_command())}"
-                    )
+                    command = as_installed(run.resume_command())
+                    end_training(trainer, f"{fault}; {whole}; with more space, go on with: {command}")
                 rank_zero_warn(f"{fault}; {whole}, and the training goes on to its next save")
                 return
         self._saved_step = trainer.global_step

@@ -43,7 +43,7 @@ class RunFolder(Callback):
         self._saved = [checkpoint["global_step"], len(checkpoint["optimizer_states"]), len(checkpoint["lr_schedulers"])]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration, and drop the rows and files of steps that a resumed run makes again.
+        """Write the configuration, and drop rows and files of steps that a resumed run makes again.
 
         Raises:
             SettingError: If the checkpoint has not restored all that it says it has, or all that there is.
