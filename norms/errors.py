@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Signature
 from numbers import Integral, Real
-from types import NoneType
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 
 class SettingError(ValueError):
@@ -82,7 +82,7 @@ def check_types(options: Mapping[str, Any], signature: Signature) -> None:
     """
     for name, value in options.items():
         hint = signature.parameters[name].annotation if name in signature.parameters else Any
-        types = get_args(hint) or (hint,)
+        types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not all(isinstance(each, type) and each in _PLAIN for each in types):
             continue
         # Python counts true and false among the numbers.

@@ -197,7 +197,7 @@ def test_groups_by_name(capsys):
     [
         ([], "no run is given: expected a run folder, "),
         (["nothing"], "no such run: nothing (expected a run folder, "),
-        (["runs"], "runs holds no run: expected runs/mixing or runs/checkpoints"),
+        (["runs"], "runs is a folder of runs: name one of them, runs/other, runs/tiny"),
         (["tiny.yaml"], "tiny.yaml is not a readable checkpoint: "),
         (["runs/tiny", "runs/tiny/version_2"], "the same run is given 2 times: runs/tiny and runs/tiny/version_2"),
         (["runs/tiny", "-o", "tiny.yaml/report"], "cannot write to tiny.yaml/report: Not a directory"),

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from norms.errors import SettingError
 from training.errors import disk_fault
@@ -110,3 +111,32 @@ def _is_whole(path: Path) -> bool:
         return all(is_finite(value, or_infinite=True) for value in weights_of(read_checkpoint(path)).values())
     except SettingError:
         return False
+
+
+def check_size(module_class: type[nn.Module], settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuse settings that would make a much larger module than the one that was saved, before it takes the memory."""
+    sizes = {"tensors": 0, "numbers": 0}
+    limits = {
+        "tensors": 1000 + 10 * len(weights),
+        "numbers": 10**8 + 10 * sum(value.numel() for value in weights.values()),
+    }
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        sizes["tensors"] += 1
+        sizes["numbers"] += parameter.numel()
+        if any(sizes[kind] > limits[kind] for kind in sizes):
+            raise SettingError(
+                f"its settings make a module of more than {sizes['numbers']:,} weights, "
+                f"but it holds {sum(value.numel() for value in weights.values()):,}"
+            )
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            module_class(**settings)
+    except SettingError:
+        raise
+    except Exception:
+        return  # a module that cannot be made without values, or not at all, which shows when it is made in earnest
+    finally:
+        counting.remove()

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import yaml
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor
 
 from data.files import check_file
 from lightning_modules.base import TrainingModule, plain_settings
 from norms.errors import SettingError
-from training.checkpoint_files import NoWeightsError, read_checkpoint, weights_of, whole_neighbors
+from training.checkpoint_files import NoWeightsError, check_size, read_checkpoint, weights_of, whole_neighbors
 from training.finite import may_be_infinite, not_finite
 
 if TYPE_CHECKING:
@@ -343,7 +342,7 @@ class Run:
         weights = self.weights
         try:
             settings = plain_settings(self.state)
-            _check_size(module_class, settings, weights)
+            check_size(module_class, settings, weights)
             module = module_class(**settings)
         # What is written in the file may be anything, and so may be what a constructor makes of it.
         except Exception as error:
@@ -372,32 +371,3 @@ class Run:
         if self.last.is_file():
             words += ["--ckpt_path", str(self.last)]
         return shlex.join([*words, *options])
-
-
-def _check_size(module_class: type[Module], settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Refuse settings that would make a much larger module than the one that was saved, before it takes the memory."""
-    sizes = {"tensors": 0, "numbers": 0}
-    limits = {
-        "tensors": 1000 + 10 * len(weights),
-        "numbers": 10**8 + 10 * sum(value.numel() for value in weights.values()),
-    }
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        sizes["tensors"] += 1
-        sizes["numbers"] += parameter.numel()
-        if any(sizes[kind] > limits[kind] for kind in sizes):
-            raise SettingError(
-                f"its settings make a module of more than {sizes['numbers']:,} weights, "
-                f"but it holds {sum(value.numel() for value in weights.values()):,}"
-            )
-
-    counting = register_module_parameter_registration_hook(count)
-    try:
-        with torch.device("meta"):
-            module_class(**settings)
-    except SettingError:
-        raise
-    except Exception:
-        return  # a module that cannot be made without values, or not at all, which shows when it is made in earnest
-    finally:
-        counting.remove()

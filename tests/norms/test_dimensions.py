@@ -15,7 +15,7 @@ from norms.switchable import SwitchableNorm
 
 KINDS = [BatchNorm, MeanOnlyBatchNorm, BatchInstanceNorm, BatchRenorm, DecorrelatedBatchNorm, SwitchableNorm]
 SHAPES = {1: (3, 16, 5), 2: (3, 16, 5, 4), 3: (3, 16, 5, 4, 2)}
-PLACE = ["initial_gamma", "sync", "device", "dtype"]
+PLACE = ["initial_gamma", "sync", "process_group", "device", "dtype"]
 TORCH = ["num_features", "eps", "momentum", "affine", "track_running_stats"]
 
 over = pytest.mark.parametrize

@@ -331,6 +331,7 @@ def test_a_single_value_has_a_mean():
     assert layer.running_mean.item() == 4
 
 
+@pytest.mark.filterwarnings("ignore:BatchInstanceNorm2d trains on a batch of one sample")
 def test_compiled_models():
     model = nn.Sequential(build("batch_instance"), build("batch"))
     torch.compiler.reset()

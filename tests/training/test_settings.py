@@ -60,7 +60,7 @@ REFUSED = {
     "--name=" + "x" * 256: "name must be the name of a folder, of at most 255 bytes, got 256",
     "--runs_dir=" + "x" * 300: "x" * 300 + "/tiny: File name too long",
     "--runs_dir=" + "x/" * 3000: "runs_dir is too long: it has 6000 characters, and at most 4096 are taken",
-    "--name=caf\udce9": "name is not UTF-8: 'caf\\udce9'",
+    "--name=caf\udce9": "b'--name=caf\\xe9' is no UTF-8, as a configuration must be: rename it",
     "--runs_dir=a\0b": "runs_dir holds a NUL character: 'a\\x00b'",
     "--model.width=[&a [1],&b [*a,*a,*b]]": (
         "model.width, line 1: the alias 'b' stands for nothing, or for what it is part of"

@@ -28,15 +28,17 @@ class RunFolder(Callback):
     def __init__(self, config: str) -> None:
         self.config = config
         self._saved: list[int] | None = None
+        self._run = Run("")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add W&B to the loggers; those that Lightning has from the beginning start before it looks at the data."""
+        run = Run.of(trainer)  # in all processes, which agree on it
         if trainer.is_global_zero:
-            for path in Run.of(trainer).partials():
+            for path in run.partials():
                 path.unlink(missing_ok=True)
         # Two runs of W&B in one process would end each other.
         if not any(isinstance(logger, pytorch_lightning.loggers.WandbLogger) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, WandbLogger(trainer.log_dir or "")]
+            trainer.loggers = [*trainer.loggers, WandbLogger(str(run.folder))]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note what the run goes on with; torch and Lightning pass over it in silence if it is less than there is."""
@@ -48,7 +50,7 @@ class RunFolder(Callback):
         Raises:
             SettingError: If the checkpoint has not restored all that it says it has, or all that there is.
         """
-        run = Run.of(trainer)
+        run = self._run = Run.of(trainer)
         restored = [trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs)]
         if self._saved not in (None, restored):
             parts = ("step", "number of optimizers", "number of schedules")
@@ -76,7 +78,7 @@ class RunFolder(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Make the folder anew if somebody has deleted it: what the training writes shall be a run."""
-        file = Run.of(trainer).config
+        file = self._run.config
         if trainer.is_global_zero and not file.is_file():
             rank_zero_warn(f"{file} is gone; it is made anew at step {trainer.global_step}, and the training goes on")
             with or_warn():

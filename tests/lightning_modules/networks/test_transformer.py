@@ -133,7 +133,7 @@ def test_autocast_keeps_the_tones_of_an_image():
     [
         ({"widths": []}, r"widths must be one or more positive numbers, got \[\]"),
         ({"widths": [8, 0]}, r"widths must be one or more positive numbers, got \[8, 0\]"),
-        ({"num_blocks": -1}, "num_blocks must be at least 0, got -1"),
+        ({"num_blocks": -1}, "num_blocks must be at least 0 and at most 1000, got -1"),
     ],
 )
 def test_impossible_networks_are_refused(options, message):
