@@ -10,7 +10,7 @@ option that is not given. --ckpt_path last goes on with the newest run of the sa
   test      the same, as Lightning's test
   predict   write what a trained model makes of held-out images
 
-train.py fit --help lists all options, and train.py fit --model.help CLASS those of a model.
+python train.py fit --help lists all options, and python train.py fit --model.help CLASS those of a model.
 """
 
 import sys
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     # Here, since Lightning takes seconds to import.
     if arguments in (["--help"], ["-h"]):
-        print(__doc__)
+        print(__doc__.replace("python train.py", normlab.as_installed("python train.py")))
         return 0
     if arguments == ["--version"]:
         print(Path(sys.argv[0]).name, normlab.__version__)
