@@ -59,7 +59,7 @@ class MetricsFile:
     def _read(self) -> tuple[list[str], list[dict[str, Any]], int]:
         """Read the columns and the rows that can be read, and count those that cannot."""
         if not self.path.is_file():
-            return ["step"], [], 0
+            return ["step"], [], int(self.path.exists())
         # A process killed while it appended may have left the beginning of a row.
         text = self.path.read_bytes().decode(errors="replace")
         header, *lines = [_cells(line) for line in text.split("\n")[:-1] if line.strip()] or [["step"]]
@@ -67,7 +67,7 @@ class MetricsFile:
             return ["step"], [], 1 + len(lines)
         # Nor can a row that something else has damaged be allowed to end a training.
         rows = [dict(zip(header, cells, strict=True)) for cells in lines if len(cells) == len(header)]
-        rows = [row for row in rows if row["step"].isdecimal()]
+        rows = [row for row in rows if row["step"].isdecimal() and len(row["step"]) < 19]  # within 64 bits
         return header, rows, len(lines) - len(rows)
 
     def _append(self) -> None:

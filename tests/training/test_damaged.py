@@ -211,6 +211,7 @@ ROWS = b"step,train/loss\n0,0.5\n1,0.25\n"
     [
         (ROWS.replace(b"1,", b"\xff,"), ["0"]),
         (ROWS.replace(b"1,", b"one,"), ["0"]),
+        (ROWS.replace(b"1,", b"1" * 5000 + b","), ["0"]),
         (ROWS.replace(b"0.25", b"\0\0\0\0"), ["0"]),
         (ROWS.replace(b"0,0.5", b"0"), ["1"]),
         (ROWS.replace(b"step", b"\xfe\xfep"), []),
@@ -225,6 +226,17 @@ def test_damaged_metrics_are_set_aside_and_whole_rows_kept(damaged, kept, run, r
     assert header.startswith("step,")
     assert [row.split(",")[0] for row in rows] == [*kept, "6", "7"]
     assert len([w for w in recwarn if "metrics.csv.damaged" in str(w.message)]) == 1
+
+
+def test_folders_in_the_place_of_files_are_set_aside(run, recwarn):
+    for path in (run.config, run.metrics):
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    assert resume(run).global_step == 8
+    for path in (run.config, run.metrics):
+        assert path.is_file()
+        assert path.with_name(f"{path.name}.damaged").is_dir()
+        assert len([w for w in recwarn if f"{path.name}.damaged" in str(w.message)]) == 1
 
 
 def test_half_a_last_row_is_no_damage(tmp_path, recwarn):

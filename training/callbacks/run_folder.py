@@ -66,8 +66,8 @@ class RunFolder(Callback):
         for path in run.records_from(trainer.global_step):
             path.unlink(missing_ok=True)
         file = run.config
-        if file.is_file():
-            before = run.read_config()
+        if file.exists():
+            before = run.read_config() if file.is_file() else None
             if before is None:
                 aside = set_aside(file)
                 rank_zero_warn(f"{file} is damaged: it is now {aside.name}, and the run goes on with a new one")

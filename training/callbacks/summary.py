@@ -36,7 +36,7 @@ def print_summary(trainer: Trainer, run: Run, interrupted: bool = False) -> None
 
 def _contents(run: Run) -> list[str]:
     lines = []
-    for path in sorted(run.folder.iterdir()) if run.folder.is_dir() else []:
+    for path in sorted(run.folder.glob("[!.]*")):
         if not path.is_dir():
             lines.append(path.name)
         elif path == run.wandb:
