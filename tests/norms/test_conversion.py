@@ -69,6 +69,9 @@ EXACT = {
     "one channel, layer": {"layer", "instance", "group", "batch_instance"},
 }
 
+# What is converted here has not been trained.
+pytestmark = pytest.mark.filterwarnings("ignore:BatchRenorm.* evaluates after fewer than")
+
 
 def with_rho(value, **options):
     layer = norms.build("batch_instance", 4, **options)
