@@ -96,6 +96,7 @@ def test_nor_do_they_tell_batch_from_instance_weights():
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*trains on a batch of one sample")
 def test_which_is_so():
     torch.manual_seed(0)
     gate, switch = norms.BatchInstanceNorm2d(3), norms.SwitchableNorm2d(3)
