@@ -1,5 +1,7 @@
 import os
+import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +17,24 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
+def _end_wandb():
+    """End W&B's process, which at times does not end by itself when its server is gone."""
+
+    def end():
+        with suppress(Exception):
+            sys.modules["wandb"].teardown()
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(15)
+    if ending.is_alive():
+        for children in Path("/proc/self/task").glob("*/children"):
+            for pid in children.read_text().split():
+                if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGKILL)
+        ending.join(15)
+
+
 @pytest.fixture(autouse=True)
 def _without_wandb_account(monkeypatch, tmp_path_factory):
     """No test finds the W&B account of who runs it, nor W&B as the test before has left it."""
@@ -27,6 +47,5 @@ def _without_wandb_account(monkeypatch, tmp_path_factory):
         monkeypatch.setenv(name, str(folder / name))
     yield
     if "wandb" in sys.modules:
-        with suppress(Exception):
-            sys.modules["wandb"].teardown()
+        _end_wandb()
     os.environ.pop("WANDB_SERVICE", None)
