@@ -1,6 +1,7 @@
 """The benchmarks of the norms run, and compare layers with formulas that say the same."""
 
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
@@ -133,11 +134,13 @@ def test_steps_of_each_norm_are_measured_and_reported(steps, monkeypatch, tmp_pa
     file = tmp_path / "steps.md"
     arguments = ["--quick", "--runs", "default GAN", "--norms", "switchable", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["benchmarks/steps.py", *arguments, "--markdown", str(file)])
-    threads = torch.get_num_threads()
+    threads, logger = torch.get_num_threads(), logging.getLogger("pytorch_lightning")
+    level = logger.level
     try:
         steps.main()
     finally:
         torch.set_num_threads(threads)
+        logger.setLevel(level)
     written = file.read_text()
     assert "    python benchmarks/steps.py --quick" in written
     assert [row.split(" | ")[0] for row in written.splitlines()[-2:]] == ["| batch", "| switchable"]
