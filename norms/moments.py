@@ -13,6 +13,7 @@ elementary operations.
 The map is centered on the plane's own mean, and its gradient saves only ``x`` and tensors of shape (N, C).
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from itertools import compress
@@ -233,6 +234,10 @@ class _Modulate(torch.autograd.Function):
             grad_x = operators.combine(grad, x, full_scale, -grad_power, level)
         of_mixing = (None if each is None else each * size for each in found.mixing)
         return None, grad_x, grad_weight, grad_bias, None, None, *of_mixing
+
+
+# torch asks for it in every pass, and Python would make it anew each time.
+_Modulate.forward.__signature__ = inspect.signature(_Modulate.forward)  # type: ignore[attr-defined]
 
 
 def _population(mean: Tensor | None, power: Tensor | None) -> Population:
