@@ -6,9 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Tests are small and run in several processes, whose threads would only wait for each other. Set before torch looks.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("normlab", deadline=None)
+settings.load_profile("normlab")
 
 # onnxruntime would report its import over the network.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from test_train import TINY
 
 import norms
@@ -41,6 +42,13 @@ def _working_directory(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "tests" / "mixing_analysis")
+
+
+@pytest.fixture(autouse=True)
+def _plain_figures(request, monkeypatch):
+    """Figures are drawn by their own tests, and here once."""
+    if request.function is not test_what_is_written_is_all_that_is_there:
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
 
 
 @pytest.fixture

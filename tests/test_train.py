@@ -315,8 +315,8 @@ class TestResume:
         ids=lambda command: Path(command.split()[1]).stem,
     )
     def test_a_killed_run_ends_as_if_it_had_not_been_killed(self, command):
-        args = ["fit", *command.split(), "--name", "run", "--trainer.accelerator", "cpu", "--trainer.max_steps", "40"]
-        args += ["--checkpoint.every_n_train_steps", "3", "--trainer.val_check_interval", "10"]
+        args = ["fit", *command.split(), "--name", "run", "--trainer.accelerator", "cpu", "--trainer.max_steps", "24"]
+        args += ["--checkpoint.every_n_train_steps", "3", "--trainer.val_check_interval", "8"]
         assert main([*args, "--runs_dir", "whole"]) == 0
         process = start("train.py", *args)
         wait_for("runs/run/version_0/checkpoints/last.ckpt")

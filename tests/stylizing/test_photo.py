@@ -1,5 +1,6 @@
 """What a result keeps of its photo beside the picture."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +29,9 @@ def described():
     return exif.tobytes()
 
 
+@functools.cache  # It holds the time of its creation.
 def profile():
-    """sRGB, or that with red and green swapped."""
+    """sRGB with red and green swapped."""
     made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     entries = range(132, 132 + 12 * int.from_bytes(made[128:132], "big"), 12)
     red, green = (next(at for at in entries if made[at : at + 4] == name) for name in (b"rXYZ", b"gXYZ"))
