@@ -131,11 +131,7 @@ class _LayerInputs:
         self.name, self.layer = name, layer
         self.per_instance = isinstance(layer, _InstanceNorm)
         self.averaged = averaged or self.per_instance
-        self.spread_name, self.second_moment, self.observed_spread = (
-            norm.spread,
-            norm.second_moment,
-            norm.observed_spread,
-        )
+        self.norm, self.spread_name = norm, norm.spread
         self.clear()
 
     def clear(self) -> None:
@@ -155,7 +151,7 @@ class _LayerInputs:
         else:
             values = x.movedim(1, 0).flatten(1)
             count, mean = values.shape[1], values.mean(1)
-            spread = self.second_moment(values - mean[:, None])
+            spread = self.norm.second_moment(values - mean[:, None])
             self.merge(count, mean, self._observed(spread, count) if self.averaged else spread)
 
     def merge(self, count: int, mean: Tensor, spread: Tensor) -> None:
@@ -168,7 +164,7 @@ class _LayerInputs:
         self.mean = self.mean + share * change
         self.spread = self.spread + share * (spread - self.spread)
         if not self.averaged:
-            self.spread = self.spread + share * (1 - share) * self.second_moment(change[:, None])
+            self.spread = self.spread + share * (1 - share) * self.norm.second_moment(change[:, None])
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and spread as the layer would track them, had it seen everything at once."""
@@ -182,7 +178,7 @@ class _LayerInputs:
 
     def _observed(self, second: Tensor, count: int) -> Tensor:
         # A tensor, which divides by zero without complaint: a single value has no variance, and may need none.
-        return self.observed_spread(second, second.new_tensor(count))
+        return self.norm.observed_spread(second, second.new_tensor(count))
 
 
 def _observe(network: nn.Module, inputs: list[_LayerInputs], stack: ExitStack) -> None:
