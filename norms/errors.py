@@ -1,9 +1,10 @@
 """One way to tell of a wrong setting: what is wrong, where, and what would be right."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from inspect import Signature
 from numbers import Integral, Real
+from operator import ge, gt, le, lt
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -37,14 +38,9 @@ def check_range(
     """Refuse a number outside its range by a ``SettingError``; NaN is outside every range, None a setting left open."""
     if value is None:
         return
-    limits: tuple[tuple[str, float | None, Callable[[float], bool]], ...] = (
-        ("at least", at_least, lambda limit: value >= limit),
-        ("above", above, lambda limit: value > limit),
-        ("at most", at_most, lambda limit: value <= limit),
-        ("below", below, lambda limit: value < limit),
-    )
+    limits = ("at least", at_least, ge), ("above", above, gt), ("at most", at_most, le), ("below", below, lt)
     given = [(words, limit, holds) for words, limit, holds in limits if limit is not None]
-    if not all(holds(limit) for _, limit, holds in given):
+    if not all(holds(value, limit) for _, limit, holds in given):
         wanted = " and ".join(
             f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit, _ in given
         )

@@ -12,8 +12,8 @@ Arguments that all functions share:
 - ``population``: mean and biased variance, each of shape (C,), in place of the batch's, as in evaluation.
 - ``eps``: added to variances, positive.
 
-The result has the shape and dtype of ``x``; bfloat16 and float16 input is normalized in float32. ``torch.fx`` records
-a call as one node, if you write it as ``norms.functional.batch_norm(...)``.
+The result has the shape and dtype of ``x``. ``torch.fx`` records a call as one node, if you write it as
+``norms.functional.batch_norm(...)``.
 """
 
 from collections.abc import Sequence

@@ -69,13 +69,7 @@ def fold_(model: nn.Module) -> nn.Module:
     This is for inference and export: outputs in evaluation mode stay the same bit for bit, the state dict has the keys
     of the plain layers, and nothing is normalized any more. A folded weight is a new parameter, unknown to optimizers
     made before. Parametrizations that others have put on top of ours are folded with them. To keep a model trainable,
-    fold a copy: ``fold_(copy.deepcopy(model))``.
-
-    Args:
-        model: Any module, which may itself be a normalized layer.
-
-    Returns:
-        ``model``.
+    fold a copy: ``fold_(copy.deepcopy(model))``. ``model`` may itself be a normalized layer, and is returned.
     """
     for _, layer, name, originals, parametrization in list(parametrized_weights(model, WeightParametrization)):
         trainable = any(original.requires_grad for original in originals.parameters(recurse=False))
