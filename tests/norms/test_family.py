@@ -221,7 +221,7 @@ COPIES = {
 
 @training_or_not
 @over("way", COPIES)
-@over("case", PLANAR, ids=str)
+@over("case", KINDS, ids=str)
 def test_copies_compute_the_same_and_share_nothing(case, way, training):
     layer = case.experienced().train(training)
     other = COPIES[way](layer, case)
