@@ -189,6 +189,9 @@ def _mixing_layers(
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         layer, _, name = key.rpartition(".")
+        if ".parametrizations." in f".{layer}.":
+            layer, mark, rest = key.rpartition("parametrizations.")
+            layer, name = layer.removesuffix("."), mark + rest
         parts.setdefault(layer, {})[name] = value
     # A norm with further kinds would also be read as one without them.
     norms = sorted(_known_norms(), key=lambda norm: -len(norm.kinds))
@@ -223,8 +226,9 @@ def _read_layer(
 ) -> tuple[dict[str, Tensor], tuple[MixingKind, ...]]:
     """Read a layer's values, and say their kinds, as the first of ``norms`` does that knows such a layer."""
     for norm in norms:
+        found = [state.get(kind.name, state.get(f"parametrizations.{kind.name}.original")) for kind in norm.kinds]
         # Another program's tensor may bear the same name.
-        if all(kind.name in state and _may_hold(state[kind.name]) for kind in norm.kinds):
+        if all(tensor is not None and _may_hold(tensor) for tensor in found):
             values = norm.read_state(state, **options)
             if values:
                 return values, norm.kinds

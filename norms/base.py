@@ -1,5 +1,6 @@
 """What the norms of this package share, and what those that learn how to normalize add to it."""
 
+import copy
 import inspect
 import math
 import warnings
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .errors import check_range
+from .errors import SettingError, check_range
 from .formula import Formula
 from .kinds import MixingKind
 from .moments import modulate, standardize
-from .pooling import is_distributed, whole
+from .pooling import copy_whole_, is_distributed, whole
 from .precision import check_floating
 from .recomputation import RecentPasses, is_repeated, restored
 from .tracing import trace_call
@@ -148,15 +149,7 @@ class MomentNorm(nn.Module, ABC):
 
     @torch.no_grad()
     def load_population_(self, mean: Tensor, spread: Tensor) -> None:
-        """Set the running statistics.
-
-        Args:
-            mean: Shape (C,).
-            spread: As :meth:`observed_spread` returns it.
-
-        Raises:
-            ValueError: If none are tracked.
-        """
+        """Set the running statistics to a mean, shape (C,), and a spread as :meth:`observed_spread` returns it."""
         if self.running_mean is None:
             raise ValueError(f"{type(self).__name__} does not track running statistics")
         self.running_mean.copy_(mean)
@@ -248,6 +241,13 @@ class MomentNorm(nn.Module, ABC):
             state.setdefault(f"{prefix}num_batches_tracked", torch.tensor(0) if count.is_meta else count)
         super()._load_from_state_dict(state, prefix, metadata, *args)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MomentNorm":
+        """Copy all but the process group, a handle, which copies share."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        memo[id(self.process_group)] = self.process_group
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
+
     def extra_repr(self) -> str:
         """Return the arguments, as torch's own norms do: the usual ones, and what differs from its default."""
         usual = ("eps", "momentum", "affine", "track_running_stats")
@@ -333,18 +333,17 @@ class MixingNorm(FormulaNorm):
 
     @classmethod
     def read_state(cls, state: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor] | None:
-        """Read the effective values out of a layer's ``state_dict``, without building the layer.
+        """Return what :meth:`mixing_values` would, from a layer's ``state_dict`` alone; None if it is of another layer.
 
-        Args:
-            state: From the names of the layer's own parameters and buffers to their values.
-            options: Arguments that the layer was built with, as far as they are known.
-
-        Returns:
-            What :meth:`mixing_values` would, or None if the state is not of such a layer.
-
-        Raises:
-            SettingError: If the state does not say which values it holds.
+        ``options`` are arguments that the layer was built with, as far as they are known. A ``SettingError`` is raised
+        if the state does not say which values it holds, or how they follow from those it holds.
         """
+        for kind in cls.kinds:
+            if any(name.startswith(f"parametrizations.{kind.name}.") for name in state):
+                raise SettingError(
+                    f"its {kind.name} is parametrized by code that no checkpoint has: read it by norms.mixing_values, "
+                    "or save it after torch.nn.utils.parametrize.remove_parametrizations"
+                )
         read = {kind.name: state.get(kind.name) for kind in cls.kinds}
         return {k: v.detach().clone() for k, v in read.items() if v is not None} if None not in read.values() else None
 
@@ -368,7 +367,8 @@ class MixingNorm(FormulaNorm):
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
         """
         for kind in self.kinds:
-            values = getattr(self, kind.name)
+            own = getattr(self, kind.name)
+            values = whole(own)
             if kind.per_channel:
                 pure = torch.where(values < (kind.low + kind.high) / 2, kind.low, kind.high)
             else:
@@ -376,7 +376,7 @@ class MixingNorm(FormulaNorm):
             if parametrize.is_parametrized(self, kind.name):
                 setattr(self, kind.name, pure)
             else:
-                values.copy_(pure)
+                copy_whole_(own, pure)
 
     def _check_count(self, x: Tensor) -> None:
         if x.ndim == 2:

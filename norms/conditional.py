@@ -27,17 +27,6 @@ class ConditionalNorm(nn.Module):
     Shares that sum to 1 interpolate, as between styles. They are taken as they are, so that others extrapolate or, with
     sum 0, move along the difference of two conditions.
 
-    In a conditional GAN, each norm of the generator is told the class, while the discriminator has other means::
-
-        class Block(nn.Module):
-            def __init__(self, channels, classes):
-                super().__init__()
-                self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-                self.norm = norms.build("batch", channels, num_conditions=classes)
-
-            def forward(self, x, label):
-                return torch.relu(self.norm(self.conv(x), label))
-
     ``nn.Sequential`` hands on a single argument: a network passes the condition to its blocks itself. With ``none`` for
     a norm it is feature-wise linear modulation alone.
 

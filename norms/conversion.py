@@ -46,23 +46,15 @@ def convert(
 
     Carried over are gamma and beta, the running statistics with their count, and rho or switch logits where both have
     them, as the same objects where their shape is the same: an optimizer made before goes on with them. Further the
-    settings that both have, dtype, device, training mode and what is frozen. Options count for all else: they replace
-    settings, and say where what is new starts. Forward hooks stay with the old layers.
+    settings that both have, dtype, device, training mode and what is frozen; options replace settings. Forward hooks
+    stay with the old layers. A variance becomes the standard deviation of batch renormalization or the diagonal of the
+    covariance of decorrelated batch normalization, and back; rho starts at 0 where the norm uses the statistics of each
+    instance and at 1 elsewhere. All else starts as in a new layer. Norms with instance statistics refuse the (N, C)
+    input that ``BatchNorm1d`` takes, and in training planes of a single value: leave those out by ``where``.
 
-    What is not known of the result starts as in a new layer, running statistics for instance, which need training or
-    :func:`norms.recalibrate`, with these exceptions: rho starts at 0 where the norm uses the statistics of each
-    instance and at 1 elsewhere; a variance becomes the standard deviation of batch renormalization or the diagonal of
-    the covariance of decorrelated batch normalization, and back. Norms with instance statistics refuse the (N, C) input
-    that ``BatchNorm1d`` takes, and in training planes of a single value: leave those out by ``where``.
-
-    Conversions within a line leave the function in evaluation as it is, up to rounding, and are what ``exact`` allows;
-    in training the same holds but for ``batch_renorm`` and for instance normalization with running statistics:
-
-    - ``batch``; ``batch_instance`` with every rho 1; ``switchable`` with all weight on the batch; if running statistics
-      are kept ``batch_renorm``, and ``instance`` to the others;
-    - ``instance``; ``batch_instance`` with every rho 0; ``switchable`` with all weight on the instance; ``group`` with
-      as many groups as channels;
-    - ``layer``; ``group`` with 1 group; ``switchable`` with all weight on the layer.
+    Conversions between norms that use the same statistics in evaluation leave the function there as it is, up to
+    rounding, and are what ``exact`` allows. Running ones are those of ``batch``, ``batch_renorm``, ``batch_instance``
+    with every rho 1 and ``switchable`` with all weight on the batch, for instance.
 
     Args:
         model: Any module; a norm itself is not changed, but returned converted.

@@ -12,15 +12,7 @@ from .precision import wide_dtype, without_autocast
 
 
 def whitening_matrix(covariance: Tensor, iterations: int, eps: float) -> Tensor:
-    r"""Approximate the inverse square root of :math:`\Sigma + \epsilon I` by Newton's iteration.
-
-    Args:
-        covariance: Sigma, shape (groups, g, g), symmetric and positive semidefinite.
-        iterations: Number of iterations.
-        eps: Added to the diagonal, positive.
-
-    Returns:
-        The whitening matrices, of the shape of ``covariance``.
+    r"""Approximate :math:`(\Sigma + \epsilon I)^{-1/2}` of covariances, shape (groups, g, g), by Newton's iteration.
 
     Source:
         Huang et al. 2019, algorithm 1. With P it carries :math:`\Sigma_N P`, which the algorithm computes anew from the
@@ -87,9 +79,7 @@ class DecorrelatedBatchNorm(MomentNorm):
     each other or M is below g. The iterations do no harm otherwise, and with groups of one channel it is batch
     normalization.
 
-    In evaluation mean and covariance are the running ones. The authors' code averages the matrices
-    :math:`\Sigma^{-1/2}` over the batches instead, which is not the matrix of any data; an average covariance is what
-    :func:`norms.recalibrate` can find exactly.
+    In evaluation mean and covariance are the running ones, not the authors' averages of matrices.
 
     Args:
         num_features: Number of channels C.
@@ -157,13 +147,10 @@ class DecorrelatedBatchNorm(MomentNorm):
         return torch.empty_like(x).copy_(y.movedim(0, 1))
 
     def _center(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Center values of shape (C, M), returned as groups, on the mean of batch or population.
+        """Center values (C, M) on the mean of batch or population; return groups (C/g, g, M) and their covariances.
 
         A copy, not an offset after multiplication: offsets would cost the precision that centering is to save. The copy
         is what the gradient needs, the input is not.
-
-        Returns:
-            Centered values, shape (C/g, g, M), and their covariances, shape (C/g, g, g).
         """
         if not self.training and self.running_mean is not None:
             covariance = self.get_buffer("running_covariance").to(values.dtype)

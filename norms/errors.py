@@ -1,9 +1,10 @@
 """One way to tell of a wrong setting: what is wrong, where, and what would be right."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from inspect import Signature
 from numbers import Integral, Real
+from operator import ge, gt, le, lt
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -20,13 +21,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> SettingError:
-    """Return the error for a name that does not exist.
-
-    Args:
-        kind: What is named, such as ``norm``.
-        name: What the user wrote.
-        known: The names that exist.
-    """
+    """Return the error for a name of some kind, such as ``norm``, that is not among the known ones."""
     known = list(known)
     return SettingError(f"unknown {kind} '{name}'{did_you_mean(name, known)} (known: {', '.join(known)})")
 
@@ -40,21 +35,12 @@ def check_range(
     at_most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Refuse a number outside its range; NaN is outside every range, None is a setting left open.
-
-    Raises:
-        SettingError: If a limit does not hold.
-    """
+    """Refuse a number outside its range by a ``SettingError``; NaN is outside every range, None a setting left open."""
     if value is None:
         return
-    limits: tuple[tuple[str, float | None, Callable[[float], bool]], ...] = (
-        ("at least", at_least, lambda limit: value >= limit),
-        ("above", above, lambda limit: value > limit),
-        ("at most", at_most, lambda limit: value <= limit),
-        ("below", below, lambda limit: value < limit),
-    )
+    limits = ("at least", at_least, ge), ("above", above, gt), ("at most", at_most, le), ("below", below, lt)
     given = [(words, limit, holds) for words, limit, holds in limits if limit is not None]
-    if not all(holds(limit) for _, limit, holds in given):
+    if not all(holds(value, limit) for _, limit, holds in given):
         wanted = " and ".join(
             f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit, _ in given
         )
@@ -71,15 +57,7 @@ _PLAIN: Mapping[Any, tuple[type, str]] = {
 
 
 def check_types(options: Mapping[str, Any], signature: Signature) -> None:
-    """Refuse options of another type than the annotations of their parameters, where those are of plain types alone.
-
-    Args:
-        options: The arguments, by name.
-        signature: That of what takes them.
-
-    Raises:
-        SettingError: If an option is of another type.
-    """
+    """Refuse options of another type than the annotations of their parameters, where those are of plain types alone."""
     for name, value in options.items():
         hint = signature.parameters[name].annotation if name in signature.parameters else Any
         types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

@@ -12,8 +12,8 @@ Arguments that all functions share:
 - ``population``: mean and biased variance, each of shape (C,), in place of the batch's, as in evaluation.
 - ``eps``: added to variances, positive.
 
-The result has the shape and dtype of ``x``; bfloat16 and float16 input is normalized in float32. ``torch.fx`` records
-a call as one node, if you write it as ``norms.functional.batch_norm(...)``.
+The result has the shape and dtype of ``x``. ``torch.fx`` records a call as one node, if you write it as
+``norms.functional.batch_norm(...)``.
 """
 
 from collections.abc import Sequence
@@ -45,20 +45,10 @@ def normalize(
     population: Population = None,
     sync: Any = False,
 ) -> Tensor:
-    """Normalize ``x`` by any formula.
+    """Normalize ``x`` by any formula, which depends on moments and on ``mixing``, such as rho.
 
-    Args:
-        x: Activations.
-        formula: The norm as a function of moments.
-        eps: Added to variances.
-        mixing: What the formula depends on beside moments, such as rho.
-        weight: gamma.
-        bias: beta.
-        population: Mean and biased variance.
-        sync: Whether to pool the moments of the batch over all processes, or the process group to pool over.
-
-    Raises:
-        SettingError: If gamma or beta does not fit, or ``x`` is not of a floating-point dtype.
+    With ``sync`` the moments of the batch are pooled over all processes, or a process group. A ``SettingError`` is
+    raised if gamma or beta does not fit, or ``x`` is not of a floating-point dtype.
     """
     check_floating(x, "normalize")
     check_affine(x, weight, bias)

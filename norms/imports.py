@@ -61,11 +61,7 @@ def resolve(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> A
 
 
 def resolve_callable(kind: str, choice: Any, known: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-    """Return what ``choice`` stands for, as :func:`resolve` does, if it can be called.
-
-    Raises:
-        SettingError: Also if it cannot.
-    """
+    """Return what ``choice`` stands for, as :func:`resolve` does, and refuse what cannot be called."""
     found = resolve(kind, choice, known)
     if not callable(found):
         raise SettingError(f"{kind} {choice!r} cannot be called")

@@ -73,14 +73,10 @@ class MixingKind:
         return "mean", "min", "max", "std", f"share_below_{below:g}", f"share_above_{above:g}"
 
     def summary(self, values: Tensor) -> dict[str, float]:
-        """Sum up the values of a layer.
+        """Return by name what sums up a layer's values, shape (C,), or one per label.
 
-        Args:
-            values: Shape (C,) for a kind per channel, otherwise one value per label.
-
-        Returns:
-            By name, of values per channel their mean, minimum, maximum, biased standard deviation and the shares near
-            either end of the range; otherwise the value of each label.
+        Of values per channel that is their mean, minimum, maximum, biased standard deviation and the shares near either
+        end of the range, otherwise the value of each label.
         """
         if self.labels:
             numbers = values.tolist()

@@ -1,7 +1,4 @@
-"""Reading, optimizing, constraining and freezing what mixing layers learn, over a whole model.
-
-Every function takes any module, and passes over the layers that learn nothing about how to normalize.
-"""
+"""Reading, optimizing, constraining and freezing what mixing layers learn, over a whole model."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -100,13 +97,9 @@ def mixing_values(model: nn.Module) -> list[MixingValue]:
 def report(model: nn.Module) -> Report:
     """Read what every mixing layer of ``model`` has learned, with a single transfer from the device.
 
-    ``print(norms.report(model))`` shows a line a layer::
-
-        down.0.norm  BatchInstanceNorm2d(32)  rho: mean=0.71 min=0.00 max=1.00 std=0.34 share_below_0.1=0.09 ...
-        down.1.norm  SwitchableNorm2d(64)     mean_weight: instance=0.14 layer=0.29 batch=0.57; var_weight: ...
-
-    It is a list of one report a layer, in the model's order. A warning tells of values that a forgotten
-    :func:`project_` has let out of their range. Where FSDP2 has distributed parameters, all processes have to call it.
+    It is a list of one report a layer, in the model's order, and ``print`` shows it as a table. A warning tells of
+    values that a forgotten :func:`project_` has let out of their range. Where FSDP2 has distributed parameters, all
+    processes have to call it.
     """
     layers = list(mixing_layers(model))
     values = [layer.mixing_values() for _, layer in layers]
@@ -137,13 +130,9 @@ def report(model: nn.Module) -> Report:
 def freeze_mixing_(model: nn.Module, frozen: bool = True) -> None:
     """Stop training the mixing parameters of ``model``, or train them again; all other parameters are left as they are.
 
-    A frozen parameter has no gradient, so that an optimizer made before leaves it alone, and :func:`param_groups`
-    leaves it out: an optimizer made while it is frozen does not train it later. ``DistributedDataParallel`` has to be
-    told before it wraps the model.
-
-    Args:
-        model: Any module.
-        frozen: Whether to freeze or to thaw.
+    ``frozen`` says which. A frozen parameter has no gradient, so that an optimizer made before leaves it alone, and
+    :func:`param_groups` leaves it out: an optimizer made while it is frozen does not train it later.
+    ``DistributedDataParallel`` has to be told before it wraps the model.
     """
     for _, layer in mixing_layers(model):
         for parameter in layer.mixing_parameters().values():
@@ -175,10 +164,9 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters of ``model`` into groups for an optimizer.
 
-    Weights of two dimensions or more decay. Biases and the gamma and beta of norms, also in tables by condition, do
-    not: decay would pull a normalized layer's scale to 0 for no gain. Nor does g of weight normalization, ours or
-    torch's, which is such a scale. Mixing parameters do not either, since decay
-    would pull rho to instance normalization and switch weights to equal shares, and have learning rates of their own.
+    Weights of two dimensions or more decay. Biases, the gamma and beta of norms, also in tables by condition, and g of
+    weight normalization do not: decay would pull a normalized layer's scale to 0 for no gain. Nor do mixing parameters,
+    since decay would pull rho to instance normalization and switch weights to equal shares.
 
     Args:
         model: Any module.

@@ -15,30 +15,20 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED_CONVOLUTIONS)
 
 
 class WeightParametrization(nn.Module):
-    """Base of the parametrizations in this package, by which they are found in a model.
-
-    Attributes:
-        hook: What the parametrized layer calls on behalf of the parametrization, if anything.
-    """
+    """Base of the parametrizations in this package, by which they are found in a model."""
 
     hook: RemovableHandle | None = None
+    """What the parametrized layer calls on behalf of the parametrization, if anything."""
 
 
 P = TypeVar("P", bound=WeightParametrization)
 
 
 class ParametrizedWeight(NamedTuple, Generic[P]):
-    """A weight that :func:`parametrized_weights` has found.
-
-    Attributes:
-        label: Dotted name of the layer, followed by that of the tensor unless it is ``weight``.
-        layer: The module that has the weight.
-        name: Name of the tensor in the layer.
-        originals: The tensors that the weight is computed from.
-        parametrization: How it is computed.
-    """
+    """A weight that :func:`parametrized_weights` has found: ``name`` of ``layer``, computed from ``originals``."""
 
     label: str
+    """Dotted name of the layer, followed by that of the tensor unless it is ``weight``."""
     layer: nn.Module
     name: str
     originals: parametrize.ParametrizationList
@@ -56,11 +46,7 @@ def parametrized_weights(model: nn.Module, kind: type[P]) -> Iterator[Parametriz
 
 
 def check_weight(module: nn.Module, name: str) -> Tensor:
-    """Look up a weight that is to be parametrized.
-
-    Raises:
-        SettingError: If the module has no such parameter, or it is parametrized already, has no shape yet or no inputs.
-    """
+    """Look up a weight that is to be parametrized, or say why it cannot be."""
     where = f"{type(module).__name__}.{name}"
     if parametrize.is_parametrized(module, name):
         raise SettingError(f"{where} is parametrized already: remove that first, see norms.fold_")
@@ -83,13 +69,7 @@ def fold_(model: nn.Module) -> nn.Module:
     This is for inference and export: outputs in evaluation mode stay the same bit for bit, the state dict has the keys
     of the plain layers, and nothing is normalized any more. A folded weight is a new parameter, unknown to optimizers
     made before. Parametrizations that others have put on top of ours are folded with them. To keep a model trainable,
-    fold a copy: ``fold_(copy.deepcopy(model))``.
-
-    Args:
-        model: Any module, which may itself be a normalized layer.
-
-    Returns:
-        ``model``.
+    fold a copy: ``fold_(copy.deepcopy(model))``. ``model`` may itself be a normalized layer, and is returned.
     """
     for _, layer, name, originals, parametrization in list(parametrized_weights(model, WeightParametrization)):
         trainable = any(original.requires_grad for original in originals.parameters(recurse=False))

@@ -8,14 +8,9 @@ from torch import Tensor
 
 
 def pool_batch(mean: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool the moments of planes over the batch; over no planes at all they are 0 and 1.
+    """Pool means and biased variances plus a constant, shape (N, C), over the batch; of no planes they are 0 and 1.
 
-    Args:
-        mean: Means, shape (N, C).
-        power: Biased variances plus a constant, shape (N, C).
-
-    Returns:
-        Mean of each channel over all its planes and its biased variance plus the constant, each of shape (C,).
+    Each of the results has shape (C,).
     """
     if mean.shape[0] == 0:
         return mean.sum(0), power.sum(0) + 1
@@ -25,15 +20,7 @@ def pool_batch(mean: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool_layer(mean: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool the moments of planes over the channels of each sample.
-
-    Args:
-        mean: Means, shape (N, C).
-        power: Biased variances plus a constant, shape (N, C).
-
-    Returns:
-        Mean of each sample over all its planes and its biased variance plus the constant, each of shape (N, 1).
-    """
+    """Pool them over the channels of each sample instead, to shape (N, 1)."""
     pooled = mean.mean(1, keepdim=True)
     deviation = mean - pooled
     return pooled, torch.addcmul(power, deviation, deviation).mean(1, keepdim=True)
@@ -91,6 +78,16 @@ def whole(tensor: Tensor) -> Tensor:
     """Return a tensor as it is, or whole if FSDP2 has distributed it over processes, all of which have to call this."""
     gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return gathered
+
+
+def copy_whole_(tensor: Any, values: Tensor) -> None:
+    """Copy values to a tensor that FSDP2 may have distributed."""
+    if hasattr(tensor, "full_tensor"):
+        # Not every build of torch has it.
+        from torch.distributed.tensor import distribute_tensor
+
+        values = distribute_tensor(values, tensor.device_mesh, tensor.placements)
+    tensor.copy_(values)
 
 
 class _AllReduce(torch.autograd.Function):

@@ -15,11 +15,7 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def check_floating(x: Tensor, name: str) -> None:
-    """Refuse activations that are no real floating-point numbers, to which a result would be cut.
-
-    Raises:
-        SettingError: If their dtype is another.
-    """
+    """Refuse activations that are no real floating-point numbers, to which a result would be cut."""
     if not x.is_floating_point():
         raise SettingError(f"{name} needs activations of a floating-point dtype, got {x.dtype}")
 

@@ -31,8 +31,7 @@ def recalibrate(
 ) -> Model:
     r"""Replace the running statistics of all norms of a model by statistics over given data, for the weights it has.
 
-    Running statistics are moving averages over weights that have changed since, they are few batches long, and for
-    averaged weights or data of another domain they are simply wrong. Two estimates are known for layer inputs x:
+    Two estimates are known for layer inputs x:
 
     - ``population`` takes the moments of all that the layer is given as if it were one batch:
 
@@ -47,9 +46,8 @@ def recalibrate(
           \sigma^2 = \frac{1}{n} \sum_b n_b \frac{n_b}{n_b - 1} \sigma_b^2
 
     where :math:`n_b` is the number of values per channel in batch b, :math:`n` their sum, and :math:`\sigma_b^2` the
-    biased variance of the batch. So a smaller last batch has less weight. Where the values of a batch depend on each
-    other, as those of an image do, the means of batches differ by more than chance, which the first estimate counts and
-    the second does not.
+    biased variance of the batch. Where the values of a batch depend on each other, as those of an image do, the means
+    of batches differ by more than chance, which the first estimate counts and the second does not.
 
     Covered are the norms of this package and ``torch.nn.BatchNorm``, ``SyncBatchNorm`` and ``InstanceNorm`` in all
     dimensions, as far as they keep running statistics. What a layer keeps is what it gets: the mean alone, a standard
@@ -59,11 +57,9 @@ def recalibrate(
     statistics is returned as it is, and the batches are not touched.
 
     While the data pass through, norms normalize with the statistics of the batch at hand, so the result does not depend
-    on the former statistics, and everything else is in evaluation mode: no dropout, no power iteration. Batches should
-    therefore be shuffled and as large as in training. Nothing is written before all batches have passed. Afterwards,
-    and also after any exception, modes, hooks and all other buffers, ``num_batches_tracked`` among them, are as before.
-
-    For the statistics of several domains, recalibrate one ``copy.deepcopy`` of the model for each.
+    on the former statistics, and everything else is in evaluation mode. Batches should therefore be shuffled and as
+    large as in training. Nothing is written before all batches have passed. Afterwards, and also after any exception,
+    modes, hooks and all other buffers, ``num_batches_tracked`` among them, are as before.
 
     Args:
         model: Any module. A ``DistributedDataParallel`` is unwrapped, since its own forward waits for other processes.
@@ -131,11 +127,7 @@ class _LayerInputs:
         self.name, self.layer = name, layer
         self.per_instance = isinstance(layer, _InstanceNorm)
         self.averaged = averaged or self.per_instance
-        self.spread_name, self.second_moment, self.observed_spread = (
-            norm.spread,
-            norm.second_moment,
-            norm.observed_spread,
-        )
+        self.norm, self.spread_name = norm, norm.spread
         self.clear()
 
     def clear(self) -> None:
@@ -155,7 +147,7 @@ class _LayerInputs:
         else:
             values = x.movedim(1, 0).flatten(1)
             count, mean = values.shape[1], values.mean(1)
-            spread = self.second_moment(values - mean[:, None])
+            spread = self.norm.second_moment(values - mean[:, None])
             self.merge(count, mean, self._observed(spread, count) if self.averaged else spread)
 
     def merge(self, count: int, mean: Tensor, spread: Tensor) -> None:
@@ -168,7 +160,7 @@ class _LayerInputs:
         self.mean = self.mean + share * change
         self.spread = self.spread + share * (spread - self.spread)
         if not self.averaged:
-            self.spread = self.spread + share * (1 - share) * self.second_moment(change[:, None])
+            self.spread = self.spread + share * (1 - share) * self.norm.second_moment(change[:, None])
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and spread as the layer would track them, had it seen everything at once."""
@@ -182,7 +174,7 @@ class _LayerInputs:
 
     def _observed(self, second: Tensor, count: int) -> Tensor:
         # A tensor, which divides by zero without complaint: a single value has no variance, and may need none.
-        return self.observed_spread(second, second.new_tensor(count))
+        return self.norm.observed_spread(second, second.new_tensor(count))
 
 
 def _observe(network: nn.Module, inputs: list[_LayerInputs], stack: ExitStack) -> None:

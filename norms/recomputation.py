@@ -14,6 +14,12 @@ _tracker = ModuleTracker()
 
 @torch.library.custom_op("norms::snapshot", mutates_args=())
 def _opaque_snapshot(buffer: Tensor) -> Tensor:
+    if _tracker.is_bw:
+        warnings.warn(
+            "checkpointing repeats a pass of a norm that is compiled by itself, and finds its buffers moved: its "
+            "gradients are not exact. Leave it out of the compilation, or of the checkpoint",
+            stacklevel=2,
+        )
     return buffer.clone()
 
 

@@ -116,16 +116,7 @@ def known_classes() -> dict[type[nn.Module], str]:
 
 
 def find_builder(name: str | Builder, dims: int, options: Sequence[str] = ()) -> Builder:
-    """Return what builds a norm.
-
-    Args:
-        name: One of :func:`names`, the path of a class such as ``torch.nn.SyncBatchNorm``, or a callable.
-        dims: Number of spatial dimensions: 1, 2 or 3.
-        options: Names of the options that it is to take.
-
-    Raises:
-        SettingError: If there is no such norm, an option does not exist, or dims is not 1, 2 or 3.
-    """
+    """Return what builds a norm of a name, as :func:`build` takes it, that is to take options of these names."""
     if dims not in (1, 2, 3):
         raise SettingError(f"norms exist for 1, 2 or 3 spatial dimensions, got dims={dims}")
     if not isinstance(name, str):

@@ -165,21 +165,19 @@ def spectral_norm(
     15 times here, and then ``n_power_iterations`` times per update. The gradient flows through W in
     :math:`u^\top W v`, with u and v constant.
 
-    By default W is the weight reshaped to a matrix with one row per output channel. For a convolution that is what the
-    paper does, but not the norm of the linear map that the layer is: with k positions in the kernel and zero padding
-    that may be up to :math:`\sqrt{k}` times larger. With ``input_size`` W is the layer's map itself, with its stride,
-    padding, dilation and groups, for inputs of that size; an update then costs a forward and a backward pass of one
-    sample, and as its singular values lie closer together, the iteration needs more steps.
+    By default W is the weight reshaped to a matrix with one row per output channel, as in the paper. The linear map
+    that a convolution with k positions is may have a norm up to :math:`\sqrt{k}` times larger. With ``input_size`` W is
+    that map, with stride, padding, dilation and groups, for inputs of that size; an update then costs a forward and a
+    backward pass of one sample, and as its singular values lie closer together, the iteration needs more steps.
 
     Reading the weight never moves u and v. With ``update="forward"`` they move at each forward call of the module in
     training mode, as published. With ``update="step"`` they move when :func:`power_iterate_` is called, which is for
     once per optimizer step: for weights that are read other than in the module's own forward pass, for activation
-    checkpointing, which repeats forward passes, and for many forward passes per step.
+    checkpointing, and for many forward passes per step.
 
-    Initialize the weight before: afterwards ``nn.init`` on it has no effect. An average of models must copy u and v
-    and never average them, since an average of unit vectors is none and sigma would come out too small: with
-    ``torch.optim.swa_utils.AveragedModel`` that is ``use_buffers=False``. Processes that train the same weights from
-    the same u keep the same u and v without exchanging them.
+    Initialize the weight before: afterwards ``nn.init`` on it has no effect. An average of models must copy u and v,
+    since an average of unit vectors is none: with ``torch.optim.swa_utils.AveragedModel`` that is
+    ``use_buffers=False``.
 
     The module has afterwards, in place of the weight:
 

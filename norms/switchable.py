@@ -110,14 +110,8 @@ def _weighted_sum(shares: Tensor, values: Sequence[Tensor]) -> Tensor:
 def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
     r"""Find the point of the simplex nearest to ``logits``, and move it out of a circle around equal shares.
 
-    At radius 0 it is sparsemax; from :math:`\sqrt{(K - 1) / K}`, the distance of the corners, it is one-hot.
-
-    Args:
-        logits: Shape (K,).
-        radius: Scalar, at least 0.
-
-    Returns:
-        Shares, shape (K,), that are not negative and sum to 1.
+    At radius 0 it is sparsemax; from :math:`\sqrt{(K - 1) / K}`, the distance of the corners, it is one-hot. The shares
+    have the shape of the logits, (K,), are not negative and sum to 1.
 
     Source:
         Shao et al. 2019, section 3.2; sparsemax from Martins & Astudillo 2016, arXiv 1602.02068, algorithm 1.
@@ -169,9 +163,8 @@ class SwitchableNorm(MixingNorm):
     whose radius grows with every training batch, until after so many the layer has chosen one statistic for the means
     and one for the variances.
 
-    It mixes statistics, where :class:`BatchInstanceNorm2d` mixes normalized outputs. The authors' code uses the
-    unbiased instance variance, keeps ``running_var`` at 0 before training and reads ``momentum`` as the share of the
-    old value; this layer follows the paper's formula and torch's conventions instead.
+    It mixes statistics, where :class:`BatchInstanceNorm2d` mixes normalized outputs. Where the authors' code differs
+    from the paper, this layer follows the paper's formula and torch's conventions.
 
     Args:
         num_features: Number of channels C.

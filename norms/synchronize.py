@@ -19,10 +19,8 @@ def synchronize_(model: nn.Module, process_group: Any = None) -> nn.Module:
     checkpoints go on. Call it before ``DistributedDataParallel`` or ``torch.compile`` wraps the model. Without
     ``torch.distributed`` nothing changes but the classes.
 
-    It stands for ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which takes each class derived from BatchNorm for
-    BatchNorm itself, so that its own forward is lost without a word, and whose layer trains on GPUs only and has no
-    second derivative. Here such classes are left as they are, with a warning; a ``SyncBatchNorm`` stays one. Returned
-    is the model, or what replaces it if it is a ``torch.nn.BatchNorm`` itself.
+    Classes derived from BatchNorm, whose own forward would be lost, are left as they are, with a warning; a
+    ``SyncBatchNorm`` stays one. Returned is the model, or what replaces it if it is a ``torch.nn.BatchNorm`` itself.
     """
     known = (*NATIVE_BATCH_NORMS, nn.SyncBatchNorm)
     derived = {type(m).__name__ for m in model.modules() if isinstance(m, _BatchNorm) and type(m) not in known}
@@ -35,10 +33,9 @@ def synchronize_(model: nn.Module, process_group: Any = None) -> nn.Module:
 def desynchronize_(model: nn.Module) -> nn.Module:
     """Let every norm of ``model`` take its batch statistics per process, in place.
 
-    This is the way back of :func:`synchronize_`. Norms of this package get ``sync=False``, and each
-    :class:`norms.BatchNorm1d`, ``2d`` and ``3d`` gives way to ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``, whether it
-    was one before or not: without ``sync`` they are the same function. A ``torch.nn.SyncBatchNorm`` stays one. Returned
-    is the model, or what replaces it if it is a :class:`norms.BatchNorm2d` or the like itself.
+    This is the way back of :func:`synchronize_`. Each :class:`norms.BatchNorm1d`, ``2d`` and ``3d`` gives way to that
+    of ``torch.nn``, whether it was one before or not: without ``sync`` they are the same function. A
+    ``torch.nn.SyncBatchNorm`` stays one. Returned is the model, or what replaces it.
     """
     return _replace_classes(_set_sync(model, False, None), BATCH_NORMS, NATIVE_BATCH_NORMS)
 

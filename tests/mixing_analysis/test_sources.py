@@ -335,6 +335,26 @@ def test_sparse_weights_are_effective_ones(tmp_path):
     assert weights != layer.mean_weight.softmax(0).tolist()
 
 
+class Gate(nn.Module):
+    def forward(self, values):
+        return values.sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [(norms.BatchInstanceNorm2d, "rho"), (norms.SwitchableNorm2d, "var_weight")],
+    ids=["rho", "switch"],
+)
+def test_parametrized_values_are_told_of_since_their_code_is_unknown(norm, kind, tmp_path):
+    model = nn.Sequential(norms.BatchInstanceNorm2d(3), nn.ModuleDict({"norm": norm(3)}))
+    nn.utils.parametrize.register_parametrization(model[1]["norm"], kind, Gate())
+    save_state(model, tmp_path / "gated.ckpt")
+    save_state(model[1]["norm"], tmp_path / "alone.ckpt")
+    for name, layer in (("gated.ckpt", "1.norm"), ("alone.ckpt", "")):
+        told = error_of(tmp_path / name)
+        assert f"layer {layer}: its {kind} is parametrized by code that no checkpoint has: read it by norms." in told
+
+
 def test_a_gamma_of_each_condition_is_none_of_the_layers(tmp_path):
     model = nn.ModuleDict({"norm": norms.ConditionalNorm(norms.BatchInstanceNorm2d(3, affine=False), 4)})
     save_state(model, tmp_path / "conditional.ckpt")

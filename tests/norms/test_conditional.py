@@ -86,7 +86,7 @@ def test_first_and_second_derivatives(name, training, condition):
     def function(x, weight, bias, condition):
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x, condition))
 
-    x = batch(n=3)[..., :2, :2].clone().requires_grad_()
+    x = batch(n=3)[..., :2, :1].clone().requires_grad_()
     inputs = (x, layer.weight, layer.bias, condition)
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
@@ -161,7 +161,7 @@ def test_no_samples_and_no_conditions(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["batch", "batch_instance", "decorrelated_batch"])
+@pytest.mark.parametrize("name", ["batch_instance", "decorrelated_batch"])
 def test_compiles_whole(name):
     layer = build(name)
     plain = copy.deepcopy(layer)

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from distributed import run_on_two
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -187,21 +186,6 @@ def test_more_iterations_do_not_amplify_rounding_errors(iterations):
     assert not (unstable - exact[0]).norm() / exact.norm() < 1e-2
 
 
-@pytest.mark.parametrize("options", [{}, {"affine": False}, {"track_running_stats": False}])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("dims", [1, 2])
-def test_first_and_second_derivatives(dims, training, options):
-    layer = build(dims, iterations=3, **options).train(training)
-    names = [name for name, _ in layer.named_parameters()]
-
-    def function(x, *parameters):
-        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
-
-    x = batch(dims, n=2)[..., :3].clone().requires_grad_()
-    assert torch.autograd.gradcheck(function, (x, *layer.parameters()))
-    assert torch.autograd.gradgradcheck(function, (x, *layer.parameters()))
-
-
 class TestModulated:
     """gamma and beta from elsewhere, for instance one for each sample."""
 
@@ -219,13 +203,6 @@ class TestModulated:
         torch.testing.assert_close(layer(x, weight, None), y - bias.reshape(3, 4, *(1,) * dims))
         shared = layer(x, weight[0], bias)
         torch.testing.assert_close(shared, layer(x, weight[:1].expand(3, -1), bias))
-
-    def test_derivatives(self):
-        layer = build(iterations=2, affine=False)
-        weight, bias = torch.rand(2, 2, 4, dtype=torch.float64)
-        inputs = (batch(n=2)[..., :2].clone(), weight, bias)
-        assert torch.autograd.gradcheck(layer, [t.requires_grad_() for t in inputs])
-        assert torch.autograd.gradgradcheck(layer, inputs)
 
     def test_input_without_positions(self):
         layer = build(1, affine=False)
@@ -339,35 +316,6 @@ def test_one_tensor_of_the_size_of_the_input_is_saved_for_the_gradient(dims):
     assert list(large.values()) == [x.numel()]
 
 
-@pytest.mark.slow
-def test_compiles_whole_in_training_and_evaluation():
-    layer = build(momentum=None)
-    plain = copy.deepcopy(layer)
-    torch.compiler.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    for training in (True, False):
-        layer.train(training), plain.train(training)
-        results = []
-        for module in (compiled, plain):
-            x = batch().requires_grad_()
-            y = module(x)
-            y.pow(3).sum().backward()
-            results.append((y, x.grad))
-        for a, b in zip(*results, strict=True):
-            torch.testing.assert_close(a, b)
-    for (key, a), b in zip(layer.state_dict().items(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, msg=key)
-
-
-@pytest.mark.slow
-def test_exports_in_evaluation_with_any_batch_and_image_size():
-    layer = build().eval()
-    auto = torch.export.Dim.AUTO
-    exported = torch.export.export(layer, (batch(),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
-    x = torch.randn(2, 4, 9, 6, dtype=torch.float64)
-    torch.testing.assert_close(exported(x), layer(x))
-
-
 class TestUnusualInput:
     """Few values, none, or all the same."""
 
@@ -448,41 +396,3 @@ def test_by_name_the_group_size_fits_the_channels(channels, size):
 
 def test_the_representation_tells_what_is_special():
     assert "group_size=2, iterations=7" in repr(norms.DecorrelatedBatchNorm2d(4, 2, iterations=7))
-
-
-CUTS = [3, 4, 6]
-
-
-def gradients(layer, x):
-    """Output and gradient of a loss that sums over samples, and the gradients of a gradient penalty."""
-    x = x.clone().requires_grad_()
-    y = layer(x)
-    (grad,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
-    penalty = grad.square().sum()
-    second, *parameters = torch.autograd.grad(penalty, [x, *layer.parameters()])
-    return [y.detach(), grad.detach(), second], parameters
-
-
-def share_of_the_batch(rank):
-    results = []
-    for cut in CUTS:
-        layer = build()
-        layer.sync = True
-        per_sample, parameters = gradients(layer, batch(n=6).tensor_split([cut])[rank])
-        results.append((per_sample, parameters, [layer.running_mean, layer.running_covariance]))
-    return results
-
-
-@pytest.mark.slow
-def test_two_processes_compute_what_one_does_on_the_joined_batch(tmp_path):
-    layer = build()
-    per_sample, parameters = gradients(layer, batch(n=6))
-    running = [layer.running_mean, layer.running_covariance]
-    for first, second in zip(*run_on_two(share_of_the_batch, tmp_path), strict=True):
-        for a, b, joined in zip(first[0], second[0], per_sample, strict=True):
-            torch.testing.assert_close(torch.cat([a, b]), joined, rtol=1e-9, atol=1e-9)
-        for a, b, joined in zip(first[1], second[1], parameters, strict=True):
-            torch.testing.assert_close(a + b, joined, rtol=1e-9, atol=1e-9)
-        for a, b, joined in zip(first[2], second[2], running, strict=True):
-            torch.testing.assert_close(a, joined, rtol=1e-12, atol=1e-12)
-            assert torch.equal(a, b)

@@ -8,6 +8,7 @@ from torch import nn
 
 import norms
 from norms import functional
+from norms.batch import BatchFormula
 from norms.errors import SettingError
 
 
@@ -141,3 +142,21 @@ def test_a_function_takes_features_without_positions_and_keeps_half_precision():
 def test_gamma_and_beta_of_another_shape_are_refused(name):
     with pytest.raises(SettingError, match=rf"{name} needs shape \(3,\) or \(2, 3\), got \(2,\)"):
         functional.batch_norm(torch.randn(2, 3, 4), **{name: torch.ones(2)})
+
+
+FUNCTIONS = {
+    "normalize": lambda x: functional.normalize(x, BatchFormula(), 1e-5),
+    "batch_norm": functional.batch_norm,
+    "mean_only_batch_norm": functional.mean_only_batch_norm,
+    "batch_instance_norm": lambda x: functional.batch_instance_norm(x, torch.ones(3)),
+    "switchable_norm": lambda x: functional.switchable_norm(x, torch.ones(3), torch.ones(3)),
+    "batch_renorm": lambda x: functional.batch_renorm(x, torch.zeros(3), torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations_that_are_no_real_floating_point_numbers_are_refused(name):
+    assert set(FUNCTIONS) == {name for name in vars(functional) if name.endswith(("norm", "normalize"))}
+    for dtype in (torch.uint8, torch.int64, torch.bool, torch.complex64):
+        with pytest.raises(SettingError, match=f"needs activations of a floating-point dtype, got {dtype}"):
+            FUNCTIONS[name](torch.ones(2, 3, 4).to(dtype))

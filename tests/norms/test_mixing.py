@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import norms
+from norms.errors import SettingError
 from norms.mixing import freeze_mixing_, report
 
 
@@ -145,6 +146,15 @@ class TestParametrizedRho:
         torch.testing.assert_close(norms.report(model)[0].values["rho"], effective)
         norms.snap_(model)
         assert model[0].rho.tolist() == [0, 1, 1, 1]
+
+    def test_cannot_be_read_from_a_state_alone(self):
+        layer = self.build()[0]
+        with pytest.raises(SettingError, match="its rho is parametrized by code that no checkpoint has"):
+            layer.read_state(layer.state_dict())
+
+    def test_is_a_copy_in_a_copy(self):
+        model = copy.deepcopy(self.build())
+        torch.testing.assert_close(model[0].mixing_values()["rho"], torch.full((4,), 0.7))
 
 
 class TestOutOfRange:

@@ -1,6 +1,7 @@
 """Activation checkpointing: a pass that is repeated in the backward pass is the first one once more."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -99,6 +100,19 @@ def test_passes_further_back_than_are_remembered_are_told_of():
         model(x)
     with pytest.warns(UserWarning, match="not among the last 32"):
         first.sum().backward()
+
+
+@over("name", ["batch_renorm", "batch_renorm in its schedule", "sparse switchable without batch"])
+def test_what_is_compiled_by_itself_tells_that_its_gradients_are_not_exact(name):
+    torch.compiler.reset()
+    model = nn.Sequential(torch.compile(build(name), fullgraph=True, backend="eager"), nn.Sigmoid())
+    x = batches(1)[0].requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x).sum().backward()
+    y = checkpoint(model, x, use_reentrant=False)
+    with pytest.warns(UserWarning, match="compiled by itself, and finds its buffers moved"):
+        y.sum().backward()
 
 
 def test_a_copy_begins_without_memories():

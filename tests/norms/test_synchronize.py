@@ -78,6 +78,10 @@ def share_in_groups(rank):
     found["kept"] = model[0].sync and model[0].process_group is alone
     model = synchronize_(nn.Sequential(nn.BatchNorm2d(4), norms.SwitchableNorm2d(4)), process_group=alone)
     found["given"] = all(layer.sync and layer.process_group is alone for layer in model)
+    average = torch.optim.swa_utils.AveragedModel(model).module
+    found["copied"] = (
+        all(layer.process_group is alone for layer in average) and average[0].weight is not model[0].weight
+    )
     return found
 
 
@@ -97,7 +101,7 @@ def test_statistics_are_shared_within_a_process_group(tmp_path):
                 torch.testing.assert_close(
                     found[f"{kind.__name__} {name}"], [y.detach()[own], x.grad[own], layer.running_mean]
                 )
-    assert all(found["kept"] and found["given"] for found in results)
+    assert all(found["kept"] and found["given"] and found["copied"] for found in results)
 
 
 def sharded():
@@ -132,7 +136,11 @@ def train_sharded(rank):
     ]
     norms.power_iterate_(model)
     norms.power_iterate_(whole)
-    return {"read": read, "values": values, "sigmas": [norms.sigmas(model), norms.sigmas(whole)]}
+    found = {"read": read, "values": values, "sigmas": [norms.sigmas(model), norms.sigmas(whole)]}
+    for network in (model, whole):
+        norms.snap_(network)
+    found["snapped"] = [[value.value for value in norms.mixing_values(network)] for network in (model, whole)]
+    return found
 
 
 @pytest.mark.slow
@@ -142,6 +150,8 @@ def test_what_layers_have_learned_can_be_read_under_fsdp(tmp_path):
         assert found["values"][0] == found["values"][1]
         assert found["sigmas"][0] == pytest.approx(found["sigmas"][1])
         assert found["values"][0]["rho"] != [0.7] * 8
+        assert found["snapped"][0] == found["snapped"][1]
+        assert set(found["snapped"][0]) == {0, 1}
 
 
 @pytest.mark.slow
