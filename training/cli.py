@@ -25,6 +25,7 @@ from data.files import check_file
 from lightning_modules.base import TrainingModule
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
+from training.callbacks.companions import Companions
 from training.callbacks.guard import Guard
 from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
@@ -91,7 +92,7 @@ class TrainCLI(CLI):
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
         self._arguments = with_shipped_configs(args)
-        self._signals = EndOnSignal()
+        self._signals, self._companions = EndOnSignal(), Companions()
         super().__init__(
             TrainingModule,
             LightningDataModule,
@@ -243,7 +244,7 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(self._options, "yaml", skip_nulls)
             callbacks.append(Guard())
-            callbacks += [self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
+            callbacks += [self._companions, self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:
@@ -255,10 +256,14 @@ class TrainCLI(CLI):
         if self._options.trainer.fast_dev_run:
             self.trainer.fit(**kwargs)
             return
-        with lasting_output(), self._run() as run, self._signals.installed():
+        alone, watched = self.trainer.num_devices * self.trainer.num_nodes == 1, self._companions.watched
+        with lasting_output(), self._run() as run, self._signals.installed(alone), watched(self.trainer, run):
             self.trainer.loggers = [CSVLogger(run.folder), *self._loggers]
             try:
                 self.trainer.fit(**kwargs)
+            except RuntimeError:
+                self._companions.blame()
+                raise
             except SystemExit as error:
                 print_summary(self.trainer, run, interrupted=True)
                 if isinstance(error.__context__, KeyboardInterrupt):

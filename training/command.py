@@ -13,12 +13,17 @@ option that is not given. --ckpt_path last goes on with the newest run of the sa
 python train.py fit --help lists all options, and python train.py fit --model.help CLASS those of a model.
 """
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import normlab
 from training.doors import end_in_one_line
+from training.errors import ENDING
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(Path(sys.argv[0]).name, normlab.__version__)
         return 0
     try:
-        return end_in_one_line(lambda: _train(arguments))
+        with _ended_by_signals():
+            return end_in_one_line(lambda: _train(arguments))
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise
@@ -51,3 +57,23 @@ def _train(arguments: Sequence[str]) -> None:
     from training.cli import train
 
     train(arguments)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let signals end the command by an exit with 128 plus their number, until a training takes them over."""
+    installed = []
+    if threading.current_thread() is threading.main_thread():
+        # Not that of Ctrl-C, which Python has taken over itself, nor those that are ignored.
+        installed = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in installed:
+        signal.signal(number, _exit)
+    try:
+        yield
+    finally:
+        for number in installed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,13 +1,19 @@
-"""What ends a training though nobody made a mistake, and faults of disks in particular."""
+"""What ends a training though nobody made a mistake: signals, and faults of disks in particular."""
 
 from __future__ import annotations
 
 import errno
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
+
+ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+]  # Windows lacks the last two
+"""Ctrl-C; what ``kill``, docker, systemd and ``scancel`` send; a closed terminal; SLURM's warning of the time limit."""
 
 DISK_FAULTS = {
     getattr(errno, name)
@@ -31,9 +37,8 @@ def end_training(trainer: Trainer, message: str) -> NoReturn:
 
     Raises:
         TrainingError: In the first process.
-        SystemExit: In the others.
+        SystemExit: In the others, which have nothing to add.
     """
     if trainer.is_global_zero:
         raise TrainingError(message)
-    # Lightning's observer of processes kills all of them when one ends with another status, before the first has told.
-    raise SystemExit(0)
+    raise SystemExit(1)

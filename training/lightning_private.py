@@ -4,10 +4,12 @@ Seen in Lightning 2.6.4 and 2.6.5. Each has a test in ``tests/training/test_ligh
 gone or means something else.
 """
 
+import subprocess
 from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 
 class CLI(LightningCLI):
@@ -46,3 +48,23 @@ def leave_signals_alone(trainer: Trainer) -> None:
     others, for ever if they did not get the signal in the same step. No option turns it off.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def take_started_processes(trainer: Trainer, all_of_them: bool = True) -> list[subprocess.Popen[bytes]]:
+    """Take over the other processes of a training from Lightning, which has started them.
+
+    Its observer kills every process, also the first, when one ends with another status than 0, and says nothing. It
+    ends when its list is empty. No option turns it off.
+
+    Args:
+        trainer: The trainer.
+        all_of_them: Whether to take none while some have not been started yet.
+    """
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return []
+    if all_of_them and len(launcher.procs) < launcher.num_processes - 1:
+        return []
+    taken = list(launcher.procs)
+    launcher.procs.clear()
+    return taken

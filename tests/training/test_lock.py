@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 
 import pytest
 from processes import CONTEXT
@@ -38,6 +39,31 @@ def test_a_second_training_is_told_who_holds_it(tmp_path, holder):
     for _ in range(2):
         with pytest.raises(SettingError, match=re.escape(message)), locked(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("way", [".", "link", "../{}"])
+def test_trainings_of_one_process_are_kept_apart(tmp_path, monkeypatch, way):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path.parent / f"{tmp_path.name}-link").symlink_to(tmp_path)
+    other = {"link": tmp_path.parent / f"{tmp_path.name}-link"}.get(way, tmp_path / way.format(tmp_path.name))
+    refused = []
+
+    def train():
+        with pytest.raises(SettingError) as error, locked(other):
+            pass
+        refused.append(str(error.value))
+
+    with locked(tmp_path):
+        for _ in range(2):
+            thread = threading.Thread(target=train)
+            thread.start()
+            thread.join()
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+    line = "is being trained by this process: wait for its end, or leave out --ckpt_path to begin another run"
+    assert refused == [f"{other} {line}"] * 2
+    with locked(other):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("holder", [False, True], indirect=True, ids=["alone", "with workers that live on"])

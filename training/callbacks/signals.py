@@ -15,10 +15,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
-ENDING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
-]  # Windows lacks the last two
-"""Ctrl-C; what ``kill``, docker, systemd and ``scancel`` send; a closed terminal; SLURM's warning of the time limit."""
+from norms.pooling import is_distributed
+from training.errors import ENDING
 
 
 class EndOnSignal(Callback):
@@ -26,8 +24,8 @@ class EndOnSignal(Callback):
 
     The current step and its validation end. Then a ``SIGTERMException`` with the status 128 plus the signal's number
     leaves Lightning's ``fit``, in all processes before the same step, whichever of them got the signal. Ctrl-C ends a
-    training at once that has not begun yet, and so does a second Ctrl-C. A signal that comes when the last step is done
-    changes nothing.
+    training at once that has not begun yet, and so does a second Ctrl-C. So does every signal, while the processes of a
+    training have not found each other. One that comes when the last step is done changes nothing.
 
     The data's worker processes pass over these signals, which often reach the whole process group: a training cannot
     end its step without its data.
@@ -35,12 +33,18 @@ class EndOnSignal(Callback):
 
     def __init__(self) -> None:
         self._process = os.getpid()
+        self._alone = True
         self._signal = 0
         self._step = -1
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Take over the signals within this context, if it is entered in the main thread, the only one that can."""
+    def installed(self, alone: bool = True) -> Iterator[None]:
+        """Take over the signals within this context, if it is entered in the main thread, the only one that can.
+
+        Args:
+            alone: Whether this is the only process of the training.
+        """
+        self._alone = alone
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -80,8 +84,8 @@ class EndOnSignal(Callback):
             torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
             number = int(told)
         if number:
-            # Lightning's observer of processes kills all when one that it has started ends with another status than 0.
-            raise SIGTERMException(128 + number if trainer.is_global_zero else 0)
+            self._signal = number
+            raise SIGTERMException(128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # in a process that was forked
@@ -89,6 +93,9 @@ class EndOnSignal(Callback):
             signal.raise_signal(number)
         elif number == signal.SIGINT and (self._signal or self._step < 0):
             raise KeyboardInterrupt
+        elif not self._alone and not is_distributed() and not self._signal:
+            self._signal = number
+            raise SIGTERMException(128 + number)
         elif not self._signal:
             self._signal = number
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -1,0 +1,151 @@
+"""The processes of a training: none waits for one that is gone, and none is left behind."""
+
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from normlab import as_installed
+from norms.pooling import is_distributed
+from training.errors import ENDING, TrainingError
+from training.lightning_private import take_started_processes
+from training.run import Run
+
+FIRST = "NORMLAB_FIRST_PROCESS"
+"""The environment variable that tells the processes which a training starts who has started them."""
+
+PERIOD = 0.2
+"""Seconds between two looks at the other processes."""
+
+GRACE = 5.0
+"""Seconds that the main thread has to end by itself, when the training cannot go on."""
+
+PATIENCE = 30.0
+"""Seconds that the other processes have to end, when the training has ended in the first."""
+
+
+class Companions(Callback):
+    """Watch the other processes of a training that Lightning has started, from a thread.
+
+    While the main thread waits for another process it sees neither that this one is gone, nor a signal. So the thread
+    ends the process, if the main thread does not: when another process has failed, with one line and the status 1; when
+    a signal has come before all processes have found each other, with the status 128 plus its number. The first process
+    ends last. Those that somebody else has started, such as ``torchrun`` or SLURM, are left to them.
+    """
+
+    def __init__(self) -> None:
+        self._others: list[subprocess.Popen[bytes]] = []
+        self._first: int | None = None
+        self._thread: threading.Thread | None = None
+        self._end: tuple[int, str] | None = None
+        self._leaving = self._at_once = self._over = False
+
+    @contextmanager
+    def watched(self, trainer: Trainer, run: Run) -> Iterator[None]:
+        """Watch within this context, in which signals have handlers already.
+
+        Args:
+            trainer: The trainer, before it starts other processes.
+            run: The run, for what is told of how to go on.
+        """
+        if trainer.num_devices * trainer.num_nodes == 1 or os.name != "posix":
+            yield
+            return
+        if trainer.local_rank == 0:
+            os.environ[FIRST] = str(os.getpid())
+        elif FIRST in os.environ:
+            self._first = int(os.environ[FIRST])
+        woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False) if in_main_thread else -1
+        self._thread = threading.Thread(target=self._watch, args=(trainer, run, woken), daemon=True)
+        self._thread.start()
+        try:
+            yield
+        finally:
+            if self._first is None:
+                self._end_others(trainer)
+                os.environ.pop(FIRST, None)
+            self._over = True
+            self._thread.join()
+            if in_main_thread:
+                signal.set_wakeup_fd(before)
+            os.close(woken)
+            os.close(wake)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let the main thread end this process, which it is about to do."""
+        self._leaving = True
+        self._at_once = isinstance(exception, KeyboardInterrupt)
+
+    def blame(self) -> None:
+        """Tell that another process is to blame for an error of this one, if another one is gone.
+
+        Raises:
+            TrainingError: If another process has failed.
+            SystemExit: If a signal has ended it.
+        """
+        if self._thread is None:
+            return
+        end = time.monotonic() + 1  # it may not quite have ended
+        while self._end is None and time.monotonic() < end:
+            time.sleep(PERIOD)
+        if self._end is not None:
+            status, message = self._end
+            raise TrainingError(message) if message else SystemExit(status)
+
+    def _watch(self, trainer: Trainer, run: Run, woken: int) -> None:
+        while not self._over:
+            ready, _, _ = select.select([woken], [], [], PERIOD)
+            signals = os.read(woken, 100) if ready else b""
+            self._others = self._others or take_started_processes(trainer)
+            if self._end is None:
+                self._end = self._seen(run, signals)
+                deadline = time.monotonic() + GRACE
+            if self._end is not None and not self._leaving and time.monotonic() > deadline:
+                self._exit(*self._end)
+
+    def _seen(self, run: Run, signals: bytes) -> tuple[int, str] | None:
+        """Return with which status and message this process has to end; None if it has not."""
+        begun = is_distributed()
+        for number in signals:
+            if number in ENDING and not begun:
+                return 128 + number, ""
+        for rank, other in enumerate(self._others, 1):
+            if status := other.poll():
+                number = -status if status < 0 else status - 128
+                if number in ENDING:
+                    if not begun:
+                        os.kill(os.getpid(), number)  # for the main thread, if it hears
+                    return 128 + number, ""
+                how = f"was killed by {signal.Signals(number).name}" if status < 0 else f"failed with status {status}"
+                command = as_installed(run.resume_command())
+                return 1, f"process {rank} of this training {how}, so the training ends; go on with: {command}"
+        if self._first is not None and self._first != os.getppid():
+            return 1, "the first process of this training is gone, so this one ends"
+        return None
+
+    def _end_others(self, trainer: Trainer) -> None:
+        self._others = self._others or take_started_processes(trainer, all_of_them=False)
+        patience = 0.0 if self._at_once or not is_distributed() else PATIENCE
+        end = time.monotonic() + patience
+        for other in self._others:
+            with suppress(subprocess.TimeoutExpired):
+                other.wait(max(0, end - time.monotonic()))
+            other.kill()
+            other.wait()
+
+    def _exit(self, status: int, message: str) -> None:
+        for other in self._others:
+            other.kill()
+        if message:
+            with suppress(OSError):
+                os.write(2, f"error: {message}\n".encode())
+        os._exit(status)
