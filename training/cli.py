@@ -35,6 +35,7 @@ from training.callbacks.signals import EndOnSignal
 from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.files import replacing
+from training.guarded_loggers import guarded
 from training.layer_sync import NormSync
 from training.lightning_private import CLI, leave_signals_alone
 from training.lock import locked
@@ -258,7 +259,7 @@ class TrainCLI(CLI):
             return
         alone, watched = self.trainer.num_devices * self.trainer.num_nodes == 1, self._companions.watched
         with lasting_output(), self._run() as run, self._signals.installed(alone), watched(self.trainer, run):
-            self.trainer.loggers = [CSVLogger(run.folder), *self._loggers]
+            self.trainer.loggers = [CSVLogger(run.folder), *guarded(self._loggers)]
             try:
                 self.trainer.fit(**kwargs)
             except RuntimeError:
