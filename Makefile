@@ -27,10 +27,11 @@ docs:  ## the documentation, in site/
 bench:  ## whether the benchmark of the norms works; CONTRIBUTING.md says how to measure
 	$(BIN)/python benchmarks/norms.py --quick
 
-versions:  ## the quick tests with the oldest and with the newest versions that pyproject.toml allows
+versions:  ## the quick tests with the oldest and the newest versions that pyproject.toml allows; 11 GB in out/
 	for resolution in lowest-direct highest; do \
 		$(BIN)/uv venv --clear --python 3.11 out/$$resolution && \
 		$(BIN)/uv pip install --python out/$$resolution --resolution $$resolution -e ".[test]" && \
+		$(BIN)/uv pip list --python out/$$resolution && \
 		out/$$resolution/bin/pytest -n 2 --dist worksteal -m "not slow" || exit 1; \
 	done
 

@@ -65,13 +65,13 @@ def layer_values(table: DataFrame) -> DataFrame:
     gates = table.loc[table["channel"].notna() & (table["kind"] != GAMMA) & table["value"].notna(), [*by, "value"]]
     codes, means = numbered(gates, by)
     means["value"] = np.bincount(codes, gates["value"]) / np.bincount(codes)
-    means["statistic"] = pd.Categorical.from_codes(np.full(len(means), -1), table["statistic"].cat.categories)
+    means["statistic"] = pd.Series(index=means.index, dtype=table["statistic"].dtype)
     weights = table.loc[table["statistic"].notna(), columns].astype({"value": np.float64})
     summary = weights["kind"].astype(str).str.endswith(LOGGED)
     logged = weights[summary & (weights["statistic"] == "mean")]
     names = {name: name.removesuffix(LOGGED) for name in table["kind"].cat.categories}
     kinds = pd.Categorical(logged["kind"].map(names), table["kind"].cat.categories)
-    logged = logged.assign(kind=kinds, statistic=means["statistic"].dtype.na_value)
+    logged = logged.assign(kind=kinds, statistic=pd.Series(index=logged.index, dtype=table["statistic"].dtype))
     return pd.concat([means[columns], logged, weights[~summary]], ignore_index=True)
 
 

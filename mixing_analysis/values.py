@@ -246,7 +246,9 @@ def summaries(
     if "layer" not in by:
         means[["min", "max", "std"]] = np.nan
     columns = means.rename_axis(columns=None).reset_index().assign(count=0)
-    both = pd.concat([known, columns], ignore_index=True).drop_duplicates(list(by))
+    columns = columns.reindex(columns=known.columns)
+    # An empty table has no types to say.
+    both = columns if known.empty else pd.concat([known, columns], ignore_index=True).drop_duplicates(list(by))
     return both.sort_values(list(by), ignore_index=True)
 
 

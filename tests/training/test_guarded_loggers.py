@@ -8,7 +8,7 @@ from test_train import TINY
 
 from training.command import main
 
-pytestmark = [pytest.mark.filterwarnings(f"always:{text}") for text in (".* failed", "Wpytestmark = pytest.mark.filterwarnings("always:.* failed")B cannot be reached")]
+pytestmark = [pytest.mark.filterwarnings(f"always:{text}") for text in (".* failed", "W&B cannot be reached")]
 
 RAISED = "cannot write: no space left"
 
