@@ -281,6 +281,8 @@ def assert_compiles(case, backend):
 
 @over("case", COMPILED, ids=str)
 def test_compiles_whole_in_training_and_evaluation(case):
+    if "sparse_steps" in case.options and torch.__version__ < (2, 14):
+        pytest.skip("compiled by this torch, a scalar buffer in float64 does not move; in float32 it does")
     # This backend divides the work between forward and backward as the native one does: that is where errors come from.
     torch.compiler.reset()
     assert_compiles(case, "aot_eager_decomp_partition")
