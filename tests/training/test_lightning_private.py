@@ -2,8 +2,11 @@
 
 import inspect
 import signal
+import subprocess
+import sys
 
 import pytest
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningCLI
 from stand_ins import TinyData, TinyModel, fit
@@ -12,6 +15,7 @@ from training.lightning_private import (
     CLI,
     leave_signals_alone,
     number_log_rows_by_steps,
+    take_started_processes,
     uncount_batch_that_has_not_begun,
 )
 
@@ -49,6 +53,23 @@ def test_signals_are_lightnings_until_they_are_left_alone(alone):
     assert (signal.getsignal(signal.SIGTERM) is before) == alone
     trainer._signal_connector.teardown()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_processes_are_watched_by_lightning_until_they_are_taken(monkeypatch):
+    trainer = Trainer(logger=False, accelerator="cpu", devices=2, strategy="ddp")
+    killed = []
+    observer = _ChildProcessObserver(0, trainer.strategy.launcher.procs)
+    monkeypatch.setattr(observer, "_terminate_all", lambda: killed.append(True))
+    assert take_started_processes(trainer) == []
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(143)"])
+    trainer.strategy.launcher.procs.append(process)
+    process.wait()
+    assert observer._run()
+    assert killed == [True]
+    assert take_started_processes(trainer) == [process]
+    assert observer._run(), "it ends"
+    assert killed == [True]
+    assert take_started_processes(Trainer(logger=False, accelerator="cpu")) == []
 
 
 def test_log_rows_are_numbered_by_the_count_that_is_set(tmp_path):
