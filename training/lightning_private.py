@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.strategies import DDPStrategy
 
 
 class CLI(LightningCLI):
@@ -46,3 +47,20 @@ def leave_signals_alone(trainer: Trainer) -> None:
     others, for ever if they did not get the signal in the same step. No option turns it off.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def starts_by(trainer: Trainer) -> str:
+    """Return how the trainer starts its other processes: ``popen``, by running the command again, or another way.
+
+    No public attribute tells it, and some of its names are aliases.
+    """
+    return str(getattr(trainer.strategy, "_start_method", None) or "popen")
+
+
+def look_for_unused_parameters(trainer: Trainer) -> None:
+    """Let DDP expect that a backward pass leaves some parameters without gradients.
+
+    It is an argument of the strategy, but which strategy ``auto`` stands for is known only when the trainer is built.
+    """
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
