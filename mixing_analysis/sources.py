@@ -105,7 +105,7 @@ def _kinds_of(found: RunOnDisk) -> tuple[MixingKind, ...]:
         return BUILTIN
     try:
         return read_kinds(json.loads(path.read_text()), path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingError(f"{path} is damaged: {error}") from error
 
 

@@ -19,6 +19,7 @@ from lightning_modules.base import TrainingModule, plain_settings
 from norms.errors import SettingError
 from training.checkpoint_files import NoWeightsError, check_size, read_checkpoint, weights_of, whole_neighbors
 from training.finite import may_be_infinite, not_finite
+from training.yaml_text import check_yaml
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -236,7 +237,9 @@ class Run:
             return None
         try:
             check_file(self.config)
-            config = yaml.safe_load(self.config.read_text())
+            text = self.config.read_text()
+            check_yaml(text)
+            config = yaml.safe_load(text)
         except (OSError, ValueError, yaml.YAMLError):
             return None
         return config if isinstance(config, dict) else None
