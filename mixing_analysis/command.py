@@ -17,7 +17,7 @@ from training.doors import command_parser, run_command
 
 
 class Group(NamedTuple):
-    """Runs that the user wants to see averaged."""
+    """Name runs that the user wants to see averaged."""
 
     name: str
     runs: tuple[str, ...]

@@ -177,7 +177,7 @@ def _configured(run: Run, part: str, base: type) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Lightning says of devices and data loaders."""
+    """Leave out what Lightning says of devices and data loaders."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

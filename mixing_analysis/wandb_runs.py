@@ -164,7 +164,7 @@ def _layer_values(row: Row, kinds: Sequence[MixingKind] = BUILTIN) -> dict[str, 
 
 @cache
 def _patterns(kinds: tuple[MixingKind, ...]) -> list[tuple[MixingKind, re.Pattern[str]]]:
-    """Of each kind, the pattern of the keys that its values are logged under."""
+    """Return of each kind the pattern of the keys that its values are logged under."""
     keys = [(kind, re.escape(kind.log_key)) for kind in kinds]
     layer = re.escape("{layer}")
     return [

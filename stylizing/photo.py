@@ -30,7 +30,7 @@ _DESCRIPTIVE = {
 
 
 class Photo(NamedTuple):
-    """A photo as the network sees it, and what else its file holds."""
+    """Hold a photo as the network sees it, and what else its file holds."""
 
     image: Image.Image
     """RGB, upright, scaled down where it was larger than asked for."""

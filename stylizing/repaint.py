@@ -33,14 +33,14 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 class Job(NamedTuple):
-    """One photo and the file its result goes to."""
+    """Name one photo and the file its result goes to."""
 
     source: Path
     target: Path
 
 
 class Outcome:
-    """What became of the photos."""
+    """Note what became of the photos."""
 
     def __init__(self) -> None:
         self.written = 0

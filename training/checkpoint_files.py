@@ -53,7 +53,7 @@ MOST_VALUES = 10**7
 
 
 class NoWeightsError(SettingError):
-    """A checkpoint without weights."""
+    """Tell of a checkpoint without weights."""
 
 
 def read_checkpoint(path: Path, mmap: bool = True) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ NEIGHBORS = 3
 
 
 class Run:
-    """A run's folder, or a checkpoint that somebody has taken out of one.
+    """Describe a run's folder, or a checkpoint that somebody has taken out of one.
 
     Nothing is read or made before it is asked for. Whatever cannot be found or read is a
     :class:`~norms.errors.SettingError` that names the file.
@@ -210,7 +210,7 @@ class Run:
 
     @property
     def predictions(self) -> Path:
-        """What ``predict`` writes."""
+        """The file that ``predict`` writes."""
         return self.folder / "predictions.safetensors"
 
     def newest_checkpoint(self) -> Path | None:
@@ -246,7 +246,7 @@ class Run:
 
     @cached_property
     def state(self) -> Mapping[str, Any]:
-        """What the checkpoint holds, read once, after all of the file has been checked.
+        """The content of the checkpoint, read once, after all of the file has been checked.
 
         Its tensors are on the CPU and mapped from the file.
 
