@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -14,30 +15,32 @@ ROOT = Path(__file__).resolve().parent
 
 def train() -> int:
     """Train a model: the command ``normlab-train``."""
-    from training.command import main
-
-    return main()
+    return _run("training")
 
 
 def stylize() -> int:
     """Repaint photos: the command ``normlab-stylize``."""
-    from stylizing.command import main
-
-    return main()
+    return _run("stylizing")
 
 
 def sample() -> int:
     """Draw images from a GAN: the command ``normlab-sample``."""
-    from sampling.command import main
-
-    return main()
+    return _run("sampling")
 
 
 def analyze() -> int:
     """See what norms have learned: the command ``normlab-analyze``."""
-    from mixing_analysis.command import main
+    return _run("mixing_analysis")
 
-    return main()
+
+def _run(package: str) -> int:
+    try:
+        check_packages()
+    except ImportError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    status: int = import_module(f"{package}.command").main()
+    return status
 
 
 def as_installed(command: str) -> str:
@@ -66,6 +69,3 @@ def _found(name: str) -> Path:
         return ROOT / name
     places = [*(spec.submodule_search_locations or ()), spec.origin]
     return Path(str(places[0])).resolve()
-
-
-check_packages()

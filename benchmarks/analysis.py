@@ -41,7 +41,7 @@ LIMITS = {"seconds": 60.0, "memory": 2.0, "load": 3.0, "page": 10.0}
 
 
 class Result(NamedTuple):
-    """The number of values, seconds of the process and of the processors for it, GiB, MB, seconds."""
+    """Hold the number of values, seconds of the process and of the processors for it, GiB, MB, seconds."""
 
     values: int
     seconds: float

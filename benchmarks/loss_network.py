@@ -45,14 +45,14 @@ COLUMNS = ("loss network", "style", "judge: style", "judge: content", "own: styl
 
 @dataclass
 class Candidate:
-    """A loss network to train with."""
+    """Describe a loss network to train with."""
 
     name: str
     loss_network: str = "bundled"
     weights: str | None = None
 
     def recipe(self) -> str:
-        """How its weights came to be, as far as their file says."""
+        """Tell how its weights came to be, as far as their file says."""
         path = BUNDLED if self.weights is None else Path(self.weights)
         if path.suffix != ".safetensors":
             return path.name
@@ -62,7 +62,7 @@ class Candidate:
 
 @dataclass
 class Scores:
-    """Losses before and after a training, and how long it took."""
+    """Hold the losses before and after a training, and how long it took."""
 
     judge_style: tuple[float, float]
     judge_content: tuple[float, float]
@@ -90,7 +90,7 @@ def random_network(folder: Path, seed: int) -> Candidate:
 
 @torch.no_grad()
 def held_out_losses(loss: PerceptualLoss, module: StyleTransfer, photos: Tensor) -> tuple[float, float]:
-    """Style and content loss of the painted photos, clamped as they would be written to a file."""
+    """Compute the style and content loss of the painted photos, clamped as they would be written to a file."""
     with module.evaluation():
         terms = loss(module(photos).clamp(0, 1), photos)
     return float(terms["style"]), float(terms["content"])

@@ -56,7 +56,7 @@ LARGE, SHARE_TARGET = 100e6, 0.8
 
 
 class Textbook(nn.Module):
-    """A layer written as its paper writes it, in operations of autograd."""
+    """Write a layer as its paper does, in operations of autograd."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Textbook(nn.Module):
         self.register_buffer("running_var", torch.ones(shape))
 
     def batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the batch, or in evaluation the running ones."""
+        """Return the mean and variance of the batch, or in evaluation the running ones."""
         if not self.training:
             return self.running_mean, self.running_var
         dims, count = (0, 2, 3), x.numel() // x.shape[1]
@@ -77,7 +77,7 @@ class Textbook(nn.Module):
 
 
 class TextbookBatchInstanceNorm(Textbook):
-    """Two separate norms, added."""
+    """Add two separate norms."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -90,7 +90,7 @@ class TextbookBatchInstanceNorm(Textbook):
 
 
 class TextbookSwitchableNorm(Textbook):
-    """The formula of three statistics."""
+    """Compute the formula of three statistics."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -106,7 +106,10 @@ class TextbookSwitchableNorm(Textbook):
 
 
 class TextbookBatchRenorm(Textbook):
-    """Algorithm 1, with the bounds that the paper ends with; ``running_var`` holds the running standard deviation."""
+    """Compute Algorithm 1, with the bounds that the paper ends with.
+
+    ``running_var`` holds the running standard deviation.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x``."""
@@ -135,7 +138,7 @@ LAYERS: dict[str, Callable[[int], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Under what conditions layers are compared."""
+    """Say under what conditions layers are compared."""
 
     device: str
     dtype: str
@@ -157,7 +160,7 @@ class Setting:
 
 
 class Cell(NamedTuple):
-    """One layer in one setting, compared with nn.BatchNorm2d and nn.InstanceNorm2d."""
+    """Compare one layer in one setting, compared with nn.BatchNorm2d and nn.InstanceNorm2d."""
 
     setting: Setting
     layer: str
@@ -222,7 +225,7 @@ class Cell(NamedTuple):
 
 
 def clock(step: Step, repeats: int, device: str) -> float:
-    """Seconds for one of ``repeats`` calls."""
+    """Return the seconds for one of ``repeats`` calls."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -245,7 +248,7 @@ def warm_up(step: Step, device: str, seconds: float) -> int:
 
 
 def time_in_turns(steps: list[Step], device: str, options: argparse.Namespace) -> list[list[float]]:
-    """Seconds of each step in each round; the steps take turns."""
+    """Return the seconds of each step in each round; the steps take turns."""
     repeats = [warm_up(step, device, options.sample_seconds) for step in steps]
     rounds = [
         [clock(step, count, device) for step, count in zip(steps, repeats, strict=True)] for _ in range(options.rounds)
@@ -314,7 +317,7 @@ def compare(setting: Setting, copy_bandwidth: float | None, options: argparse.Na
 
 
 def measure_copy(options: argparse.Namespace) -> float:
-    """Bytes per second, read and written, of a copy that is too large for any cache."""
+    """Return the bytes per second, read and written, of a copy that is too large for any cache."""
     source = torch.zeros(2**28, device=options.device)
     target = torch.empty_like(source)
     [times] = time_in_turns([lambda: target.copy_(source)], options.device, options)
@@ -322,7 +325,7 @@ def measure_copy(options: argparse.Namespace) -> float:
 
 
 def saved_bytes(layer: str, shape: tuple[int, ...]) -> int:
-    """Bytes of all tensors that one forward pass keeps for the backward pass, the input among them."""
+    """Return the bytes of all tensors that one forward pass keeps for the backward pass, the input among them."""
     storages = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -348,7 +351,7 @@ def tensors(thing: object) -> Iterator[Tensor]:
 
 
 def settings(options: argparse.Namespace) -> list[Setting]:
-    """All settings, those of one table side by side."""
+    """Yield all settings, those of one table side by side."""
     return list(
         itertools.starmap(
             Setting,
@@ -365,7 +368,7 @@ def settings(options: argparse.Namespace) -> list[Setting]:
 
 
 def tables(cells: list[Cell]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, head and rows of each table."""
+    """Yield title, head and rows of each table."""
     labels = dict.fromkeys(cell.setting.label for cell in cells)
     for label, measure in itertools.product(labels, MEASURES):
         by_layer: dict[str, dict[tuple[int, ...], Cell]] = {}

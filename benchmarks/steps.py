@@ -45,7 +45,7 @@ COLUMNS = ("norm", "step", "relative to batch", "share of the norms")
 
 
 class Row(NamedTuple):
-    """What was measured of a norm: median seconds of a step, quartiles of ratios, seconds of the norms alone."""
+    """Hold what was measured of a norm: median seconds of a step, quartiles of ratios, seconds of the norms alone."""
 
     norm: str
     seconds: float
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 class Stopwatch(pl.Callback):
-    """Times the steps of a training, and notes what its norms get in the last of them."""
+    """Time the steps of a training, and notes what its norms get in the last of them."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -80,7 +80,7 @@ class Stopwatch(pl.Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
     def watch(self, module: nn.Module) -> None:
-        """Have the norms of a module note each call: the layer, its input's shape, whether gradients follow."""
+        """Let the norms of a module note each call: the layer, its input's shape, whether gradients follow."""
 
         def note(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
             self.calls.append((layer, inputs[0].shape, torch.is_grad_enabled()))
@@ -117,7 +117,7 @@ def train(module: pl.LightningModule, data: pl.LightningDataModule, steps: int, 
 
 
 def time_alone(calls: Sequence[tuple[nn.Module, torch.Size, bool]], repeats: int) -> float:
-    """Seconds that calls of layers take, each alone: the sum of the medians."""
+    """Return the seconds that calls of layers take, each alone: the sum of the medians."""
     total = 0.0
     for layer, shape, differentiates in calls:
         layer.train()

@@ -24,7 +24,7 @@ _PATIENCE = 30.0
 
 
 class ArrayImages:
-    """Images in memory as items ``{"image": (C, size, size) in [0, 1]}``, with ``"label"`` where there are labels.
+    """Serve images in memory as items ``{"image": (C, size, size) in [0, 1]}``, with ``"label"`` where there are any.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -54,7 +54,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 
 class BundledDigits(ImageDataModule):
-    """The 1,797 handwritten digits that scikit-learn brings along, 8 x 8 pixels enlarged to ``image_size``.
+    """Serve the 1,797 handwritten digits that scikit-learn brings along, 8 x 8 pixels enlarged to ``image_size``.
 
     1,500 are for training and 297, always the same ones, for validation.
 
@@ -104,7 +104,7 @@ class BundledDigits(ImageDataModule):
 
 
 class TorchvisionImages(ImageDataModule):
-    """Base of the benchmarks that torchvision downloads, checks and reads; validation is on the official test set.
+    """Serve the benchmarks that torchvision downloads, checks and reads; validation is on the official test set.
 
     Args:
         root: Folder of the files.

@@ -66,7 +66,8 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """List the image files below a folder, by their extensions, and those without extension by how they begin.
 
     Hidden files and folders are left out; links to folders are followed. Photographs in formats that cannot be decoded
-    here, such as HEIC and those of cameras' sensors, are in the list, so that whoever reads it can say so.
+    here, such as HEIC and those of cameras' sensors, are in the list, so that whoever reads it can say so; and so are
+    folders that cannot be looked into.
 
     Args:
         folder: Where to search, at any depth.
@@ -82,7 +83,8 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     extensions = image_extensions() | RAW_EXTENSIONS
     found: list[Path] = []
     visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    tree = os.walk(folder, onerror=lambda error: found.append(_place(error)), followlinks=True)
+    for parent, folders, files in tree:
         real = os.path.realpath(parent)
         # Emptied, the list ends the walk here: without this a link to a parent folder would be followed for ever.
         folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
@@ -109,6 +111,10 @@ def listed(things: Sequence[object]) -> str:
     """Return the first three things, and how many more there are."""
     more = [f"and {len(things) - _NAMED} more"] if len(things) > _NAMED else []
     return "; ".join([*map(str, things[:_NAMED]), *more])
+
+
+def _place(error: OSError) -> Path:
+    return Path(os.fsdecode(error.filename))
 
 
 def _begins_like_an_image(path: Path) -> bool:

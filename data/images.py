@@ -28,11 +28,11 @@ _PILLOWS_LIMIT = threading.Lock()
 
 
 class ImageError(SettingError):
-    """A file that cannot be read as an image; the message is one line with the path and the cause."""
+    """Say that a file cannot be read as an image; the message is one line with the path and the cause."""
 
 
 class Decoded(NamedTuple):
-    """What :func:`decode` makes of an image."""
+    """Hold what :func:`decode` makes of an image."""
 
     rgb: Image.Image
     """The colors, 8-bit sRGB; the image itself if it is that already, so that a large one is in memory once."""

@@ -21,7 +21,7 @@ MOST_WORKERS = 256
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Base of the data modules.
+    """Define what all data modules have.
 
     Batches are dicts: ``image``, float32 (B, C, H, W) in [0, 1], and for labeled sets ``label``, int64 (B,).
 
@@ -123,7 +123,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
 
 class _Mapped(Dataset[Any]):
-    """A dataset with a transform applied."""
+    """Apply a transform to a dataset."""
 
     def __init__(self, items: Items, transform: Callable[[Any], Any] | None) -> None:
         self.items = items

@@ -28,7 +28,7 @@ _GAP = 2
 
 
 class Photo:
-    """A photo of a folder, which is decoded when it is known how fine it must be.
+    """Hold a photo of a folder, which is decoded when it is known how fine it must be.
 
     Args:
         files: The folder's photos.
@@ -101,7 +101,7 @@ def _decoded(image: Image.Image | Photo, shrink: Callable[[int], float]) -> tupl
 
 
 class ImageFolder(ImageDataModule):
-    """The images in a folder, at any depth and in any format that Pillow decodes.
+    """Serve the images in a folder, at any depth and in any format that Pillow decodes.
 
     Training takes random squares at random scales and flips them; validation takes the largest centered squares.
     Files that cannot be read are left out, with one warning that names them. HEIC is read where ``pillow-heif`` is
@@ -194,7 +194,7 @@ def _size_or_error(path: Path, max_pixels: int | None) -> tuple[int, int] | Imag
 
 
 class Files:
-    """Image files, decoded when asked for; one that turns out damaged is replaced by the next one that is not.
+    """Hold image files, decoded when asked for; one that turns out damaged is replaced by the next one that is not.
 
     Args:
         paths: The files.
@@ -240,7 +240,7 @@ _VAL_PHOTOS = ("chelsea", "china.jpg", "coffee")
 
 
 class BundledPhotos(ImageDataModule):
-    """Fifteen photographs that scikit-image and scikit-learn bring along, so that nothing need be downloaded.
+    """Serve fifteen photographs that scikit-image and scikit-learn bring along, so that nothing need be downloaded.
 
     These are all of theirs in which a picture is to be seen: people, things, a flower, a night sky, textures, and
     views through microscope and telescope, none smaller than 300 pixels. Left out are drawings, pages of text, nearly

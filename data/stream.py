@@ -19,7 +19,7 @@ _ORDER, _TRANSFORM = 0, 1
 
 
 class Items(Protocol):
-    """What a stream can be made of: a sequence of known length."""
+    """Describe what a stream can be made of: a sequence of known length."""
 
     def __len__(self) -> int: ...
 
@@ -74,7 +74,7 @@ def _default_generator_seeded(seed: int) -> Iterator[None]:
 
 
 class StreamSampler(Sampler[list[int]]):
-    """Endless batches of stream positions; each rank takes its own slice of every step.
+    """Yield endless batches of stream positions; each rank takes its own slice of every step.
 
     In step s, rank r of w takes the ``batch_size`` positions from ``(s * w + r) * batch_size`` on.
 
@@ -107,7 +107,7 @@ class StreamSampler(Sampler[list[int]]):
 
 
 class StreamDataset(Dataset[Any]):
-    """The endless stream over a finite dataset, indexed by position.
+    """Repeat a finite dataset without end, indexed by position.
 
     Every ``len(dataset)`` positions are one pass, in which each item comes exactly once, in an order of its own.
 

@@ -11,7 +11,7 @@ from norms.formula import Formula, Gradients, Moments
 
 
 class ContrastFormula(Formula):
-    """The norm as a function from the moments of planes to scale and offset, with its derivative."""
+    """Write the norm as a function from the moments of planes to scale and offset, with its derivative."""
 
     per_sample = True
 
@@ -28,7 +28,7 @@ class ContrastFormula(Formula):
 
 
 class ContrastNorm2d(norms.MixingNorm):
-    """Instance normalization that learns how much contrast to erase."""
+    """Normalize by instance, and learn how much contrast to erase."""
 
     kinds = (norms.MixingKind("erase", neutral=1.0, lr_multiplier=10),)
     spatial_dims, uses_batch = 2, False

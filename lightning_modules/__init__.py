@@ -1,6 +1,10 @@
 """What trains: style transfer, generative adversarial networks, a classifier and distillation, as Lightning modules."""
 
-import normlab  # noqa: F401, refuses other people's packages of our names before the slow imports
+# ruff: noqa: E402, since other people's packages of our names are refused before they are imported
+
+import normlab
+
+normlab.check_packages()
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from lightning_modules.gan import GAN

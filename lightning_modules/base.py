@@ -43,7 +43,7 @@ def class_path(choice: Any) -> str:
 
 
 class TrainingModule(LightningModule):
-    """Base of the modules that ``train.py`` trains.
+    """Define what all modules that ``train.py`` trains have.
 
     A run is a pure function of (configuration, seed, step): whatever is random draws from a generator keyed by seed,
     rank and step, and whatever moves is part of the checkpoint. So a run that was killed resumes exactly.

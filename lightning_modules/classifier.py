@@ -1,6 +1,7 @@
 """A small image classifier: to study normalization, and to train the bundled perceptual loss."""
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class Classifier(TrainingModule):
         """Return the command that makes a feature network of the run, which batch norm alone allows."""
         if self.norm != "batch":
             return None
-        return f"python -m tools.export_features {run_dir} features.safetensors"
+        return f"python -m training.export_features {shlex.quote(str(run_dir))} features.safetensors"
 
 
 def warm_up_then_cosine(step: int, total: int, warm_up: float = 0.2) -> float:

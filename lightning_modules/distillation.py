@@ -1,6 +1,7 @@
 """Teaching a small feature network to see what a large one sees."""
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -104,8 +105,8 @@ class Distillation(TrainingModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def next_command(self, run_dir: Path) -> str:
-        """Command that makes a feature network of the run."""
-        return f"python -m tools.export_features {run_dir} features.safetensors"
+        """Return the command that makes a feature network of the run."""
+        return f"python -m training.export_features {shlex.quote(str(run_dir))} features.safetensors"
 
     def _load_teacher(self) -> LossNetwork:
         return LossNetwork("squeezenet1_1", TAUGHT, self.weights)

@@ -44,9 +44,9 @@ class GAN(TrainingModule):
     The defaults are the published setting for CIFAR-10, but that the authors take ``generator_batch_size: 128``,
     ``dequantize: true`` and no average.
 
-    On several processes the strategy must be ``ddp_find_unused_parameters_true``: each backward pass leaves one of the
-    two networks without gradients. Norms take their statistics per process, or over all of them with
-    ``trainer.sync_batchnorm``.
+    On several processes, a trainer that is not built by ``train.py`` needs the strategy
+    ``ddp_find_unused_parameters_true``: each backward pass leaves one of the two networks without gradients. Norms
+    take their statistics per process, or over all of them with ``trainer.sync_batchnorm``.
 
     Args:
         architecture: One of ``resnet32``, ``resnet48``, ``cnn32``, ``cnn48`` (published) or ``resnet16`` (small), or a

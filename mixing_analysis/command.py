@@ -17,7 +17,7 @@ from training.doors import command_parser, run_command
 
 
 class Group(NamedTuple):
-    """Runs that the user wants to see averaged."""
+    """Name runs that the user wants to see averaged."""
 
     name: str
     runs: tuple[str, ...]
@@ -55,11 +55,6 @@ def _parser() -> ArgumentParser:
         help="average these runs, of one architecture, under this name; may be given several times",
     )
     add("--no-snapped", dest="snapped", action="store_false", help="do not evaluate the networks with snapped gates")
-    trust = (
-        "evaluate runs that name classes of this package too, which is imported; only normlab's own are otherwise; "
-        "may be given several times"
-    )
-    add("--trust", metavar="PACKAGE", action="append", default=[], help=trust)
     batches = "at most how many batches of images to evaluate snapped gates on (default: 32)"
     add("--batches", metavar="N", type=PositiveInt, default=32, help=batches)
     return parser

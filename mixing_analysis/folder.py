@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data.files import check_file
 from norms.errors import SettingError
 
 MANIFEST = ".analysis"
@@ -59,6 +60,7 @@ def _within(path: Path) -> Iterator[Path]:
 
 
 def _listed(folder: Path) -> set[str]:
+    check_file(folder / MANIFEST)
     try:
         return set((folder / MANIFEST).read_text().splitlines())
     except (OSError, UnicodeDecodeError):

@@ -11,7 +11,7 @@ from norms.kinds import MixingKind
 
 @dataclass(frozen=True)
 class Published:
-    """About which shares of the gates of a network ended near the ends of their range.
+    """Say about which shares of the gates of a network ended near the ends of their range.
 
     Attributes:
         source: Where it was published.

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pandas import DataFrame
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from norms.errors import SettingError
 from norms.imports import only_from, resolve
 from norms.mixing import snap_
 from norms.recalibration import recalibrate
+from training.doors import TRUSTED
 from training.run import Run as RunOnDisk
 
 COLUMNS = ("run", "metric", "statistics", "learned", "snapped")
@@ -31,9 +33,6 @@ STATISTICS = ("as trained", "recalibrated")
 training data under the very gates that are evaluated."""
 
 LATENTS, LATENT_BATCH = 256, 64
-
-OWN = ("data", "lightning_modules", "norms")
-"""The packages whose classes a run may name without being trusted."""
 
 
 def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFrame:
@@ -49,7 +48,7 @@ def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFr
         run: A run with a checkpoint of this project and the configuration that it was trained with.
         batches: At most how many batches of held-out images to evaluate on, and of training images to recalibrate
             with; a GAN needs no images.
-        trusted: Packages, besides :data:`OWN`, that the run's configuration and checkpoint may name classes of. They
+        trusted: Packages that the run may name classes of, besides :data:`training.doors.TRUSTED`. They
             are imported, so that whoever can write to the run's folder can run what they hold.
 
     Returns:
@@ -60,14 +59,15 @@ def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFr
         SettingError: If the run cannot be evaluated: it has no checkpoint or configuration, it names a class of a
             package that is not trusted, or its data are not there.
     """
-    with _quiet(), only_from((*OWN, *trusted), "--trust"):
+    with _quiet(), only_from((*TRUSTED, *trusted), "--trust"):
         module = _module(run)
         scores = (
             _generator_scores(module) if isinstance(module, GAN) else _validation_scores(module, _data(run), batches)
         )
         try:
             rows = [(run.name, *row) for row in scores]
-        except (ValueError, OSError) as error:
+        # A module without forward and predict_step, or one that Lightning refuses to validate.
+        except (ValueError, OSError, NotImplementedError, MisconfigurationException) as error:
             raise SettingError(" ".join(str(error).split())) from error
         return DataFrame(rows, columns=list(COLUMNS))
 
@@ -153,7 +153,8 @@ def _module(run: Run) -> TrainingModule:
 
 def _data(run: Run) -> LightningDataModule:
     data_class = _configured(run, "data", LightningDataModule)
-    arguments = (run.config or {})["data"].get("init_args") or {}
+    section = (run.config or {})["data"]
+    arguments = (section.get("init_args") if isinstance(section, Mapping) else None) or {}
     try:
         data: LightningDataModule = data_class(**arguments)
     except (TypeError, ValueError) as error:
@@ -176,7 +177,7 @@ def _configured(run: Run, part: str, base: type) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Lightning says of devices and data loaders."""
+    """Leave out what Lightning says of devices and data loaders."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -105,7 +105,7 @@ def _kinds_of(found: RunOnDisk) -> tuple[MixingKind, ...]:
         return BUILTIN
     try:
         return read_kinds(json.loads(path.read_text()), path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingError(f"{path} is damaged: {error}") from error
 
 
@@ -259,7 +259,7 @@ def _without_copies(layers: Mapping[str, dict[str, Tensor]]) -> tuple[dict[str, 
 
 
 def _are_copies(owner: str, names: Sequence[str], live: Sequence[str], shapes: Mapping[str, dict[str, int]]) -> bool:
-    """Whether some part of the live network has all layers that ``owner`` has, and of the same sizes."""
+    """Tell whether some part of the live network has all layers that ``owner`` has, and of the same sizes."""
     tails = {name.removeprefix(f"{owner}.").removeprefix("module."): name for name in names}
     first = next(iter(tails))
     parts = [other.removesuffix(first) for other in live if f".{other}".endswith(f".{first}")]

@@ -39,7 +39,7 @@ Values = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Run:
-    """What was read of one run.
+    """Hold what was read of one run.
 
     Attributes:
         name: What the run is called, different for each.
@@ -142,7 +142,7 @@ def frame(steps: Mapping[int, Values], kinds: Sequence[MixingKind] = BUILTIN) ->
 
 
 def _statistics(kinds: Sequence[MixingKind]) -> dict[str, tuple[str, ...] | None]:
-    """From the kind of a row to the statistics that it has one value of, or None if it has one in every channel."""
+    """Return from the kind of a row the statistics that it has one value of, or None if it has one in every channel."""
     summarized = {kind.name + LOGGED: kind.summary_names for kind in kinds if kind.per_channel}
     return {kind.name: kind.labels or None for kind in kinds} | {GAMMA: None} | summarized
 
@@ -153,7 +153,7 @@ def _layout(
     known: Mapping[str, tuple[str, ...] | None],
     statistics: Sequence[str],
 ) -> tuple[np.ndarray, ...]:
-    """Codes of layer, kind and statistic, and the channel, of every value of a step; -1 is none."""
+    """Return codes of layer, kind and statistic, and the channel, of every value of a step; -1 is none."""
     columns: list[list[np.ndarray]] = [[] for _ in range(4)]
     for key, count in signature:
         layer, _, kind = key.rpartition("/")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data.files import check_file
 from mixing_analysis.kinds import LOGGED, read_kinds
 from mixing_analysis.values import Run, Values, frame
 from norms.errors import SettingError
@@ -103,12 +104,15 @@ def read_offline(folder: Path, source: str) -> Run:
 
     def read_table(path: str) -> list[list[Any]]:
         kept = [file.parent / "files" / path for file in files]
-        return list(json.loads(next(filter(Path.is_file, kept), kept[-1]).read_text())["data"])
+        table = next(filter(Path.is_file, kept), kept[-1])
+        check_file(table)
+        return list(json.loads(table.read_text())["data"])
 
     return _run(source, f"{folder.resolve().as_posix()}/{name}", config, rows, read_table)
 
 
 def _inspect(file: Path) -> list[dict[str, Any]]:
+    check_file(file)
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
@@ -160,7 +164,7 @@ def _layer_values(row: Row, kinds: Sequence[MixingKind] = BUILTIN) -> dict[str, 
 
 @cache
 def _patterns(kinds: tuple[MixingKind, ...]) -> list[tuple[MixingKind, re.Pattern[str]]]:
-    """Of each kind, the pattern of the keys that its values are logged under."""
+    """Return of each kind the pattern of the keys that its values are logged under."""
     keys = [(kind, re.escape(kind.log_key)) for kind in kinds]
     layer = re.escape("{layer}")
     return [

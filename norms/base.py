@@ -23,7 +23,7 @@ from .tracing import trace_call
 
 
 class CommonOptions(TypedDict, total=False):
-    """Arguments of every norm of this package, which their constructors hand on to :class:`MomentNorm`."""
+    """List the arguments of every norm of this package, which their constructors hand on to :class:`MomentNorm`."""
 
     affine: bool
     sync: bool
@@ -33,7 +33,7 @@ class CommonOptions(TypedDict, total=False):
 
 
 class NormOptions(CommonOptions, total=False):
-    """All arguments of :class:`MomentNorm` but the number of channels, ``eps`` and ``momentum``."""
+    """List all arguments of :class:`MomentNorm` but the number of channels, ``eps`` and ``momentum``."""
 
     track_running_stats: bool
     initial_gamma: float

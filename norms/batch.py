@@ -10,7 +10,7 @@ from .formula import Formula, Gradients, Moments
 
 
 class BatchFormula(Formula):
-    """``scale = 1 / std_batch`` and ``offset = (mean - mean_batch) * scale``."""
+    """Compute ``scale = 1 / std_batch`` and ``offset = (mean - mean_batch) * scale``."""
 
     per_sample = False
 
@@ -27,7 +27,7 @@ class BatchFormula(Formula):
 
 
 class MeanOnlyBatchFormula(Formula):
-    """``scale = 1`` and ``offset = mean - mean_batch``."""
+    """Compute ``scale = 1`` and ``offset = mean - mean_batch``."""
 
     per_sample = False
 

@@ -12,8 +12,9 @@ from .kinds import RHO
 
 
 class BatchInstanceFormula(Formula):
-    """``scale = rho / std_batch + (1 - rho) / std_instance``, ``offset = (mean - mean_batch) * rho / std_batch``.
+    """Compute scale and offset with gates.
 
+    ``scale = rho / std_batch + (1 - rho) / std_instance``, ``offset = (mean - mean_batch) * rho / std_batch``.
     The mixing tensor is the gate rho, of shape (C,).
     """
 

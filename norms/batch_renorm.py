@@ -15,7 +15,7 @@ from .recomputation import RecentPasses, snapshot
 
 
 class BatchRenormFormula(Formula):
-    """``scale = r / std_batch`` and ``offset = (mean - mean_batch) * scale + d``, with constants r and d.
+    """Compute ``scale = r / std_batch`` and ``offset = (mean - mean_batch) * scale + d``, with constants r and d.
 
     The mixing tensors are the running mean and standard deviation, each of shape (C,).
 

@@ -250,7 +250,7 @@ def _per_sample(channels: int, norm: nn.Module) -> str:
 
 
 def _neighbors(model: nn.Module) -> dict[nn.Module, Tensor | None]:
-    """For each module a tensor whose device and dtype suit it: one of its own or else the nearest before it."""
+    """Return for each module a tensor whose device and dtype suit it: one of its own or else the nearest before it."""
     nearest = next(filter(torch.is_floating_point, chain(model.parameters(), model.buffers())), None)
     found = {}
     for module in model.modules():

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 
 
 class SettingError(ValueError):
-    """A setting, name or file of the user that cannot be used, told in one line."""
+    """Tell of a setting, name or file of the user that cannot be used, told in one line."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """What the coefficients of a norm may depend on. A power is a biased variance plus the norm's epsilon.
+    """Hold what the coefficients of a norm may depend on. A power is a biased variance plus the norm's epsilon.
 
     Attributes:
         mean: Means of the planes, shape (N, C).
@@ -25,7 +25,7 @@ class Moments(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients for what a formula depends on, of the same shapes or shapes that broadcast to them; None stands for 0.
+    """Hold the gradients for what a formula depends on, of its shapes or of shapes that broadcast to them; None is 0.
 
     Those for powers are multiplied by -2, the factor that the derivative of ``power ** -0.5`` divides by.
 
@@ -45,7 +45,7 @@ class Gradients(NamedTuple):
 
 
 class BatchMoments(NamedTuple):
-    """Moments of a batch, together with those of other processes if they pool theirs.
+    """Hold the moments of a batch, together with those of other processes if they pool theirs.
 
     Attributes:
         mean: Shape (C,).
@@ -59,7 +59,7 @@ class BatchMoments(NamedTuple):
 
 
 class Formula(ABC):
-    """A norm as a function of moments.
+    """Describe a norm as a function of moments.
 
     Args:
         uses_batch: Whether batch moments enter the coefficients.

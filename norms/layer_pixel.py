@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class LayerNormPixel(nn.LayerNorm):
-    r"""Layer normalization over the channels at each position, for channels-first activations.
+    r"""Normalize over the channels at each position, for channels-first activations.
 
     .. math::
         y = \gamma_c \, \frac{x - \mu_{n,p}}{\sqrt{\sigma_{n,p}^2 + \epsilon}} + \beta_c

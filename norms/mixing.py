@@ -16,7 +16,7 @@ from .kinds import BUILTIN, MixingKind
 
 
 class MixingValue(NamedTuple):
-    """One learned mixing value.
+    """Hold one learned mixing value.
 
     Attributes:
         layer: Dotted name of the layer in the model.
@@ -38,7 +38,7 @@ class MixingValue(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one mixing layer has learned; ``print`` shows it as a line.
+    """Hold what one mixing layer has learned; ``print`` shows it as a line.
 
     Attributes:
         layer: Dotted name of the layer in the model.
@@ -67,7 +67,7 @@ class LayerReport:
 
 
 class Report(list[LayerReport]):
-    """The layers of a model; ``print`` shows them as a table."""
+    """List the layers of a model; ``print`` shows them as a table."""
 
     def __str__(self) -> str:
         rows = [(report.layer, f"{report.norm}({report.num_features})", _line(report)) for report in self]

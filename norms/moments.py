@@ -118,7 +118,7 @@ def _sum_to(grad: Tensor, parameter: Tensor) -> Tensor:
 
 
 class _Computation:
-    """The normalization of one batch: what it is to be, then also what its gradient will need but the activations.
+    """Describe the normalization of one batch: what it is to be, then what its gradient needs beside activations.
 
     Args:
         formula: The norm.
@@ -151,7 +151,7 @@ class _Computation:
         return y, pull
 
     def gradients_of_planes(self, grads: Gradients, size: int, pooled: bool) -> tuple[Tensor, Tensor]:
-        """Gradients for mean and power of planes, those that reach them through the moments of the batch included."""
+        """Return the gradients for mean and power of planes, with those that reach them through the batch's moments."""
         deviation, total = self.moments.deviation, self.total
         zero = deviation.new_zeros(deviation.shape[1])
         grad_mean = zero if grads.deviation is None else grads.deviation

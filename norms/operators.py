@@ -49,7 +49,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _plane_moments(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and ``(var + eps) ** -0.5`` of planes (1, M, size), each of shape (M,)."""
+    """Return the mean and ``(var + eps) ** -0.5`` of planes (1, M, size), each of shape (M,)."""
     count, dtype = planes.shape[1], wide_dtype(planes)
     if planes.dtype == dtype:
         _, mean, rstd = torch.native_group_norm(planes, None, None, 1, count, planes.shape[2], count, eps)

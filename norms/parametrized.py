@@ -15,7 +15,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED_CONVOLUTIONS)
 
 
 class WeightParametrization(nn.Module):
-    """Base of the parametrizations in this package, by which they are found in a model."""
+    """Mark the parametrizations in this package, by which they are found in a model."""
 
     hook: RemovableHandle | None = None
     """What the parametrized layer calls on behalf of the parametrization, if anything."""
@@ -25,7 +25,7 @@ P = TypeVar("P", bound=WeightParametrization)
 
 
 class ParametrizedWeight(NamedTuple, Generic[P]):
-    """A weight that :func:`parametrized_weights` has found: ``name`` of ``layer``, computed from ``originals``."""
+    """Hold a weight that :func:`parametrized_weights` has found: ``name`` of ``layer``, computed from ``originals``."""
 
     label: str
     """Dotted name of the layer, followed by that of the tensor unless it is ``weight``."""

@@ -27,7 +27,7 @@ def pool_layer(mean: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_distributed(sync: Any = True) -> bool:
-    """Whether there is another process to pool with: among all for True, or in a process group."""
+    """Tell whether there is another process to pool with: among all for True, or in a process group."""
     if not sync or not dist.is_available() or not dist.is_initialized():
         return False
     return dist.get_world_size(_group(sync)) > 1

@@ -119,7 +119,7 @@ def recalibrate(
 
 
 class _LayerInputs:
-    """Statistics of what one layer has been given."""
+    """Collect statistics of what one layer has been given."""
 
     def __init__(self, name: str, layer: Any, averaged: bool) -> None:
         # torch's layers track as this package's batch normalization does.
@@ -163,7 +163,7 @@ class _LayerInputs:
             self.spread = self.spread + share * (1 - share) * self.norm.second_moment(change[:, None])
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and spread as the layer would track them, had it seen everything at once."""
+        """Return the mean and spread as the layer would track them, had it seen everything at once."""
         spread = self.spread if self.averaged else self._observed(self.spread, self.count)
         if not (self.mean.isfinite().all() and (self.spread_name is None or spread.isfinite().all())):
             raise SettingError(

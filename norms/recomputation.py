@@ -35,7 +35,7 @@ def snapshot(buffer: Tensor) -> Tensor:
 
 
 def is_repeated() -> bool:
-    """Whether this pass is part of a backward pass, where checkpointing repeats what it has not kept.
+    """Tell whether this pass is part of a backward pass, where checkpointing repeats what it has not kept.
 
     Compiled code has its own checkpointing, which repeats operations and moves no buffer twice.
     """
@@ -43,7 +43,7 @@ def is_repeated() -> bool:
 
 
 class RecentPasses:
-    """The buffers of a layer as its last 32 training passes found them, by a sample of what they were given.
+    """Keep the buffers of a layer as its last 32 training passes found them, by a sample of what they were given.
 
     A layer keeps one if what it computes in training depends on its buffers.
     """

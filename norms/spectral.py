@@ -28,7 +28,7 @@ _FIRST_ITERATIONS = 15
 
 @dataclass(frozen=True)
 class _Matrix:
-    """The weight as a matrix, whose rows are the slices along ``dim``."""
+    """Take the weight as a matrix, whose rows are the slices along ``dim``."""
 
     dim: int
 
@@ -44,7 +44,7 @@ class _Matrix:
 
 @dataclass(frozen=True)
 class _Convolution:
-    """The linear map from one unbatched input of a convolution to its output."""
+    """Take the linear map from one unbatched input of a convolution to its output."""
 
     channels: int
     size: tuple[int, ...]
@@ -65,7 +65,7 @@ class _Convolution:
 
 
 class _SpectralNorm(WeightParametrization):
-    """Divides the weight by u^T W v; W is the linear map ``operator`` that the weight defines."""
+    """Divide the weight by u^T W v; W is the linear map ``operator`` that the weight defines."""
 
     _u: Tensor
     _v: Tensor

@@ -16,7 +16,7 @@ from .recomputation import RecentPasses, snapshot
 
 
 class SwitchableFormula(Formula):
-    """``scale = 1 / sqrt(sum w'_k power_k)`` and ``offset = (mean - sum w_k mean_k) * scale``.
+    """Compute ``scale = 1 / sqrt(sum w'_k power_k)`` and ``offset = (mean - sum w_k mean_k) * scale``.
 
     The mixing tensors are the shares w and w', each of shape (K,) and with sum 1, of the K statistics, or their logits.
 
@@ -36,7 +36,7 @@ class SwitchableFormula(Formula):
         return [given.softmax(0) if self.of_logits else given for given in mixing]
 
     def _sources(self, moments: Moments) -> dict[str, tuple[Tensor, Tensor]]:
-        """By statistic, the distance of the plane's mean from its mean, and its power."""
+        """Return by statistic the distance of the plane's mean from its mean, and its power."""
         sources: dict[str, tuple[Tensor, Tensor]] = {}
         if "instance" in self.statistics:
             sources["instance"] = moments.power.new_zeros(1), moments.power

@@ -26,7 +26,7 @@ _VARIANCE_EPS = 1e-10
 
 
 class _WeightNorm(WeightParametrization):
-    """Computes the weight from g and v; ``groups`` are those of a transposed convolution, None for other layers."""
+    """Compute the weight from g and v; ``groups`` are those of a transposed convolution, None for other layers."""
 
     def __init__(self, groups: int | None) -> None:
         super().__init__()

@@ -1,19 +1,23 @@
 """A photo that is repainted: what of its file the network sees, and what its result keeps."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, IptcImagePlugin, PngImagePlugin
+from PIL.ImageFile import ImageFile
 
 from data.images import decode, from_srgb, opened
 from training.images import format_of, write_image
 
-FRAMES, TRANSPARENCY, PROFILE, EXIF = "further frames", "transparency", "color profile", "EXIF data"
+FRAMES, TRANSPARENCY, PROFILE = "further frames", "transparency", "color profile"
+EXIF, XMP, IPTC = "EXIF data", "XMP data", "IPTC data"
 """What a result may lack."""
 
 _WITH_TRANSPARENCY = {"PNG", "TIFF", "WEBP"}
 
 _LONGEST_EXIF = {"BMP": 0, "JPEG": 65533}
+_LONGEST_XMP = {"BMP": 0, "JPEG": 65504}
 
 _DESCRIPTIVE = {
     ExifTags.Base.DocumentName, ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model,
@@ -26,7 +30,7 @@ _DESCRIPTIVE = {
 
 
 class Photo(NamedTuple):
-    """A photo as the network sees it, and what else its file holds."""
+    """Hold a photo as the network sees it, and what else its file holds."""
 
     image: Image.Image
     """RGB, upright, scaled down where it was larger than asked for."""
@@ -36,13 +40,15 @@ class Photo(NamedTuple):
     """Its ICC profile."""
     exif: bytes
     """Its EXIF data for an upright image of this size; empty if there are none."""
+    xmp: bytes
+    """Its XMP data for an upright image; empty if there are none."""
     scaled: bool
     """Whether it was larger."""
     lacks: tuple[str, ...]
     """What of the file is left out already."""
 
     def write(self, result: Image.Image, path: Path) -> tuple[str, ...]:
-        """Write a result with the photo's opacity, color profile and EXIF data.
+        """Write a result with the photo's opacity, color profile, EXIF and XMP data.
 
         Args:
             result: RGB, of the size of ``image``.
@@ -55,7 +61,8 @@ class Photo(NamedTuple):
             SettingError: If it cannot be written.
         """
         kind = format_of(path)
-        lacks, options = list(self.lacks), {}
+        lacks = list(self.lacks)
+        options: dict[str, Any] = {}
         if self.profile:
             converted = from_srgb(result, self.profile)
             if converted is None or kind == "BMP":
@@ -71,6 +78,10 @@ class Photo(NamedTuple):
             lacks.append(EXIF)
         elif self.exif:
             options["exif"] = self.exif
+        if len(self.xmp) > _LONGEST_XMP.get(kind, len(self.xmp)):
+            lacks.append(XMP)
+        elif self.xmp:
+            options |= _with_xmp(kind, self.xmp, options)
         write_image(result, path, **options)
         return tuple(lacks)
 
@@ -105,13 +116,15 @@ def read(source: Path, target: Path, size: int, max_pixels: int | None = None) -
         lacks = [FRAMES] if _has_further_frames(file) else []
         exif, whole = _described(file, image.size, turned)
         lacks += [] if whole else [EXIF]
+        xmp = file.info.get("xmp") or b""  # in which decoding has removed the orientation
+        lacks += [IPTC] if _has_iptc(file) else []
     if alpha is not None and alpha.getextrema()[0] == 255:
         alpha = None
     if alpha is not None:
         alpha = _scaled_down(alpha, size)
         seen = alpha.point(lambda value: 255 if value else 0) if format_of(target) in _WITH_TRANSPARENCY else alpha
         image = Image.composite(image, Image.new("RGB", image.size, "white"), seen)
-    return Photo(image, alpha, profile, exif, sizes[0] > size, tuple(lacks))
+    return Photo(image, alpha, profile, exif, xmp if isinstance(xmp, bytes) else b"", sizes[0] > size, tuple(lacks))
 
 
 def _scaled_down(image: Image.Image, size: int) -> Image.Image:
@@ -128,6 +141,27 @@ def _has_further_frames(image: Image.Image) -> bool:
         return getattr(image, "n_frames", 1) > 1
     except Exception:  # where a later frame is damaged
         return True
+
+
+def _has_iptc(image: Image.Image) -> bool:
+    try:
+        return isinstance(image, ImageFile) and bool(IptcImagePlugin.getiptcinfo(image))
+    except Exception:  # damaged data make the reader raise almost anything
+        return True
+
+
+def _with_xmp(kind: str, xmp: bytes, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options by which Pillow writes XMP data in a format, beside the ``options`` that there are."""
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        return {"pnginfo": info}
+    if kind == "TIFF":
+        exif = Image.Exif()
+        exif.load(options.get("exif", b""))
+        exif[ExifTags.Base.XMLPacket] = xmp
+        return {"exif": exif.tobytes()}
+    return {"xmp": xmp}
 
 
 def _described(image: Image.Image, size: tuple[int, int], turned: bool) -> tuple[bytes, bool]:

@@ -33,14 +33,14 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 class Job(NamedTuple):
-    """One photo and the file its result goes to."""
+    """Name one photo and the file its result goes to."""
 
     source: Path
     target: Path
 
 
 class Outcome:
-    """What became of the photos."""
+    """Note what became of the photos."""
 
     def __init__(self) -> None:
         self.written = 0
@@ -189,7 +189,8 @@ def _photos(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]
                 for photo in find_images(path)
                 if not (nested and results in Path(os.path.realpath(photo)).parents)
             )
-            yield from ((photo, photo.relative_to(path)) for photo in found)
+            own_name = Path(os.path.realpath(path)).name  # a folder that cannot be looked into
+            yield from ((photo, Path(own_name) if photo == path else photo.relative_to(path)) for photo in found)
         elif os.path.lexists(path):
             yield path, Path(path.name)
         else:

@@ -1,5 +1,6 @@
 """The configurations and the documents say what is true of the code."""
 
+import ast
 import doctest
 import re
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_the_document_of_the_norms_names_all_that_they_export():
 def test_a_document_names_nothing_of_the_norms_that_does_not_exist(document):
     named = re.findall(r"\bnorms\.(\w+)", re.sub(r"norms\.(md|py)\b", "", DOCUMENTS[document]))
     assert [name for name in named if not hasattr(norms, name)] == []
+
+
+def test_what_functions_and_classes_do_is_said_by_a_verb():
+    no_verbs = r"(What|Whether|Which|How|The|An?|One|All|Every|From|For|Of|By|With|Without|Base|Command)\b"
+    functions = (ast.FunctionDef, ast.ClassDef)
+    for path in (
+        path for folder in (*normlab.PACKAGES, "benchmarks", "tools") for path in ROOT.glob(f"{folder}/**/*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, functions) and not any("property" in ast.unparse(each) for each in node.decorator_list):
+                assert not re.match(no_verbs, ast.get_docstring(node) or ""), (path, node.name)
 
 
 def snippets():

@@ -96,3 +96,13 @@ def test_who_imports_the_package_is_told(tmp_path):
     (tmp_path / "data.py").touch()
     result = run("-c", "import lightning_modules", cwd=tmp_path)
     assert result.stderr.splitlines()[-1].startswith(f"ImportError: {tmp_path / 'data.py'} hides {ROOT / 'data'}")
+
+
+@pytest.mark.parametrize("name", ["data", "norms", "training"])
+def test_who_calls_a_command_is_told_in_one_line(name, tmp_path):
+    (tmp_path / f"{name}.py").touch()
+    result = run("-c", "import sys, normlab; sys.exit(normlab.train())", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"error: {tmp_path / name}.py hides {ROOT / name} of normlab: rename it, or work in another folder\n"
+    )

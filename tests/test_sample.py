@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from lightning_modules.gan import GAN
 from sampling import draw as drawing
 from sampling.command import main
+from training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +182,32 @@ def test_unwritable_output(run, tmp_path, capsys, output, message):
 def test_wrong_number(run, option, value, capsys):
     wanted = f"expected int, got '{value}'" if value == "x" else f"must be above 0, got {value}"
     assert fails(capsys, run, f"{option}={value}") == f"error: {option[2:]}: {wanted}\n"
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """The module of a stranger, which leaves a trace when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code = "from pathlib import Path\nPath('trace').touch()\nfrom norms import BatchNorm2d as Norm\n"
+    Path("trap.py").write_text(f"{code}from lightning_modules.losses.adversarial import Hinge as Loss\n")
+    yield Path("trace")
+    sys.modules.pop("trap", None)
+
+
+@pytest.mark.parametrize("setting", ["norm", "loss"])
+def test_no_module_is_imported_because_a_checkpoint_names_it(setting, run, trap, capsys):
+    state = torch.load(Run.find(run).checkpoint, weights_only=True)
+    state["hyper_parameters"][setting] = f"trap.{setting.title()}"
+    torch.save(state, "model.ckpt")
+    assert "trap is not trusted (to trust it: --trust trap)" in fails(capsys, "model.ckpt", "-o", "a.png")
+    assert not trap.exists()
+    assert main(["model.ckpt", "-o", "a.png", "--count", "1", "--trust", "trap"]) == 0
+    assert trap.exists()
+
+
+def test_norms_of_torch_are_trusted(run, tmp_path):
+    state = torch.load(Run.find(run).checkpoint, weights_only=True)
+    state["hyper_parameters"]["norm"] = "torch.nn.BatchNorm2d"
+    torch.save(state, tmp_path / "model.ckpt")
+    assert main([str(tmp_path / "model.ckpt"), "-o", str(tmp_path / "a.png"), "--count", "1"]) == 0

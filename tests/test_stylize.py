@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -387,3 +388,30 @@ def test_as_a_command(run, photos, tmp_path):
     assert log.read_text() == f"wrote 3 images to {tmp_path / 'out'}\n"
     assert ended(start("stylize.py", tmp_path / "nonesuch", *options, log=log)) == 2
     assert log.read_text() == f"error: no such run folder or checkpoint: {tmp_path / 'nonesuch'}\n"
+
+
+def test_no_module_is_imported_because_a_checkpoint_names_it(run, photos, tmp_path, capsys, monkeypatch):
+    (tmp_path / "trap.py").write_text("from pathlib import Path\nPath(__file__).with_name('trace').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    state = torch.load(Run.find(run).checkpoint, weights_only=True)
+    state["hyper_parameters"]["norm"] = "trap.Thing"
+    torch.save(state, tmp_path / "model.ckpt")
+    message = fails(capsys, tmp_path / "model.ckpt", photos, "-o", tmp_path / "out")
+    assert "trap is not trusted (to trust it: --trust trap)" in message
+    assert not (tmp_path / "trace").exists()
+
+
+def test_folders_that_cannot_be_looked_into_are_named(run, photos, tmp_path, capsys, monkeypatch):
+    scan = os.scandir
+
+    def closed(path):
+        if os.path.basename(path) == "deeper":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert call(run, photos, "-o", tmp_path / "out") == 0
+    out, err = capsys.readouterr()
+    assert "wrote 2 images" in out
+    assert err.startswith(f"skipped {photos / 'deeper'}: ")
+    assert f"skipped {photos / 'deeper'}: " in fails(capsys, run, photos / "deeper", "-o", tmp_path / "out")

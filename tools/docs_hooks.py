@@ -54,7 +54,7 @@ class Formulas(Preprocessor):
 
 
 class FormulaExtension(Extension):
-    """The Markdown extension that :class:`Formulas` needs."""
+    """Define the Markdown extension that :class:`Formulas` needs."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802, Markdown's name
         """Put the formulas after the cleaning of whitespace (30), which would damage them, and before all else."""

@@ -21,7 +21,7 @@ Color = tuple[int, int, int]
 
 
 def _grid() -> tuple[Array, Array]:
-    """Coordinates (x, y) of all pixels, from 0 to 1."""
+    """Return the coordinates (x, y) of all pixels, from 0 to 1."""
     line = (np.arange(_DRAWN, dtype=np.float32) + 0.5) / _DRAWN
     return np.broadcast_to(line, (_DRAWN, _DRAWN)), np.broadcast_to(line[:, None], (_DRAWN, _DRAWN))
 
@@ -37,14 +37,14 @@ def _noise(rng: np.random.Generator, cells: int, octaves: int = 4, stretch: floa
 
 
 def _ramp(values: Array, colors: Sequence[str]) -> Array:
-    """Colors for values from 0 to 1, evenly spread over a palette; (..., 3) from 0 to 255."""
+    """Return colors for values from 0 to 1, evenly spread over a palette; (..., 3) from 0 to 255."""
     palette = np.array([ImageColor.getrgb(color)[:3] for color in colors], np.float32)
     stops = np.linspace(0, 1, len(palette))
     return np.stack([np.interp(values, stops, channel) for channel in palette.T], axis=-1).astype(np.float32)
 
 
 def _relief(height: Array, strength: float) -> Array:
-    """Brightness factors of a surface of this height, lit from the upper left; (..., 1)."""
+    """Return the brightness factors of a surface of this height, lit from the upper left; (..., 1)."""
     slope = np.gradient(height, axis=0) + np.gradient(height, axis=1)
     return np.clip(1 + strength * slope, 0.5, 1.6)[..., None]
 
@@ -59,7 +59,7 @@ def _shaded(color: Color, factor: float) -> Color:
 
 
 class _Paint:
-    """Oil paint: strokes leave color and, for the light to catch, thickness."""
+    """Paint in oil: strokes leave color and, for the light to catch, thickness."""
 
     def __init__(self, ground: Image.Image) -> None:
         self.color = ground.copy()
@@ -192,7 +192,7 @@ _GLASS = (
 
 
 def _rose(rng: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
-    """Seeds of the panes, ring by ring and then scattered in the corners, and the palette of each."""
+    """Return the seeds of the panes, ring by ring and then scattered in the corners, and the palette of each."""
     seeds, palettes = [(0.5, 0.5)], [2]
     rings = [(0.065, 8, (0,)), (0.125, 16, (1, 5)), (0.185, 16, (2, 0)), (0.245, 32, (1, 4)), (0.305, 32, (0, 2, 0, 3))]
     rings += [(0.365, 48, (5, 1, 1)), (0.420, 48, (4, 1, 0, 1)), (0.470, 64, (2, 0))]
@@ -263,7 +263,7 @@ def _wave_row(
 
 
 def _foam(pen: ImageDraw.ImageDraw, rng: np.random.Generator, curve: Array, lift: Array, height: float) -> None:
-    """Scalloped foam along the upper part of a wave, with claws that reach ahead, and spray."""
+    """Paint scalloped foam along the upper part of a wave, with claws that reach ahead, and spray."""
     unit, outline = height * _DRAWN, 2 + 15 * height
     high = np.flatnonzero(lift > 0.2)
     size = unit * (0.03 + 0.08 * np.maximum(lift, 0)) * rng.uniform(0.7, 1.3, len(lift))

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 class Background:
-    """A thread that does one thing after the other until one fails; the rest is dropped.
+    """Run actions in a thread, one after the other, until one fails; the rest is dropped.
 
     The thread ends with the process, whatever it is doing.
 

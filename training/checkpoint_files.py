@@ -1,6 +1,7 @@
 """Checkpoint files: written so that a full disk spoils none, and read so that a damaged one is noticed."""
 
 import io
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,8 +48,12 @@ class CheckpointFiles(TorchCheckpointIO):
         return dict(read_checkpoint(Path(path), mmap=False))
 
 
+MOST_VALUES = 10**7
+"""In all tables and lists of a checkpoint, those that stand in several places counted in each."""
+
+
 class NoWeightsError(SettingError):
-    """A checkpoint without weights."""
+    """Tell of a checkpoint without weights."""
 
 
 def read_checkpoint(path: Path, mmap: bool = True) -> Mapping[str, Any]:
@@ -69,6 +74,8 @@ def read_checkpoint(path: Path, mmap: bool = True) -> Mapping[str, Any]:
         if zipped and (part := _damaged_part(path)):
             raise SettingError(f"{path} is damaged: its part {part} does not have the checksum that is noted for it")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
+        if _count(state, {}) > MOST_VALUES:
+            raise SettingError(f"{path} is damaged: it holds itself, or one of its parts, without end")
     except SettingError:
         raise
     # Whatever a program comes upon that believes what is written in a damaged file.
@@ -80,6 +87,17 @@ def read_checkpoint(path: Path, mmap: bool = True) -> Mapping[str, Any]:
     if not isinstance(state, Mapping):
         raise SettingError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+def _count(value: Any, counted: dict[int, float]) -> float:
+    """Return how many values a table or list comes to, without going into any of its parts twice."""
+    if not isinstance(value, Mapping | list | tuple):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = math.inf  # if it is met again within itself
+        parts = value.values() if isinstance(value, Mapping) else value
+        counted[id(value)] = 1 + sum(_count(part, counted) for part in parts)
+    return counted[id(value)]
 
 
 def _damaged_part(path: Path) -> str | None:

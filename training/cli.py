@@ -37,13 +37,21 @@ from training.environment import from_environment
 from training.files import replacing
 from training.guarded_loggers import guarded
 from training.layer_sync import NormSync
-from training.lightning_private import CLI, leave_signals_alone
+from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters
 from training.lock import locked
 from training.loggers import CSVLogger
 from training.parser_errors import shorten, with_whole_number
 from training.paths import local_path
 from training.run import Run
-from training.settings import check_against_model, check_call, check_config, check_texts, check_trainer, does_not_fit
+from training.settings import (
+    check_against_model,
+    check_call,
+    check_config,
+    check_processes,
+    check_texts,
+    check_trainer,
+    does_not_fit,
+)
 from training.shipped import with_shipped_configs
 from training.terminal import lasting_output
 from training.yaml_text import load_checked_yaml
@@ -233,7 +241,10 @@ class TrainCLI(CLI):
             trainer = Trainer(**config)
         except (TypeError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
             raise SettingError(f"trainer: {error}") from error  # Lightning checks less than it takes
+        check_processes(trainer)
         leave_signals_alone(trainer)
+        if not self.model.automatic_optimization:  # each of its steps trains some of the parameters
+            look_for_unused_parameters(trainer)
         return trainer
 
     def _callbacks(self) -> list[Callback]:

@@ -19,15 +19,18 @@ from training import parser_errors
 from training.errors import DISK_FAULTS, TrainingError, disk_fault
 from training.terminal import printable
 
+TRUSTED = (*normlab.PACKAGES, "torch.nn")
+"""What a run or checkpoint, which a stranger may have made, can name classes of."""
+
 
 def command_parser(description: str, epilog: str | None = None) -> ArgumentParser:
-    """Make the parser of a command, which knows ``--help`` and ``--version`` and takes no abbreviations.
+    """Make the parser of a command, which knows ``--help``, ``--version`` and ``--trust``, and no abbreviations.
 
     Args:
         description: What the command does.
         epilog: What its help says at the end.
     """
-    return ArgumentParser(
+    parser = ArgumentParser(
         description=description,
         epilog=epilog,
         version=normlab.__version__,
@@ -35,6 +38,12 @@ def command_parser(description: str, epilog: str | None = None) -> ArgumentParse
         allow_abbrev=False,
         exit_on_error=False,
     )
+    trust = (
+        "let runs name classes of this package too, which is imported; only normlab's own and torch.nn are otherwise; "
+        "may be given several times"
+    )
+    parser.add_argument("--trust", metavar="PACKAGE", action="append", default=[], help=trust)
+    return parser
 
 
 def path_of(name: str) -> Path:
@@ -47,6 +56,8 @@ def run_command(
 ) -> int:
     """Parse a command line and run the command; a mistake of the user and Ctrl-C end it with one line on stderr.
 
+    Nothing but :data:`TRUSTED` and what ``--trust`` names is imported because a run names it.
+
     Args:
         parser: What the command line is parsed with.
         run: The command, called with the parsed options.
@@ -57,7 +68,7 @@ def run_command(
         parsed, or 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return end_in_one_line(lambda: run(_parse(parser, arguments)))
+    return end_in_one_line(lambda: _run_trusting(run, _parse(parser, arguments)))
 
 
 def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> int:
@@ -95,6 +106,16 @@ def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> i
         print("error:", printable(" ".join(line.strip() for line in text.splitlines())), file=sys.stderr)
         return status
     return 0
+
+
+def _run_trusting(run: Callable[[Any], None], options: Any) -> None:
+    from norms.imports import only_from
+
+    trusted = getattr(options, "trust", [])
+    if trusted and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # where train.py has found them, behind everything installed
+    with only_from((*TRUSTED, *trusted), "--trust"):
+        run(options)
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Namespace:

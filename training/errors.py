@@ -24,7 +24,7 @@ DISK_FAULTS = {
 
 
 class TrainingError(Exception):
-    """A training that went wrong, or a disk that failed it, told in one line."""
+    """Tell of a training that went wrong, or a disk that failed it, told in one line."""
 
 
 def disk_fault(error: OSError, path: Path | str) -> str:

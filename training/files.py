@@ -27,6 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # which may be a link or a pipe
         yield partial
         with partial.open("r+b") as written:
             os.fsync(written.fileno())

@@ -7,7 +7,7 @@ from norms.synchronize import desynchronize_, synchronize_
 
 
 class NormSync(LayerSync):
-    """Pools the batch statistics of all norms over all processes while a trainer fits.
+    """Pool the batch statistics of all norms over all processes while a trainer fits.
 
     It is for :class:`pytorch_lightning.Trainer` what :func:`norms.synchronize_` is for a model, and the place of
     ``sync_batchnorm=True``, which only knows ``torch.nn.BatchNorm`` and takes every class derived from it for one::

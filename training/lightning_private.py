@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 
@@ -68,3 +69,20 @@ def take_started_processes(trainer: Trainer, all_of_them: bool = True) -> list[s
     taken = list(launcher.procs)
     launcher.procs.clear()
     return taken
+
+
+def starts_by(trainer: Trainer) -> str:
+    """Return how the trainer starts its other processes: ``popen``, by running the command again, or another way.
+
+    No public attribute tells it, and some of its names are aliases.
+    """
+    return str(getattr(trainer.strategy, "_start_method", None) or "popen")
+
+
+def look_for_unused_parameters(trainer: Trainer) -> None:
+    """Let DDP expect that a backward pass leaves some parameters without gradients.
+
+    It is an argument of the strategy, but which strategy ``auto`` stands for is known only when the trainer is built.
+    """
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs["find_unused_parameters"] = True

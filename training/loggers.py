@@ -274,7 +274,7 @@ def log_made(logger: pytorch_lightning.loggers.WandbLogger, make: Callable[[], M
 
 
 class NoRun:
-    """What stands for a W&B run once W&B has failed: takes everything and does nothing."""
+    """Stand for a W&B run once W&B has failed: take everything and do nothing."""
 
     def __getattr__(self, name: str) -> "NoRun":
         if name.startswith("__"):

@@ -14,7 +14,7 @@ from training.files import replacing, set_aside
 
 
 class MetricsFile:
-    """Rows of metrics in a CSV file; the columns are ``step`` and all metrics that any row has.
+    """Keep rows of metrics in a CSV file; the columns are ``step`` and all metrics that any row has.
 
     Args:
         path: The file, which may hold rows already.

@@ -19,6 +19,7 @@ from lightning_modules.base import TrainingModule, plain_settings
 from norms.errors import SettingError
 from training.checkpoint_files import NoWeightsError, check_size, read_checkpoint, weights_of, whole_neighbors
 from training.finite import may_be_infinite, not_finite
+from training.yaml_text import check_yaml
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -32,7 +33,7 @@ NEIGHBORS = 3
 
 
 class Run:
-    """A run's folder, or a checkpoint that somebody has taken out of one.
+    """Describe a run's folder, or a checkpoint that somebody has taken out of one.
 
     Nothing is read or made before it is asked for. Whatever cannot be found or read is a
     :class:`~norms.errors.SettingError` that names the file.
@@ -209,7 +210,7 @@ class Run:
 
     @property
     def predictions(self) -> Path:
-        """What ``predict`` writes."""
+        """The file that ``predict`` writes."""
         return self.folder / "predictions.safetensors"
 
     def newest_checkpoint(self) -> Path | None:
@@ -236,14 +237,16 @@ class Run:
             return None
         try:
             check_file(self.config)
-            config = yaml.safe_load(self.config.read_text())
+            text = self.config.read_text()
+            check_yaml(text)
+            config = yaml.safe_load(text)
         except (OSError, ValueError, yaml.YAMLError):
             return None
         return config if isinstance(config, dict) else None
 
     @cached_property
     def state(self) -> Mapping[str, Any]:
-        """What the checkpoint holds, read once, after all of the file has been checked.
+        """The content of the checkpoint, read once, after all of the file has been checked.
 
         Its tensors are on the CPU and mapped from the file.
 

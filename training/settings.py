@@ -10,10 +10,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import StochasticWeightAveraging, Timer, WeightAveraging
 
 from norms.errors import SettingError, check_range
 from norms.imports import resolve
+from training.lightning_private import starts_by
 from training.yaml_text import YAMLRefusedError, check_yaml
 
 LARGEST_INTEGER = 2**63 - 1
@@ -79,6 +81,9 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise SettingError(f"{name} must have a value, got {'null' if config[name] is None else 'an empty text'}")
     check_values(config)
     _check_name(config["name"])
+    if isinstance(config["seed_everything"], bool):
+        given = str(config["seed_everything"]).lower()
+        raise SettingError(f"seed_everything must be a number, since a run follows from its seed, got {given}")
     check_range("seed_everything", int(config["seed_everything"]), at_least=0, at_most=2**32 - 1)
     for section in ("model", "data"):
         _check_class_nulls(config[section], section)
@@ -193,8 +198,14 @@ def check_trainer(trainer: Any) -> None:
         raise SettingError(
             f"trainer.max_epochs is {trainer.max_epochs}, but data streams without epochs: use trainer.max_steps"
         )
+    if trainer.min_epochs:
+        raise SettingError(
+            f"trainer.min_epochs is {trainer.min_epochs}, but data streams without epochs: use trainer.min_steps"
+        )
     if trainer.max_steps < 1 and not trainer.fast_dev_run:
         raise SettingError(f"trainer.max_steps must be at least 1, got {trainer.max_steps}")
+    if trainer.min_steps and not trainer.fast_dev_run:
+        check_range("trainer.min_steps", trainer.min_steps, at_most=trainer.max_steps)
     if trainer.logger is False:
         raise SettingError(
             "trainer.logger: false is not possible, a run always has its metrics.csv; "
@@ -234,6 +245,23 @@ def check_against_model(model: LightningModule, trainer: Mapping[str, Any], call
                 f"{type(callback).__name__} would average all networks of {type(model).__name__} alike: "
                 f"remove it from trainer.callbacks{average}"
             )
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Refuse processes that would only wait for each other, or that no run folder could be written by.
+
+    Raises:
+        SettingError: If there are more of them on CPUs than there are cores, or they do not run the command again.
+    """
+    cores = os.cpu_count() or 1
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+        raise SettingError(
+            f"trainer.devices must be at most {cores}, the number of this machine's cores, got {trainer.num_devices}"
+        )
+    if (method := starts_by(trainer)) != "popen":
+        raise SettingError(
+            f"trainer.strategy must not start processes by {method}, of which nothing comes back: use ddp"
+        )
 
 
 def check_call(callee: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

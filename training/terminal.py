@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 class LastingStream:
-    """A text stream whose writes never fail; what cannot be written is dropped.
+    """Wrap a text stream so that its writes never fail; what cannot be written is dropped.
 
     Once its terminal or the reader of its pipe is gone, its file descriptor leads to nowhere, also for others.
 

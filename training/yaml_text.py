@@ -16,7 +16,7 @@ LARGEST = 100_000
 
 
 class YAMLRefusedError(yaml.YAMLError):
-    """YAML that could be read, but is too large, too deep or ambiguous."""
+    """Tell of YAML that could be read, but is too large, too deep or ambiguous."""
 
 
 @dataclass

@@ -20,7 +20,11 @@ class AdversarialLoss(Protocol):
 
 
 class Hinge:
-    """The hinge loss of Lim and Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (arXiv 1802.05957), equations 16, 17."""
+    """Compute the hinge loss.
+
+    Source:
+        Lim and Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (arXiv 1802.05957), equations 16, 17.
+    """
 
     @staticmethod
     def discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -37,7 +41,7 @@ class Hinge:
 
 
 class NonSaturating:
-    """The cross entropy of Goodfellow et al. 2014 (arXiv 1406.2661), equation 1 and section 3.
+    """Compute the cross entropy of Goodfellow et al. 2014 (arXiv 1406.2661), equation 1 and section 3.
 
     s is the logistic function. Written with softplus, which neither overflows nor needs a guard within the logarithm.
     """

@@ -68,7 +68,7 @@ def _precise(x: Tensor) -> Tensor:
 
 
 class Scaling(NamedTuple):
-    """How the error of a layer is measured, how layers are combined, and the weights that suit this."""
+    """Say how the error of a layer is measured, how layers are combined, and the weights that suit this."""
 
     error: Callable[[Tensor, Tensor], Tensor]
     reduce: Callable[[Tensor], Tensor]
@@ -85,7 +85,7 @@ SCALINGS: Mapping[str, Scaling] = {
 
 
 class Term(nn.Module, ABC):
-    """Base of the terms of a perceptual loss: a subclass sets ``name`` and writes :meth:`forward`.
+    """Define a term of a perceptual loss: a subclass sets ``name`` and writes :meth:`forward`.
 
     Args:
         weight: Factor of the term in the loss, at least 0.

@@ -37,7 +37,7 @@ def imagenet_normalize(image: Tensor) -> Tensor:
 
 
 class FeatureNet(nn.Module):
-    """A stack of 3x3 convolutions whose activations are named as VGG's: relu1_1, relu1_2, relu2_1, ...
+    """Stack 3x3 convolutions whose activations are named as VGG's: relu1_1, relu1_2, relu2_1, ...
 
     Every layer is convolution, norm, ReLU; every stage but the first begins by halving the resolution. It does so by
     average instead of max pooling, which gives smoother gradients to an image that is optimized through the network

@@ -18,7 +18,7 @@ from norms.imports import resolve, resolve_callable
 
 
 class DefaultLayers(NamedTuple):
-    """The layers that a perceptual loss uses unless it is told otherwise."""
+    """Name the layers that a perceptual loss uses unless it is told otherwise."""
 
     content: tuple[str, ...]
     style: tuple[str, ...]
@@ -74,7 +74,7 @@ def build_loss_network(
 
 
 class LossNetwork(nn.Module):
-    """A frozen feature extractor with named layers.
+    """Extract features by a frozen network with named layers.
 
     Its weights are constants, neither trained nor saved: they are buffers outside the ``state_dict``. So the checkpoint
     of a module that contains a loss network holds nothing of it and loads strictly all the same, while the weights

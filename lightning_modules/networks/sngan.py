@@ -76,7 +76,7 @@ class Architecture(ABC):
 
 
 class ResNet(Architecture):
-    """Networks of residual blocks."""
+    """Build networks of residual blocks."""
 
     sums_positions = True
 
@@ -97,7 +97,7 @@ class ResNet(Architecture):
 
 
 class CNN(Architecture):
-    """The paper's standard convolutional networks."""
+    """Build the paper's standard convolutional networks."""
 
     def generator_blocks(self, make_norm: NormFactory) -> Iterator[nn.Module]:
         """Build transposed convolution, norm and ReLU per doubling."""

@@ -18,7 +18,7 @@ NormFactory = Callable[[int], nn.Module]
 
 
 class TransformerNet(nn.Sequential):
-    """The image transformation network of Johnson et al., in which the norm can be chosen.
+    """Build the image transformation network of Johnson et al., in which the norm can be chosen.
 
     A 9x9 convolution, one 3x3 convolution of stride 2 per further width, residual blocks at the lowest resolution, the
     way back up by nearest-neighbor upsampling and 3x3 convolutions, and a 9x9 convolution to RGB. Every convolution but

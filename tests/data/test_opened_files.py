@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data.files import check_file, find_images, listed
+from data.photos import ImageFolder
 from norms.errors import SettingError
 
 
@@ -84,6 +86,24 @@ def test_images_without_extension_are_known_by_their_beginning(tmp_path, kind):
     (tmp_path / "LICENSE").write_text("All rights reserved.")
     (tmp_path / "empty").touch()
     assert find_images(tmp_path) == [tmp_path / "picture"]
+
+
+def test_folders_that_cannot_be_looked_into_are_named(tmp_path, monkeypatch):
+    for name in ("open/a.png", "closed/b.png", "open/closed/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    scan = os.scandir
+
+    def closed(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert find_images(tmp_path) == [tmp_path / name for name in ("closed", "open/a.png", "open/closed")]
+    assert find_images(tmp_path / "closed") == [tmp_path / "closed"]
+    with pytest.warns(match=f"2 of 3 files left out: {tmp_path / 'closed'}: .*; {tmp_path / 'open/closed'}: "):
+        assert ImageFolder(str(tmp_path), image_size=32)._scan(str(tmp_path)) == [tmp_path / "open/a.png"]
 
 
 def test_images_of_two_views_are_found(tmp_path):

@@ -1,4 +1,6 @@
 import math
+import shlex
+from importlib import import_module
 from itertools import pairwise
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+import normlab
 import norms
 from lightning_modules.classifier import Classifier, warm_up_then_cosine
 from norms.errors import SettingError
@@ -107,5 +110,8 @@ def test_label_smoothing_out_of_range_is_refused(label_smoothing):
 
 
 def test_next_command_exports_what_can_be_folded(tmp_path):
-    assert "export_features" in (Classifier(**SMALL).next_command(tmp_path) or "")
+    command = Classifier(**SMALL).next_command(tmp_path / "my run") or ""
+    _, _, module, *arguments = shlex.split(command)
+    assert import_module(module)._parser().parse_args(arguments).run == str(tmp_path / "my run")
+    assert module.partition(".")[0] in normlab.PACKAGES  # which are also there where no clone is
     assert Classifier(norm="instance", **SMALL).next_command(tmp_path) is None

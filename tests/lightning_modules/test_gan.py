@@ -373,6 +373,7 @@ def test_next_command_is_understood(tmp_path):
 DISTRIBUTED = """
 import sys, torch, pytorch_lightning as pl
 from tests.lightning_modules.test_gan import GAN, SMALL, Images
+from training.lightning_private import look_for_unused_parameters
 
 class Recording(GAN):
     drawn = []
@@ -383,9 +384,10 @@ class Recording(GAN):
 pl.seed_everything(0)
 module = Recording(**{**SMALL, "n_dis": 2, "norm": "batch_instance"})
 trainer = pl.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true", max_steps=3, logger=False,
+    accelerator="cpu", devices=2, strategy="ddp", max_steps=3, logger=False,
     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
 )
+look_for_unused_parameters(trainer)  # as train.py does
 trainer.fit(module, datamodule=Images(2))
 parameters = {name: p.detach() for name, p in module.named_parameters()}
 vectors = {name: b for name, b in module.discriminator.named_buffers()}

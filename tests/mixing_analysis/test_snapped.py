@@ -257,6 +257,28 @@ def test_runs_that_cannot_be_evaluated(tmp_path):
     assert error_of(changed(colors=3)).startswith("its data module cannot be built: ")
 
 
+class WithoutForward(TinyModel):
+    """The tiny model has none, and a running mean that would have to be found anew."""
+
+
+class WithoutValidation(SingleNorm):
+    validation_step = TrainingModule.validation_step
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [(WithoutForward, 'missing the required "forward" function'), (WithoutValidation, "`validation_step")],
+)
+def test_modules_that_cannot_be_evaluated_are_told(module, message, tmp_path):
+    assert message in error_of(run_of(module(), tmp_path))
+
+
+def test_data_named_by_its_class_alone(tmp_path):
+    run = run_of(SingleNorm(), tmp_path)
+    config = {**run.config, "data": "stand_ins.TinyData"}
+    assert len(evaluate(Run("run", "run", run.frame, config=config, checkpoint=run.checkpoint), 1))
+
+
 def test_weights_that_do_not_fit_are_told_in_a_line(tmp_path):
     run = run_of(SingleNorm(), tmp_path)
     checkpoint = torch.load(run.checkpoint, weights_only=True)

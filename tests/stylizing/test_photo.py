@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from data.images import load_image
-from stylizing.photo import EXIF, FRAMES, PROFILE, TRANSPARENCY, read
+from stylizing.photo import EXIF, FRAMES, IPTC, PROFILE, TRANSPARENCY, XMP, read
 
 Base, IFD = ExifTags.Base, ExifTags.IFD
 
@@ -58,6 +58,48 @@ def test_exif_is_kept_for_an_upright_picture(tmp_path, suffix):
     assert details[Base.DateTimeOriginal] == "2019:01:02 03:04:05"
     assert details[Base.ExifImageWidth] == 16
     assert exif.get_ifd(IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
+
+
+PACKET = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d dc:title="\xc3\xa9"%s/></x:xmpmeta>'
+
+
+def save_described(path):
+    exif, xmp = described(), PACKET % b' tiff:Orientation="6"'
+    options = {"xmp": xmp}
+    if path.suffix == ".png":
+        options = {"pnginfo": PngImagePlugin.PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    if path.suffix == ".tif":
+        exif = Image.Exif()
+        exif.load(described())
+        options = {"tiffinfo": {**exif, Base.XMLPacket: xmp}}
+    picture().save(path, **({"exif": exif} | options))
+
+
+@pytest.mark.parametrize("before", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("after", ["jpg", "png", "webp", "tif"])
+def test_xmp_is_kept_without_the_orientation(tmp_path, before, after):
+    save_described(tmp_path / f"a.{before}")
+    lacks, result = repainted(tmp_path / f"a.{before}", tmp_path / f"b.{after}")
+    assert lacks == ()
+    assert result.info["xmp"].replace(b"  ", b" ").replace(b" /", b"/") == PACKET % b""
+    assert result.getexif()[Base.Make] == "Maker"
+    assert result.getexif()[Base.Orientation] == 1
+
+
+def test_xmp_and_iptc_that_cannot_be_kept_are_said(tmp_path):
+    save_described(tmp_path / "a.jpg")
+    assert repainted(tmp_path / "a.jpg", tmp_path / "b.bmp")[0] == (EXIF, XMP)
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", "long" * 20_000)
+    picture().save(tmp_path / "long.png", pnginfo=info)
+    assert repainted(tmp_path / "long.png", tmp_path / "b.jpg")[0] == (XMP,)
+    iptc = b"\x1c\x02\x78\x00\x05Title"
+    picture().save(tmp_path / "iptc.tif", tiffinfo={33723: iptc})
+    assert repainted(tmp_path / "iptc.tif", tmp_path / "b.tif")[0] == (IPTC,)
+    resource = b"Photoshop 3.0\x008BIM\x04\x04\x00\x00" + len(iptc).to_bytes(4, "big") + iptc
+    picture().save(tmp_path / "c.jpg", extra=b"\xff\xed" + (len(resource) + 2).to_bytes(2, "big") + resource)
+    assert repainted(tmp_path / "c.jpg", tmp_path / "b.jpg")[0] == (IPTC,)
 
 
 def test_how_a_tiff_file_holds_its_picture_is_not_kept(tmp_path):

@@ -73,6 +73,13 @@ def having(value, *keys):
     return change
 
 
+def multiplied(times):
+    value = [0] * 10
+    for _ in range(times):
+        value = [value] * 10
+    return value
+
+
 WEIGHT = ("state_dict", "net.first.weight")
 MOMENT = ("optimizer_states", 0, "state", 0, "exp_avg")
 
@@ -90,6 +97,8 @@ UNREADABLE = {
     "wrong shape": having(torch.zeros(2), *WEIGHT),
     "no table of settings": having(3, "hyper_parameters"),
     "settings of numbers": having({3: 4}, "hyper_parameters"),
+    "within itself": lambda state: having(state, "callbacks")(state),
+    "many times over": having(multiplied(12), "callbacks"),
 }
 
 UNRESUMABLE = {
@@ -193,7 +202,7 @@ def test_settings_that_would_fill_the_memory_are_refused_before_they_do(module, 
         Run.find(tmp_path / "last.ckpt").load(module)
 
 
-@pytest.mark.parametrize("text", [b"\xff\xfe\x00", b"{", b"- a list", b""])
+@pytest.mark.parametrize("text", [b"\xff\xfe\x00", b"{", b"- a list", b"", b"a: &a {b: *a}"])
 def test_a_damaged_configuration_is_set_aside(text, run, recwarn):
     run.config.write_bytes(text)
     assert resume(run).global_step == 8

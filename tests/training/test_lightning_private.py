@@ -14,7 +14,9 @@ from stand_ins import TinyData, TinyModel, fit
 from training.lightning_private import (
     CLI,
     leave_signals_alone,
+    look_for_unused_parameters,
     number_log_rows_by_steps,
+    starts_by,
     take_started_processes,
     uncount_batch_that_has_not_begun,
 )
@@ -70,6 +72,18 @@ def test_processes_are_watched_by_lightning_until_they_are_taken(monkeypatch):
     assert observer._run(), "it ends"
     assert killed == [True]
     assert take_started_processes(Trainer(logger=False, accelerator="cpu")) == []
+
+
+def test_how_processes_start_and_what_ddp_expects_is_told_by_the_strategy():
+    def trainer(strategy):
+        return Trainer(logger=False, accelerator="cpu", devices=2, strategy=strategy)
+
+    names = ("ddp", "ddp_find_unused_parameters_true", "ddp_spawn", "ddp_fork", "ddp_notebook")
+    assert [starts_by(trainer(name)) for name in names] == ["popen", "popen", "spawn", "fork", "fork"]
+    assert starts_by(Trainer(logger=False, accelerator="cpu")) == "popen"
+    plain, named = (trainer(name) for name in names[:2])
+    look_for_unused_parameters(plain)
+    assert plain.strategy._ddp_kwargs == named.strategy._ddp_kwargs
 
 
 def test_log_rows_are_numbered_by_the_count_that_is_set(tmp_path):

@@ -53,6 +53,16 @@ REFUSED = {
     "--trainer.devices=-1": "trainer: `devices` selected with `CPUAccelerator` should be an int > 0.",
     "--trainer.devices=0": "trainer.devices must be at least 1, or auto or -1 for all, got 0",
     "--trainer.devices=100000": "trainer.devices must be at least -1 and at most 1024, got 100000",
+    "--trainer.strategy=ddp_spawn": (
+        "trainer.strategy must not start processes by spawn, of which nothing comes back: use ddp"
+    ),
+    "--trainer.strategy=ddp_notebook_find_unused_parameters_true": (
+        "trainer.strategy must not start processes by fork, of which nothing comes back: use ddp"
+    ),
+    "--trainer.min_steps=4": "trainer.min_steps must be at most 3, got 4",
+    "--trainer.min_epochs=1": "trainer.min_epochs is 1, but data streams without epochs: use trainer.min_steps",
+    "--seed_everything=true": "seed_everything must be a number, since a run follows from its seed, got true",
+    "--seed_everything=false": "seed_everything must be a number, since a run follows from its seed, got false",
     "--trainer.max_time={days: -1}": "the seconds of trainer.max_time must be above 0, got -86400.0",
     "--trainer.max_time={parsecs: 12}": "trainer.max_time: 'parsecs' is an invalid keyword argument for __new__()",
     "--runs_dir=": "runs_dir must have a value, got an empty text",
@@ -96,6 +106,27 @@ def test_what_is_refused(options, message, capsys):
     assert main(arguments(options)) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "options", ["devices=3", "devices=3 --trainer.accelerator=auto", "devices=3 --trainer.strategy=ddp"]
+)
+def test_more_processes_than_cores_are_refused(options, capsys, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda *_: False)
+    assert main(arguments(f"--trainer.{options}")) == 2
+    message = "trainer.devices must be at most 2, the number of this machine's cores, got 3"
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_false"])
+def test_a_gan_trains_in_several_processes_by_any_name_of_ddp(strategy, built, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    options = ["--trainer.accelerator=cpu", "--trainer.devices=2", f"--trainer.strategy={strategy}"]
+    assert main(["fit", "--config=gan", *options]) == 0
+    assert main([*arguments("--name=tiny"), *options]) == 0
+    looked_for = [each.trainer.strategy._ddp_kwargs.get("find_unused_parameters", False) for each in built]
+    assert looked_for == [True, False]
 
 
 @pytest.mark.parametrize("number", ["1e3", "1E+3", "10e2", "1.0e3"])

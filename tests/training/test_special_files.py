@@ -1,12 +1,16 @@
 """Whatever a command is told to open, it does not wait for a named pipe."""
 
 import os
+from pathlib import Path
 
 import pytest
 
+from mixing_analysis.command import main as analyze
+from mixing_analysis.folder import renewed
 from norms.errors import SettingError
 from stylizing.command import main as stylize
 from training.command import main as train
+from training.files import replacing
 from training.run import Run
 
 pytestmark = pytest.mark.timeout(60)
@@ -65,3 +69,23 @@ def test_in_a_run(pipe, capsys, tmp_path):
     assert run.read_config() is None
     assert stylize([pipe, pipe, "-o", "out"]) == 2
     assert capsys.readouterr().err == f"error: no such run folder or checkpoint: {pipe}\n"
+
+
+def test_in_a_report(pipe, capsys):
+    os.mkdir("report")
+    os.mkfifo("report/.analysis")
+    with pytest.raises(SettingError, match=r"report/\.analysis: a named pipe"), renewed(Path("report"), ["page"]):
+        pass
+    os.makedirs("offline-run-1-a")
+    os.mkfifo("offline-run-1-a/run-a.wandb")
+    assert analyze(["offline-run-1-a"]) == 2
+    assert capsys.readouterr().err == "error: offline-run-1-a/run-a.wandb: a named pipe (FIFO), not a file\n"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("elsewhere", path)])
+def test_in_the_place_of_a_half_written_file(make, tmp_path):
+    (tmp_path / "elsewhere").write_text("kept")
+    make(tmp_path / "out.txt.partial")
+    with replacing(tmp_path / "out.txt") as partial:
+        partial.write_text("new")
+    assert [(tmp_path / name).read_text() for name in ("out.txt", "elsewhere")] == ["new", "kept"]

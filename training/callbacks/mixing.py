@@ -158,7 +158,7 @@ def _histograms(values: Values) -> dict[str, Any]:
 
 
 def _tables(values: Values) -> dict[str, Any]:
-    """One table for each beginning of a key, so that kinds which differ behind the layer share one."""
+    """Make one table for each beginning of a key, so that kinds which differ behind the layer share one."""
     import wandb
 
     columns: dict[str, list[str | int]] = {}

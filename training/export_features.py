@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.export_features", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.export_features", description=__doc__)
     parser.add_argument("run", help="run folder or checkpoint")
     parser.add_argument("out", help="safetensors file to write")
     parser.add_argument("--data", default="not stated", help="what it was trained on, for the file's header")

@@ -10,8 +10,8 @@ from torchvision.models import squeezenet1_1
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from lightning_modules.networks.feature_net import FeatureNet
-from tools import export_features
-from tools.export_features import main
+from training import export_features
+from training.export_features import main
 
 
 def trained_run(module, folder):
