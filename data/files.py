@@ -79,7 +79,9 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
         SettingError: If there is no such folder.
     """
     if not os.path.isdir(folder):
-        raise SettingError(f"{os.fspath(folder)}: {'not a folder' if os.path.exists(folder) else 'no such folder'}")
+        raise SettingError(
+            f"{os.fspath(folder) or repr('')}: {'not a folder' if os.path.exists(folder) else 'no such folder'}"
+        )
     extensions = image_extensions() | RAW_EXTENSIONS
     found: list[Path] = []
     visited: set[str] = set()

@@ -136,7 +136,14 @@ class StyleTransfer(TrainingModule):
         self.loss = self._build_loss().to(self.device)
 
     def on_fit_start(self) -> None:
-        """Measure the style, now that a checkpoint, if there is one, has brought back its picture."""
+        """Measure the style, now that a checkpoint, if there is one, has brought back its picture.
+
+        Raises:
+            SettingError: If ``trainer.precision`` is half, which the loss network's statistics need more than.
+        """
+        precision = self.trainer.precision
+        if precision in ("16-true", "bf16-true"):
+            raise SettingError(f"style transfer trains in precision 32-true, 64-true or a mixed one, not {precision}")
         self._measure_style()
 
     def on_validation_start(self) -> None:

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from mixing_analysis import EXPECTED
-from training.doors import command_parser, run_command
+from training.doors import command_parser, path_of, run_command
 
 
 class Group(NamedTuple):
@@ -46,7 +46,7 @@ def _parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("runs", metavar="RUN", nargs="*", help=EXPECTED)
-    add("-o", "--output", metavar="FOLDER", type=Path, default=Path("report"), help="the report (default: report)")
+    add("-o", "--output", metavar="FOLDER", type=path_of, default=Path("report"), help="the report (default: report)")
     add(
         "--group",
         metavar="NAME=RUN,RUN",

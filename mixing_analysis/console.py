@@ -55,6 +55,8 @@ def write(
         SettingError: If there is no run, one cannot be read, or the report cannot be written.
     """
     named = dict(groups)
+    if len(named) < len(groups):
+        raise SettingError(f"two groups have the same name: {', '.join(name for name, _ in groups)}")
     sources = list(dict.fromkeys([*sources, *(member for members in named.values() for member in members)]))
     if not sources:
         raise SettingError(f"no run is given: expected {EXPECTED}")

@@ -210,7 +210,9 @@ def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
+        found = torch.zeros(1, device=name)
+        found.cpu()  # a device such as meta, which holds nothing, cannot
+        return found.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise SettingError(f"--device: cannot use device {name!r}: {reason}") from error

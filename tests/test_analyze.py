@@ -9,15 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 from test_train import TINY
 
 import norms
+from mixing_analysis import figures
 from mixing_analysis.command import main
 from mixing_analysis.values import COLUMNS
 from training.command import main as train
 
 ROOT = Path(__file__).parents[1]
+
+all_drawings = figures.drawings
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +44,8 @@ def _working_directory(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "tests" / "mixing_analysis")
-
-
-@pytest.fixture(autouse=True)
-def _plain_figures(request, monkeypatch):
-    """Figures are drawn by their own tests, and here once."""
-    if request.function is not test_what_is_written_is_all_that_is_there:
-        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
+    # Most of the time goes into figures, of which one will do.
+    monkeypatch.setattr(figures, "drawings", lambda *args: dict([*all_drawings(*args).items()][:1]))
 
 
 @pytest.fixture
@@ -127,14 +124,15 @@ def test_the_table_is_that_of_the_checkpoint_and_of_the_notebook(capsys):
     assert ours["value"].tolist() == notebook["value"].astype(np.float32).tolist()
 
 
-def test_what_is_written_is_all_that_is_there(capsys):
+def test_what_is_written_is_all_that_is_there(capsys, monkeypatch):
+    monkeypatch.setattr(figures, "drawings", all_drawings)
     analyze(capsys, "runs/tiny/version_0", "--no-snapped", "-o", "a/report")
     written = files("a/report")
     assert {"mixing.csv", "mixing.parquet", "report.html"} < written
-    figures = {name for name in written if name.startswith("figures/")}
-    assert figures
-    assert {Path(name).suffix for name in figures} == {".png", ".svg"}
-    assert written == figures | {"mixing.csv", "mixing.parquet", "report.html", ".analysis"}
+    drawn = {name for name in written if name.startswith("figures/")}
+    assert len(drawn) > 2
+    assert {Path(name).suffix for name in drawn} == {".png", ".svg"}
+    assert written == drawn | {"mixing.csv", "mixing.parquet", "report.html", ".analysis"}
     assert "://" not in Path("a/report/report.html").read_text().replace("http://www.w3.org/", "")
 
 
@@ -204,6 +202,7 @@ def test_groups_by_name(capsys):
     ("arguments", "message"),
     [
         ([], "no run is given: expected a run folder, "),
+        (["--group", "a=runs/other", "--group", "a=runs/tiny"], "two groups have the same name: a, a"),
         (["nothing"], "no such run: nothing (expected a run folder, "),
         (["runs"], "runs is a folder of runs: name one of them, runs/other, runs/tiny"),
         (["tiny.yaml"], "tiny.yaml is not a readable checkpoint: "),

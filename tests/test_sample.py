@@ -211,3 +211,18 @@ def test_norms_of_torch_are_trusted(run, tmp_path):
     state["hyper_parameters"]["norm"] = "torch.nn.BatchNorm2d"
     torch.save(state, tmp_path / "model.ckpt")
     assert main([str(tmp_path / "model.ckpt"), "-o", str(tmp_path / "a.png"), "--count", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--count", "1000000000000"], "--count must be at most 100000, got 1000000000000"),
+        (["--count", "2", "--scale", "100000"], "the grid would have 5,120,000,000,000 pixels"),
+        (["--count", "100000", "--columns", "1", "--scale", "9"], "the grid would have 2,073,600,000 pixels"),
+        (["-o", ""], "expected a path, got an empty text"),
+        (["-o", f"{'x' * 300}.png"], "File name too long"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_at_once(options, message, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, run, *options)

@@ -415,3 +415,18 @@ def test_folders_that_cannot_be_looked_into_are_named(run, photos, tmp_path, cap
     assert "wrote 2 images" in out
     assert err.startswith(f"skipped {photos / 'deeper'}: ")
     assert f"skipped {photos / 'deeper'}: " in fails(capsys, run, photos / "deeper", "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["", "-o", "out"], "expected a path, got an empty text"),
+        (["photo.png", "-o", ""], "expected a path, got an empty text"),
+        (["photo.png", "-o", "out", "--device", "meta"], "--device: cannot use device 'meta': "),
+    ],
+)
+def test_senseless_arguments_are_refused(arguments, message, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_photo(Path("photo.png"), 20, 13)
+    assert message in fails(capsys, run, *arguments)
+    assert files(tmp_path) == ["photo.png"]

@@ -1,6 +1,5 @@
 """Lightning's command line with run folders, loggers and callbacks of normlab's own."""
 
-import errno
 import logging
 import os
 import re
@@ -51,6 +50,7 @@ from training.settings import (
     check_texts,
     check_trainer,
     does_not_fit,
+    is_of_a_callback,
 )
 from training.shipped import with_shipped_configs
 from training.terminal import lasting_output
@@ -146,7 +146,7 @@ class TrainCLI(CLI):
             options = given[given.subcommand].as_flat()
             args = [*args, *from_environment(given.subcommand, vars(options), self._known_options())]
             self.config = self._parsed(parser, args)
-        except (ArgumentError, RecursionError, OverflowError) as error:
+        except (ArgumentError, RecursionError, OverflowError, UnicodeDecodeError) as error:
             raise SettingError(shorten(str(error), args, self._known_options(), "use --config FILE")) from error
         if given.get(f"{given.subcommand}.{LINK_TARGET}") is not None:
             raise SettingError(f"{LINK_TARGET} follows from {LINK_SOURCE}: remove it")
@@ -287,7 +287,10 @@ class TrainCLI(CLI):
         """Predict on the data's held-out images, and write what comes out into the run's folder."""
         assert self._resumed is not None
         file = self._resumed.predictions
-        predictions = torch.cat([part for part in self.trainer.predict(**kwargs) or [] if isinstance(part, Tensor)])
+        parts = [part for part in self.trainer.predict(**kwargs) or [] if isinstance(part, Tensor)]
+        if not parts:
+            raise SettingError("nothing is predicted: the data holds no images for it, or limit_predict_batches is 0")
+        predictions = torch.cat(parts)
         if self.trainer.is_global_zero:
             with replacing(file) as partial:
                 save_file({"predictions": predictions.contiguous()}, partial)
@@ -355,7 +358,7 @@ def train(args: Sequence[str]) -> None:
             TrainCLI(args)
         except MisconfigurationException as error:
             raise SettingError(str(error)) from error
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
+        except Exception as error:
+            if not is_of_a_callback(error):
                 raise
-            raise SettingError(f"{error.filename}: {error.strerror}") from error
+            raise SettingError(f"trainer.callbacks: {error}") from error

@@ -4,10 +4,11 @@ Nothing here imports torch before a command runs, so that ``--help`` is quick.
 """
 
 import argparse
+import errno
 import io
 import re
 import sys
-from argparse import ArgumentError, Namespace
+from argparse import ArgumentError, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,13 @@ def command_parser(description: str, epilog: str | None = None) -> ArgumentParse
 
 
 def path_of(name: str) -> Path:
-    """Return the path of a name on the command line, which need not be text; jsonargparse would read it as YAML."""
+    """Return the path of a name on the command line, which need not be text; jsonargparse would read it as YAML.
+
+    Raises:
+        ArgumentTypeError: If the name is empty, which ``Path`` would take for the folder at hand.
+    """
+    if not name:
+        raise ArgumentTypeError("expected a path, got an empty text")
     return Path(name)
 
 
@@ -99,6 +106,8 @@ def end_in_one_line(action: Callable[[], None], *mistakes: type[Exception]) -> i
         text, status = str(error), 2
         if isinstance(error, OSError) and error.errno in DISK_FAULTS:
             text, status = disk_fault(error, error.filename or "a file"), 1
+        elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            text = f"{error.filename}: {error.strerror}"
         elif isinstance(error, TrainingError):
             status = 1
         elif not isinstance(error, (SettingError, *mistakes)):

@@ -33,7 +33,7 @@ def shorten(message: str, args: Sequence[str], options: Iterable[str], hint: str
     Returns:
         One line.
     """
-    if message.startswith("Problems parsing config"):
+    if re.match("Problems parsing config|'utf-8' codec can't decode", message):
         text = _broken_file(args) or message
     elif unknown := re.search(r"(?:does not accept option|unrecognized arguments:) '?(?:--)?([^\s'=]+)", message):
         text = _unknown_option(unknown[1], set(options))
@@ -79,10 +79,12 @@ def _broken_file(args: Sequence[str]) -> str | None:
     for path in (Path(arg.removeprefix("--config=")) for arg in args):
         if os.path.isfile(path):  # unlike Path.is_file, of a text of any length
             try:
-                check_yaml(path.read_text())
+                text = path.read_text()
+                check_yaml(text)
+                yaml.safe_load(text)
             except YAMLRefusedError as error:
                 return f"{path}, {error}"
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
+            except (yaml.YAMLError, ValueError) as error:
                 return f"{path} is not valid YAML: {error}".replace(' in "<unicode string>",', "")
     return None
 

@@ -5,13 +5,20 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from traceback import walk_tb
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.callbacks import StochasticWeightAveraging, Timer, WeightAveraging
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 
 from norms.errors import SettingError, check_range
 from norms.imports import resolve
@@ -206,6 +213,13 @@ def check_trainer(trainer: Any) -> None:
         raise SettingError(f"trainer.max_steps must be at least 1, got {trainer.max_steps}")
     if trainer.min_steps and not trainer.fast_dev_run:
         check_range("trainer.min_steps", trainer.min_steps, at_most=trainer.max_steps)
+    if trainer.check_val_every_n_epoch not in (None, 1):
+        raise SettingError(
+            f"trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}, but data streams without epochs: "
+            "use trainer.val_check_interval"
+        )
+    if trainer.default_root_dir is not None:
+        raise SettingError("trainer.default_root_dir has no effect here: use runs_dir")
     if trainer.logger is False:
         raise SettingError(
             "trainer.logger: false is not possible, a run always has its metrics.csv; "
@@ -221,11 +235,17 @@ def check_trainer(trainer: Any) -> None:
 
 
 def check_against_model(model: LightningModule, trainer: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
-    """Refuse options of the trainer that a module which steps its optimizers itself, such as a GAN, cannot have.
+    """Refuse callbacks that change settings, and what a module that steps its optimizers itself, as a GAN, cannot have.
 
     Raises:
         SettingError: If there is one.
     """
+    for callback in callbacks:
+        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            raise SettingError(
+                f"{type(callback).__name__} trains with other settings than the configuration's, which the run keeps: "
+                "remove it from trainer.callbacks"
+            )
     if model.automatic_optimization:
         return
     name = f"{type(model).__name__} steps its optimizers itself"
@@ -274,6 +294,13 @@ def check_call(callee: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         inspect.signature(callee).bind(*args, **kwargs)
     except TypeError as error:
         raise SettingError(f"{callee.__name__}: {error}") from error
+
+
+def is_of_a_callback(error: Exception) -> bool:
+    """Tell whether one of Lightning's callbacks has raised an error: then it does not fit the model or its options."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    last = next((name for name in reversed(frames) if not name.startswith("torch.")), "")
+    return last.startswith("pytorch_lightning.callbacks.")
 
 
 def does_not_fit(error: Exception) -> bool:

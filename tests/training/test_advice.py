@@ -135,6 +135,17 @@ def test_what_a_gan_cannot_have(option, value, instead, capsys, built):
     assert main(["fit", "--config", "tiny.yaml", f"--{option}={value}"]) == 0
 
 
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_the_precision_of_style_transfer(precision, capsys):
+    arguments = ["fit", "--config", "style_transfer", "--model.widths", "[4, 8]", "--model.num_blocks", "1"]
+    arguments += ["--model.style_size", "32", "--data", "data.BundledPhotos", "--data.image_size", "32"]
+    arguments += ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--trainer.max_steps", "1"]
+    assert main([*arguments, "--trainer.precision", precision]) == 2
+    (advised,) = re.findall(r"in precision 32-true, (64-true) or a mixed one", capsys.readouterr().err)
+    assert not Path("runs").exists()
+    assert main([*arguments, "--trainer.precision", advised]) == 0
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_schedule_that_was_another_is_told(capsys):
     said = "the learning rate had fallen to 0 by step 2, and jumps to"

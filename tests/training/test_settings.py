@@ -75,7 +75,26 @@ REFUSED = {
     "--model.width=[&a [1],&b [*a,*a,*b]]": (
         "model.width, line 1: the alias 'b' stands for nothing, or for what it is part of"
     ),
+    "--trainer.check_val_every_n_epoch=2": (
+        "trainer.check_val_every_n_epoch is 2, but data streams without epochs: use trainer.val_check_interval"
+    ),
+    "--trainer.default_root_dir=elsewhere": "trainer.default_root_dir has no effect here: use runs_dir",
+    "--trainer.callbacks=pytorch_lightning.callbacks.BatchSizeFinder": (
+        "BatchSizeFinder trains with other settings than the configuration's, which the run keeps: "
+        "remove it from trainer.callbacks"
+    ),
     "--config=.": "--config .: not a regular file",
+    "--config=latin.yaml": (
+        "latin.yaml is not valid YAML: 'utf-8' codec can't decode byte 0xe9 in position 0: unexpected end of data"
+    ),
+    "--config=merged.yaml": (
+        "merged.yaml is not valid YAML: while constructing a mapping line 1, column 1: <<: 3 ^ expected a mapping or "
+        "list of mappings for merging, but found scalar line 1, column 5: <<: 3 ^"
+    ),
+    "--config=tagged.yaml": (
+        "tagged.yaml is not valid YAML: could not determine a constructor for the tag '!x' line 1, column 7: "
+        "name: !x y ^"
+    ),
     "--config=deep.yaml": "deep.yaml, line 1: nested deeper than 50 levels",
     "--config=twice.yaml": "twice.yaml, line 3: the key 'width' is there twice",
 }
@@ -86,6 +105,9 @@ def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("base.yaml").write_text(BASE)
     Path("twice.yaml").write_text("model:\n  width: 1\n  width: 2")
+    Path("latin.yaml").write_bytes(b"\xe9")
+    Path("merged.yaml").write_text("<<: 3")
+    Path("tagged.yaml").write_text("name: !x y")
     Path("deep.yaml").write_text("{a: " * 60 + "1" + "}" * 60)
 
 
@@ -127,6 +149,22 @@ def test_a_gan_trains_in_several_processes_by_any_name_of_ddp(strategy, built, m
     assert main([*arguments("--name=tiny"), *options]) == 0
     looked_for = [each.trainer.strategy._ddp_kwargs.get("find_unused_parameters", False) for each in built]
     assert looked_for == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        ("EarlyStopping --trainer.callbacks.monitor=val/los", "Early stopping conditioned on metric `val/los`"),
+        ("BackboneFinetuning", "'TinyModel' object has no attribute 'backbone'"),
+        ("ModelCheckpoint --trainer.callbacks.monitor=val/los", "could not find the monitored key"),
+    ],
+)
+def test_what_lightnings_callbacks_say_is_one_line(callback, message, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    options = f"--trainer.val_check_interval=1 --trainer.callbacks=pytorch_lightning.callbacks.{callback}"
+    assert main(arguments(options)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
 
 
 @pytest.mark.parametrize("number", ["1e3", "1E+3", "10e2", "1.0e3"])
