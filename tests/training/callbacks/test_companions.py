@@ -35,9 +35,9 @@ def wait_for_another(folder, command, begun, ready):
         Companions().watched(trainer, Run(folder)),
     ):
         (folder / "pid").write_text(str(other.pid))
-        ready.set()
         while True:
             with suppress(BaseException):
+                ready.set()
                 time.sleep(1)
 
 
