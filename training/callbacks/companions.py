@@ -69,6 +69,9 @@ class Companions(Callback):
         self._thread.start()
         try:
             yield
+        except KeyboardInterrupt:
+            self._at_once = True  # also amid the saving after a first one
+            raise
         finally:
             if self._first is None:
                 self._end_others(trainer)

@@ -1,5 +1,6 @@
 """Signals end a training after its step, in all of its processes, with everything saved."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -55,6 +56,12 @@ class EndOnSignal(Callback):
             signal.signal(number, self._handle)
         try:
             yield
+        except BaseException:
+            # Workers of the data that are left, which pass over one SIGTERM, would hold up the end of this process.
+            for child in multiprocessing.active_children():
+                if child.daemon:
+                    child.terminate()
+            raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -72,3 +72,17 @@ def test_a_first_process_that_waits_for_ever_is_ended(tmp_path, begun, receiver,
     how = "was killed by SIGKILL" if receiver == "second" else "failed with status 3"
     line = f"error: process 1 of this training {how}, so the training ends; go on with: "
     assert [each[: len(line)] for each in told] == [line] * (status == 1)
+
+
+def test_a_second_ctrl_c_amid_the_saving_waits_for_nobody(tmp_path):
+    other, trainer = subprocess.Popen(SLEEP), SimpleNamespace(num_devices=2, num_nodes=1, local_rank=0)
+    begin = time.monotonic()
+    with (
+        mock.patch.object(companions, "take_started_processes", return_value=[other]),
+        mock.patch.object(companions, "is_distributed", return_value=True),
+        pytest.raises(KeyboardInterrupt),
+        Companions().watched(trainer, Run(tmp_path)),
+    ):
+        raise KeyboardInterrupt
+    assert time.monotonic() - begin < companions.PATIENCE / 3
+    assert other.poll() == -signal.SIGKILL

@@ -202,3 +202,19 @@ def test_what_else_workers_do_at_their_start_is_kept():
         for number, handler in before.items():
             signal.signal(number, handler)
     assert noted == [7]
+
+
+def test_workers_that_are_left_do_not_hold_up_the_end_of_an_interrupted_process():
+    [loader] = _with_deaf_workers(lambda: [DataLoader([0] * 100, num_workers=1)])()
+    iterator = iter(loader)
+    next(iterator)
+    [worker] = multiprocessing.active_children()
+    with pytest.raises(KeyboardInterrupt), EndOnSignal().installed():
+        raise KeyboardInterrupt
+    time.sleep(0.2)
+    assert worker.is_alive(), "one SIGTERM may be of the process group"
+    worker.terminate()  # as Python does when the process exits
+    with suppress(RuntimeError):  # by which torch tells the main process of it, if that looks in time
+        worker.join(20)
+    worker.join(20)
+    assert not worker.is_alive()
