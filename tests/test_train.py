@@ -392,6 +392,9 @@ MISTAKES = {
     "--trainer.max_epochs 3": "trainer.max_epochs is 3, but data streams without epochs: use trainer.max_steps",
     "--trainer.logger false": "trainer.logger: false is not possible.*WANDB_MODE=disabled.*",
     "--trainer.accelerator abacus": "You selected an invalid accelerator name: .*abacus.*",
+    "--trainer.logger pytorch_lightning.loggers.TensorBoardLogger": (
+        "no save_dir given: pytorch_lightning.loggers.TensorBoardLogger needs it"
+    ),
     "--mixing.every_n_steps 0": "mixing.every_n_steps must be at least 1, got 0",
     "--name a/b": "name must be the name of a folder, got 'a/b'",
     "--name a::b": "name: 'a::b' has '::' in it, which separates addresses; use another name",

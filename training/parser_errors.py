@@ -38,6 +38,9 @@ def shorten(message: str, args: Sequence[str], options: Iterable[str], hint: str
     elif unknown := re.search(r"(?:does not accept option|unrecognized arguments:) '?(?:--)?([^\s'=]+)", message):
         text = _unknown_option(unknown[1], set(options))
     elif required := re.search(r"arguments are required: (.*)", message):
+        # Of a class that stands as a value, they are named without where they belong.
+        chosen = re.search(r"Given value: Namespace\(class_path='([^']+)'", message)
+        hint = f"{chosen[1]} needs it" if chosen else hint
         text = f"no {' and no '.join(key.split('.')[-1] for key in required[1].split(', '))} given: {hint}"
     else:
         text = _shorten_value_error(message)
