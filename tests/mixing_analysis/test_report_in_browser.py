@@ -188,6 +188,7 @@ def test_play_goes_to_the_last_step(show, browser):
     )
     click(browser, "#play")
     browser.wait_for("state.step === 100 && !playing")
+    browser.settle()
     assert text(browser, "#play") == "Play"
     assert set(browser.run("[...seen]")) == {"step 90 of 100", "step 100 of 100"}
     click(browser, "#play")
