@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import ended, start_two
 from stand_ins import TinyModel, fit
 from torch import nn
 
@@ -32,12 +33,12 @@ data: {class_path: stand_ins.TinyData}
 
 
 class FaultyModel(TinyModel):
-    """Goes wrong in its eighth step."""
+    """Goes wrong in its eighth step, in one process of several."""
 
-    def __init__(self, fault: str = "loss", lr: float = 1e-2, seed: int = 0):
+    def __init__(self, fault: str = "loss", lr: float = 1e-2, rank: int = 0, seed: int = 0):
         super().__init__(seed=seed)
         self.save_hyperparameters()
-        self.fault, self.lr = fault, lr
+        self.fault, self.lr, self.rank = fault, lr, rank
         self.register_buffer("mask", torch.tensor([0, -torch.inf]))
 
     def configure_optimizers(self):
@@ -45,7 +46,7 @@ class FaultyModel(TinyModel):
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
-        if self.global_step != 7 or self.lr < 1e-2:
+        if self.global_step != 7 or self.lr < 1e-2 or self.trainer.global_rank != self.rank:
             return loss
         if self.fault == "gradient":
             self.net.last.weight.register_hook(lambda gradient: gradient * torch.inf)
@@ -102,6 +103,24 @@ def test_the_command_that_is_told_goes_on_with_a_lower_learning_rate(tmp_path, m
         for state in (before, after)
     ]
     assert rates[1] == pytest.approx({name: rate / 10 for name, rate in rates[0].items()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_processes_both_end_whichever_goes_wrong(rank, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    Path("tiny.yaml").write_text(TINY)
+    args = ["fit", "--config", "tiny.yaml", "--model", "test_guard.FaultyModel", "--model.rank", rank]
+    two = start_two("train.py", *args, "--trainer.devices", 2, "--trainer.strategy", "ddp")
+    statuses = [ended(process) for process in two]
+    log = Path("log0.txt").read_text()
+    assert statuses == [1, 1], log
+    # The gradients are shared: the other process has not the same loss in this step, but the same weights after it.
+    assert re.search(r"error: step 8: .*loss.* not finite, so the training ends; the last good checkpoint", log)
+    assert "Traceback" not in log
+    last = weights("runs/tiny/version_0")
+    assert (last["global_step"], not_finite(last["state_dict"].items())) == (6, ["mask"])
 
 
 def test_without_a_checkpoint_the_command_begins_anew(tmp_path):
