@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import sys
@@ -54,3 +55,19 @@ def _without_wandb_account(monkeypatch, tmp_path_factory):
     if "wandb" in sys.modules:
         _end_wandb()
     os.environ.pop("WANDB_SERVICE", None)
+
+
+@pytest.fixture
+def close_folders(monkeypatch):
+    """Let nobody look into folders of a name, not even root."""
+    scan = os.scandir
+
+    def close(name):
+        def closed(path):
+            if os.path.basename(path) == name:
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", closed)
+
+    return close

@@ -1,4 +1,3 @@
-import errno
 import os
 from pathlib import Path
 
@@ -401,15 +400,8 @@ def test_no_module_is_imported_because_a_checkpoint_names_it(run, photos, tmp_pa
     assert not (tmp_path / "trace").exists()
 
 
-def test_folders_that_cannot_be_looked_into_are_named(run, photos, tmp_path, capsys, monkeypatch):
-    scan = os.scandir
-
-    def closed(path):
-        if os.path.basename(path) == "deeper":
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", closed)
+def test_folders_that_cannot_be_looked_into_are_named(run, photos, tmp_path, capsys, close_folders):
+    close_folders("deeper")
     assert call(run, photos, "-o", tmp_path / "out") == 0
     out, err = capsys.readouterr()
     assert "wrote 2 images" in out

@@ -1,4 +1,3 @@
-import errno
 import os
 import socket
 from pathlib import Path
@@ -88,18 +87,11 @@ def test_images_without_extension_are_known_by_their_beginning(tmp_path, kind):
     assert find_images(tmp_path) == [tmp_path / "picture"]
 
 
-def test_folders_that_cannot_be_looked_into_are_named(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_looked_into_are_named(tmp_path, close_folders):
     for name in ("open/a.png", "closed/b.png", "open/closed/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32)).save(tmp_path / name)
-    scan = os.scandir
-
-    def closed(path):
-        if os.path.basename(path) == "closed":
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", closed)
+    close_folders("closed")
     assert find_images(tmp_path) == [tmp_path / name for name in ("closed", "open/a.png", "open/closed")]
     assert find_images(tmp_path / "closed") == [tmp_path / "closed"]
     with pytest.warns(match=f"2 of 3 files left out: {tmp_path / 'closed'}: .*; {tmp_path / 'open/closed'}: "):
