@@ -1,10 +1,13 @@
 """The style pictures that come with the project, and any other picture as a style."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from data.files import find_images
 from data.images import ImageError, load_image
 from norms.errors import SettingError
 
@@ -17,6 +20,34 @@ _LONGEST_SIDE = 4096
 def names() -> list[str]:
     """List the bundled pictures."""
     return sorted(path.stem for path in _FOLDER.glob("*.png"))
+
+
+def find_styles(styles: Sequence[str]) -> list[str]:
+    """List the style pictures that several names, files and folders of pictures stand for.
+
+    Args:
+        styles: Each the name of a bundled picture, the path of an image file, or that of a folder.
+
+    Returns:
+        Names and paths, a folder's in the order of its files.
+
+    Raises:
+        SettingError: If there are none, a folder holds no images, or two have the same name.
+    """
+    found: list[str] = []
+    for style in styles:
+        folder = os.path.expanduser(style)
+        inside = sorted(map(str, find_images(folder))) if style not in names() and os.path.isdir(folder) else [style]
+        if not inside:
+            raise SettingError(f"styles: no image files in {style} or the folders below")
+        found += inside
+    if not found:
+        raise SettingError("styles: expected one or more names, files or folders of style pictures, got none")
+    name, count = Counter(Path(style).stem for style in found).most_common(1)[0]
+    if count > 1:
+        alike = [style for style in found if Path(style).stem == name]
+        raise SettingError(f"styles: {' and '.join(alike)} would both be called {name}: rename one of them")
+    return found
 
 
 def open_style(style: str | os.PathLike[str]) -> Image.Image:

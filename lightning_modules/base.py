@@ -1,8 +1,9 @@
 """Base of all trained modules: keyed noise, optimizer, guarded checkpoints."""
 
+import inspect
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,9 @@ class TrainingModule(LightningModule):
         if module != name:
             raise SettingError(f"the checkpoint is of {module}, but the configured model is {name}")
         saved, configured = plain_settings(checkpoint), plain_settings({HYPER_PARAMETERS: self.hparams})
+        # Settings that there were not yet when it was written had what is their default now.
+        defaults = plain_settings({HYPER_PARAMETERS: _defaults(type(self))})
+        saved |= {key: defaults[key] for key in defaults.keys() & configured.keys() - saved.keys()}
         different = {key for key in saved.keys() | configured.keys() if saved.get(key) != configured.get(key)}
         if "lr" in different and _is_rate(saved.get("lr")) and _is_rate(configured.get("lr")):
             different.remove("lr")
@@ -216,6 +220,11 @@ def plain_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in settings.items()
         if not key.startswith("_")
     }
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def _is_rate(value: Any) -> bool:

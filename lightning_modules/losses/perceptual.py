@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
@@ -170,6 +171,24 @@ class TotalVariation(Term):
         return total_variation(image)
 
 
+class View(NamedTuple):
+    """Say what of the images a loss network is shown, after they are scaled.
+
+    A loss network takes every second pixel, more than once. An image that is always seen from the same place is painted
+    with a lattice of these strides; one that is seen a little larger or smaller and shifted in every step is not.
+    """
+
+    scale: float
+    right: int
+    down: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the view of images, (B, C, H, W) -> (B, C, about scale * H - down, about scale * W - right)."""
+        size = [max(1, round(self.scale * side)) for side in image.shape[-2:]]
+        resized = F.interpolate(image, size, mode="bilinear", antialias=True)
+        return resized[..., min(self.down, size[0] - 1) :, min(self.right, size[1] - 1) :]
+
+
 class PerceptualLoss(nn.Module):
     r"""Add terms, each with its weight: the content, the style, the total variation, and any further :class:`Term`.
 
@@ -179,6 +198,9 @@ class PerceptualLoss(nn.Module):
     .. math::
         w_c\, R_l\, e(\phi_l(y), \phi_l(x)) + w_s\, R_l\, e(G_l(y), G_l(s)) + w_t\, TV(y)
 
+    A layer named ``relu2_2@2`` has the activations of ``relu2_2`` for images of half the size, in which the network
+    sees shapes twice as large; likewise for any other number.
+
     Nothing of the loss is part of the ``state_dict``.
 
     Args:
@@ -186,7 +208,7 @@ class PerceptualLoss(nn.Module):
         terms: What to add, in this order.
 
     Raises:
-        SettingError: If terms share a name or have none.
+        SettingError: If terms share a name or have none, or a layer's number is below 1.
     """
 
     def __init__(self, network: nn.Module, terms: Sequence[Term]) -> None:
@@ -195,36 +217,85 @@ class PerceptualLoss(nn.Module):
         if len({"", "loss", *names}) != len(names) + 2:
             raise SettingError(f"the terms of a loss need different names other than loss, got {', '.join(names)}")
         self.network = network
-        self.terms = nn.ModuleDict({term.name: term for term in terms})
+        self.weights = {term.name: term.weight for term in terms}
+        # A copy of the terms for each style.
+        self.terms = nn.ModuleList([nn.ModuleDict({term.name: term for term in terms})])
         self.layers = {layer for term in terms for layer in term.layers}
         self.photo_layers = {layer for term in terms if term.compares_photo for layer in term.layers}
+        for layer in self.layers:
+            split_layer(layer)
 
     @torch.no_grad()
-    def set_style(self, style: Tensor) -> None:
+    def set_style(self, *pictures: Tensor) -> None:
         """Compute what the terms compare with.
 
         Args:
-            style: The style picture, (1, 3, H, W), values in [0, 1].
+            pictures: The style pictures, each (1, 3, H, W), values in [0, 1].
         """
-        features = self.network(style, self.layers)
-        for term in self.terms.values():
-            cast(Term, term).set_style(features)
+        self.terms = nn.ModuleList([self.terms[0], *(deepcopy(self.terms[0]) for _ in pictures[1:])])
+        for terms, picture in zip(self.terms, pictures, strict=True):
+            features = self._activations(picture, self.layers)
+            for term in cast(nn.ModuleDict, terms).values():
+                cast(Term, term).set_style(features)
 
-    def forward(self, image: Tensor, photo: Tensor) -> dict[str, Tensor]:
-        """Compare images with the photos they were made from and with the style of :meth:`set_style`.
+    def forward(
+        self, image: Tensor, photo: Tensor, styles: Sequence[int] | None = None, view: View | None = None
+    ) -> dict[str, Tensor]:
+        """Compare images with the photos they were made from and with the styles of :meth:`set_style`.
 
         Args:
             image: (B, 3, H, W), values in [0, 1].
             photo: (B, 3, H, W), values in [0, 1].
+            styles: Index of each image's style; None for the first of all.
+            view: What the loss network is shown of both; None for all.
 
         Returns:
             Scalars, averaged over the batch: ``loss``, the weighted sum, and each term before weighting, by name.
         """
-        found = self.network(image, self.layers)
+        found = self._activations(view(image) if view else image, self.layers)
         with torch.no_grad():
-            wanted = self.network(photo, self.photo_layers)
-        values = {name: term(image, found, wanted) for name, term in self.terms.items()}
-        return {"loss": sum(self.terms[name].weight * value for name, value in values.items()), **values}
+            wanted = self._activations(view(photo) if view else photo, self.photo_layers)
+        values = dict.fromkeys(self.weights, image.new_zeros(()))
+        for style, members in _members(styles, len(image)).items():
+            parts = [{layer: x[members] for layer, x in features.items()} for features in (found, wanted)]
+            mine = image[members]
+            for name, term in cast(nn.ModuleDict, self.terms[style]).items():
+                values[name] = values[name] + len(mine) / len(image) * term(mine, *parts)
+        weighted = [self.weights[name] * value for name, value in values.items()]
+        return {"loss": sum(weighted, image.new_zeros(())), **values}
+
+    def _activations(self, image: Tensor, layers: Collection[str]) -> Features:
+        found: dict[str, Tensor] = {}
+        for factor in sorted({split_layer(layer)[1] for layer in layers}):
+            names = {split_layer(layer)[0]: layer for layer in layers if split_layer(layer)[1] == factor}
+            activations = self.network(View(1 / factor, 0, 0)(image) if factor > 1 else image, set(names))
+            found |= {names[name]: value for name, value in activations.items()}
+        return found
+
+
+def split_layer(layer: str) -> tuple[str, float]:
+    """Split a layer's name such as ``relu2_2@2`` into the network's name and the factor by which images are smaller.
+
+    Raises:
+        SettingError: If the factor is no number of at least 1.
+    """
+    name, at, text = layer.partition("@")
+    try:
+        factor = float(text) if at else 1.0
+    except ValueError:
+        factor = math.nan
+    if not 1 <= factor < math.inf:
+        raise SettingError(
+            f"expected a number of at least 1 after @, by which images are smaller, as in relu2_2@2, got {layer}"
+        )
+    return name, factor
+
+
+def _members(styles: Sequence[int] | None, count: int) -> dict[int, Any]:
+    """Return which images are of which style; a slice if all are, which copies nothing."""
+    if styles is None:
+        return {0: slice(None)}
+    return {style: [i for i, other in enumerate(styles) if other == style] for style in sorted(set(styles))}
 
 
 def find_scaling(name: str) -> Scaling:

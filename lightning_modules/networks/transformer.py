@@ -1,28 +1,32 @@
 """The feed-forward network that turns a photo into a stylized image."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import norms
-from norms.errors import SettingError, check_range
+from norms.errors import SettingError, check_range, unknown
 
 NormFactory = Callable[[int], nn.Module]
+Upsampling = Literal["nearest", "bilinear"]
+Style = Tensor | int
 
 
-class TransformerNet(nn.Sequential):
+class TransformerNet(nn.Module):
     """Build the image transformation network of Johnson et al., in which the norm can be chosen.
 
     A 9x9 convolution, one 3x3 convolution of stride 2 per further width, residual blocks at the lowest resolution, the
-    way back up by nearest-neighbor upsampling and 3x3 convolutions, and a 9x9 convolution to RGB. Every convolution but
-    the last is followed by a norm, all but the second of each residual block and the last also by a ReLU.
+    way back up by upsampling and 3x3 convolutions, and a 9x9 convolution to RGB. Every convolution but the last is
+    followed by a norm, all but the second of each residual block and the last also by a ReLU.
+
+    With ``num_styles`` every norm is a :class:`norms.ConditionalNorm`, so that one network paints in several styles,
+    and in mixtures of them, which differ by gamma and beta alone.
 
     Where this departs from the paper, it follows what later work found to look better: upsampling instead of transposed
     convolutions (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016), reflection padding before each
@@ -37,17 +41,21 @@ class TransformerNet(nn.Sequential):
         num_blocks: Residual blocks, each of two 3x3 convolutions.
         norm: As :func:`norms.build` takes it.
         norm_options: Further arguments of that layer, such as ``{"initial_rho": 0.5}``.
+        upsampling: ``nearest`` or ``bilinear``.
+        num_styles: How many styles there are; None for one, whose network is not conditional.
 
     Raises:
-        SettingError: If a width is not positive or the number of blocks is negative.
+        SettingError: If a width is not positive, the number of blocks is negative, or there is no such upsampling.
         ValueError: If the norm does not exist or does not take the options.
 
     Shape:
-        (B, 3, H, W), RGB in [0, 1], any H and W of at least 1 -> (B, 3, H, W), RGB in [0, 1]
+        (B, 3, H, W), RGB in [0, 1], any H and W of at least 1 -> (B, 3, H, W), RGB in [0, 1]. The style is a condition
+        as :class:`norms.ConditionalNorm` takes it: an index, one for each image, or shares.
 
     Source:
         Johnson, Alahi and Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution, ECCV 2016,
-        arXiv 1603.08155, and its supplementary material, table 1.
+        arXiv 1603.08155, and its supplementary material, table 1. Several styles: Dumoulin, Shlens and Kudlur, A
+        Learned Representation for Artistic Style, ICLR 2017, section 2.2.
     """
 
     def __init__(
@@ -56,32 +64,46 @@ class TransformerNet(nn.Sequential):
         num_blocks: int = 5,
         norm: str = "instance",
         norm_options: Mapping[str, Any] | None = None,
+        upsampling: Upsampling = "nearest",
+        num_styles: int | None = None,
     ) -> None:
+        super().__init__()
         if not widths or min(widths) < 1:
             raise SettingError(f"widths must be one or more positive numbers, got {list(widths)}")
         check_range("the number of widths", len(widths), at_most=10)
         check_range("num_blocks", num_blocks, at_least=0, at_most=1000)
-        make_norm = partial(norms.build, norm, **(norm_options or {}))
-        parts: OrderedDict[str, nn.Module] = OrderedDict(first=_ConvBlock(3, widths[0], 9, make_norm))
-        for i, (wide, narrow) in enumerate(pairwise(widths), start=1):
-            parts[f"down{i}"] = _ConvBlock(wide, narrow, 3, make_norm, stride=2)
-        for i in range(1, num_blocks + 1):
-            parts[f"residual{i}"] = _ResidualBlock(widths[-1], make_norm)
-        for i, (narrow, wide) in enumerate(pairwise(reversed(widths)), start=1):
-            parts[f"up{i}"] = _ConvBlock(narrow, wide, 3, make_norm, upsample=True)
-        parts["last"] = _conv(widths[0], 3, 9)
-        super().__init__(parts)
+        if upsampling not in get_args(Upsampling):
+            raise unknown("upsampling", upsampling, get_args(Upsampling))
+        make_norm = partial(norms.build, norm, num_conditions=num_styles, **(norm_options or {}))
+        self.num_styles = num_styles
         self.factor = 2 ** (len(widths) - 1)
+        self.first = _ConvBlock(3, widths[0], 9, make_norm)
+        for i, (wide, narrow) in enumerate(pairwise(widths), start=1):
+            self.add_module(f"down{i}", _ConvBlock(wide, narrow, 3, make_norm, stride=2))
+        for i in range(1, num_blocks + 1):
+            self.add_module(f"residual{i}", _ResidualBlock(widths[-1], make_norm))
+        for i, (narrow, wide) in enumerate(pairwise(reversed(widths)), start=1):
+            self.add_module(f"up{i}", _ConvBlock(narrow, wide, 3, make_norm, upsampling=upsampling))
+        self.last = _conv(widths[0], 3, 9)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Stylize images; see the class for ranges and shapes."""
+    def forward(self, image: Tensor, style: Style | None = None) -> Tensor:
+        """Stylize images; see the class for ranges and shapes.
+
+        Raises:
+            SettingError: If the style does not fit, or is missing where there are several.
+        """
+        if (style is None) != (self.num_styles is None):
+            raise SettingError("a network of several styles, and no other, is told which one to paint in")
         height, width = image.shape[-2:]
         right, bottom = self._padded(width) - width, self._padded(height) - height
         # Replication, since a reflection must be smaller than the image, and tiny images need more.
         x = F.pad(image, (0, right, 0, bottom), mode="replicate")
-        y = super().forward((x - 0.5) / 0.25)  # type: ignore[no-untyped-call]
+        x = (x - 0.5) / 0.25
+        *blocks, last = self.children()
+        for block in blocks:
+            x = block(x, style)
         # Under autocast y has too few bits for the tones of an image.
-        return torch.sigmoid(y[..., :height, :width].to(image.dtype))
+        return torch.sigmoid(last(x)[..., :height, :width].to(image.dtype))
 
     def _padded(self, size: int) -> int:
         """Return the smallest size that halves evenly and is everywhere larger than the reflection padding."""
@@ -97,17 +119,17 @@ class _ConvBlock(nn.Module):
         kernel_size: int,
         make_norm: NormFactory,
         stride: int = 1,
-        upsample: bool = False,
+        upsampling: Upsampling | None = None,
     ) -> None:
         super().__init__()
-        self.upsample = upsample
+        self.upsampling = upsampling
         self.conv = _conv(in_channels, out_channels, kernel_size, stride)
         self.norm = make_norm(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.upsample:
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return F.relu(self.norm(self.conv(x)))
+    def forward(self, x: Tensor, style: Style | None) -> Tensor:
+        if self.upsampling is not None:
+            x = F.interpolate(x, scale_factor=2.0, mode=self.upsampling)
+        return F.relu(_normalized(self.norm, self.conv(x), style))
 
 
 class _ResidualBlock(nn.Module):
@@ -118,9 +140,14 @@ class _ResidualBlock(nn.Module):
         self.conv2 = _conv(channels, channels, 3)
         self.norm2 = make_norm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return x + self.norm2(self.conv2(y))
+    def forward(self, x: Tensor, style: Style | None) -> Tensor:
+        y = F.relu(_normalized(self.norm1, self.conv1(x), style))
+        return x + _normalized(self.norm2, self.conv2(y), style)
+
+
+def _normalized(norm: nn.Module, x: Tensor, style: Style | None) -> Tensor:
+    y: Tensor = norm(x) if style is None else norm(x, style)
+    return y
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:

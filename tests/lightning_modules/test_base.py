@@ -64,6 +64,14 @@ def test_its_own_checkpoint_is_accepted():
     module.on_load_checkpoint(saved(TinyModel(width=5)))
 
 
+def test_a_checkpoint_from_before_a_setting_was_added_is_accepted_if_that_has_its_default():
+    checkpoint = saved(TinyModel())
+    del checkpoint["hyper_parameters"]["n_dis"]
+    TinyModel().on_load_checkpoint(checkpoint)
+    with pytest.raises(SettingError, match="n_dis was 1, is now 2"):
+        TinyModel(n_dis=2).on_load_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "reason"),
     [

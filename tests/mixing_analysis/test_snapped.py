@@ -203,7 +203,7 @@ def test_the_projects_own_modules(model, data, options, metrics, tmp_path, capfd
     torch.manual_seed(0)
     module = model()
     if isinstance(module, StyleTransfer):
-        module.style_image = module._open_style()
+        module.style_image = module._open_style(module.styles[0])
     for name, parameter in module.named_parameters():
         if name.endswith("rho"):
             nn.init.uniform_(parameter)

@@ -157,7 +157,7 @@ def test_terms_are_means_over_the_batch():
 @pytest.mark.parametrize(("scaling", "weights"), [("relative", (1.0, 5.0, 1.0)), ("published", (1e5, 1e10, 0.0))])
 def test_customary_weights(scaling, weights):
     loss = usual_loss(Polynomials(), ["power1"], ["power1"], scaling)
-    assert tuple(term.weight for term in loss.terms.values()) == weights
+    assert tuple(term.weight for term in loss.terms[0].values()) == weights
 
 
 def test_each_layer_is_computed_once():
