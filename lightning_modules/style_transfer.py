@@ -93,6 +93,9 @@ class StyleTransfer(TrainingModule):
         lr: Adam's learning rate, the highest if it has a schedule.
         schedule: ``constant``, as published, or ``cosine``: a rise over a twentieth of ``trainer.max_steps``, then a
             half cosine down to 0.
+        photo_size: How many pixels a photo has on its longer side where ``stylize.py`` shows it to the network, so that
+            strokes are as broad beside its objects as in training. Squares of random scales, as the project's data
+            serve them, show photos between ``image_size`` and their full size.
         rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
         seed: Key of everything random in the module.
 
@@ -137,6 +140,7 @@ class StyleTransfer(TrainingModule):
         terms: list[dict[str, Any]] | None = None,
         lr: float = 1e-3,
         schedule: Schedule = "constant",
+        photo_size: int = 512,
         rho_lr_multiplier: float = 10.0,
         seed: int = 0,
     ) -> None:
@@ -147,6 +151,7 @@ class StyleTransfer(TrainingModule):
         self.save_hyperparameters()
         check_range("style_size", style_size, at_least=1, at_most=LARGEST_STYLE)
         check_range("lr", lr, at_least=0, below=math.inf)
+        check_range("photo_size", photo_size, at_least=16, at_most=LARGEST_STYLE)
         check_range("jitter", jitter, at_least=0, at_most=2)
         check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         if schedule not in get_args(Schedule):

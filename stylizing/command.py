@@ -8,13 +8,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt, restricted_number_type
 
 from training.doors import command_parser, path_of, run_command
 
-LONGEST_SIDE = 2048
-"""Larger photos are scaled down to this unless told otherwise: a network of the published widths takes about 1 kB of
-memory per pixel, here 3 to 4 GB."""
+StrokeSize = restricted_number_type("StrokeSize", float, [(">=", 0.05), ("<=", 20)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,8 +37,12 @@ def _parser() -> ArgumentParser:
     add("inputs", metavar="PHOTO", type=path_of, nargs="+", help="photos, and folders that are searched at any depth")
     where = "where results go, under the photos' names"
     add("-o", "--output", metavar="FOLDER", type=path_of, required=True, help=where)
-    size = f"scale larger photos down to N pixels on their longer side (default: {LONGEST_SIDE})"
-    add("--size", metavar="N", type=PositiveInt, default=LONGEST_SIDE, help=size)
+    style = "one of several styles of the network; repeated as NAME=SHARE, a mixture (default: the first)"
+    add("--style", metavar="NAME", type=str, action="append", default=[], help=style)
+    strokes = "how broad strokes are, relative to the picture and to those of the training (default: 1)"
+    add("--stroke-size", metavar="F", type=StrokeSize, default=1.0, help=strokes)
+    size = "scale larger photos down to N pixels on their longer side (default: results are as large as the photos)"
+    add("--size", metavar="N", type=PositiveInt | None, help=size)
     pixels = "skip photos of which more than N pixels would be decoded (default: Pillow's limit, about 89 million)"
     add("--max-pixels", metavar="N", type=PositiveInt | None, help=pixels)
     strength = "blend with the photo, from 0 (photo) to 1 (default)"

@@ -1,5 +1,6 @@
 """A photo that is repainted: what of its file the network sees, and what its result keeps."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ class Photo(NamedTuple):
         return tuple(lacks)
 
 
-def read(source: Path, target: Path, size: int, max_pixels: int | None = None) -> Photo:
+def read(source: Path, target: Path, size: int | None = None, max_pixels: int | None = None) -> Photo:
     """Read a photo.
 
     Where nothing of it is seen it becomes white, and so does what shines through if the result can hold no opacity.
@@ -94,23 +95,24 @@ def read(source: Path, target: Path, size: int, max_pixels: int | None = None) -
     Args:
         source: The photo.
         target: Where its result goes; its ending says what the result can hold.
-        size: How long its longer side may be.
+        size: How long its longer side may be; None for any length.
         max_pixels: See :func:`data.images.opened`.
 
     Raises:
         ImageError: If it cannot be read.
     """
+    longest = sys.maxsize if size is None else size
     sizes: list[int] = []
 
     def shrink(width: int, height: int) -> float:
         sizes.append(max(width, height))
-        return max(width, height) / (2 * size)  # twice as fine, which leaves the scaling to a better filter
+        return max(width, height) / (2 * longest)  # twice as fine, which leaves the scaling to a better filter
 
     with opened(source, shrink, max_pixels) as file:
         turned = ExifTags.Base.Orientation in file.getexif()  # which decoding removes
         profile = file.info.get("icc_profile")
         rgb, alpha = decode(file)
-        image = _scaled_down(rgb, size)
+        image = _scaled_down(rgb, longest)
         if image is file:  # which looking for further frames would move on
             image = image.copy()
         lacks = [FRAMES] if _has_further_frames(file) else []
@@ -121,10 +123,10 @@ def read(source: Path, target: Path, size: int, max_pixels: int | None = None) -
     if alpha is not None and alpha.getextrema()[0] == 255:
         alpha = None
     if alpha is not None:
-        alpha = _scaled_down(alpha, size)
+        alpha = _scaled_down(alpha, longest)
         seen = alpha.point(lambda value: 255 if value else 0) if format_of(target) in _WITH_TRANSPARENCY else alpha
         image = Image.composite(image, Image.new("RGB", image.size, "white"), seen)
-    return Photo(image, alpha, profile, exif, xmp if isinstance(xmp, bytes) else b"", sizes[0] > size, tuple(lacks))
+    return Photo(image, alpha, profile, exif, xmp if isinstance(xmp, bytes) else b"", sizes[0] > longest, tuple(lacks))
 
 
 def _scaled_down(image: Image.Image, size: int) -> Image.Image:

@@ -12,18 +12,14 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from data.files import find_images, image_extensions, listed
-from data.images import ImageError, to_tensor
+from data.images import ImageError
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
+from stylizing.painting import Manner, find_style, paint
 from stylizing.photo import read
-from training.images import to_picture
 from training.run import Run
-
-LUMA = (0.299, 0.587, 0.114)
-"""Share of each color in the brightness, ITU-R BT.601."""
 
 KEPT_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 """Results keep these extensions; photos of other kinds become PNG files."""
@@ -49,57 +45,24 @@ class Outcome:
         self.lacking: defaultdict[str, list[Path]] = defaultdict(list)
 
 
-@torch.inference_mode()
-def stylize(model: StyleTransfer, photo: Tensor, strength: float = 1.0, keep_colors: bool = False) -> Tensor:
-    """Stylize one photo.
-
-    Args:
-        model: A trained model in evaluation mode.
-        photo: (3, H, W), RGB in [0, 1].
-        strength: Share of the stylized image in the result, the rest being the photo; in [0, 1].
-        keep_colors: Whether to take only the brightness from the stylized image, and the colors from the photo.
-
-    Returns:
-        (3, H, W), values in [0, 1], on the CPU.
-    """
-    stylized = model(photo[None].to(model.device))[0].cpu()
-    if keep_colors:
-        stylized = with_colors_of(photo, stylized)
-    return torch.lerp(photo, stylized, strength)
-
-
-def with_colors_of(photo: Tensor, stylized: Tensor) -> Tensor:
-    """Give the brightness of one image to the colors of another.
-
-    The same amount is added to red, green and blue of each pixel, which changes the luma and keeps both chroma
-    components of YCbCr.
-
-    Source:
-        Gatys et al., Preserving Color in Neural Artistic Style Transfer, 2016, section 2.2, arXiv 1606.05897.
-
-    Shape:
-        (3, H, W), (3, H, W), values in [0, 1] -> (3, H, W), values in [0, 1]
-    """
-    luma = photo.new_tensor(LUMA)[:, None, None]
-    return (photo + (luma * (stylized - photo)).sum(dim=0)).clamp(0, 1)
-
-
 def write(options: Namespace) -> None:
     """Stylize and write the photos that the command line names, and say where the results are.
 
     Raises:
-        SettingError: If there is no such network or device, no photo, or a result cannot be written.
+        SettingError: If there is no such network, style or device, no photo, or a result cannot be written.
     """
     device = _device(options.device)
     jobs = _jobs(options.inputs, options.output)
     model = Run.find(options.run).load(StyleTransfer).to(device)
+    style = find_style(model.style_names, options.style)
+    manner = Manner(style, options.stroke_size, options.strength, options.keep_colors)
     _make_folder(options.output)
     waiting = [job for job in jobs if options.overwrite or not os.path.exists(job.target)]
     outcome = Outcome()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata that are damaged, without saying where
         for job in track(waiting, "stylizing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-            _repaint(model, job, options, outcome)
+            _repaint(model, job, manner, options, outcome)
     for reason in outcome.skipped:
         print(f"skipped {reason}", file=sys.stderr)
     if outcome.skipped and len(outcome.skipped) == len(jobs):
@@ -107,10 +70,10 @@ def write(options: Namespace) -> None:
     _report(options, outcome, len(jobs) - len(waiting))
 
 
-def _repaint(model: StyleTransfer, job: Job, options: Namespace, outcome: Outcome) -> None:
+def _repaint(model: StyleTransfer, job: Job, manner: Manner, options: Namespace, outcome: Outcome) -> None:
     try:
         photo = read(job.source, job.target, options.size, options.max_pixels)
-        result = stylize(model, to_tensor(photo.image), options.strength, options.keep_colors)
+        result = paint(model, photo.image, manner)
     except ImageError as error:
         outcome.skipped.append(str(error))
         return
@@ -118,9 +81,11 @@ def _repaint(model: StyleTransfer, job: Job, options: Namespace, outcome: Outcom
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         size = f"{photo.image.width}x{photo.image.height}"
-        outcome.skipped.append(f"{job.source}: too large for the memory at {size}, try --size")
+        outcome.skipped.append(
+            f"{job.source}: too large for the memory at {size}, try --size or a larger --stroke-size"
+        )
         return
-    for part in photo.write(to_picture(result), job.target):
+    for part in photo.write(result, job.target):
         outcome.lacking[part].append(job.source)
     outcome.written += 1
     outcome.scaled += photo.scaled

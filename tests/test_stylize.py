@@ -11,11 +11,11 @@ from PIL import Image
 from processes import ended, start
 from torchvision.transforms.v2.functional import to_dtype, to_pil_image
 
-from data.images import load_image, to_tensor
+from data.images import load_image
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
-from stylizing.command import LONGEST_SIDE, main
-from stylizing.repaint import LUMA, with_colors_of
+from stylizing.command import main
+from stylizing.painting import LUMA, paint, with_colors_of
 from training.run import Run
 
 
@@ -29,7 +29,7 @@ def save_run(module, folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     torch.manual_seed(0)
-    model = StyleTransfer(style="night", style_size=64, widths=[4, 8], num_blocks=1)
+    model = StyleTransfer(style="night", style_size=64, widths=[4, 8], num_blocks=1, photo_size=16)
     model.setup("fit")
     return save_run(model, tmp_path_factory.mktemp("style") / "version_0")
 
@@ -82,8 +82,7 @@ def test_photos_and_folders_keep_their_names(run, photos, tmp_path, capsys):
     assert files(out) == ["deeper/one.png", "one.png", "single.png", "two.JPG"]
     model = Run.find(run).load(StyleTransfer)
     for name, source in (("single.png", single), ("one.png", photos / "one.png")):
-        expected = model(to_tensor(load_image(source))[None])[0].detach().mul(255).round().int()
-        assert abs(pixels(out / name) - expected.permute(1, 2, 0).numpy()).max() <= 1
+        assert (pixels(out / name) == np.asarray(paint(model, load_image(source)))).all()
     assert Image.open(out / "two.JPG").format == "JPEG"
     assert Image.open(out / "two.JPG").size == (17, 30)
 
@@ -134,11 +133,11 @@ def test_size_scales_larger_photos_down_and_no_photo_up(run, photos, tmp_path, c
     assert "scaled 2 larger images down to 15 pixels (--size)" in capsys.readouterr().out
 
 
-def test_photos_are_scaled_down_by_default(run, tmp_path, capsys):
+def test_results_are_as_large_as_the_photos(run, tmp_path, capsys):
     photo = save_photo(tmp_path / "long.png", 3000, 4)
     assert call(run, photo, "-o", tmp_path / "out") == 0
-    assert Image.open(tmp_path / "out" / "long.png").size == (LONGEST_SIDE, 3)
-    assert "scaled 1 larger image down to 2048 pixels" in capsys.readouterr().out
+    assert Image.open(tmp_path / "out" / "long.png").size == (3000, 4)
+    assert "scaled" not in capsys.readouterr().out
 
 
 def test_orientation_is_applied_once(run, tmp_path):
@@ -196,18 +195,20 @@ def test_damaged_photos_are_skipped_and_listed(run, photos, tmp_path, capsys):
 
 
 def test_photos_beyond_the_memory_are_skipped(run, photos, tmp_path, capsys, monkeypatch):
-    def forward(self, image):
-        if image.shape[-1] == 17:
+    def forward(self, image, style):
+        if image.shape[-1] == 9:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
         return image
 
     monkeypatch.setattr(StyleTransfer, "forward", forward)
     assert call(run, photos, "-o", tmp_path / "out") == 0
-    assert capsys.readouterr().err == (f"skipped {photos / 'two.JPG'}: too large for the memory at 17x30, try --size\n")
+    assert capsys.readouterr().err == (
+        f"skipped {photos / 'two.JPG'}: too large for the memory at 17x30, try --size or a larger --stroke-size\n"
+    )
 
 
 def test_defects_are_not_hidden(run, photos, tmp_path, monkeypatch):
-    def forward(self, image):
+    def forward(self, image, style):
         raise RuntimeError("an illegal memory access was encountered")
 
     monkeypatch.setattr(StyleTransfer, "forward", forward)
