@@ -1,7 +1,7 @@
 """One photo of any size painted by a network, with strokes that are as broad as the picture is large."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,9 +63,13 @@ def paint(model: StyleTransfer, photo: Image.Image, manner: Manner = AS_TRAINED)
         small = to_tensor(seen)
         painted = model(small[None].to(model.device), manner.style)[0].cpu()
         slope = Image.fromarray(_slope(small, painted).numpy())
+        # Sideways first: strips are then scaled as the whole would be.
+        wide = [_resized(image, (photo.width, seen.height)) for image in (seen, to_picture(painted), slope)]
         result = Image.new("RGB", photo.size)
-        for strip in _strips(photo.size):
-            result.paste(_finish(photo.crop(strip), strip, photo.size, seen, to_picture(painted), slope, manner), strip)
+        for top in range(0, photo.height, STRIP):
+            box = (0, top, photo.width, min(top + STRIP, photo.height))
+            parts = [_rows(image, box, photo.height) for image in wide]
+            result.paste(_finish(photo.crop(box), parts, max(seen.size) < max(photo.size), manner), box)
     return result
 
 
@@ -137,34 +141,28 @@ def _slope(photo: Tensor, painted: Tensor) -> Tensor:
     return (covariance / (variance.clamp_min(0) + FLATNESS)).clamp(-1, 1)[0]
 
 
-def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    for top in range(0, size[1], STRIP):
-        yield 0, top, size[0], min(top + STRIP, size[1])
+def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
+    # What is interpolated by cubes overshoots.
+    smooth = Image.Resampling.BILINEAR if image.mode == "F" else Image.Resampling.BICUBIC
+    return image.resize(size, smooth, box=cast(Any, box))
 
 
-def _finish(
-    part: Image.Image,
-    place: tuple[int, int, int, int],
-    size: tuple[int, int],
-    seen: Image.Image,
-    painted: Image.Image,
-    slope: Image.Image,
-    manner: Manner,
-) -> Image.Image:
-    """Make a strip of the result from the photo's part there and the small pictures of all."""
-    across, down = (small / large for small, large in zip(seen.size, size, strict=True))
-    box = (place[0] * across, place[1] * down, place[2] * across, place[3] * down)
+def _rows(image: Image.Image, box: tuple[int, int, int, int], height: int) -> Image.Image:
+    """Return the rows of a picture as high as ``height`` that lie in a box, of which ``image`` is a lower copy."""
+    left, top, right, bottom = box
+    scale = image.height / height
+    return _resized(image, (right - left, bottom - top), (left, top * scale, right, bottom * scale))
 
-    def enlarged(small: Image.Image, filter: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
-        return small.resize(part.size, filter, box=box)
 
-    photo, result = to_tensor(part), to_tensor(enlarged(painted))
-    if max(across, down) < 1:
-        detail = _luma(photo - to_tensor(enlarged(seen)))
-        result = (result + _as_floats(enlarged(slope, Image.Resampling.BILINEAR)) * detail).clamp(0, 1)
+def _finish(photo: Image.Image, parts: Sequence[Image.Image], detailed: bool, manner: Manner) -> Image.Image:
+    """Make a strip of the result from the photo there, and from what was seen, painted and measured, enlarged."""
+    seen, painted, slope = parts
+    original, result = to_tensor(photo), to_tensor(painted)
+    if detailed:
+        result = (result + _as_floats(slope) * _luma(original - to_tensor(seen))).clamp(0, 1)
     if manner.keep_colors:
-        result = with_colors_of(photo, result)
-    return to_picture(torch.lerp(photo, result, manner.strength))
+        result = with_colors_of(original, result)
+    return to_picture(torch.lerp(original, result, manner.strength))
 
 
 def _luma(image: Tensor) -> Tensor:
