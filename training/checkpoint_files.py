@@ -16,6 +16,7 @@ from norms.errors import SettingError
 from training.errors import disk_fault
 from training.files import free_bytes, replacing
 from training.finite import is_finite
+from training.network_files import SUFFIX, read_network
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -70,6 +71,8 @@ def read_checkpoint(path: Path, mmap: bool = True) -> Mapping[str, Any]:
         SettingError: If it cannot be read or is damaged.
     """
     try:
+        if path.suffix == SUFFIX:
+            return read_network(path)
         zipped = zipfile.is_zipfile(path)
         if zipped and (part := _damaged_part(path)):
             raise SettingError(f"{path} is damaged: its part {part} does not have the checksum that is noted for it")

@@ -1,0 +1,88 @@
+"""Trained networks to hand on: one safetensors file with the weights, the settings and small style pictures."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+import normlab
+from lightning_modules.base import HYPER_PARAMETERS, plain_settings
+from lightning_modules.style_transfer import StyleTransfer
+from norms.errors import SettingError
+from training.files import replacing
+
+SUFFIX = ".safetensors"
+
+FORMAT = "normlab network"
+
+THUMBNAIL = 96
+"""Longer side of the style pictures in the file, in pixels."""
+
+
+def write_network(model: StyleTransfer, path: Path, told: Mapping[str, str]) -> None:
+    """Write a style network to a file that needs neither the training's folder nor unpickling.
+
+    Convolution weights are rounded to float16, all else is kept in float32. The settings name styles, but no folders.
+
+    Args:
+        model: The trained network.
+        path: The file; its name ends in ``.safetensors``.
+        told: What else its header says, such as ``data`` and ``licence``.
+
+    Raises:
+        SettingError: If it cannot be written.
+    """
+    settings = plain_settings({HYPER_PARAMETERS: model.hparams})
+    names = [Path(style).name for style in model.styles]
+    settings |= {"style": names[0], "styles": settings["styles"] and names, "weights": None}
+    header = {
+        **told,
+        "format": FORMAT,
+        "normlab": json.dumps({"module": type(model).__name__, "version": normlab.__version__}),
+        "settings": json.dumps(settings),
+    }
+    weights = {name: _handy(name, value) for name, value in model.state_dict().items()}
+    try:
+        with replacing(path) as partial:
+            save_file(weights, partial, header)
+    except OSError as error:
+        raise SettingError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_network(path: Path) -> dict[str, Any]:
+    """Read such a file into what a checkpoint holds of the same network.
+
+    Raises:
+        SettingError: If it is no such file.
+        safetensors.SafetensorError: If it is damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        if header.get("format") != FORMAT:
+            raise SettingError(f"{path} holds weights, but no network of normlab with its settings")
+        weights = {name: _whole(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    return {
+        "normlab": json.loads(header["normlab"]),
+        HYPER_PARAMETERS: json.loads(header["settings"]),
+        "state_dict": weights,
+    }
+
+
+def _handy(name: str, value: Tensor) -> Tensor:
+    value = value.detach().cpu()
+    if name.startswith("style_image") and value.numel():
+        scale = THUMBNAIL / max(value.shape[-2:])
+        value = tvf.resize(value, [max(1, round(side * scale)) for side in value.shape[-2:]])
+    elif value.is_floating_point():
+        value = value.to(torch.float16 if value.ndim == 4 else torch.float32)
+    return value.contiguous()
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
