@@ -33,7 +33,10 @@ def _run(options: Namespace) -> None:
 def _parser() -> ArgumentParser:
     parser = command_parser("Repaint photos with a trained style-transfer model.")
     add = parser.add_argument
-    add("run", metavar="RUN", type=path_of, help="a run folder such as runs/style_transfer/version_0, or a checkpoint")
+    run = (
+        "a run folder such as runs/style_transfer, a checkpoint, an exported network, or bundled, which has five styles"
+    )
+    add("run", metavar="RUN", type=path_of, help=run)
     add("inputs", metavar="PHOTO", type=path_of, nargs="+", help="photos, and folders that are searched at any depth")
     where = "where results go, under the photos' names"
     add("-o", "--output", metavar="FOLDER", type=path_of, required=True, help=where)

@@ -20,6 +20,7 @@ from norms.errors import SettingError
 from stylizing.painting import Manner, find_style, paint
 from stylizing.photo import read
 from training.run import Run
+from training.shipped import with_shipped_networks
 
 KEPT_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 """Results keep these extensions; photos of other kinds become PNG files."""
@@ -53,7 +54,7 @@ def write(options: Namespace) -> None:
     """
     device = _device(options.device)
     jobs = _jobs(options.inputs, options.output)
-    model = Run.find(options.run).load(StyleTransfer).to(device)
+    model = Run.find(with_shipped_networks(options.run)).load(StyleTransfer).to(device)
     style = find_style(model.style_names, options.style)
     manner = Manner(style, options.stroke_size, options.strength, options.keep_colors)
     _make_folder(options.output)

@@ -1,4 +1,4 @@
-"""The configurations that come with normlab, called by their bare names."""
+"""The configurations and the style network that come with normlab, called by their bare names."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,14 @@ HERE = Path(__file__).resolve().parent
 
 FOLDERS = (HERE / "configs", HERE.parent / "configs")
 """Where they are when normlab is installed, and in a clone."""
+
+NETWORKS = {"bundled": HERE.parent / "lightning_modules" / "weights" / "styles.safetensors"}
+"""The trained networks."""
+
+
+def with_shipped_networks(run: Path) -> Path:
+    """Put the file of a network in the place of its bare name; a run of the user's with that name comes first."""
+    return run if run.exists() else NETWORKS.get(str(run), run)
 
 
 def shipped_configs() -> dict[str, Path]:
