@@ -51,8 +51,8 @@ LARGEST_STYLE = 2**13
 SHIFT = 8
 """Below how many pixels the views of the loss network are shifted: its coarsest common stride."""
 
-_VIEW = 1
-"""Tells the random numbers of the views from others of the module."""
+_VIEW, _NOISE, _FIXED_NOISE = 1, 2, 3
+"""Tell the module's random numbers apart."""
 
 
 class StyleTransfer(TrainingModule):
@@ -71,6 +71,8 @@ class StyleTransfer(TrainingModule):
         styles: In the place of ``style`` several such names and paths, or folders of pictures, for one network that
             paints in each of them: every norm has a gamma and beta for each style. They are served in turn, image by
             image.
+        noise: Standard deviation of the noise that is added to a photo, whose values are in [0, 1], before the network
+            sees it: what strokes in a clear sky can grow from. The same in every evaluation.
         norm: The network's normalization, as :func:`norms.build` takes it.
         norm_options: Further arguments of that layer.
         widths: See :class:`TransformerNet`.
@@ -123,6 +125,7 @@ class StyleTransfer(TrainingModule):
         style: str = "night",
         style_size: int = 256,
         styles: list[str] | None = None,
+        noise: float = 0.0,
         norm: str | Callable[..., nn.Module] = "batch_instance",
         norm_options: dict[str, Any] | None = None,
         widths: Sequence[int] = (32, 64, 128),
@@ -151,6 +154,7 @@ class StyleTransfer(TrainingModule):
         self.save_hyperparameters()
         check_range("style_size", style_size, at_least=1, at_most=LARGEST_STYLE)
         check_range("lr", lr, at_least=0, below=math.inf)
+        check_range("noise", noise, at_least=0, below=math.inf)
         check_range("photo_size", photo_size, at_least=16, at_most=LARGEST_STYLE)
         check_range("jitter", jitter, at_least=0, at_most=2)
         check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
@@ -185,6 +189,8 @@ class StyleTransfer(TrainingModule):
             (B, 3, H, W), values in [0, 1].
         """
         image = image.expand(-1, 3, -1, -1)
+        if self.hparams["noise"]:
+            image = image + self.hparams["noise"] * self._noise(image)
         return self.transformer(image) if self.transformer.num_styles is None else self.transformer(image, style)
 
     def prepare_data(self) -> None:
@@ -316,6 +322,12 @@ class StyleTransfer(TrainingModule):
             return self.loss(self(photo), photo, view=view)
         styles = [(first + i) % len(self.styles) for i in range(len(photo))]
         return self.loss(self(photo, torch.tensor(styles, device=photo.device)), photo, styles, view)
+
+    def _noise(self, image: Tensor) -> Tensor:
+        if self.training:
+            return self.noise(_NOISE, *image.shape).to(image)
+        keyed = generator(self.seed, _FIXED_NOISE)
+        return torch.randn(1, *image.shape[1:], generator=keyed).to(image)
 
     def _view(self) -> View | None:
         if not self.hparams["jitter"]:
