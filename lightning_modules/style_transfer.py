@@ -98,6 +98,8 @@ class StyleTransfer(TrainingModule):
         photo_size: How many pixels a photo has on its longer side where ``stylize.py`` shows it to the network, so that
             strokes are as broad beside its objects as in training. Squares of random scales, as the project's data
             serve them, show photos between ``image_size`` and their full size.
+        channels_last: Whether the networks keep the channels of a pixel together in memory, which most CPUs and GPUs
+            convolve faster. Results differ by rounding.
         rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
         seed: Key of everything random in the module.
 
@@ -144,6 +146,7 @@ class StyleTransfer(TrainingModule):
         lr: float = 1e-3,
         schedule: Schedule = "constant",
         photo_size: int = 512,
+        channels_last: bool = False,
         rho_lr_multiplier: float = 10.0,
         seed: int = 0,
     ) -> None:
@@ -160,9 +163,11 @@ class StyleTransfer(TrainingModule):
         check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         if schedule not in get_args(Schedule):
             raise unknown("schedule", schedule, get_args(Schedule))
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.styles = styles or [style]
         num_styles = None if styles is None else len(styles)
         self.transformer = TransformerNet(widths, num_blocks, norm, norm_options, upsampling, num_styles)
+        self.transformer.to(memory_format=self.memory_format)
         for name in self._picture_names():
             self.register_buffer(name, torch.empty(3, 0, 0, dtype=torch.uint8))
         self._photos: Tensor | None = None
@@ -188,7 +193,7 @@ class StyleTransfer(TrainingModule):
         Returns:
             (B, 3, H, W), values in [0, 1].
         """
-        image = image.expand(-1, 3, -1, -1)
+        image = image.expand(-1, 3, -1, -1).contiguous(memory_format=self.memory_format)
         if self.hparams["noise"]:
             image = image + self.hparams["noise"] * self._noise(image)
         return self.transformer(image) if self.transformer.num_styles is None else self.transformer(image, style)
@@ -210,7 +215,7 @@ class StyleTransfer(TrainingModule):
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
                 setattr(self, name, self._open_style(style).to(self.device))
-        self.loss = self._build_loss().to(self.device)
+        self.loss = self._build_loss().to(self.device).to(memory_format=self.memory_format)
 
     def on_fit_start(self) -> None:
         """Measure the style, now that a checkpoint, if there is one, has brought back its picture.
