@@ -20,6 +20,9 @@ class WeightParametrization(nn.Module):
     hook: RemovableHandle | None = None
     """What the parametrized layer calls on behalf of the parametrization, if anything."""
 
+    def check(self, label: str) -> None:
+        """Refuse tensors that no weight follows from, of the weight that is called ``label``."""
+
 
 P = TypeVar("P", bound=WeightParametrization)
 
@@ -71,7 +74,10 @@ def fold_(model: nn.Module) -> nn.Module:
     made before. Parametrizations that others have put on top of ours are folded with them. To keep a model trainable,
     fold a copy: ``fold_(copy.deepcopy(model))``. ``model`` may itself be a normalized layer, and is returned.
     """
-    for _, layer, name, originals, parametrization in list(parametrized_weights(model, WeightParametrization)):
+    found = list(parametrized_weights(model, WeightParametrization))
+    for each in found:
+        each.parametrization.check(each.label)
+    for _, layer, name, originals, parametrization in found:
         trainable = any(original.requires_grad for original in originals.parameters(recurse=False))
         weight = nn.Parameter(getattr(layer, name), trainable)
         if parametrization.hook is not None:
