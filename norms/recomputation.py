@@ -78,11 +78,11 @@ class RecentPasses:
         warning tells, once for each layer, if it may be another, or is not remembered.
         """
         sample = _sample(x)
-        for _, passes in groupby(sorted(reversed(self._passes), key=_Pass.rank), _Pass.rank):
+        for _, passes in groupby(sorted(self._passes, key=_Pass.rank), _Pass.rank):
             alike = [each for each in passes if torch.equal(each.sample, sample)]
             if alike:
-                found = alike[0]
-                if not found.repeated and any(not _equal(found.buffers, other.buffers) for other in alike[1:]):
+                *others, found = alike
+                if not found.repeated and any(not _equal(found.buffers, other.buffers) for other in others):
                     self._warn(
                         "checkpointing repeats one of several passes of a norm over equal input, the last one first: "
                         "its gradients are exact only if one backward pass repeats all of them"

@@ -112,10 +112,7 @@ class _SpectralNorm(WeightParametrization):
         self._written = True
 
     def is_lost(self, wait: bool = False) -> bool:
-        """Tell whether u or v is 0 or not finite; with ``wait`` also on devices where it takes waiting to know.
-
-        Others are looked at after ``to_empty`` alone.
-        """
+        """Tell whether u or v is 0 or not finite, on a GPU only with ``wait`` or after ``to_empty``."""
         if torch.compiler.is_compiling() or (self._u.device.type != "cpu" and self._written and not wait):
             return False
         try:
