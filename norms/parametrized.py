@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from .errors import SettingError
+from .precision import check_wide
 
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED_CONVOLUTIONS)
@@ -62,6 +63,7 @@ def check_weight(module: nn.Module, name: str) -> Tensor:
         raise SettingError(
             f"{where} must have outputs and inputs, 2 dimensions or more, got shape {tuple(weight.shape)}"
         )
+    check_wide(weight, f"{where} needs values")
     return weight
 
 
