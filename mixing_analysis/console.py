@@ -1,9 +1,11 @@
 """From the command line of ``analyze.py`` to a report, and what the terminal says of it."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas import DataFrame
@@ -24,6 +26,7 @@ from mixing_analysis.values import Run
 from normlab import as_installed
 from norms.errors import SettingError
 from norms.kinds import MixingKind
+from training.doors import TRUSTED
 from training.run import Run as RunOnDisk
 from training.terminal import printable
 
@@ -31,6 +34,9 @@ FIGURES, PAGE = "figures", "report.html"
 
 MOST_ROWS = 40
 """More rows than this are left to the report."""
+
+_KNOWN = (*TRUSTED, "lightning.pytorch")
+"""What a configuration of ours names classes of."""
 
 
 def write(
@@ -72,12 +78,18 @@ def write(
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in _tables(table, runs, evaluated):
         console.print(shown)
-    for line in _account(output, table, runs, notes, written, len(drawn)):
+    for line in _account(output, table, runs, notes, written, len(drawn), trusted):
         console.print(printable(line))
 
 
 def _account(
-    output: Path, table: DataFrame, runs: Sequence[Run], notes: Sequence[str], written: Sequence[str], drawn: int
+    output: Path,
+    table: DataFrame,
+    runs: Sequence[Run],
+    notes: Sequence[str],
+    written: Sequence[str],
+    drawn: int,
+    trusted: Sequence[str],
 ) -> Iterator[str]:
     """Tell what there is to know, what was written and what can be done next, a line each."""
     yield from (f"note: {note}" for note in notes[:MOST_ROWS])
@@ -91,7 +103,7 @@ def _account(
     yield f"wrote {output / PAGE}"
     yield "next:"
     yield f"  open {shlex.quote(str(output / PAGE))} in a browser"
-    yield from (f"  {command}" for command in _next_commands(runs))
+    yield from (f"  {command}" for command in _next_commands(runs, trusted))
 
 
 def _evaluate(runs: Sequence[Run], batches: int, trusted: Sequence[str]) -> tuple[DataFrame, list[str]]:
@@ -209,15 +221,29 @@ def _count(counts: pd.Series) -> str:
     return str(largest) if smallest == largest else f"{smallest} to {largest}"
 
 
-def _next_commands(runs: Sequence[Run]) -> list[str]:
-    """Say how to find out how far the numbers are a matter of chance: by another seed, if there is only one."""
+def _next_commands(runs: Sequence[Run], trusted: Sequence[str]) -> list[str]:
+    """Say how to find out how far the numbers are a matter of chance: by another seed, if there is only one.
+
+    Training imports whatever a configuration names. So one that may be a stranger's is not recommended.
+    """
     if len({run.group for run in runs}) < len(runs):
         return []
     for run in runs:
-        if run.config is None or run.checkpoint is None:
+        if run.config is None or run.checkpoint is None or not _names_only(run.config, (*_KNOWN, *trusted)):
             continue
         config = shlex.quote(str(RunOnDisk.find(run.checkpoint).config))
         seed = int(run.config.get("seed_everything") or 0) + 1
         seeds = f"--seed_everything {seed} --model.seed {seed} --data.seed {seed}"
         return [as_installed(f"python train.py fit --config {config} {seeds}  # another seed, to see the spread")]
     return []
+
+
+def _names_only(settings: Any, packages: Sequence[str]) -> bool:
+    """Tell whether all dotted names among settings, any of which may be that of a class, are of these packages."""
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        return all(_names_only(each, packages) for each in settings)
+    if not isinstance(settings, str) or not re.fullmatch(r"\s*[^\W\d]\w*(\.[^\W\d]\w*)+\s*", settings):
+        return True
+    return any(settings.strip().startswith(f"{package}.") for package in packages)

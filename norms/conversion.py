@@ -156,10 +156,10 @@ def _settings(norm: Any, to: str | Builder, exact: bool, dims: int) -> dict[str,
         # What torch's norms keep decides, not their attribute: they normalize by it, whatever the attribute says later.
         current |= {"momentum": norm.momentum, "track_running_stats": norm.running_mean is not None}
     settings: dict[str, Any] = {key: value for key, value in current.items() if key in taken}
-    # torch's batch normalization takes no sync: the registry has ours for it.
-    shares = getattr(norm, "sync", type(norm) is nn.SyncBatchNorm)
-    if shares and "momentum" in settings and ("sync" in taken or to == "batch"):
-        settings |= {"sync": True, "process_group": norm.process_group}
+    if getattr(norm, "sync", type(norm) is nn.SyncBatchNorm) and "momentum" in settings:
+        # torch's batch normalization takes neither: the registry has ours for it.
+        shared = {"sync": True, "process_group": norm.process_group}
+        settings |= {key: value for key, value in shared.items() if key in taken or to == "batch"}
     if _name(norm) == to:
         others = taken - settings.keys()
         settings |= {key: value for key, value in vars(norm).items() if key in others}

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from .errors import SettingError
+from .precision import check_wide
 
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED_CONVOLUTIONS)
@@ -19,6 +20,9 @@ class WeightParametrization(nn.Module):
 
     hook: RemovableHandle | None = None
     """What the parametrized layer calls on behalf of the parametrization, if anything."""
+
+    def check(self, label: str) -> None:
+        """Refuse tensors that no weight follows from, of the weight that is called ``label``."""
 
 
 P = TypeVar("P", bound=WeightParametrization)
@@ -59,6 +63,7 @@ def check_weight(module: nn.Module, name: str) -> Tensor:
         raise SettingError(
             f"{where} must have outputs and inputs, 2 dimensions or more, got shape {tuple(weight.shape)}"
         )
+    check_wide(weight, f"{where} needs values")
     return weight
 
 
@@ -71,7 +76,10 @@ def fold_(model: nn.Module) -> nn.Module:
     made before. Parametrizations that others have put on top of ours are folded with them. To keep a model trainable,
     fold a copy: ``fold_(copy.deepcopy(model))``. ``model`` may itself be a normalized layer, and is returned.
     """
-    for _, layer, name, originals, parametrization in list(parametrized_weights(model, WeightParametrization)):
+    found = list(parametrized_weights(model, WeightParametrization))
+    for each in found:
+        each.parametrization.check(each.label)
+    for _, layer, name, originals, parametrization in found:
         trainable = any(original.requires_grad for original in originals.parameters(recurse=False))
         weight = nn.Parameter(getattr(layer, name), trainable)
         if parametrization.hook is not None:

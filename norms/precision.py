@@ -18,6 +18,13 @@ def check_floating(x: Tensor, name: str) -> None:
     """Refuse activations that are no real floating-point numbers, to which a result would be cut."""
     if not x.is_floating_point():
         raise SettingError(f"{name} needs activations of a floating-point dtype, got {x.dtype}")
+    check_wide(x, f"{name} needs activations")
+
+
+def check_wide(x: Tensor, needs: str) -> None:
+    """Refuse floating-point dtypes of 8 bits or less, which torch stores and does not compute with."""
+    if x.is_floating_point() and x.dtype.itemsize < 2:
+        raise SettingError(f"{needs} of float16, bfloat16, float32 or float64, got {x.dtype}: convert them before")
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

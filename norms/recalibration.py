@@ -63,9 +63,9 @@ def recalibrate(
 
     Args:
         model: Any module. A ``DistributedDataParallel`` is unwrapped, since its own forward waits for other processes.
-        batches: Inputs of the model, on its device.
+        batches: Inputs of the model, on its device; of lists and tuples, as of images and labels, the first element.
         estimate: ``population`` or ``minibatch``.
-        forward: Passes one batch through the model; by default ``model(batch)``.
+        forward: Passes one batch through the model; by default ``model(batch)``, or ``model(batch[0])``.
         sync: Whether to pool over all processes of ``torch.distributed``, if it is initialized. Then all of them have
             to call this function, each with any number of batches of its own, and end with equal statistics. Without,
             one process may call it alone.
@@ -97,7 +97,7 @@ def recalibrate(
         for batch in batches:
             number += 1
             if forward is None:
-                network(batch)
+                network(batch[0] if isinstance(batch, list | tuple) else batch)
             else:
                 forward(network, batch)
     if sync and is_distributed():

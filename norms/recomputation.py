@@ -4,6 +4,8 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,18 @@ def is_repeated() -> bool:
     return not torch.compiler.is_compiling() and bool(_tracker.is_bw)
 
 
+@dataclass
+class _Pass:
+    sample: Tensor
+    buffers: list[Tensor]
+    differentiated: bool
+    repeated: bool = False
+
+    def rank(self) -> tuple[bool, bool]:
+        """Say how unlikely it is to be repeated next: without a gradient only a reentrant checkpoint repeats one."""
+        return not self.differentiated, self.repeated
+
+
 class RecentPasses:
     """Keep the buffers of a layer as its last 32 training passes found them, by a sample of what they were given.
 
@@ -49,23 +63,39 @@ class RecentPasses:
     """
 
     def __init__(self) -> None:
-        self._passes: deque[tuple[Tensor, list[Tensor]]] = deque(maxlen=32)
+        self._passes: deque[_Pass] = deque(maxlen=32)
+        self._warnings: set[str] = set()
 
     def remember(self, x: Tensor, layer: nn.Module) -> None:
         """Keep the buffers that ``layer`` has now, before a pass over ``x``."""
-        self._passes.append((_sample(x).clone(), [buffer.clone() for buffer in layer.buffers(recurse=False)]))
+        buffers = [buffer.clone() for buffer in layer.buffers(recurse=False)]
+        self._passes.append(_Pass(_sample(x).clone(), buffers, torch.is_grad_enabled()))
 
     def find(self, x: Tensor) -> list[Tensor]:
-        """Return the buffers that the last pass over ``x`` found; none, with a warning, if it is not remembered."""
+        """Return the buffers that the pass over ``x`` found that is repeated now; none if it is not remembered.
+
+        Of several it is the last that has not been repeated yet, since a backward pass begins with what came last. A
+        warning tells, once for each layer, if it may be another, or is not remembered.
+        """
         sample = _sample(x)
-        for seen, buffers in reversed(self._passes):
-            if torch.equal(seen, sample):
-                return buffers
-        warnings.warn(
-            "checkpointing repeats a pass of a norm that is not among the last 32: its gradients are not exact",
-            stacklevel=2,
-        )
+        for _, passes in groupby(sorted(self._passes, key=_Pass.rank), _Pass.rank):
+            alike = [each for each in passes if torch.equal(each.sample, sample)]
+            if alike:
+                *others, found = alike
+                if not found.repeated and any(not _equal(found.buffers, other.buffers) for other in others):
+                    self._warn(
+                        "checkpointing repeats one of several passes of a norm over equal input, the last one first: "
+                        "its gradients are exact only if one backward pass repeats all of them"
+                    )
+                found.repeated = True
+                return found.buffers
+        self._warn("checkpointing repeats a pass of a norm that is not among the last 32: its gradients are not exact")
         return []
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warnings:
+            self._warnings.add(message)
+            warnings.warn(message, stacklevel=3)
 
     def __reduce__(self) -> tuple[type["RecentPasses"], tuple[()]]:
         """Let copies begin without memories."""
@@ -75,6 +105,10 @@ class RecentPasses:
 def _sample(x: Tensor) -> Tensor:
     """Return the center of each plane of 16 channels, which no two batches share."""
     return x.detach()[(slice(None), slice(16), *(slice(size // 2, size // 2 + 1) for size in x.shape[2:]))]
+
+
+def _equal(buffers: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(buffer, other) for buffer, other in zip(buffers, others, strict=True))
 
 
 @contextmanager

@@ -69,12 +69,17 @@ class _SpectralNorm(WeightParametrization):
 
     _u: Tensor
     _v: Tensor
+    _written = True
+    """Whether u and v are more than memory that nobody has written to."""
 
-    def __init__(self, weight: Tensor, operator: _Matrix | _Convolution, n_power_iterations: int, eps: float) -> None:
+    def __init__(
+        self, weight: Tensor, operator: _Matrix | _Convolution, n_power_iterations: int, eps: float, update: str
+    ) -> None:
         super().__init__()
         self.operator = operator
         self.n_power_iterations = n_power_iterations
         self.eps = eps
+        self.update = update
         weight = weight.detach().to(wide_dtype(weight))
         v = weight.new_zeros(operator.input_shape(weight))
         with without_autocast(weight.device):
@@ -94,15 +99,36 @@ class _SpectralNorm(WeightParametrization):
     @torch.no_grad()
     def power_iterate_(self, weight: Tensor, iterations: int | None = None) -> None:
         weight = weight.to(wide_dtype(weight))
-        u, v = self._u.to(weight.dtype), self._v.to(weight.dtype)
-        # Of a u of 0 or NaN, as memory may have it, nothing would ever come.
-        u = torch.where(torch.linalg.vector_norm(u) > 0.5, u, u.numel() ** -0.5)
+        if iterations is None:
+            iterations = max(self.n_power_iterations, _FIRST_ITERATIONS if self.is_lost() else 1)
+        # Of a u without direction, as memory may have it, nothing would ever come.
+        u, v = (torch.where(_has_direction(t), t, t.numel() ** -0.5).to(weight.dtype) for t in (self._u, self._v))
         with without_autocast(weight.device):
-            for _ in range(iterations or self.n_power_iterations):
+            for _ in range(iterations):
                 v = self._unit(self.operator.adjoint(weight, u, v), v)
                 u = self._unit(self.operator.apply(weight, v), u)
         self._u.copy_(u)
         self._v.copy_(v)
+        self._written = True
+
+    def is_lost(self, wait: bool = False) -> bool:
+        """Tell whether u or v is 0 or not finite, on a GPU only with ``wait`` or after ``to_empty``."""
+        if torch.compiler.is_compiling() or (self._u.device.type != "cpu" and self._written and not wait):
+            return False
+        try:
+            found = bool(_has_direction(self._u) & _has_direction(self._v))
+        except RuntimeError:
+            return False  # of many models under torch.vmap, or of no data
+        self._written = self._written or found
+        return not found
+
+    def check(self, label: str = "", wait: bool = True) -> None:
+        """Refuse u and v that no spectral norm follows from."""
+        if self.is_lost(wait):
+            raise SettingError(
+                f"{label or 'a weight'} cannot be normalized, since u and v of its spectral norm are 0 or not finite: "
+                "train a step, load a state, or call reset_parameters of the parametrization and norms.power_iterate_"
+            )
 
     def _unit(self, vector: Tensor, otherwise: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(vector)
@@ -116,6 +142,8 @@ class _SpectralNorm(WeightParametrization):
             return (u * self.operator.apply(weight, v)).sum()
 
     def forward(self, weight: Tensor) -> Tensor:
+        if not self.training:
+            self.check(f"a weight of shape {tuple(weight.shape)}", wait=False)
         sigma = self.sigma(weight)
         # A weight of 0 stays 0, and may learn to be something else. One without a u is better infinite or NaN than left
         # as it is.
@@ -130,17 +158,22 @@ class _SpectralNorm(WeightParametrization):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in self.named_buffers():
             if before[name].is_meta and not buffer.is_meta:
-                # Nobody has written to this memory. Training starts anew from NaN.
+                # Training starts anew from NaN.
                 buffer.fill_(torch.nan)
+                self._written = False
             elif wide_dtype(buffer) != buffer.dtype:
                 # A module in half precision keeps u and v in float32: rounded, they would no longer be unit vectors.
                 setattr(self, name, before[name].to(buffer.device, wide_dtype(buffer)))
         return self
 
     def extra_repr(self) -> str:
-        update = "forward" if self.hook else "step"
         size = f", input_size={self.operator.size}" if isinstance(self.operator, _Convolution) else ""
-        return f"n_power_iterations={self.n_power_iterations}, eps={self.eps}, update={update}{size}"
+        return f"n_power_iterations={self.n_power_iterations}, eps={self.eps}, update={self.update}{size}"
+
+
+def _has_direction(vector: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(vector)
+    return (length > 0.5) & (length < torch.inf)
 
 
 def spectral_norm(
@@ -175,9 +208,13 @@ def spectral_norm(
     once per optimizer step: for weights that are read other than in the module's own forward pass, for activation
     checkpointing, and for many forward passes per step.
 
-    Initialize the weight before: afterwards ``nn.init`` on it has no effect. An average of models must copy u and v,
-    since an average of unit vectors is none: with ``torch.optim.swa_utils.AveragedModel`` that is
-    ``use_buffers=False``.
+    Initialize the weight before: afterwards ``nn.init`` on it has no effect, nor has the layer's ``reset_parameters``.
+    After ``to_empty`` initialize ``parametrizations.weight.original`` by ``nn.init``, and train or call
+    :func:`power_iterate_`: both start u and v anew where they are 0 or not finite. Evaluation, on GPUs only after
+    ``to_empty``, :func:`sigmas` and :func:`fold_` refuse those.
+
+    An average of models must copy u and v, since an average of unit vectors is none: with
+    ``torch.optim.swa_utils.AveragedModel`` that is ``use_buffers=False``.
 
     The module has afterwards, in place of the weight:
 
@@ -207,7 +244,7 @@ def spectral_norm(
 
     Raises:
         SettingError: If there is no such parameter, or it is parametrized already, has no shape yet or is a vector; if
-            another argument is outside its range.
+            another argument is outside its range; in evaluation if u or v is 0 or not finite.
 
     Source:
         Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018, section 2.1 and
@@ -223,10 +260,9 @@ def spectral_norm(
         operator = _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
     else:
         operator = _convolution(module, name, weight, tuple(input_size))
-    parametrization = _SpectralNorm(weight, operator, n_power_iterations, eps)
+    parametrization = _SpectralNorm(weight, operator, n_power_iterations, eps, update)
     nn.utils.parametrize.register_parametrization(module, name, parametrization)
-    if update == "forward":
-        parametrization.hook = module.register_forward_pre_hook(partial(_power_iterate_in_training, name=name))
+    parametrization.hook = module.register_forward_pre_hook(partial(_power_iterate_in_training, name=name))
     return module
 
 
@@ -237,7 +273,9 @@ def sigmas(model: nn.Module) -> dict[str, float]:
     Nothing is changed: neither u and v nor anything else. The key is the layer's dotted name; for a parameter other
     than ``weight`` its name follows that of the layer. sigma is 0 for a weight of 0, which is not divided.
     """
-    found = parametrized_weights(model, _SpectralNorm)
+    found = list(parametrized_weights(model, _SpectralNorm))
+    for each in found:
+        each.parametrization.check(each.label)
     return {w.label: float(w.parametrization.sigma(whole(w.originals.original))) for w in found}
 
 
@@ -254,7 +292,8 @@ def power_iterate_(model: nn.Module) -> None:
 def _power_iterate_in_training(module: nn.Module, args: tuple[Any, ...], *, name: str) -> None:
     if module.training and not is_repeated():
         originals: Any = module.get_submodule(f"parametrizations.{name}")
-        originals[0].power_iterate_(whole(originals.original))
+        if originals[0].update == "forward" or originals[0].is_lost():
+            originals[0].power_iterate_(whole(originals.original))
 
 
 def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, ...]) -> _Convolution:

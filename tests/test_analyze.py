@@ -180,6 +180,21 @@ def test_a_class_of_somebody_else_is_not_imported_unasked(capsys):
     assert (
         f"note: tiny/version_0 is not evaluated with snapped gates: {reason} (to trust it: --trust test_snapped)" in out
     )
+    assert "train.py fit" not in out
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("trainer", "{callbacks: [{class_path: foreign.Callback}]}"),
+        ("trainer", "{logger: os.system}"),
+        ("data", "{class_path: data.images.ImageFolder, init_args: {transform: foreign.transforms.Crop}}"),
+    ],
+)
+def test_training_is_not_recommended_with_a_configuration_that_imports_what_is_not_trusted(capsys, place, name):
+    with Path("runs/tiny/version_0/config.yaml").open("a") as config:
+        config.write(f"more:\n  {place}: {name}\n")
+    assert "train.py fit" not in analyze(capsys, "runs/tiny/version_0", "--no-snapped")
 
 
 def test_a_run_that_cannot_be_evaluated_does_not_keep_others_from_it(capsys):

@@ -307,6 +307,16 @@ class TestSettings:
         assert batch_norm.sync
         assert not convert(nn.BatchNorm2d(4), "batch_instance").sync
 
+    @pytest.mark.parametrize(
+        "make",
+        [nn.SyncBatchNorm, lambda c, process_group: norms.SwitchableNorm2d(c, sync=True, process_group=process_group)],
+    )
+    @pytest.mark.parametrize("to", ["torch.nn.SyncBatchNorm", nn.SyncBatchNorm, "batch", "batch_renorm"])
+    def test_a_process_group_goes_along(self, make, to):
+        group = object()
+        assert convert(make(4, process_group=group), to).process_group is group
+        assert getattr(convert(norms.SwitchableNorm2d(4), to), "process_group", None) is None
+
 
 class TestRunningStatistics:
     def test_a_standard_deviation_holds_epsilon(self):

@@ -16,6 +16,7 @@ from oracles import FAMILY, Case, derivatives, draw, run
 from torch import nn
 
 import norms
+from norms.errors import SettingError
 
 CASES = [
     Case(name, dims, options)
@@ -659,6 +660,22 @@ def test_fx_traces_a_norm_as_one_node(case, training):
         x = case.data(n=n, seed=n)
         assert_equal(traced(x), reference(x), rtol=0, atol=0)
     assert_equal(dict(model.named_buffers()), dict(reference.named_buffers()), rtol=0, atol=0)
+
+
+@over("build", [norms.BatchInstanceNorm2d, norms.SwitchableNorm2d, lambda c: norms.build("batch", c, num_conditions=2)])
+def test_fx_says_that_it_traces_no_norm_by_itself(build):
+    with pytest.raises(SettingError, match=r"^torch.fx traces \w+ as one node .*: trace torch.nn.Sequential\(layer\)"):
+        torch.fx.symbolic_trace(build(3))
+
+
+@over("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@over("build", [norms.BatchRenorm2d, norms.SwitchableNorm2d, lambda c: norms.build("none", c, num_conditions=c)])
+def test_float8_is_refused(build, dtype):
+    with pytest.raises(SettingError, match=f"needs activations of float16, .* or float64, got {dtype}: convert"):
+        build(3)(torch.zeros(2, 3, 4, 4).to(dtype), *([torch.tensor(0)] if build(3).weight.ndim == 2 else []))
+    for normalize in (norms.spectral_norm, norms.weight_norm):
+        with pytest.raises(SettingError, match=f"^Linear.weight needs values of float16, .* got {dtype}"):
+            normalize(nn.Linear(3, 4).to(dtype))
 
 
 @training_or_not

@@ -172,6 +172,18 @@ def test_the_average_over_minibatches_is_that_of_torch():
         assert_close(running(model[layer]), running(theirs[layer]), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_batches_with_labels_are_taken_as_update_bn_takes_them(kind):
+    inputs = data()
+    reference = recalibrate(build("batch"), inputs)
+    recalibrated = recalibrate(build("batch"), [kind((x, torch.zeros(len(x)))) for x in inputs])
+    assert_close(recalibrated.running_var, reference.running_var)
+    loader = torch.utils.data.DataLoader(list(zip(inputs[0], range(len(inputs[0])), strict=True)), batch_size=2)
+    assert_close(
+        recalibrate(build("batch"), loader).running_mean, recalibrate(build("batch"), [inputs[0]]).running_mean
+    )
+
+
 def test_evaluation_uses_the_new_statistics():
     layer = build("switchable")
     batches = data()

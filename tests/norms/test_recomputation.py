@@ -93,13 +93,63 @@ def test_the_vectors_of_spectral_normalization_move_once():
     torch.testing.assert_close(dict(model.named_buffers()), dict(reference.named_buffers()))
 
 
-def test_passes_further_back_than_are_remembered_are_told_of():
+def test_passes_further_back_than_are_remembered_are_told_of_once():
     model = build("batch_renorm")
-    first = checkpoint(model, batches(1)[0].requires_grad_(), use_reentrant=False)
-    for x in batches(33)[1:]:
+    first = [checkpoint(model, x.requires_grad_(), use_reentrant=False) for x in batches(3)]
+    for x in batches(36)[3:]:
         model(x)
-    with pytest.warns(UserWarning, match="not among the last 32"):
-        first.sum().backward()
+    with pytest.warns(UserWarning, match="not among the last 32") as told:
+        sum(y.sum() for y in first).backward()
+    assert len(told) == 1
+
+
+def beside_one_without_gradient(model, x, recompute):
+    y = recompute(model, x)
+    with torch.no_grad():
+        model(x)
+    y.pow(3).mean().backward()
+
+
+def in_one_backward_pass(model, x, recompute):
+    first, second = recompute(model, x), recompute(model, x)
+    (first.pow(3).mean() + second.abs().mean()).backward()
+
+
+def in_a_second_derivative(model, x, recompute):
+    x = x.clone().requires_grad_()
+    y = recompute(model, x)
+    with torch.no_grad():
+        model(x)
+    (slope,) = torch.autograd.grad(y.pow(3).mean(), x, create_graph=True)
+    slope.square().sum().backward()
+
+
+@over("passes", [beside_one_without_gradient, in_one_backward_pass, in_a_second_derivative])
+@over("name", ["batch_renorm", "batch_renorm in its schedule", "sparse switchable", "one after another"])
+def test_passes_over_equal_input_are_told_apart(name, passes):
+    reference, model = build(name), build(name)
+    (x,) = batches(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if passes is in_one_backward_pass else "error")
+        for _ in range(3):
+            passes(reference, x, lambda m, x: m(x))
+            passes(model, x, lambda m, x: checkpoint(m, x, use_reentrant=False))
+    torch.testing.assert_close([p.grad for p in model.parameters()], [p.grad for p in reference.parameters()])
+    torch.testing.assert_close(dict(model.named_buffers()), dict(reference.named_buffers()))
+
+
+@over("name", ["batch_renorm", "sparse switchable"])
+def test_passes_over_equal_input_that_cannot_be_told_apart_are_told_of_once(name):
+    model = build(name)
+    (x,) = batches(1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            first, second = (checkpoint(model, x, use_reentrant=False) for _ in range(2))
+            first.pow(3).mean().backward()
+            second.pow(3).mean().backward()
+    (warning,) = told
+    assert "one of several passes of a norm over equal input" in str(warning.message)
 
 
 @over("name", ["batch_renorm", "batch_renorm in its schedule", "sparse switchable without batch"])

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from norms import power_iterate_, sigmas, spectral_norm
+from norms import fold_, power_iterate_, sigmas, spectral_norm
+from norms.errors import SettingError
 
 LAYERS = {
     "linear": (lambda: nn.Linear(3, 4), (5, 3)),
@@ -430,7 +431,7 @@ def test_what_cannot_be_normalized(make, options, message):
 class TestVectorsFromMemory:
     """u and v as ``to_empty`` or a damaged file leave them."""
 
-    @pytest.mark.parametrize("content", [0.0, math.nan])
+    @pytest.mark.parametrize("content", [0.0, math.nan, math.inf])
     @pytest.mark.parametrize("name", LAYERS)
     @pytest.mark.parametrize("which", [("_u", "_v"), ("_u",), ("_v",)], ids="".join)
     def test_training_finds_them_again(self, name, content, which):
@@ -442,20 +443,52 @@ class TestVectorsFromMemory:
         largest = torch.linalg.svdvals(matrix(layer, layer.weight.detach()))[0]
         assert largest == pytest.approx(1, rel=1e-2)
 
-    @pytest.mark.parametrize("content", [0.0, math.nan])
-    def test_evaluation_does_not_pass_over_them(self, content):
-        layer, x = build("conv2d")
-        spectral_norm(layer).eval()
+    @pytest.mark.parametrize("content", [0.0, math.nan, math.inf])
+    @pytest.mark.parametrize("first", [lambda layer, x: layer(x), lambda layer, x: power_iterate_(layer)])
+    def test_updates_by_step_find_them_before_the_first_step_too(self, content, first):
+        layer, x = build("linear")
+        spectral_norm(layer, update="step")
         for vector in vectors(layer):
             vector.fill_(content)
-        assert not layer(x).isfinite().any()
+        layer.weight  # noqa: B018  reading moves nothing
+        assert not any(vector.isfinite().all() and vector.any() for vector in vectors(layer))
+        first(layer, x)
+        assert torch.linalg.svdvals(layer.weight.detach())[0] == pytest.approx(1, rel=1e-2)
+        before = snapshot(layer)
+        layer(x)
+        assert unchanged(layer, before)
+
+    @pytest.mark.parametrize("content", [0.0, math.nan, math.inf])
+    @pytest.mark.parametrize("which", ["_u", "_v"])
+    def test_nothing_else_takes_them(self, content, which):
+        layer, x = build("conv2d")
+        model = nn.Sequential(spectral_norm(layer)).eval()
+        getattr(layer.parametrizations.weight[0], which).fill_(content)
+        with pytest.raises(SettingError, match=r"^a weight of shape \(6, 2, 3, 2\) cannot .* reset_parameters"):
+            model(x)
+        for read in (sigmas, fold_):
+            with pytest.raises(SettingError, match=r"^0 cannot be normalized"):
+                read(model)
+        power_iterate_(model)
+        assert fold_(model)(x).isfinite().all()
+
+    def test_many_models_at_once_are_not_looked_at(self):
+        layers = [spectral_norm(nn.Linear(3, 4)).eval() for _ in range(2)]
+        states, x = [layer.state_dict() for layer in layers], torch.randn(5, 3)
+        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+        many = torch.vmap(lambda state: torch.func.functional_call(layers[0], state, (x,)))(stacked)
+        torch.testing.assert_close(many, torch.stack([layer(x) for layer in layers]))
 
     def test_a_module_from_the_meta_device_starts_anew(self):
         with torch.device("meta"):
             layer = spectral_norm(nn.Conv2d(4, 6, (3, 2), groups=2))
         layer.to_empty(device="cpu")
         assert all(vector.isnan().all() for vector in vectors(layer))
+        layer.reset_parameters()
         nn.init.normal_(original(layer))
+        trained = copy.deepcopy(layer)
+        trained(torch.randn(2, 4, 5, 6))
+        assert torch.linalg.svdvals(trained.weight.detach().flatten(1))[0] == pytest.approx(1, rel=0.2)
         for module in layer.modules():
             if module is not layer and hasattr(module, "reset_parameters"):
                 module.reset_parameters()
