@@ -35,6 +35,26 @@ REFUSED = {
     "--model=lightning_modules.GAN --model.norm=group --model.norm_options={num_groups: 0}": (
         "num_groups must be at least 1, got 0"
     ),
+    **{
+        f"--model=lightning_modules.{model} --model.norm_options={{{name}: 3}}": message
+        for model in ("GAN", "StyleTransfer")
+        for name, message in {
+            "num_features": "'num_features' is no option of a norm here: it follows from the network",
+            "dims": "'dims' is no option of a norm here: it follows from the network",
+            "num_conditions": "'num_conditions' is no option of a norm here: it follows from the network",
+            "name": "'name' is no option of a norm here: the norm itself is named beside its options",
+            "device": "'device' is no option of a norm here: the trainer chooses it",
+            "dtype": "'dtype' is no option of a norm here: the trainer chooses it",
+            "1": "the name of a norm's option must be a text, got 1",
+            "true": "the name of a norm's option must be a text, got True",
+        }.items()
+    },
+    "--model=lightning_modules.GAN --model.norm=switchable --model.norm_options={statistics: 7}": (
+        "norm 'switchable' cannot be built with statistics=7: argument of type 'int' is not iterable"
+    ),
+    "--model=lightning_modules.GAN --model.norm=group --model.norm_options={num_groups: 7}": (
+        "norm 'group' cannot be built with num_groups=7: num_channels (256) must be divisible by num_groups (7)"
+    ),
     f"--model.seed={10**400}": "model.init_args.seed must be between -2**63 and 2**63, got a number of 1329 bits",
     "--model.seed=-1": "seed must be at least 0 and at most 9223372036854775807, got -1",
     "--seed_everything=-1": "seed_everything must be at least 0 and at most 4294967295, got -1",
