@@ -168,8 +168,22 @@ def with_options(
     return partial(build, norm, num_conditions=num_conditions, **options)
 
 
-def _listed(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in options.items())
+def _built(
+    builder: Builder, label: str, num_features: int, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> nn.Module:
+    try:
+        norm = builder(num_features, **settings)
+    except SettingError:
+        raise
+    except Exception as error:  # which may be any, since options may be of any type
+        if not options:
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        reason = str(error).partition("\n")[0]
+        raise SettingError(f"norm '{label}' cannot be built with {given}: {reason}") from error
+    if not isinstance(norm, nn.Module):
+        raise SettingError(f"norm '{label}' must build a torch.nn.Module, got {type(norm).__name__}")
+    return norm
 
 
 def build(
@@ -228,17 +242,7 @@ def build(
     if name in _BUILDERS:  # torch's own take any number
         check_range("eps", options.get("eps"), above=0, below=math.inf)
         check_range("momentum", options.get("momentum"), at_least=0, at_most=1)
-    try:
-        norm = builder(num_features, **settings)
-    except SettingError:
-        raise
-    except Exception as error:
-        if not options:
-            raise
-        reason = str(error).partition("\n")[0]
-        raise SettingError(f"norm '{label}' cannot be built with {_listed(options)}: {reason}") from error
-    if not isinstance(norm, nn.Module):
-        raise SettingError(f"norm '{label}' must build a torch.nn.Module, got {type(norm).__name__}")
+    norm = _built(builder, label, num_features, settings, options)
     if num_conditions is None:
         return norm
     table = {key: options[key] for key in ("device", "dtype") if key in options}

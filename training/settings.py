@@ -5,11 +5,13 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from traceback import walk_tb
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import (
@@ -121,9 +123,20 @@ def check_values(config: Any, where: str = "") -> None:
             _check_text(key, value)
 
 
+def without_enums(value: Any) -> Any:
+    """Return a configuration whose texts are texts alone, of which some are members of an enumeration by default."""
+    if isinstance(value, Namespace):
+        return Namespace(**{key: without_enums(part) for key, part in vars(value).items()})
+    if isinstance(value, list):
+        return [without_enums(part) for part in value]
+    return value.value if isinstance(value, Enum) and isinstance(value, str) else value
+
+
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, part in value.items():
+            if where.endswith("dict_kwargs") and not isinstance(key, str):
+                raise SettingError(f"{where}: the name of an argument must be a text, got {key!r}")
             yield from _leaves(part, f"{where}.{key}" if where else str(key))
     elif isinstance(value, list | tuple | set):
         for index, part in enumerate(value):

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import norms
 from norms.errors import SettingError, check_range, unknown
 from norms.registry import with_options
 

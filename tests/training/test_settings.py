@@ -55,6 +55,23 @@ REFUSED = {
     "--model=lightning_modules.GAN --model.norm=group --model.norm_options={num_groups: 7}": (
         "norm 'group' cannot be built with num_groups=7: num_channels (256) must be divisible by num_groups (7)"
     ),
+    "--model.dict_kwargs={1: 3}": "model.dict_kwargs: the name of an argument must be a text, got 1",
+    "--data.dict_kwargs={null: 3}": "data.dict_kwargs: the name of an argument must be a text, got None",
+    "--trainer.callbacks=pytorch_lightning.callbacks.EarlyStopping": (
+        "no monitor given: pytorch_lightning.callbacks.EarlyStopping needs it, as init_args: {monitor: ...}"
+    ),
+    "--trainer.callbacks=[{class_path: pytorch_lightning.callbacks.ModelPruning}]": (
+        "no pruning_fn given: pytorch_lightning.callbacks.ModelPruning needs it, as init_args: {pruning_fn: ...}"
+    ),
+    "--trainer.logger=[pytorch_lightning.loggers.CSVLogger]": (
+        "no save_dir given: pytorch_lightning.loggers.CSVLogger needs it, as init_args: {save_dir: ...}"
+    ),
+    "--model={true: 3}": "model: the name of a setting must be a text, got True",
+    "--config=empty.yaml": "empty.yaml is empty, but a configuration is made of settings, such as name: run",
+    "--config=list.yaml": "list.yaml holds [], but a configuration is made of settings, such as name: run",
+    "--config=text.yaml": "text.yaml holds foo, but a configuration is made of settings, such as name: run",
+    "--config=key.yaml": "key.yaml, line 2: the name of a setting must be a text, got null",
+    "--config=nested.yaml": "nested.yaml, line 2: the name of a setting must be a text, got yes",
     f"--model.seed={10**400}": "model.init_args.seed must be between -2**63 and 2**63, got a number of 1329 bits",
     "--model.seed=-1": "seed must be at least 0 and at most 9223372036854775807, got -1",
     "--seed_everything=-1": "seed_everything must be at least 0 and at most 4294967295, got -1",
@@ -129,6 +146,11 @@ def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("base.yaml").write_text(BASE)
     Path("twice.yaml").write_text("model:\n  width: 1\n  width: 2")
+    Path("empty.yaml").touch()
+    Path("list.yaml").write_text("[]")
+    Path("text.yaml").write_text("foo")
+    Path("key.yaml").write_text("name: x\nnull: a")
+    Path("nested.yaml").write_text("model:\n  yes: a")
     Path("latin.yaml").write_bytes(b"\xe9")
     Path("merged.yaml").write_text("<<: 3")
     Path("tagged.yaml").write_text("name: !x y")
@@ -199,6 +221,12 @@ def test_a_whole_number_may_have_an_exponent(number, built):
     assert [each.trainer.max_steps for each in built] == [1000, 1000]
     assert [each.model.hparams["width"] for each in built] == [1000, 1000]
     assert [each.config.fit.name for each in built] == ["tiny", "1e3"]
+
+
+def test_a_callback_whose_default_is_no_plain_text(built):
+    assert main(arguments("--trainer.callbacks=pytorch_lightning.callbacks.Timer")) == 0
+    assert main(arguments("--trainer.callbacks=[pytorch_lightning.callbacks.Timer]")) == 0
+    assert len(built) == 2
 
 
 def test_what_may_be_null_or_any_text(built):
