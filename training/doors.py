@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 import normlab
 from training import parser_errors
 from training.errors import DISK_FAULTS, TrainingError, disk_fault
+from training.paths import from_home
 from training.terminal import printable
 
 TRUSTED = (*normlab.PACKAGES, "torch.nn")
@@ -50,12 +51,18 @@ def command_parser(description: str, epilog: str | None = None) -> ArgumentParse
 def path_of(name: str) -> Path:
     """Return the path of a name on the command line, which need not be text; jsonargparse would read it as YAML.
 
+    A ``~`` at its beginning is the home folder, as in a shell, which leaves it alone in ``--output=~/out``.
+
     Raises:
-        ArgumentTypeError: If the name is empty, which ``Path`` would take for the folder at hand.
+        ArgumentTypeError: If the name is empty, which ``Path`` would take for the folder at hand, or there is no such
+            home folder.
     """
     if not name:
         raise ArgumentTypeError("expected a path, got an empty text")
-    return Path(name)
+    try:
+        return from_home(name)
+    except RuntimeError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def run_command(

@@ -72,6 +72,10 @@ REFUSED = {
     "--config=text.yaml": "text.yaml holds foo, but a configuration is made of settings, such as name: run",
     "--config=key.yaml": "key.yaml, line 2: the name of a setting must be a text, got null",
     "--config=nested.yaml": "nested.yaml, line 2: the name of a setting must be a text, got yes",
+    "--trainer.max_steps=1:30": "trainer.max_steps: expected int, got 1:30",
+    "--model=lightning_modules.GAN --model.norm_options={eps: 1:30}": "eps must be a number, got '1:30'",
+    "--model=lightning_modules.GAN --model.norm_options.eps=1:30": "eps must be a number, got '1:30'",
+    "--config=sixty.yaml": "model.init_args.width: expected int, got 1:30",
     f"--model.seed={10**400}": "model.init_args.seed must be between -2**63 and 2**63, got a number of 1329 bits",
     "--model.seed=-1": "seed must be at least 0 and at most 9223372036854775807, got -1",
     "--seed_everything=-1": "seed_everything must be at least 0 and at most 4294967295, got -1",
@@ -146,6 +150,7 @@ def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("base.yaml").write_text(BASE)
     Path("twice.yaml").write_text("model:\n  width: 1\n  width: 2")
+    Path("sixty.yaml").write_text("model: {class_path: stand_ins.TinyModel, init_args: {width: 1:30}}")
     Path("empty.yaml").touch()
     Path("list.yaml").write_text("[]")
     Path("text.yaml").write_text("foo")
@@ -232,7 +237,9 @@ def test_a_callback_whose_default_is_no_plain_text(built):
 def test_what_may_be_null_or_any_text(built):
     options = "--trainer.min_steps=null --trainer.limit_val_batches=0 --name=réseau --trainer.max_time={hours: 1}"
     assert main(arguments(options)) == 0
+    assert main(arguments("--trainer.max_time=1:00:00:00 --name=1:30")) == 0
+    assert [built[-1].config.fit.trainer.max_time, built[-1].config.fit.name] == ["1:00:00:00", "1:30"]
     assert (
         main(["fit", "--config=gan", "--model.generator_batch_size=null", "--model.norm_options={momentum: null}"]) == 0
     )
-    assert len(built) == 2
+    assert len(built) == 3
