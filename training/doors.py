@@ -10,6 +10,7 @@ import re
 import sys
 from argparse import ArgumentError, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,18 @@ def _run_trusting(run: Callable[[Any], None], options: Any) -> None:
     trusted = getattr(options, "trust", [])
     if trusted and (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # where train.py has found them, behind everything installed
+    for package in trusted:
+        _check_package(package)
     with only_from((*TRUSTED, *trusted), "--trust"):
         run(options)
+
+
+def _check_package(name: str) -> None:
+    from norms.errors import SettingError
+
+    # Only its beginning, since looking for more imports it.
+    if not all(part.isidentifier() for part in name.split(".")) or find_spec(name.partition(".")[0]) is None:
+        raise SettingError(f"--trust: there is no package {name!r}")
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Namespace:
