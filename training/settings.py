@@ -130,7 +130,7 @@ def check_values(config: Any, where: str = "") -> None:
 def without_enums(value: Any) -> Any:
     """Return a configuration whose texts are texts alone, of which some are members of an enumeration by default."""
     if isinstance(value, Namespace):
-        return Namespace(**{key: without_enums(part) for key, part in vars(value).items()})
+        return Namespace(**{key: without_enums(part) for key, part in vars(value).items()})  # type: ignore[no-untyped-call]
     if isinstance(value, list):
         return [without_enums(part) for part in value]
     return value.value if isinstance(value, Enum) and isinstance(value, str) else value
