@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 
 from mixing_analysis import EXPECTED
 from training.doors import command_parser, path_of, run_command
+from training.paths import local_path
 
 
 class Group(NamedTuple):
@@ -61,7 +62,8 @@ def _parser() -> ArgumentParser:
 
 
 def _source(text: str) -> str:
-    return text.rstrip("/") or text
+    text = text.rstrip("/") or text
+    return local_path("RUN", text) if text.startswith("~") else text
 
 
 def _group(text: str) -> Group:

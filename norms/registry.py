@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -62,6 +63,14 @@ _BUILDERS: dict[str, tuple[Builder, ...]] = {
 
 # torch's batch normalization shares no statistics between processes; ours does.
 _SYNCHRONIZED = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+
+
+_NOT_OF_THE_SETTINGS = {
+    "name": "the norm itself is named beside its options",
+    **dict.fromkeys(("num_features", "dims", "num_conditions"), "it follows from the network"),
+    **dict.fromkeys(("device", "dtype"), "the trainer chooses it"),
+}
+"""Arguments of :func:`build` and of layers that the settings of a network cannot give, and why."""
 
 
 def _defaults(name: str | Builder, num_features: int) -> dict[str, Any]:
@@ -137,6 +146,46 @@ def options_of(builder: Builder) -> list[str] | None:
     return [p.name for p in parameters]
 
 
+def with_options(
+    norm: str | Builder, options: Mapping[str, Any] | None, num_conditions: int | None = None
+) -> Callable[[int], nn.Module]:
+    """Return a function that builds a norm from its number of channels, for a network with options in its settings.
+
+    Args:
+        norm: As :func:`build` takes it.
+        options: What the settings say: further arguments of the layer.
+        num_conditions: As :func:`build` takes it.
+
+    Raises:
+        SettingError: If a name of an option is no text, or says what follows from the network or the trainer.
+    """
+    options = dict(options or {})
+    for name in options:
+        if not isinstance(name, str):
+            raise SettingError(f"the name of a norm's option must be a text, got {name!r}")
+        if name in _NOT_OF_THE_SETTINGS:
+            raise SettingError(f"'{name}' is no option of a norm here: {_NOT_OF_THE_SETTINGS[name]}")
+    return partial(build, norm, num_conditions=num_conditions, **options)
+
+
+def _built(
+    builder: Builder, label: str, num_features: int, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> nn.Module:
+    try:
+        norm = builder(num_features, **settings)
+    except SettingError:
+        raise
+    except Exception as error:  # which may be any, since options may be of any type
+        if not options:
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        reason = str(error).partition("\n")[0]
+        raise SettingError(f"norm '{label}' cannot be built with {given}: {reason}") from error
+    if not isinstance(norm, nn.Module):
+        raise SettingError(f"norm '{label}' must build a torch.nn.Module, got {type(norm).__name__}")
+    return norm
+
+
 def build(
     name: str | Builder, num_features: int, dims: int = 2, num_conditions: int | None = None, **options: Any
 ) -> nn.Module:
@@ -162,7 +211,8 @@ def build(
         The layer, in training mode.
 
     Raises:
-        ValueError: If the name is unknown, an option does not exist or has a wrong value, or dims is not 1, 2 or 3.
+        ValueError: If the name is unknown, an option does not exist or has a value of which the layer
+            cannot be built, or dims is not 1, 2 or 3.
     """
     builder = find_builder(name, dims, tuple(options))
     label = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
@@ -192,9 +242,7 @@ def build(
     if name in _BUILDERS:  # torch's own take any number
         check_range("eps", options.get("eps"), above=0, below=math.inf)
         check_range("momentum", options.get("momentum"), at_least=0, at_most=1)
-    norm = builder(num_features, **settings)
-    if not isinstance(norm, nn.Module):
-        raise SettingError(f"norm '{label}' must build a torch.nn.Module, got {type(norm).__name__}")
+    norm = _built(builder, label, num_features, settings, options)
     if num_conditions is None:
         return norm
     table = {key: options[key] for key in ("device", "dtype") if key in options}

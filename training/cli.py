@@ -51,6 +51,7 @@ from training.settings import (
     check_trainer,
     does_not_fit,
     is_of_a_callback,
+    without_enums,
 )
 from training.shipped import with_shipped_configs
 from training.terminal import lasting_output
@@ -254,7 +255,7 @@ class TrainCLI(CLI):
         if not trainer.fast_dev_run:
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
-            resolved = parser.dump(self._options, "yaml", skip_nulls)
+            resolved = parser.dump(without_enums(self._options), "yaml", skip_nulls)
             callbacks.append(Guard())
             callbacks += [self._companions, self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
             if trainer.enable_checkpointing is not False:

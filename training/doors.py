@@ -10,6 +10,7 @@ import re
 import sys
 from argparse import ArgumentError, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jsonargparse import ArgumentParser
 import normlab
 from training import parser_errors
 from training.errors import DISK_FAULTS, TrainingError, disk_fault
+from training.paths import from_home
 from training.terminal import printable
 
 TRUSTED = (*normlab.PACKAGES, "torch.nn")
@@ -50,12 +52,18 @@ def command_parser(description: str, epilog: str | None = None) -> ArgumentParse
 def path_of(name: str) -> Path:
     """Return the path of a name on the command line, which need not be text; jsonargparse would read it as YAML.
 
+    A ``~`` at its beginning is the home folder, as in a shell, which leaves it alone in ``--output=~/out``.
+
     Raises:
-        ArgumentTypeError: If the name is empty, which ``Path`` would take for the folder at hand.
+        ArgumentTypeError: If the name is empty, which ``Path`` would take for the folder at hand, or there is no such
+            home folder.
     """
     if not name:
         raise ArgumentTypeError("expected a path, got an empty text")
-    return Path(name)
+    try:
+        return from_home(name)
+    except RuntimeError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def run_command(
@@ -123,8 +131,18 @@ def _run_trusting(run: Callable[[Any], None], options: Any) -> None:
     trusted = getattr(options, "trust", [])
     if trusted and (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # where train.py has found them, behind everything installed
+    for package in trusted:
+        _check_package(package)
     with only_from((*TRUSTED, *trusted), "--trust"):
         run(options)
+
+
+def _check_package(name: str) -> None:
+    from norms.errors import SettingError
+
+    # Only its beginning, since looking for more imports it.
+    if not all(part.isidentifier() for part in name.split(".")) or find_spec(name.partition(".")[0]) is None:
+        raise SettingError(f"--trust: there is no package {name!r}")
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Namespace:

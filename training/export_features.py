@@ -11,7 +11,7 @@ import normlab
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from norms.errors import SettingError
-from training.doors import run_command
+from training.doors import path_of, run_command
 from training.run import Run
 
 
@@ -60,8 +60,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.export_features", description=__doc__)
-    parser.add_argument("run", help="run folder or checkpoint")
-    parser.add_argument("out", help="safetensors file to write")
+    parser.add_argument("run", type=path_of, help="run folder or checkpoint")
+    parser.add_argument("out", type=path_of, help="safetensors file to write")
     parser.add_argument("--data", default="not stated", help="what it was trained on, for the file's header")
     parser.add_argument("--licence", default="not stated", help="licence of the weights, for the file's header")
     return parser

@@ -3,7 +3,7 @@
 import inspect
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +17,16 @@ UNION = re.compile(r"Subtypes: \[(.*?)\]\n\s+Errors:\n(.*?)\n\s+Given value type
 """What jsonargparse says of a value that fits none of several types: the types, an error for each, and the value."""
 
 
-CAUSE = re.compile("Problem|Import path|Expected a dot import path|Not of type")
+CAUSE = re.compile("Problem|Key must be|Import path|Expected a dot import path|Not of type")
 """Beginnings of an error that tells more than that the value is of another type."""
+
+
+_BROKEN_FILE = re.compile("^Problems parsing config|^'utf-8' codec|^Unexpected config|Key must be a string")
+
+_NEEDED_BY = re.compile(
+    r"given class_path '([^']+)':\s+the following arguments are required|Given value: Namespace\(class_path='([^']+)'"
+)
+"""The class that lacks an argument, which stands alone as a value or among others."""
 
 
 def shorten(message: str, args: Sequence[str], options: Iterable[str], hint: str = "see --help") -> str:
@@ -33,15 +41,16 @@ def shorten(message: str, args: Sequence[str], options: Iterable[str], hint: str
     Returns:
         One line.
     """
-    if re.match("Problems parsing config|'utf-8' codec can't decode", message):
-        text = _broken_file(args) or message
+    if _BROKEN_FILE.search(message) and (broken := _broken_file(args, message)):
+        text = broken
     elif unknown := re.search(r"(?:does not accept option|unrecognized arguments:) '?(?:--)?([^\s'=]+)", message):
         text = _unknown_option(unknown[1], set(options))
     elif required := re.search(r"arguments are required: (.*)", message):
         # Of a class that stands as a value, they are named without where they belong.
-        chosen = re.search(r"Given value: Namespace\(class_path='([^']+)'", message)
-        hint = f"{chosen[1]} needs it" if chosen else hint
-        text = f"no {' and no '.join(key.split('.')[-1] for key in required[1].split(', '))} given: {hint}"
+        names = [key.split(".")[-1] for key in required[1].split(", ")]
+        if chosen := _NEEDED_BY.search(message):
+            hint = f"{chosen[1] or chosen[2]} needs it, as init_args: {{{', '.join(f'{name}: ...' for name in names)}}}"
+        text = f"no {' and no '.join(names)} given: {hint}"
     else:
         text = _shorten_value_error(message)
     # Values are the user's, of any length.
@@ -78,18 +87,41 @@ def _unknown_option(name: str, options: set[str]) -> str:
     return f"unknown option {name!r}{_did_you_mean(name, options)}"
 
 
-def _broken_file(args: Sequence[str]) -> str | None:
+def _broken_file(args: Sequence[str], message: str) -> str | None:
     for path in (Path(arg.removeprefix("--config=")) for arg in args):
         if os.path.isfile(path):  # unlike Path.is_file, of a text of any length
             try:
                 text = path.read_text()
                 check_yaml(text)
-                yaml.safe_load(text)
+                settings = yaml.safe_load(text)
+                root = yaml.compose(text, Loader=yaml.SafeLoader)
             except YAMLRefusedError as error:
                 return f"{path}, {error}"
             except (yaml.YAMLError, ValueError) as error:
                 return f"{path} is not valid YAML: {error}".replace(' in "<unicode string>",', "")
+            if message.startswith("Unexpected config") and not isinstance(settings, dict):
+                held = "is empty" if root is None else f"holds {_first_line(text)}"
+                return f"{path} {held}, but a configuration is made of settings, such as name: run"
+            for key in _keys(root):
+                if f"string, got: {yaml.safe_load(yaml.serialize(key))}." in message:
+                    return f"{path}, line {key.start_mark.line + 1}: {_no_text(key.value)}"
     return None
+
+
+def _keys(node: Any) -> Iterator[yaml.Node]:
+    """Yield the keys that are no text, of all mappings within a part of a YAML file."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                yield key
+            yield from _keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for part in node.value:
+            yield from _keys(part)
+
+
+def _no_text(key: str) -> str:
+    return f"the name of a setting must be a text, got {key}"
 
 
 def _shorten_value_error(message: str) -> str:
@@ -110,6 +142,7 @@ def _shorten_value_error(message: str) -> str:
     elif word := re.search(r"Expected a dot import path string: (\w+)", text):
         text = f"no class {word[1]!r}{_did_you_mean_class(where, word[1])}"
     text = re.sub(r"(Got value: [^\n]*)\n.*", r"\1", text, flags=re.S).replace(". Got value:", ", got")
+    text = re.sub(r"Key must be a string, got: (.*)\.", lambda found: _no_text(found[1]), text)
     text = _shorten_restriction(text, union[3] if union else "")
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r"^\s*Expected (an? )?", "expected ", text)

@@ -4,7 +4,17 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from norms.errors import SettingError
+
+def from_home(path: str) -> Path:
+    """Return a path with the home folder for a ``~`` at its beginning, as a shell reads it.
+
+    Raises:
+        RuntimeError: If there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RuntimeError(f"there is no home folder {path.partition('/')[0]}") from error
 
 
 def local_path(option: str, path: str) -> str:
@@ -21,6 +31,9 @@ def local_path(option: str, path: str) -> str:
         SettingError: If the path is an address elsewhere, there is no such home, or it has ``::`` in it, by which
             Lightning's file system would split it.
     """
+    # Not above, since it brings torch along, which a command needs seconds to import.
+    from norms.errors import SettingError
+
     if re.match("file:", path):
         parts = urlsplit(path)
         if parts.netloc not in ("", "localhost"):
@@ -31,6 +44,6 @@ def local_path(option: str, path: str) -> str:
     if "::" in path:
         raise SettingError(f"{option}: {path!r} has '::' in it, which separates addresses; use another name")
     try:
-        return str(Path(path).expanduser()) if path.startswith("~") else path
+        return str(from_home(path)) if path.startswith("~") else path
     except RuntimeError as error:
-        raise SettingError(f"{option}: there is no home folder {path.partition('/')[0]}") from error
+        raise SettingError(f"{option}: {error}") from error

@@ -5,20 +5,26 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from traceback import walk_tb
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
     BatchSizeFinder,
+    GradientAccumulationScheduler,
     LearningRateFinder,
     StochasticWeightAveraging,
     Timer,
     WeightAveraging,
 )
+from pytorch_lightning.profilers import PyTorchProfiler
+from torch.nn import Module
 
 from norms.errors import SettingError, check_range
 from norms.imports import resolve
@@ -121,9 +127,20 @@ def check_values(config: Any, where: str = "") -> None:
             _check_text(key, value)
 
 
+def without_enums(value: Any) -> Any:
+    """Return a configuration whose texts are texts alone, of which some are members of an enumeration by default."""
+    if isinstance(value, Namespace):
+        return Namespace(**{key: without_enums(part) for key, part in vars(value).items()})  # type: ignore[no-untyped-call]
+    if isinstance(value, list):
+        return [without_enums(part) for part in value]
+    return value.value if isinstance(value, Enum) and isinstance(value, str) else value
+
+
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, part in value.items():
+            if where.endswith("dict_kwargs") and not isinstance(key, str):
+                raise SettingError(f"{where}: the name of an argument must be a text, got {key!r}")
             yield from _leaves(part, f"{where}.{key}" if where else str(key))
     elif isinstance(value, list | tuple | set):
         for index, part in enumerate(value):
@@ -218,13 +235,7 @@ def check_trainer(trainer: Any) -> None:
             f"trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}, but data streams without epochs: "
             "use trainer.val_check_interval"
         )
-    if trainer.default_root_dir is not None:
-        raise SettingError("trainer.default_root_dir has no effect here: use runs_dir")
-    if trainer.logger is False:
-        raise SettingError(
-            "trainer.logger: false is not possible, a run always has its metrics.csv; "
-            "the environment variable WANDB_MODE=disabled leaves out W&B"
-        )
+    _check_ignored(trainer)
     check_range("trainer.limit_train_batches", trainer.limit_train_batches, above=0)
     if trainer.max_time is not None:
         try:
@@ -232,6 +243,23 @@ def check_trainer(trainer: Any) -> None:
         except (TypeError, OverflowError) as error:
             raise SettingError(f"trainer.max_time: {error}") from error
         check_range("the seconds of trainer.max_time", seconds, above=0)
+
+
+def _check_ignored(trainer: Any) -> None:
+    if trainer.default_root_dir is not None:
+        raise SettingError("trainer.default_root_dir has no effect here: use runs_dir")
+    if trainer.logger is False:
+        raise SettingError(
+            "trainer.logger: false is not possible, a run always has its metrics.csv; "
+            "the environment variable WANDB_MODE=disabled leaves out W&B"
+        )
+    if getattr(trainer, "model_registry", None) is not None:
+        raise SettingError("trainer.model_registry has no effect here: remove it, a run keeps its checkpoints itself")
+    if isinstance(trainer.overfit_batches, float) and not trainer.overfit_batches.is_integer():
+        raise SettingError(
+            "trainer.overfit_batches must be a whole number of batches, since data streams without an end, "
+            f"got {trainer.overfit_batches}"
+        )
 
 
 def check_against_model(model: LightningModule, trainer: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
@@ -246,17 +274,35 @@ def check_against_model(model: LightningModule, trainer: Mapping[str, Any], call
                 f"{type(callback).__name__} trains with other settings than the configuration's, which the run keeps: "
                 "remove it from trainer.callbacks"
             )
-    if model.automatic_optimization:
-        return
+        if isinstance(callback, BackboneFinetuning) and not isinstance(getattr(model, "backbone", None), Module):
+            raise SettingError(
+                f"{type(callback).__name__} trains a part of the model that is called backbone, and "
+                f"{type(model).__name__} has none: remove it from trainer.callbacks"
+            )
+    if not model.automatic_optimization:
+        _check_own_steps(model, trainer, callbacks)
+
+
+def _check_own_steps(model: LightningModule, trainer: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
     name = f"{type(model).__name__} steps its optimizers itself"
     if trainer["gradient_clip_val"]:
         raise SettingError(f"{name}, and clips no gradients: remove trainer.gradient_clip_val")
+    if trainer["profiler"] == "pytorch" or isinstance(trainer["profiler"], PyTorchProfiler):
+        raise SettingError(
+            f"{type(model).__name__} draws pictures by a copy of its generator, and PyTorch's profiler lets nothing be "
+            "copied: set trainer.profiler to simple or advanced"
+        )
     if trainer["accumulate_grad_batches"] > 1:
         raise SettingError(
             f"{name}, with the gradients of one batch: remove trainer.accumulate_grad_batches; "
             "a larger data.init_args.batch_size does the same"
         )
     for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise SettingError(
+                f"{name}, with the gradients of one batch, not those of {type(callback).__name__}: "
+                "remove it from trainer.callbacks; a larger data.init_args.batch_size does the same"
+            )
         if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
             average = (
                 "; model.init_args.ema_half_life averages its generator" if hasattr(model, "ema_half_life") else ""

@@ -7,12 +7,16 @@ from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
+from yaml.constructor import SafeConstructor
 
 DEEPEST = 50
 """Levels of nesting."""
 
 LARGEST = 100_000
 """Values, each alias counted as all that it stands for."""
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""What jsonargparse's own loader is derived of."""
 
 
 class YAMLRefusedError(yaml.YAMLError):
@@ -105,10 +109,22 @@ def whole_number(text: str) -> str | None:
 
 
 def load_checked_yaml() -> None:
-    """Let jsonargparse check YAML before it loads it, be it a file's or a value's; may be called again."""
+    """Let jsonargparse check YAML before it loads it, be it a file's or a value's; may be called again.
+
+    It takes ``1:30`` for the text that it is, in which YAML 1.1 sees 90, a number to the base of 60.
+    """
+    for kind, construct in (
+        ("int", SafeConstructor.construct_yaml_int),
+        ("float", SafeConstructor.construct_yaml_float),
+    ):
+        yaml.add_constructor(f"tag:yaml.org,2002:{kind}", _without_base_60(construct), LOADER)
     if get_loader("yaml") is not _load:
         _LOADED_BY.append(get_loader("yaml"))
         set_loader("yaml", _load, (yaml.YAMLError,))
+
+
+def _without_base_60(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda loader, node: node.value if ":" in node.value else construct(loader, node)
 
 
 _LOADED_BY: list[Callable[[str], Any]] = []

@@ -10,7 +10,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 import norms
 from norms.errors import SettingError
 from norms.imports import resolve_callable
+from norms.registry import with_options
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -191,7 +191,7 @@ class Generator(nn.Module):
         self.image_size = architecture.image_size
         self.seed_shape = (architecture.generator[0], architecture.base, architecture.base)
         self.linear = nn.Linear(latent_dim, math.prod(self.seed_shape))
-        make_norm = partial(norms.build, norm, **(norm_options or {}))
+        make_norm = with_options(norm, norm_options)
         self.blocks = nn.Sequential(*architecture.generator_blocks(make_norm))
         self.to_image = nn.Conv2d(architecture.generator[-1], channels, 3, padding=1)
         _initialize(self, architecture)

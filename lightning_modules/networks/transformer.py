@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -10,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import norms
 from norms.errors import SettingError, check_range, unknown
+from norms.registry import with_options
 
 NormFactory = Callable[[int], nn.Module]
 Upsampling = Literal["nearest", "bilinear"]
@@ -74,7 +73,7 @@ class TransformerNet(nn.Module):
         check_range("num_blocks", num_blocks, at_least=0, at_most=1000)
         if upsampling not in get_args(Upsampling):
             raise unknown("upsampling", upsampling, get_args(Upsampling))
-        make_norm = partial(norms.build, norm, num_conditions=num_styles, **(norm_options or {}))
+        make_norm = with_options(norm, norm_options, num_styles)
         self.num_styles = num_styles
         self.factor = 2 ** (len(widths) - 1)
         self.first = _ConvBlock(3, widths[0], 9, make_norm)

@@ -17,6 +17,9 @@ trainer: {max_steps: 1, accelerator: cpu, val_check_interval: 1}
 model: {class_path: stand_ins.TinyModel}
 data: {class_path: stand_ins.TinyData}
 """
+ACCUMULATION = (
+    "[{class_path: pytorch_lightning.callbacks.GradientAccumulationScheduler, init_args: {scheduling: {1: 2}}}]"
+)
 GAN = ["fit", "--config", "gan"]
 LEARN = [
     "fit", "--config", "classifier", "--trainer.accelerator", "cpu", "--trainer.val_check_interval", "2",
@@ -123,6 +126,7 @@ def test_images_with_the_labels_of_the_model(capsys, built):
     [
         ("trainer.gradient_clip_val", "1", []),
         ("trainer.accumulate_grad_batches", "2", ["--data.init_args.batch_size=128"]),
+        ("trainer.callbacks", ACCUMULATION, ["--data.init_args.batch_size=128"]),
         ("trainer.callbacks", "pytorch_lightning.callbacks.EMAWeightAveraging", ["--model.init_args.ema_half_life=9"]),
     ],
 )
@@ -133,6 +137,15 @@ def test_what_a_gan_cannot_have(option, value, instead, capsys, built):
     assert main([*GAN, *instead]) == 0
     # Other modules may have them.
     assert main(["fit", "--config", "tiny.yaml", f"--{option}={value}"]) == 0
+
+
+@pytest.mark.parametrize("profiler", ["pytorch", "pytorch_lightning.profilers.PyTorchProfiler"])
+def test_the_profiler_of_a_gan(profiler, capsys, built):
+    error = error_of([*GAN, f"--trainer.profiler={profiler}"], capsys)
+    assert error.endswith("set trainer.profiler to simple or advanced")
+    assert not Path("runs").exists()
+    for instead in ("simple", "advanced"):
+        assert main([*GAN, f"--trainer.profiler={instead}"]) == 0
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])

@@ -102,3 +102,10 @@ def test_options_have_their_types():
     given = []
     assert run_command(thin_parser(), given.append, ["a", "--keep-colors", "-n", "3", "--share", "1"]) == 0
     assert (given[0].run, given[0].keep_colors, given[0].number, given[0].share) == ("a", True, 3, 1.0)
+
+
+@pytest.mark.parametrize("package", ["", "nope_of_this_name", "torch..nn", "a b", "nope_of_this_name.inner"])
+def test_a_package_to_trust_must_be_there(package, capsys):
+    assert run_command(command_parser("Do it."), lambda options: None, [f"--trust={package}"]) == 2
+    assert capsys.readouterr().err == f"error: --trust: there is no package {package!r}\n"
+    assert run_command(command_parser("Do it."), lambda options: None, ["--trust=torchvision.ops"]) == 0

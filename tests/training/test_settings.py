@@ -35,6 +35,57 @@ REFUSED = {
     "--model=lightning_modules.GAN --model.norm=group --model.norm_options={num_groups: 0}": (
         "num_groups must be at least 1, got 0"
     ),
+    **{
+        f"--model=lightning_modules.{model} --model.norm_options={{{name}: 3}}": message
+        for model in ("GAN", "StyleTransfer")
+        for name, message in {
+            "num_features": "'num_features' is no option of a norm here: it follows from the network",
+            "dims": "'dims' is no option of a norm here: it follows from the network",
+            "num_conditions": "'num_conditions' is no option of a norm here: it follows from the network",
+            "name": "'name' is no option of a norm here: the norm itself is named beside its options",
+            "device": "'device' is no option of a norm here: the trainer chooses it",
+            "dtype": "'dtype' is no option of a norm here: the trainer chooses it",
+            "1": "the name of a norm's option must be a text, got 1",
+            "true": "the name of a norm's option must be a text, got True",
+        }.items()
+    },
+    "--model=lightning_modules.GAN --model.norm=switchable --model.norm_options={statistics: 7}": (
+        "norm 'switchable' cannot be built with statistics=7: argument of type 'int' is not iterable"
+    ),
+    "--model=lightning_modules.GAN --model.norm=group --model.norm_options={num_groups: 7}": (
+        "norm 'group' cannot be built with num_groups=7: num_channels (256) must be divisible by num_groups (7)"
+    ),
+    "--model.dict_kwargs={1: 3}": "model.dict_kwargs: the name of an argument must be a text, got 1",
+    "--data.dict_kwargs={null: 3}": "data.dict_kwargs: the name of an argument must be a text, got None",
+    "--trainer.callbacks=pytorch_lightning.callbacks.EarlyStopping": (
+        "no monitor given: pytorch_lightning.callbacks.EarlyStopping needs it, as init_args: {monitor: ...}"
+    ),
+    "--trainer.callbacks=[{class_path: pytorch_lightning.callbacks.ModelPruning}]": (
+        "no pruning_fn given: pytorch_lightning.callbacks.ModelPruning needs it, as init_args: {pruning_fn: ...}"
+    ),
+    "--trainer.logger=[pytorch_lightning.loggers.CSVLogger]": (
+        "no save_dir given: pytorch_lightning.loggers.CSVLogger needs it, as init_args: {save_dir: ...}"
+    ),
+    "--model={true: 3}": "model: the name of a setting must be a text, got True",
+    "--config=empty.yaml": "empty.yaml is empty, but a configuration is made of settings, such as name: run",
+    "--config=list.yaml": "list.yaml holds [], but a configuration is made of settings, such as name: run",
+    "--config=text.yaml": "text.yaml holds foo, but a configuration is made of settings, such as name: run",
+    "--config=key.yaml": "key.yaml, line 2: the name of a setting must be a text, got null",
+    "--config=nested.yaml": "nested.yaml, line 2: the name of a setting must be a text, got yes",
+    "--trainer.max_steps=1:30": "trainer.max_steps: expected int, got 1:30",
+    "--model=lightning_modules.GAN --model.norm_options={eps: 1:30}": "eps must be a number, got '1:30'",
+    "--model=lightning_modules.GAN --model.norm_options.eps=1:30": "eps must be a number, got '1:30'",
+    "--config=sixty.yaml": "model.init_args.width: expected int, got 1:30",
+    "--trainer.model_registry=mine": (
+        "trainer.model_registry has no effect here: remove it, a run keeps its checkpoints itself"
+    ),
+    "--trainer.overfit_batches=0.5": (
+        "trainer.overfit_batches must be a whole number of batches, since data streams without an end, got 0.5"
+    ),
+    "--trainer.callbacks=pytorch_lightning.callbacks.BackboneFinetuning": (
+        "BackboneFinetuning trains a part of the model that is called backbone, and TinyModel has none: "
+        "remove it from trainer.callbacks"
+    ),
     f"--model.seed={10**400}": "model.init_args.seed must be between -2**63 and 2**63, got a number of 1329 bits",
     "--model.seed=-1": "seed must be at least 0 and at most 9223372036854775807, got -1",
     "--seed_everything=-1": "seed_everything must be at least 0 and at most 4294967295, got -1",
@@ -109,6 +160,12 @@ def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("base.yaml").write_text(BASE)
     Path("twice.yaml").write_text("model:\n  width: 1\n  width: 2")
+    Path("sixty.yaml").write_text("model: {class_path: stand_ins.TinyModel, init_args: {width: 1:30}}")
+    Path("empty.yaml").touch()
+    Path("list.yaml").write_text("[]")
+    Path("text.yaml").write_text("foo")
+    Path("key.yaml").write_text("name: x\nnull: a")
+    Path("nested.yaml").write_text("model:\n  yes: a")
     Path("latin.yaml").write_bytes(b"\xe9")
     Path("merged.yaml").write_text("<<: 3")
     Path("tagged.yaml").write_text("name: !x y")
@@ -159,7 +216,6 @@ def test_a_gan_trains_in_several_processes_by_any_name_of_ddp(strategy, built, m
     ("callback", "message"),
     [
         ("EarlyStopping --trainer.callbacks.monitor=val/los", "Early stopping conditioned on metric `val/los`"),
-        ("BackboneFinetuning", "'TinyModel' object has no attribute 'backbone'"),
         ("ModelCheckpoint --trainer.callbacks.monitor=val/los", "could not find the monitored key"),
     ],
 )
@@ -181,10 +237,18 @@ def test_a_whole_number_may_have_an_exponent(number, built):
     assert [each.config.fit.name for each in built] == ["tiny", "1e3"]
 
 
+def test_a_callback_whose_default_is_no_plain_text(built):
+    assert main(arguments("--trainer.callbacks=pytorch_lightning.callbacks.Timer")) == 0
+    assert main(arguments("--trainer.callbacks=[pytorch_lightning.callbacks.Timer]")) == 0
+    assert len(built) == 2
+
+
 def test_what_may_be_null_or_any_text(built):
     options = "--trainer.min_steps=null --trainer.limit_val_batches=0 --name=réseau --trainer.max_time={hours: 1}"
     assert main(arguments(options)) == 0
+    assert main(arguments("--trainer.max_time=1:00:00:00 --name=1:30")) == 0
+    assert [built[-1].config.fit.trainer.max_time, built[-1].config.fit.name] == ["1:00:00:00", "1:30"]
     assert (
         main(["fit", "--config=gan", "--model.generator_batch_size=null", "--model.norm_options={momentum: null}"]) == 0
     )
-    assert len(built) == 2
+    assert len(built) == 3

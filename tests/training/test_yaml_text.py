@@ -2,8 +2,9 @@
 
 import pytest
 import yaml
+from jsonargparse import get_loader
 
-from training.yaml_text import YAMLRefusedError, check_yaml, whole_number, with_whole_numbers
+from training.yaml_text import YAMLRefusedError, check_yaml, load_checked_yaml, whole_number, with_whole_numbers
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "\n".join(
     f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]" for before, after in zip("abcdef", "bcdefg", strict=True)
@@ -63,3 +64,11 @@ def test_whole_numbers(text, whole):
 def test_whole_numbers_within_yaml():
     text = "é: 1e3 # 1e3\nname: '1e3'\nlr: 1e-3\nwidths: [1e1, 2.5e1, 2.55e1, 1e2x]"
     assert with_whole_numbers(text) == "é: 1000 # 1e3\nname: '1e3'\nlr: 1e-3\nwidths: [10, 25, 2.55e1, 1e2x]"
+
+
+def test_numbers_to_the_base_of_60_are_texts():
+    text = "a: 1:30\nb: {eps: 1:30.5, c: [-1:00:00, '1:30']}\nd: x1:30\ne: 1:99\nf: 00:00:01:00\ng: [12, 1.5, 0x1F]"
+    load_checked_yaml()
+    inner = {"eps": "1:30.5", "c": ["-1:00:00", "1:30"]}
+    expected = {"a": "1:30", "b": inner, "d": "x1:30", "e": "1:99", "f": "00:00:01:00", "g": [12, 1.5, 31]}
+    assert get_loader("yaml")(text) == expected
