@@ -232,11 +232,11 @@ class Files:
         raise SettingError(f"none of {len(self)} images can be read any more, for instance {self.paths[0]}")
 
 
-_TRAIN_PHOTOS = (
+TRAIN_PHOTOS = (
     "astronaut", "brick", "camera", "coins", "flower.jpg", "grass", "gravel", "hubble_deep_field",
     "immunohistochemistry", "retina", "rocket", "stereo_motorcycle",
 )  # fmt: skip
-_VAL_PHOTOS = ("chelsea", "china.jpg", "coffee")
+VAL_PHOTOS = ("chelsea", "china.jpg", "coffee")
 
 
 class BundledPhotos(ImageDataModule):
@@ -274,10 +274,10 @@ class BundledPhotos(ImageDataModule):
 
     def load(self) -> tuple[Items, Items]:
         """Decode the photographs."""
-        return [_bundled_photo(name) for name in _TRAIN_PHOTOS], [_bundled_photo(name) for name in _VAL_PHOTOS]
+        return [bundled_photo(name) for name in TRAIN_PHOTOS], [bundled_photo(name) for name in VAL_PHOTOS]
 
 
-def _bundled_photo(name: str) -> Image.Image:
+def bundled_photo(name: str) -> Image.Image:
     # Imported here because they take a second, which a training on other images should not pay.
     import skimage.data
     from sklearn.datasets import load_sample_image
