@@ -268,8 +268,9 @@ class TrainCLI(CLI):
         if self._options.trainer.fast_dev_run:
             self.trainer.fit(**kwargs)
             return
-        alone, watched = self.trainer.num_devices * self.trainer.num_nodes == 1, self._companions.watched
-        with lasting_output(), self._run() as run, self._signals.installed(alone), watched(self.trainer, run):
+        alone, tells = self.trainer.num_devices * self.trainer.num_nodes == 1, self.trainer.is_global_zero
+        signals, watched = self._signals.installed(alone, tells), self._companions.watched
+        with lasting_output(), self._run() as run, signals, watched(self.trainer, run):
             self.trainer.loggers = [CSVLogger(run.folder), *guarded(self._loggers)]
             try:
                 self.trainer.fit(**kwargs)
