@@ -100,7 +100,7 @@ class TrainCLI(CLI):
         self._loggers: list[Logger] = []
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
-        self._arguments = with_shipped_configs(args)
+        self._given, self._arguments = args, with_shipped_configs(args)
         self._signals, self._companions = EndOnSignal(), Companions()
         super().__init__(
             TrainingModule,
@@ -270,7 +270,7 @@ class TrainCLI(CLI):
             return
         alone, tells = self.trainer.num_devices * self.trainer.num_nodes == 1, self.trainer.is_global_zero
         signals, watched = self._signals.installed(alone, tells), self._companions.watched
-        with lasting_output(), self._run() as run, signals, watched(self.trainer, run):
+        with lasting_output(), self._run() as run, signals, watched(self.trainer, run, self._given):
             self.trainer.loggers = [CSVLogger(run.folder), *guarded(self._loggers)]
             try:
                 self.trainer.fit(**kwargs)
@@ -278,7 +278,7 @@ class TrainCLI(CLI):
                 self._companions.blame()
                 raise
             except SystemExit as error:
-                print_summary(self.trainer, run, interrupted=True)
+                print_summary(self.trainer, run, interrupted=self._given)
                 if isinstance(error.__context__, KeyboardInterrupt):
                     raise SystemExit(130) from error  # for which Lightning exits with 1
                 raise

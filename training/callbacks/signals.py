@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from norms.pooling import is_distributed
-from training.errors import ENDING
+from training.errors import ENDING, name_of
 
 CHILD_ENDED = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []  # Windows lacks it
 
@@ -107,10 +107,9 @@ class EndOnSignal(Callback):
             self._signal = number
             if not self._tells:
                 return
-            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             # Not by print, which the signal may have interrupted; and after SIGHUP nobody may be there to read it.
             with suppress(OSError):
-                os.write(2, f"\n{name}: ending after this step; Ctrl-C ends it at once\n".encode())
+                os.write(2, f"\n{name_of(number)}: ending after this step; Ctrl-C ends it at once\n".encode())
 
 
 def _end_workers() -> None:
