@@ -53,11 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _EndedEarly as error:
         # Of several processes, which often get the signal together, the first tells of it.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            line = f"interrupted by {error.by}; begin anew with: {printable(normlab.again(arguments))}"
+            line = f"interrupted by {name_of(error.number)}; begin anew with: {printable(normlab.again(arguments))}"
             with suppress(OSError):  # after SIGHUP nobody may be there to read it
                 print(line, file=sys.stderr)
-        assert isinstance(error.code, int)
-        return error.code
+        return 128 + error.number
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise
@@ -75,7 +74,7 @@ class _EndedEarly(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
-        self.by = name_of(number)
+        self.number = number
 
 
 @contextmanager

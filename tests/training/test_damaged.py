@@ -1,7 +1,9 @@
 """Damaged files: each is answered in one line, by what reads it and by what goes on from it."""
 
 import random
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -151,12 +153,41 @@ def test_flipped_bytes_within_a_tensor_are_noticed(seed, run):
         Run.find(run.last).load(TinyModel)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 100, -1, -100])
-def test_a_truncated_checkpoint_is_answered_in_one_line(cut, run):
-    run.last.write_bytes(run.last.read_bytes()[:cut])
-    with pytest.raises(SettingError, match=r"last\.ckpt is not a readable checkpoint") as error:
+def zipped(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("word/document.xml", "<document/>")
+
+
+def with_damaged_header(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"PK\1\2")] + bytes(4) + data[data.rindex(b"PK\1\2") + 4 :])
+
+
+def cut(at):
+    return lambda path: path.write_bytes(path.read_bytes()[:at])
+
+
+def holding(content):
+    return lambda path: path.write_bytes(content)
+
+
+WHY = {
+    "empty": (cut(0), "it is empty"),
+    **{f"cut at {at}": (cut(at), "it is cut off or damaged") for at in (1, 100, -1, -100)},
+    "central directory": (with_damaged_header, "it is cut off or damaged"),
+    "text": (holding(b"encoder.weight: 1"), "it is no checkpoint at all"),
+    "zeros": (holding(bytes(5000)), "it is no checkpoint at all"),
+    "another archive": (zipped, "it is no checkpoint at all"),
+    "half a pickle": (holding(b"\x80\2}q"), "it holds more than tensors and plain values, or is cut off or damaged; .*"),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), WHY.values(), ids=WHY)
+def test_why_a_checkpoint_cannot_be_read_is_told_in_plain_words(damage, reason, run):
+    damage(run.last)
+    with pytest.raises(SettingError) as error:
         Run.find(run.last).load(TinyModel)
-    assert "\n" not in str(error.value)
+    assert re.fullmatch(re.escape(f"{run.last} is not a readable checkpoint: ") + reason, str(error.value))
 
 
 def test_a_checkpoint_that_torch_wrote_without_checksums_is_read(run):
