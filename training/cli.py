@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.files import check_file
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import CheckpointError, TrainingModule
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
@@ -102,24 +102,29 @@ class TrainCLI(CLI):
         self._resumed: Run | None = None
         self._given, self._arguments = args, with_shipped_configs(args)
         self._signals, self._companions = EndOnSignal(), Companions()
-        super().__init__(
-            TrainingModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=0,
-            parser_kwargs={
-                "allow_abbrev": False,
-                "default_env": True,
-                "exit_on_error": False,
-                **{name: {"allow_abbrev": False} for name in self.subcommands()},
-            },
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=self._arguments,
-        )
+        try:
+            super().__init__(
+                TrainingModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=0,
+                parser_kwargs={
+                    "allow_abbrev": False,
+                    "default_env": True,
+                    "exit_on_error": False,
+                    **{name: {"allow_abbrev": False} for name in self.subcommands()},
+                },
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=self._arguments,
+            )
+        except CheckpointError as error:
+            if self._resumed is None:
+                raise
+            raise self._resumed.damaged(SettingError(f"{self._resumed.checkpoint}: {error}")) from error
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the one subcommand that is called, since each has a parser that takes its time, or else all."""

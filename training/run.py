@@ -258,9 +258,10 @@ class Run:
         try:
             return read_checkpoint(self.checkpoint)
         except SettingError as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
 
-    def _damaged(self, error: SettingError) -> SettingError:
+    def damaged(self, error: SettingError) -> SettingError:
+        """Add to an error that tells of a damaged checkpoint the whole ones beside it."""
         whole = whole_neighbors(self.checkpoint)[:NEIGHBORS]
         return SettingError(f"{error}; whole checkpoints beside it: {', '.join(map(str, whole))}") if whole else error
 
@@ -286,7 +287,7 @@ class Run:
         try:
             return weights_of(self.state)
         except NoWeightsError as error:
-            raise self._damaged(SettingError(f"{self.checkpoint} {error}")) from error
+            raise self.damaged(SettingError(f"{self.checkpoint} {error}")) from error
 
     def check_parts(self, resuming: bool) -> None:
         """Refuse a checkpoint that lacks what Lightning reads of it.
@@ -309,7 +310,7 @@ class Run:
             wrong += [f"loops.{name}" for name in names if not isinstance(loops.get(name), Mapping)]
         if wrong:
             use = "a training cannot go on from it" if resuming else "Lightning cannot use it"
-            raise self._damaged(SettingError(f"{self.checkpoint} is not complete, {use}: it lacks {', '.join(wrong)}"))
+            raise self.damaged(SettingError(f"{self.checkpoint} is not complete, {use}: it lacks {', '.join(wrong)}"))
 
     def check_finite(self, module: torch.nn.Module) -> None:
         """Refuse a checkpoint with weights that are not finite.
@@ -324,7 +325,7 @@ class Run:
         if broken:
             error = f"{self.checkpoint} holds weights that are not finite: {broken[0]}"
             others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
-            raise self._damaged(SettingError(error + others))
+            raise self.damaged(SettingError(error + others))
 
     def load(self, module_class: type[Module]) -> Module:
         """Load the trained module.

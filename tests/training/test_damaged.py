@@ -15,6 +15,7 @@ from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.run_folder import RunFolder
+from training.command import main
 from training.loggers import CSVLogger
 from training.run import Run
 
@@ -118,6 +119,10 @@ UNRESUMABLE = {
     "text for a step": having("six", "global_step"),
     "other optimizer": having([], "optimizer_states", 0, "param_groups"),
     "other moments": having(torch.zeros(7), *MOMENT),
+    "no moments": without(*MOMENT),
+    "None for a parameter": having(None, *MOMENT[:-1]),
+    "None for a group": having([None], "optimizer_states", 0, "param_groups"),
+    "no parameters in a group": without("optimizer_states", 0, "param_groups", 0, "params"),
 }
 
 
@@ -139,6 +144,24 @@ def test_a_checkpoint_that_no_training_can_go_on_from_is_answered_in_one_line(ch
         resume(run)
     assert "\n" not in str(error.value)
     assert [path.name for path in run.folder.iterdir()] == ["checkpoints"]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in UNRESUMABLE if name != "other settings"] + ["wrong shape", "missing"]
+)
+def test_what_is_wrong_with_a_checkpoint_is_told_with_its_file_and_the_whole_ones_beside_it(
+    name, trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "run")
+    run = Run("run")
+    rewrite(run, {**UNRESUMABLE, **UNREADABLE}[name])
+    run.step_checkpoint(6).unlink()
+    options = "--model stand_ins.TinyModel --data stand_ins.TinyData --trainer.accelerator cpu --trainer.max_steps 8"
+    assert main(["fit", *options.split(), "--ckpt_path", str(run.last)]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert str(run.last) in line
+    assert line.endswith(f"; whole checkpoints beside it: {run.step_checkpoint(3)}")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -178,7 +201,10 @@ WHY = {
     "text": (holding(b"encoder.weight: 1"), "it is no checkpoint at all"),
     "zeros": (holding(bytes(5000)), "it is no checkpoint at all"),
     "another archive": (zipped, "it is no checkpoint at all"),
-    "half a pickle": (holding(b"\x80\2}q"), "it holds more than tensors and plain values, or is cut off or damaged; .*"),
+    "half a pickle": (
+        holding(b"\x80\2}q"),
+        "it holds more than tensors and plain values, or is cut off or damaged; .*",
+    ),
 }
 
 
