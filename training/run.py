@@ -6,6 +6,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ from lightning_modules.base import TrainingModule, plain_settings
 from norms.errors import SettingError
 from training.checkpoint_files import NoWeightsError, check_size, read_checkpoint, weights_of, whole_neighbors
 from training.finite import may_be_infinite, not_finite
+from training.lock import LOCK, locked
 from training.yaml_text import check_yaml
 
 if TYPE_CHECKING:
@@ -51,10 +53,18 @@ class Run:
     def new(cls, parent: str | Path) -> Run:
         """Make the folder of a new run, ``version_N`` in ``parent``, with a number above those that are there.
 
+        Folders that hold nothing but the lock of a process that was killed during its start are removed before.
+
         Raises:
             SettingError: If the folder cannot be made.
         """
         parent = Path(parent)
+        for old in cls.versions(parent):
+            with suppress(SettingError, OSError):  # of one that runs
+                if [path.name for path in old.folder.iterdir()] == [LOCK]:
+                    with locked(old.folder):
+                        pass
+                    old.folder.rmdir()
         number = 1 + max((run.version for run in cls.versions(parent)), default=-1)
         while True:
             run = cls(parent / f"version_{number}")
