@@ -254,8 +254,9 @@ def _times(rate: Any, factor: float) -> Any:
 
 def _check_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Refuse a saved state of other parameters, which torch would find out about in the middle of a step."""
-    groups, saved = optimizer.param_groups, state.get("param_groups")
-    states = state.get("state")
+    groups = optimizer.param_groups
+    saved: Any = state.get("param_groups")
+    states: Any = state.get("state")
     if not (_are_tables(saved) and isinstance(states, Mapping) and _are_tables([*states.values()])):
         raise CheckpointError("the checkpoint's optimizer is damaged")
     if [len(group["params"]) for group in groups] != [len(group.get("params", ())) for group in saved]:
