@@ -1,7 +1,9 @@
 """The version and the commands of normlab, and a look at whether its packages are its own."""
 
 import re
+import shlex
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -46,6 +48,11 @@ def _run(package: str) -> int:
 def as_installed(command: str) -> str:
     """Rewrite a command such as ``python train.py fit`` for those who have no ``train.py``, but ``normlab-train``."""
     return command if (ROOT / "train.py").is_file() else re.sub(r"^python (\w+)\.py\b", r"normlab-\1", command)
+
+
+def again(arguments: Sequence[str]) -> str:
+    """Return the command that trains as a process of this command line does, given without the program."""
+    return as_installed(shlex.join(["python", "train.py", *arguments]))
 
 
 def check_packages() -> None:

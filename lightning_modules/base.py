@@ -43,6 +43,10 @@ def class_path(choice: Any) -> str:
     return path
 
 
+class CheckpointError(SettingError):
+    """Tell of a checkpoint that does not hold what the configured model needs; whoever knows the file names it."""
+
+
 class TrainingModule(LightningModule):
     """Define what all modules that ``train.py`` trains have.
 
@@ -196,13 +200,13 @@ class TrainingModule(LightningModule):
         """Load weights as torch does.
 
         Raises:
-            SettingError: If some are missing or of another shape.
+            CheckpointError: If some are missing or of another shape.
         """
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
             reason = textwrap.shorten(str(error), 200, placeholder=" ...")
-            raise SettingError(f"the checkpoint does not fit the configured model: {reason}") from error
+            raise CheckpointError(f"the checkpoint does not fit the configured model: {reason}") from error
 
 
 def plain_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,16 +254,25 @@ def _times(rate: Any, factor: float) -> Any:
 
 def _check_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Refuse a saved state of other parameters, which torch would find out about in the middle of a step."""
-    groups, saved = optimizer.param_groups, state.get("param_groups")
-    if not isinstance(saved, list) or not isinstance(state.get("state"), Mapping):
-        raise SettingError("the checkpoint's optimizer is damaged")
-    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
-        raise SettingError("the checkpoint's optimizer has other parameter groups than the configured model")
+    groups = optimizer.param_groups
+    saved: Any = state.get("param_groups")
+    states: Any = state.get("state")
+    if not (_are_tables(saved) and isinstance(states, Mapping) and _are_tables([*states.values()])):
+        raise CheckpointError("the checkpoint's optimizer is damaged")
+    if [len(group["params"]) for group in groups] != [len(group.get("params", ())) for group in saved]:
+        raise CheckpointError("the checkpoint's optimizer has other parameter groups than the configured model")
+    names = {name for each in states.values() for name in each}
+    if missing := sorted({name for each in states.values() for name in names - each.keys()}):
+        raise CheckpointError(f"the checkpoint's optimizer lacks {', '.join(missing)} of some weights")
     parameters = [parameter for group in groups for parameter in group["params"]]
     for number, parameter in zip((n for group in saved for n in group["params"]), parameters, strict=True):
-        for name, value in state["state"].get(number, {}).items():
+        for name, value in states.get(number, {}).items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                raise SettingError(
+                raise CheckpointError(
                     f"the checkpoint's optimizer has {name} of shape {tuple(value.shape)} "
                     f"for weights of shape {tuple(parameter.shape)}"
                 )
+
+
+def _are_tables(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(each, Mapping) for each in values)

@@ -170,8 +170,11 @@ def _load(path: Path) -> Mapping[str, Any]:
         return RunOnDisk.find(path).state
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise SettingError(f"{path} is not a readable checkpoint: {error}") from error
+    except OSError as error:
+        raise SettingError(f"{path} is not a readable checkpoint: {error.strerror or error}") from error
+    except SafetensorError as error:
+        reason = "it is cut off, damaged or no file of safetensors" if path.stat().st_size else "it is empty"
+        raise SettingError(f"{path} is not a readable checkpoint: {reason}") from error
 
 
 def _flat(state: object, prefix: str = "") -> Iterator[tuple[str, object]]:

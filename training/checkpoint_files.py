@@ -83,13 +83,31 @@ def read_checkpoint(path: Path, mmap: bool = True) -> Mapping[str, Any]:
         raise
     # Whatever a program comes upon that believes what is written in a damaged file.
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        if "Weights only load failed" in reason:
-            reason = "it holds more than tensors and plain values, or is damaged; save the state_dict alone"
-        raise SettingError(f"{path} is not a readable checkpoint: {reason}") from error
+        raise SettingError(f"{path} is not a readable checkpoint: {_why_unreadable(path)}") from error
     if not isinstance(state, Mapping):
         raise SettingError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+def _why_unreadable(path: Path) -> str:
+    """Return in plain words why a checkpoint cannot be read, of which torch tells what its reader has come upon."""
+    parts: list[str] = []
+    try:
+        with path.open("rb") as file:
+            begin = file.read(4)
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.namelist()
+    except OSError as error:
+        return error.strerror or str(error)
+    except Exception:  # whatever the reader comes upon, as above
+        if begin and b"PK\3\4".startswith(begin):
+            return "it is cut off or damaged"
+    if not begin:
+        return "it is empty"
+    # The first byte of a pickle, as torch wrote them before it zipped them, tells its protocol.
+    if any(part.endswith("/data.pkl") for part in parts) or begin.startswith(b"\x80"):
+        return "it holds more than tensors and plain values, or is cut off or damaged; save the state_dict alone"
+    return "it is no checkpoint at all"
 
 
 def _count(value: Any, counted: dict[int, float]) -> float:

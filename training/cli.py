@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.files import check_file
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import CheckpointError, TrainingModule
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
@@ -101,26 +101,31 @@ class TrainCLI(CLI):
         self._loggers: list[Logger] = []
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
-        self._arguments = with_shipped_configs(args)
+        self._given, self._arguments = args, with_shipped_configs(args)
         self._signals, self._companions = EndOnSignal(), Companions()
-        super().__init__(
-            TrainingModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=0,
-            parser_kwargs={
-                "allow_abbrev": False,
-                "default_env": True,
-                "exit_on_error": False,
-                **{name: {"allow_abbrev": False} for name in self.subcommands()},
-            },
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=self._arguments,
-        )
+        try:
+            super().__init__(
+                TrainingModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=0,
+                parser_kwargs={
+                    "allow_abbrev": False,
+                    "default_env": True,
+                    "exit_on_error": False,
+                    **{name: {"allow_abbrev": False} for name in self.subcommands()},
+                },
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=self._arguments,
+            )
+        except CheckpointError as error:
+            if self._resumed is None:
+                raise
+            raise self._resumed.damaged(SettingError(f"{self._resumed.checkpoint}: {error}")) from error
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the one subcommand that is called, since each has a parser that takes its time, or else all."""
@@ -269,8 +274,9 @@ class TrainCLI(CLI):
         if self._options.trainer.fast_dev_run:
             self.trainer.fit(**kwargs)
             return
-        alone, watched = self.trainer.num_devices * self.trainer.num_nodes == 1, self._companions.watched
-        with lasting_output(), self._run() as run, self._signals.installed(alone), watched(self.trainer, run):
+        alone, tells = self.trainer.num_devices * self.trainer.num_nodes == 1, self.trainer.is_global_zero
+        signals, watched = self._signals.installed(alone, tells), self._companions.watched
+        with lasting_output(), self._run() as run, signals, watched(self.trainer, run, self._given):
             self.trainer.loggers = [CSVLogger(run.folder), *guarded(self._loggers)]
             try:
                 self.trainer.fit(**kwargs)
@@ -278,7 +284,7 @@ class TrainCLI(CLI):
                 self._companions.blame()
                 raise
             except SystemExit as error:
-                print_summary(self.trainer, run, interrupted=True)
+                print_summary(self.trainer, run, interrupted=self._given)
                 if isinstance(error.__context__, KeyboardInterrupt):
                     raise SystemExit(130) from error  # for which Lightning exits with 1
                 raise

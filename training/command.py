@@ -13,17 +13,18 @@ option that is not given. --ckpt_path last goes on with the newest run of the sa
 python train.py fit --help lists all options, and python train.py fit --model.help CLASS those of a model.
 """
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 import normlab
-from training.doors import end_in_one_line
-from training.errors import ENDING
+from training.errors import ENDING, name_of
+from training.terminal import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         them told in one line, or 128 plus the number of the signal that ended a training.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    # Here, since Lightning takes seconds to import.
+    # Here, since Lightning takes seconds to import, in which a signal may come, too.
     if arguments in (["--help"], ["-h"]):
         print(__doc__.replace("python train.py", normlab.as_installed("python train.py")))
         return 0
@@ -46,7 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         with _ended_by_signals():
+            from training.doors import end_in_one_line
+
             return end_in_one_line(lambda: _train(arguments))
+    except _EndedEarly as error:
+        # Of several processes, which often get the signal together, the first tells of it.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            line = f"interrupted by {name_of(error.number)}; begin anew with: {printable(normlab.again(arguments))}"
+            with suppress(OSError):  # after SIGHUP nobody may be there to read it
+                print(line, file=sys.stderr)
+        return 128 + error.number
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise
@@ -59,21 +69,31 @@ def _train(arguments: Sequence[str]) -> None:
     train(arguments)
 
 
+class _EndedEarly(SystemExit):
+    """Tell of a signal that came when there was no training yet that could have ended by itself."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Let signals end the command by an exit with 128 plus their number, until a training takes them over."""
-    installed = []
+    previous = {}
     if threading.current_thread() is threading.main_thread():
-        # Not that of Ctrl-C, which Python has taken over itself, nor those that are ignored.
-        installed = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
-    for number in installed:
+        # What is ignored stays so, and so do the handlers of others.
+        handlers = {number: signal.getsignal(number) for number in ENDING}
+        own = signal.SIG_DFL, signal.default_int_handler
+        previous = {number: handler for number, handler in handlers.items() if handler in own}
+    for number in previous:
         signal.signal(number, _exit)
     try:
         yield
     finally:
-        for number in installed:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise _EndedEarly(number)

@@ -15,6 +15,12 @@ ENDING = [
 ]  # Windows lacks the last two
 """Ctrl-C; what ``kill``, docker, systemd and ``scancel`` send; a closed terminal; SLURM's warning of the time limit."""
 
+
+def name_of(number: int) -> str:
+    """Return the name of a signal, as a user knows it."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 DISK_FAULTS = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "ENOTCONN")

@@ -13,6 +13,9 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
+LOCK = ".lock"
+"""The name of the file in a run's folder that is locked."""
+
 _HELD = threading.Lock()
 _held: set[tuple[int, int, int]] = set()
 """The folders of this process's own trainings, which the system's locks do not keep apart: process, device, inode."""
@@ -31,7 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         SettingError: If another training is there.
     """
-    path = folder / ".lock"
+    path = folder / LOCK
     with _only_in_process(folder):
         file = _lock(path)
         try:

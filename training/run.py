@@ -6,6 +6,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ from lightning_modules.base import TrainingModule, plain_settings
 from norms.errors import SettingError
 from training.checkpoint_files import NoWeightsError, check_size, read_checkpoint, weights_of, whole_neighbors
 from training.finite import may_be_infinite, not_finite
+from training.lock import LOCK, locked
 from training.yaml_text import check_yaml
 
 if TYPE_CHECKING:
@@ -51,10 +53,18 @@ class Run:
     def new(cls, parent: str | Path) -> Run:
         """Make the folder of a new run, ``version_N`` in ``parent``, with a number above those that are there.
 
+        Folders that hold nothing but the lock of a process that was killed during its start are removed before.
+
         Raises:
             SettingError: If the folder cannot be made.
         """
         parent = Path(parent)
+        for old in cls.versions(parent):
+            with suppress(SettingError, OSError):  # of one that runs
+                if [path.name for path in old.folder.iterdir()] == [LOCK]:
+                    with locked(old.folder):
+                        pass
+                    old.folder.rmdir()
         number = 1 + max((run.version for run in cls.versions(parent)), default=-1)
         while True:
             run = cls(parent / f"version_{number}")
@@ -258,9 +268,10 @@ class Run:
         try:
             return read_checkpoint(self.checkpoint)
         except SettingError as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
 
-    def _damaged(self, error: SettingError) -> SettingError:
+    def damaged(self, error: SettingError) -> SettingError:
+        """Add to an error that tells of a damaged checkpoint the whole ones beside it."""
         whole = whole_neighbors(self.checkpoint)[:NEIGHBORS]
         return SettingError(f"{error}; whole checkpoints beside it: {', '.join(map(str, whole))}") if whole else error
 
@@ -286,7 +297,7 @@ class Run:
         try:
             return weights_of(self.state)
         except NoWeightsError as error:
-            raise self._damaged(SettingError(f"{self.checkpoint} {error}")) from error
+            raise self.damaged(SettingError(f"{self.checkpoint} {error}")) from error
 
     def check_parts(self, resuming: bool) -> None:
         """Refuse a checkpoint that lacks what Lightning reads of it.
@@ -309,7 +320,7 @@ class Run:
             wrong += [f"loops.{name}" for name in names if not isinstance(loops.get(name), Mapping)]
         if wrong:
             use = "a training cannot go on from it" if resuming else "Lightning cannot use it"
-            raise self._damaged(SettingError(f"{self.checkpoint} is not complete, {use}: it lacks {', '.join(wrong)}"))
+            raise self.damaged(SettingError(f"{self.checkpoint} is not complete, {use}: it lacks {', '.join(wrong)}"))
 
     def check_finite(self, module: torch.nn.Module) -> None:
         """Refuse a checkpoint with weights that are not finite.
@@ -324,7 +335,7 @@ class Run:
         if broken:
             error = f"{self.checkpoint} holds weights that are not finite: {broken[0]}"
             others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
-            raise self._damaged(SettingError(error + others))
+            raise self.damaged(SettingError(error + others))
 
     def load(self, module_class: type[Module]) -> Module:
         """Load the trained module.

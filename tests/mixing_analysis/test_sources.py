@@ -388,8 +388,11 @@ def test_foreign_checkpoints_are_told(content, reason, name, tmp_path):
 
 
 def test_a_broken_safetensors_file_is_told(tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(b"12345678nonsense")
-    assert "x.safetensors is not a readable checkpoint: " in error_of(tmp_path / "x.safetensors")
+    path = tmp_path / "x.safetensors"
+    reasons = {b"12345678nonsense": "it is cut off, damaged or no file of safetensors", b"": "it is empty"}
+    for content, reason in reasons.items():
+        path.write_bytes(content)
+        assert error_of(path) == f"{path} is not a readable checkpoint: {reason}"
 
 
 def test_a_checkpoint_that_was_cut_off_is_told(run_dir):

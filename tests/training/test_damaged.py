@@ -1,7 +1,9 @@
 """Damaged files: each is answered in one line, by what reads it and by what goes on from it."""
 
 import random
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.run_folder import RunFolder
+from training.command import main
 from training.loggers import CSVLogger
 from training.run import Run
 
@@ -116,6 +119,10 @@ UNRESUMABLE = {
     "text for a step": having("six", "global_step"),
     "other optimizer": having([], "optimizer_states", 0, "param_groups"),
     "other moments": having(torch.zeros(7), *MOMENT),
+    "no moments": without(*MOMENT),
+    "None for a parameter": having(None, *MOMENT[:-1]),
+    "None for a group": having([None], "optimizer_states", 0, "param_groups"),
+    "no parameters in a group": without("optimizer_states", 0, "param_groups", 0, "params"),
 }
 
 
@@ -139,6 +146,24 @@ def test_a_checkpoint_that_no_training_can_go_on_from_is_answered_in_one_line(ch
     assert [path.name for path in run.folder.iterdir()] == ["checkpoints"]
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in UNRESUMABLE if name != "other settings"] + ["wrong shape", "missing"]
+)
+def test_what_is_wrong_with_a_checkpoint_is_told_with_its_file_and_the_whole_ones_beside_it(
+    name, trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "run")
+    run = Run("run")
+    rewrite(run, {**UNRESUMABLE, **UNREADABLE}[name])
+    run.step_checkpoint(6).unlink()
+    options = "--model stand_ins.TinyModel --data stand_ins.TinyData --trainer.accelerator cpu --trainer.max_steps 8"
+    assert main(["fit", *options.split(), "--ckpt_path", str(run.last)]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert str(run.last) in line
+    assert line.endswith(f"; whole checkpoints beside it: {run.step_checkpoint(3)}")
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_flipped_bytes_within_a_tensor_are_noticed(seed, run):
     data, places = bytearray(run.last.read_bytes()), random.Random(seed)
@@ -151,12 +176,44 @@ def test_flipped_bytes_within_a_tensor_are_noticed(seed, run):
         Run.find(run.last).load(TinyModel)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 100, -1, -100])
-def test_a_truncated_checkpoint_is_answered_in_one_line(cut, run):
-    run.last.write_bytes(run.last.read_bytes()[:cut])
-    with pytest.raises(SettingError, match=r"last\.ckpt is not a readable checkpoint") as error:
+def zipped(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("word/document.xml", "<document/>")
+
+
+def with_damaged_header(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"PK\1\2")] + bytes(4) + data[data.rindex(b"PK\1\2") + 4 :])
+
+
+def cut(at):
+    return lambda path: path.write_bytes(path.read_bytes()[:at])
+
+
+def holding(content):
+    return lambda path: path.write_bytes(content)
+
+
+WHY = {
+    "empty": (cut(0), "it is empty"),
+    **{f"cut at {at}": (cut(at), "it is cut off or damaged") for at in (1, 100, -1, -100)},
+    "central directory": (with_damaged_header, "it is cut off or damaged"),
+    "text": (holding(b"encoder.weight: 1"), "it is no checkpoint at all"),
+    "zeros": (holding(bytes(5000)), "it is no checkpoint at all"),
+    "another archive": (zipped, "it is no checkpoint at all"),
+    "half a pickle": (
+        holding(b"\x80\2}q"),
+        "it holds more than tensors and plain values, or is cut off or damaged; .*",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), WHY.values(), ids=WHY)
+def test_why_a_checkpoint_cannot_be_read_is_told_in_plain_words(damage, reason, run):
+    damage(run.last)
+    with pytest.raises(SettingError) as error:
         Run.find(run.last).load(TinyModel)
-    assert "\n" not in str(error.value)
+    assert re.fullmatch(re.escape(f"{run.last} is not a readable checkpoint: ") + reason, str(error.value))
 
 
 def test_a_checkpoint_that_torch_wrote_without_checksums_is_read(run):

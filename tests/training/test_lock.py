@@ -11,6 +11,7 @@ from processes import CONTEXT
 
 from norms.errors import SettingError
 from training.lock import locked
+from training.run import Run
 
 
 def hold(folder, begun, forks):
@@ -93,3 +94,23 @@ def test_where_there_are_no_locks_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr("training.lock.fcntl.lockf", lambda *_: (_ for _ in ()).throw(OSError(37, "No locks")))
     with locked(tmp_path):
         pass
+
+
+def test_a_new_run_removes_what_a_process_that_was_killed_during_its_start_has_left(tmp_path):
+    for number in range(4):
+        (tmp_path / f"version_{number}").mkdir()
+    for number in (0, 2, 3):
+        (tmp_path / f"version_{number}/.lock").write_text("1\n")
+    (tmp_path / "version_2/config.yaml").touch()
+    assert Run.new(tmp_path).version == 3
+    # One that is just being started may have no lock yet, and one with a file holds a run.
+    assert {path.name for path in tmp_path.iterdir()} == {"version_1", "version_2", "version_3"}
+    with locked(tmp_path / "version_3"):
+        assert Run.new(tmp_path).version == 4
+
+
+def test_a_new_run_leaves_the_start_of_another_process_alone(tmp_path, tmp_path_factory, holder):
+    folder = tmp_path_factory.mktemp("runs") / "version_0"
+    folder.symlink_to(tmp_path)
+    assert Run.new(folder.parent).version == 1
+    assert [path.name for path in folder.iterdir()] == [".lock"]

@@ -6,14 +6,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from normlab import as_installed
+from normlab import again, as_installed
 from norms.pooling import is_distributed
-from training.errors import ENDING, TrainingError
+from training.errors import ENDING, TrainingError, name_of
 from training.lightning_private import take_started_processes
 from training.run import Run
 
@@ -47,12 +47,13 @@ class Companions(Callback):
         self._leaving = self._at_once = self._over = False
 
     @contextmanager
-    def watched(self, trainer: Trainer, run: Run) -> Iterator[None]:
+    def watched(self, trainer: Trainer, run: Run, given: Sequence[str] = ()) -> Iterator[None]:
         """Watch within this context, in which signals have handlers already.
 
         Args:
             trainer: The trainer, before it starts other processes.
             run: The run, for what is told of how to go on.
+            given: The command line, without the program, for what is told of how to begin anew.
         """
         if trainer.num_devices * trainer.num_nodes == 1 or os.name != "posix":
             yield
@@ -65,7 +66,7 @@ class Companions(Callback):
         os.set_blocking(wake, False)
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False) if in_main_thread else -1
-        self._thread = threading.Thread(target=self._watch, args=(trainer, run, woken), daemon=True)
+        self._thread = threading.Thread(target=self._watch, args=(trainer, run, given, woken), daemon=True)
         self._thread.start()
         try:
             yield
@@ -102,32 +103,33 @@ class Companions(Callback):
             time.sleep(PERIOD)
         if self._end is not None:
             status, message = self._end
-            raise TrainingError(message) if message else SystemExit(status)
+            raise TrainingError(message) if status == 1 else SystemExit(status)
 
-    def _watch(self, trainer: Trainer, run: Run, woken: int) -> None:
+    def _watch(self, trainer: Trainer, run: Run, given: Sequence[str], woken: int) -> None:
         while not self._over:
             ready, _, _ = select.select([woken], [], [], PERIOD)
             signals = os.read(woken, 100) if ready else b""
             self._others = self._others or take_started_processes(trainer)
             if self._end is None:
-                self._end = self._seen(run, signals)
+                self._end = self._seen(run, given, signals)
                 deadline = time.monotonic() + GRACE
             if self._end is not None and not self._leaving and time.monotonic() > deadline:
                 self._exit(*self._end)
 
-    def _seen(self, run: Run, signals: bytes) -> tuple[int, str] | None:
+    def _seen(self, run: Run, given: Sequence[str], signals: bytes) -> tuple[int, str] | None:
         """Return with which status and message this process has to end; None if it has not."""
-        begun = is_distributed()
+        begun, anew = is_distributed(), f"begin anew with: {again(given)}"
         for number in signals:
             if number in ENDING and not begun:
-                return 128 + number, ""
+                return 128 + number, f"interrupted by {name_of(number)}; {anew}"
         for rank, other in enumerate(self._others, 1):
             if status := other.poll():
                 number = -status if status < 0 else status - 128
                 if number in ENDING:
                     if not begun:
                         os.kill(os.getpid(), number)  # for the main thread, if it hears
-                    return 128 + number, ""
+                    how_on = f"go on with: {as_installed(run.resume_command())}" if begun else anew
+                    return 128 + number, f"interrupted by {name_of(number)}; {how_on}"
                 how = f"was killed by {signal.Signals(number).name}" if status < 0 else f"failed with status {status}"
                 command = as_installed(run.resume_command())
                 return 1, f"process {rank} of this training {how}, so the training ends; go on with: {command}"
@@ -148,7 +150,7 @@ class Companions(Callback):
     def _exit(self, status: int, message: str) -> None:
         for other in self._others:
             other.kill()
-        if message:
+        if status == 1 or self._first is None:  # all are told of a signal, one tells of it
             with suppress(OSError):
-                os.write(2, f"error: {message}\n".encode())
+                os.write(2, f"{'error: ' if status == 1 else ''}{message}\n".encode())
         os._exit(status)

@@ -8,7 +8,7 @@ import yaml
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from norms.errors import SettingError
+from lightning_modules.base import CheckpointError
 from training.files import or_warn, replacing, set_aside
 from training.loggers import CSVLogger, WandbLogger
 from training.run import Run
@@ -48,7 +48,7 @@ class RunFolder(Callback):
         """Write the configuration, and drop rows and files of steps that a resumed run makes again.
 
         Raises:
-            SettingError: If the checkpoint has not restored all that it says it has, or all that there is.
+            CheckpointError: If the checkpoint has not restored all that it says it has, or all that there is.
         """
         run = self._run = Run.of(trainer)
         restored = [trainer.global_step, len(trainer.optimizers), len(trainer.lr_scheduler_configs)]
@@ -56,7 +56,7 @@ class RunFolder(Callback):
             parts = ("step", "number of optimizers", "number of schedules")
             wrong = zip(parts, self._saved or [], restored, strict=True)
             told = [f"its {part} is {saved}, not {now}" for part, saved, now in wrong if saved != now]
-            raise SettingError(f"the checkpoint is damaged, or of another model: {', '.join(told)}")
+            raise CheckpointError(f"the checkpoint is damaged, or of another model: {', '.join(told)}")
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:

@@ -17,7 +17,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from norms.pooling import is_distributed
-from training.errors import ENDING
+from training.errors import ENDING, name_of
+
+CHILD_ENDED = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []  # Windows lacks it
 
 
 class EndOnSignal(Callback):
@@ -34,18 +36,19 @@ class EndOnSignal(Callback):
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._alone = True
+        self._alone = self._tells = True
         self._signal = 0
         self._step = -1
 
     @contextmanager
-    def installed(self, alone: bool = True) -> Iterator[None]:
+    def installed(self, alone: bool = True, tells: bool = True) -> Iterator[None]:
         """Take over the signals within this context, if it is entered in the main thread, the only one that can.
 
         Args:
             alone: Whether this is the only process of the training.
+            tells: Whether this is the process that says what a signal does, which often reaches all of them.
         """
-        self._alone = alone
+        self._alone, self._tells = alone, tells
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -57,10 +60,7 @@ class EndOnSignal(Callback):
         try:
             yield
         except BaseException:
-            # Workers of the data that are left, which pass over one SIGTERM, would hold up the end of this process.
-            for child in multiprocessing.active_children():
-                if child.daemon:
-                    child.terminate()
+            _end_workers()
             raise
         finally:
             for number, handler in previous.items():
@@ -105,10 +105,25 @@ class EndOnSignal(Callback):
             raise SIGTERMException(128 + number)
         elif not self._signal:
             self._signal = number
-            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            if not self._tells:
+                return
             # Not by print, which the signal may have interrupted; and after SIGHUP nobody may be there to read it.
             with suppress(OSError):
-                os.write(2, f"\n{name}: ending after this step; Ctrl-C ends it at once\n".encode())
+                os.write(2, f"\n{name_of(number)}: ending after this step; Ctrl-C ends it at once\n".encode())
+
+
+def _end_workers() -> None:
+    """End the data's workers that are left, which pass over one SIGTERM and would hold up the end of this process."""
+    # torch's handler would raise an error wherever this process is, which tells of a worker that was killed.
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in CHILD_ENDED}
+    try:
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()
+                child.join()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _with_deaf_workers(make_loaders: Callable[[], Any]) -> Callable[[], Any]:

@@ -1,33 +1,40 @@
 """What a training leaves behind, and what to do with it next."""
 
+from collections.abc import Sequence
+
 from pytorch_lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 
 from lightning_modules.base import TrainingModule
-from normlab import as_installed
+from normlab import again, as_installed
 from training.loggers import WandbLogger
 from training.run import Run
 
 
-def print_summary(trainer: Trainer, run: Run, interrupted: bool = False) -> None:
+def print_summary(trainer: Trainer, run: Run, interrupted: Sequence[str] | None = None) -> None:
     """Print the run's folder with what it holds, the last metrics and the commands that come next, from one process.
 
     Args:
         trainer: The trainer, after its ``fit`` has ended.
         run: The run.
-        interrupted: Whether the training was ended before its last step; then the command that resumes it comes first.
+        interrupted: The command line, without the program, if the training was ended before its last step. Then the
+            command comes first that resumes it or, without a checkpoint, begins it anew.
     """
     if not trainer.is_global_zero:
         return
     console = Console(soft_wrap=True, highlight=False, markup=False)
     step, total = trainer.global_step, trainer.max_steps
-    console.print(f"\n{'interrupted' if interrupted else 'finished'} after step {step} of {total}: {run.folder}")
-    for line in _contents(run):
+    how, contents = "finished" if interrupted is None else "interrupted", _contents(run)
+    # An empty folder will be gone.
+    console.print(f"\n{how} after step {step} of {total}" + (f": {run.folder}" if contents else ""))
+    for line in contents:
         console.print(f"  {line}")
     if trainer.logged_metrics:
         console.print(_metrics(trainer))
-    commands = _commands(trainer, run, interrupted)
+    if interrupted is not None and not run.last.is_file():
+        console.print(f"there is no checkpoint yet; begin anew with: {again(interrupted)}")
+    commands = _commands(trainer, run, interrupted is not None)
     if commands:
         console.print("next:")
     for command in commands:

@@ -16,6 +16,7 @@ from processes import CONTEXT, ended
 from training.callbacks import companions
 from training.callbacks.companions import Companions
 from training.callbacks.signals import EndOnSignal
+from training.errors import name_of
 from training.run import Run
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
@@ -32,7 +33,7 @@ def wait_for_another(folder, command, begun, ready):
         mock.patch.object(companions, "is_distributed", return_value=begun),
         mock.patch.object(companions, "GRACE", 0.5),
         EndOnSignal().installed(alone=False),
-        Companions().watched(trainer, Run(folder)),
+        Companions().watched(trainer, Run(folder), ["fit", "--name", "a b"]),
     ):
         (folder / "pid").write_text(str(other.pid))
         while True:
@@ -68,7 +69,11 @@ def test_a_first_process_that_waits_for_ever_is_ended(tmp_path, begun, receiver,
         os.kill(process.pid if receiver == "first" else second, number)
     assert ended(process, 30) == status
     assert not is_there(second)
-    told = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.startswith("error: ")]
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    if status > 1:
+        told = f"interrupted by {name_of(number)}; begin anew with: python train.py fit --name 'a b'"
+        assert lines[-1:] == [told]
+    told = [line for line in lines if line.startswith("error: ")]
     how = "was killed by SIGKILL" if receiver == "second" else "failed with status 3"
     line = f"error: process 1 of this training {how}, so the training ends; go on with: "
     assert [each[: len(line)] for each in told] == [line] * (status == 1)

@@ -204,17 +204,25 @@ def test_what_else_workers_do_at_their_start_is_kept():
     assert noted == [7]
 
 
-def test_workers_that_are_left_do_not_hold_up_the_end_of_an_interrupted_process():
-    [loader] = _with_deaf_workers(lambda: [DataLoader([0] * 100, num_workers=1)])()
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SIGTERMException, RuntimeError])
+def test_workers_that_are_left_end_with_an_interrupted_training_and_without_an_error(error):
+    [loader] = _with_deaf_workers(lambda: [DataLoader([0] * 100, num_workers=2)])()
     iterator = iter(loader)
     next(iterator)
-    [worker] = multiprocessing.active_children()
-    with pytest.raises(KeyboardInterrupt), EndOnSignal().installed():
-        raise KeyboardInterrupt
-    time.sleep(0.2)
-    assert worker.is_alive(), "one SIGTERM may be of the process group"
-    worker.terminate()  # as Python does when the process exits
-    with suppress(RuntimeError):  # by which torch tells the main process of it, if that looks in time
-        worker.join(20)
-    worker.join(20)
-    assert not worker.is_alive()
+    handler = signal.getsignal(signal.SIGCHLD)
+    for worker in multiprocessing.active_children():
+        worker.terminate()  # the first SIGTERM, of the process group
+    with pytest.raises(error), EndOnSignal().installed():
+        raise error
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    signal.raise_signal(signal.SIGCHLD)  # by which torch would tell of a worker that was killed
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_one_process_of_several_tells_of_a_signal(tmp_path, number, capfd):
+    for tells in (True, False):
+        signals = EndOnSignal()
+        with pytest.raises(SIGTERMException), signals.installed(tells=tells):
+            fit(tmp_path, [signals, At(1, lambda: signal.raise_signal(number))], max_steps=4)
+        assert ("ending after this step" in capfd.readouterr().err) is tells

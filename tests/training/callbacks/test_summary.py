@@ -37,19 +37,27 @@ def test_names_the_files_the_metrics_and_the_next_commands(run, capsys):
 
 def test_an_interrupted_run_is_told_how_to_go_on(run, capsys):
     run_dir, trainer = run
-    print_summary(trainer, Run(run_dir), interrupted=True)
+    print_summary(trainer, Run(run_dir), interrupted=["fit"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert f"interrupted after step 12 of 12: {run_dir}" in lines
     resume = f"python train.py fit --config '{run_dir}/config.yaml' --ckpt_path '{run_dir}/checkpoints/last.ckpt'"
     assert lines[lines.index("next:") + 1] == resume
     (run_dir / "config_resumed_0000012.yaml").write_text("")
-    print_summary(trainer, Run(run_dir), interrupted=True)
+    print_summary(trainer, Run(run_dir), interrupted=["fit"])
     assert f"--config '{run_dir}/config_resumed_0000012.yaml'" in capsys.readouterr().out
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_on_with(tmp_path, capsys):
+def test_without_a_checkpoint_it_is_told_how_to_begin_anew(tmp_path, capsys):
     trainer = fit(tmp_path, [], max_steps=1)
-    print_summary(trainer, Run(tmp_path), interrupted=True)
+    print_summary(trainer, Run(tmp_path), interrupted=["fit", "--name", "a b"])
     out = capsys.readouterr().out
     assert "next:" not in out
+    assert out.splitlines()[-1] == "there is no checkpoint yet; begin anew with: python train.py fit --name 'a b'"
+    assert f"interrupted after step 1 of 1: {tmp_path}" in out.splitlines()
     assert "metrics.csv" in out
+
+
+def test_an_empty_folder_which_will_be_gone_is_not_named(tmp_path, capsys):
+    trainer = fit(tmp_path, [], max_steps=1)
+    print_summary(trainer, Run(tmp_path / "version_0"), interrupted=["fit"])
+    assert "interrupted after step 1 of 1" in capsys.readouterr().out.splitlines()
