@@ -7,7 +7,7 @@ best at the low end.
   largest of the four medians over the photographs. 1 is none.
 - Halo: how far the brightness around a dark disc on a light ground, and around a light one, leaves that of the ground,
   in the worst ring of the first 12 pixels, beyond what rings further out vary. In [0, 1].
-- Border: how much more the brightness of the outermost 4 pixels differs from the 12 next to them than in the photograph.
+- Border: how much more the brightness of the outermost 4 pixels differs from the next 12 than in the photograph.
 - Style and content: relative losses. They are those of a judge that has not trained the network, SqueezeNet 1.1, if
   --judge-weights names its weights, otherwise those of the bundled loss network.
 
@@ -69,7 +69,7 @@ def halo(model: StyleTransfer, manner: Manner) -> float:
     worst = 0.0
     for ground, disc in ((200, 40), (40, 200)):
         image = Image.new("RGB", (size, size), (ground,) * 3)
-        ImageDraw.Draw(image).ellipse([size / 2 - radius, size / 2 - radius, size / 2 + radius, size / 2 + radius], (disc,) * 3)
+        ImageDraw.Draw(image).circle((size / 2, size / 2), radius, (disc,) * 3)
         # So large that the network sees it pixel by pixel.
         seen = manner._replace(stroke_size=model.hparams["photo_size"] / size)
         values = luma(paint(model, image, seen))

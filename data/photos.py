@@ -278,6 +278,14 @@ class BundledPhotos(ImageDataModule):
 
 
 def bundled_photo(name: str) -> Image.Image:
+    """Decode one of :class:`BundledPhotos`, RGB.
+
+    Args:
+        name: As in ``TRAIN_PHOTOS`` or ``VAL_PHOTOS``.
+
+    Raises:
+        SettingError: If the package that brings it along is damaged.
+    """
     # Imported here because they take a second, which a training on other images should not pay.
     import skimage.data
     from sklearn.datasets import load_sample_image

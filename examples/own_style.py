@@ -1,7 +1,7 @@
 """Teach a network the style of your own picture: python examples/own_style.py [PICTURE] [STEPS].
 
 The default is a picture drawn here, and a few seconds of training of a tiny network, which show how it is done and no
-more. For a result give it 900 steps, and leave out the settings under "tiny". `train.py` and `stylize.py` do the same.
+more. For a result give it 600 steps, and leave out the settings under "tiny". `train.py` and `stylize.py` do the same.
 """
 
 import os

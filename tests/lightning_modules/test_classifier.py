@@ -112,6 +112,6 @@ def test_label_smoothing_out_of_range_is_refused(label_smoothing):
 def test_next_command_exports_what_can_be_folded(tmp_path):
     command = Classifier(**SMALL).next_command(tmp_path / "my run") or ""
     _, _, module, *arguments = shlex.split(command)
-    assert import_module(module)._parser().parse_args(arguments).run == str(tmp_path / "my run")
+    assert import_module(module)._parser().parse_args(arguments).run == tmp_path / "my run"
     assert module.partition(".")[0] in normlab.PACKAGES  # which are also there where no clone is
     assert Classifier(norm="instance", **SMALL).next_command(tmp_path) is None
