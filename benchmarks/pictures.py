@@ -1,7 +1,7 @@
 """Measure the pictures of style networks: lattices, halos, borders, style and content.
 
-Painted are ten photographs of scikit-image and scikit-learn as `stylize.py` paints them, at 720 pixels. All figures are
-best at the low end.
+Painted are ten photographs of scikit-image and scikit-learn, at the size at which the network sees photos, so that
+nothing is scaled afterwards. All figures are best at the low end.
 
 - Lattice: the horizontal or vertical spectrum of the brightness at period 2 or 4, as a multiple of its neighbours; the
   largest of the four medians over the photographs. 1 is none.
@@ -38,7 +38,6 @@ from training.run import Run
 from training.shipped import with_shipped_networks
 
 PHOTOS = (*VAL_PHOTOS, *(name for name in TRAIN_PHOTOS if name not in ("brick", "camera", "coins", "grass", "gravel")))
-SIZE = 720
 COLUMNS = ("network", "style", "lattice", "halo", "border", "style loss", "content loss")
 
 
@@ -97,7 +96,7 @@ def measure(model: StyleTransfer, index: int, judge: PerceptualLoss) -> tuple[li
     Returns:
         The figures, in the order of the table, and the pictures.
     """
-    photos = [_scaled(bundled_photo(name)) for name in PHOTOS]
+    photos = [scaled(bundled_photo(name), model.hparams["photo_size"]) for name in PHOTOS]
     manner = Manner(index)
     painted = [paint(model, photo, manner) for photo in photos]
     peaks = [spectral_peaks(picture) for picture in painted]
@@ -155,15 +154,14 @@ def _judge(style: torch.Tensor, weights: Path | None) -> PerceptualLoss:
     return judge
 
 
-def _scaled(photo: Image.Image) -> Image.Image:
-    scale = SIZE / max(photo.size)
+def scaled(photo: Image.Image, longer: int) -> Image.Image:
+    """Scale a photo to a length of its longer side."""
+    scale = longer / max(photo.size)
     return photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS)
 
 
 def _tensor(picture: Image.Image) -> torch.Tensor:
-    # At half the size, where strokes are as broad as the network was taught.
-    half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
-    return tvf.to_dtype(tvf.pil_to_tensor(half), torch.float32, scale=True)[None]
+    return tvf.to_dtype(tvf.pil_to_tensor(picture), torch.float32, scale=True)[None]
 
 
 if __name__ == "__main__":
