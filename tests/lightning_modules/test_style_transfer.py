@@ -211,6 +211,104 @@ def test_sample_grid_without_validation():
     assert module.sample_grid().shape[1] == 44
 
 
+STYLES = ["night", "waves", "glass"]
+
+
+def test_several_styles_train_in_turn_and_differ():
+    module, fit = make(styles=STYLES, lr=3e-2), trainer(30)
+    served = []
+    module.transformer.register_forward_pre_hook(
+        lambda _, inputs: served.extend(inputs[1].tolist()) if module.training else None
+    )
+    fit.fit(module, datamodule=Noise())
+    assert served == [i % 3 for i in range(60)]
+    photo = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        painted = [module.eval()(photo, style) for style in range(3)]
+        mixed = module(photo, torch.tensor([0.5, 0.5, 0]))
+    assert min((a - b).abs().mean() for a in painted for b in [*painted, mixed] if a is not b) > 0.01
+    grid = module.sample_grid()
+    assert grid.shape == (3, 4 + 4 * (16 + 4), 4 + 16 + 4 + 2 * (16 + 4))
+    assert module.style_names == STYLES
+    gates = {value.layer for value in norms.mixing_values(module)}
+    assert "transformer.first.norm.norm" in gates
+
+
+class SaveAtTwo(pl.Callback):
+    """Saves after the second step."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(self.path)
+
+
+def test_several_styles_resume_as_if_never_stopped(tmp_path):
+    options = {"styles": STYLES, "noise": 0.1, "jitter": 0.2, "schedule": "cosine", "channels_last": True}
+    whole, second = make(**options), make(**options)
+    trainer(5, callbacks=[SaveAtTwo(tmp_path / "last.ckpt")]).fit(whole, datamodule=Noise())
+    trainer(5).fit(second, datamodule=Noise(), ckpt_path=tmp_path / "last.ckpt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_styles_from_a_folder_are_kept_by_name(tmp_path):
+    for name in ("b", "a"):
+        to_pil_image(torch.rand(3, 64, 64)).save(tmp_path / f"{name}.png")
+    module = make(styles=[str(tmp_path), "night"])
+    assert module.style_names == ["a", "b", "night"]
+    assert module.hparams["styles"] == [str(tmp_path / "a.png"), str(tmp_path / "b.png"), "night"]
+
+
+@pytest.mark.parametrize(
+    ("styles", "message"),
+    [
+        ([], "styles: expected one or more names, files or folders"),
+        (["night", "night"], "night and night would both be called night"),
+        (["{folder}"], "styles: no image files in"),
+        (["nonesuch"], "no style picture 'nonesuch'"),
+    ],
+)
+def test_impossible_styles(styles, message, tmp_path):
+    with pytest.raises(SettingError, match=message):
+        make(styles=[style.format(folder=tmp_path) for style in styles]).prepare_data()
+
+
+def test_noise_is_the_same_in_every_evaluation_and_other_in_every_step():
+    module, photo = make(noise=0.5), torch.rand(2, 3, 16, 16)
+    module.eval()
+    assert torch.equal(module(photo), module(photo))
+    torch.testing.assert_close(module(photo)[1:], module(photo[1:]))
+    assert not torch.allclose(module(photo), make(noise=0.0).eval()(photo))
+    fit = trainer(2)
+    seen = []
+    module.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]) if module.training else None)
+    fit.fit(module.train(), datamodule=Noise())
+    assert len(seen) == 2
+    assert not torch.equal(*seen)
+
+
+def test_channels_last_gives_the_same_losses():
+    fits = []
+    for channels_last in (False, True):
+        fit = trainer(20)
+        fit.fit(make(channels_last=channels_last, lr=1e-3), datamodule=Noise())
+        fits.append({name: float(value) for name, value in fit.callback_metrics.items() if "train" in name})
+    assert fits[0] == pytest.approx(fits[1], rel=1e-3)
+
+
+def test_the_rate_follows_the_schedule():
+    module, fit = make(schedule="cosine"), trainer(20)
+    fit.fit(module, datamodule=Noise())
+    assert fit.optimizers[0].param_groups[0]["lr"] < 1e-3 * 1e-2
+    with pytest.raises(SettingError, match="unknown schedule 'linear'"):
+        make(schedule="linear")
+    with pytest.raises(SettingError, match="unknown upsampling 'cubic'"):
+        make(upsampling="cubic")
+
+
 def test_predictions_are_stylized_photos(fitted):
     photo = torch.rand(1, 3, 9, 9)
     module = fitted[0].eval()

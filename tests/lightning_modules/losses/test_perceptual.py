@@ -7,9 +7,11 @@ from torch import nn
 from lightning_modules.losses.perceptual import (
     PerceptualLoss,
     Term,
+    View,
     build_term,
     gram_matrix,
     relative_error,
+    split_layer,
     squared_error,
     total_variation,
     usual_terms,
@@ -278,3 +280,58 @@ def test_what_is_no_term(description, message):
 def test_terms_have_different_names():
     with pytest.raises(SettingError, match="different names other than loss, got brightness, brightness"):
         PerceptualLoss(Polynomials(), [Brightness(layers=["power1"]), Brightness(layers=["power2"])])
+
+
+def test_several_styles_are_each_compared_with_their_own_images():
+    styles = [STYLE, torch.rand(1, 3, 7, 9), torch.rand(1, 3, 12, 8)]
+    images, photos = torch.rand(2, 5, 3, 8, 8)
+    loss = usual_loss(Polynomials(), ["power1"], ["power1", "power2"], **WEIGHTS)
+    loss.set_style(*styles)
+    terms = loss(images, photos, styles=[2, 0, 1, 0, 0])
+    single = []
+    for image, photo, style in zip(images, photos, [2, 0, 1, 0, 0], strict=True):
+        loss.set_style(styles[style])
+        single.append(loss(image[None], photo[None]))
+    # The content is relative to all photos of a style.
+    torch.testing.assert_close(terms["style"], torch.stack([each["style"] for each in single]).mean())
+    torch.testing.assert_close(terms["tv"], torch.stack([each["tv"] for each in single]).mean())
+
+
+def test_all_images_of_one_style_are_compared_as_a_batch():
+    images, photos = torch.rand(2, 4, 3, 8, 8)
+    loss = make()
+    expected, found = loss(images, photos), loss(images, photos, styles=[0] * 4)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_a_layer_with_a_number_sees_smaller_images():
+    images, photos = torch.rand(2, 2, 3, 16, 24)
+    small = [View(0.5, 0, 0)(each) for each in (images, photos)]
+    assert small[0].shape == (2, 3, 8, 12)
+    loss = make(content=["power2@2"], style=["power1@2"])
+    expected = make(content=["power2"], style=["power1"])
+    expected.set_style(View(0.5, 0, 0)(STYLE))
+    for name in ("content", "style"):
+        torch.testing.assert_close(loss(images, photos)[name], expected(*small)[name])
+    assert split_layer("relu2_2") == ("relu2_2", 1)
+    assert split_layer("relu2_2@1.5") == ("relu2_2", 1.5)
+
+
+@pytest.mark.parametrize("layer", ["power1@", "power1@0.5", "power1@a", "power1@nan", "power1@inf", "power1@2@2"])
+def test_layers_with_impossible_numbers(layer):
+    with pytest.raises(SettingError, match="expected a number of at least 1 after @"):
+        make(style=[layer])
+
+
+def test_a_view_is_scaled_and_shifted():
+    image = torch.rand(1, 3, 20, 30)
+    assert torch.equal(View(1, 3, 2)(image), image[..., 2:, 3:])
+    assert View(1.5, 4, 5)(image).shape == (1, 3, 30 - 5, 45 - 4)
+    assert View(0.1, 7, 7)(image).shape == (1, 3, 1, 1), "never nothing"
+    loss, photo = make(), torch.rand(1, 3, 20, 30)
+    seen = View(0.7, 1, 2)
+    terms, expected = loss(image, photo, view=seen), loss(seen(image), seen(photo))
+    torch.testing.assert_close(terms["style"], expected["style"])
+    torch.testing.assert_close(terms["content"], expected["content"])
+    torch.testing.assert_close(terms["tv"], total_variation(image))

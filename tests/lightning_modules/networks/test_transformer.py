@@ -144,3 +144,32 @@ def test_impossible_networks_are_refused(options, message):
 def test_unknown_norms_are_refused():
     with pytest.raises(ValueError, match="did you mean 'instance'"):
         TransformerNet(norm="instence")
+
+
+def test_styles_differ_by_gamma_and_beta_alone():
+    net, image = small(num_styles=3, norm="instance"), torch.rand(3, 3, 12, 12)
+    for norm in net.modules():
+        if isinstance(norm, norms.ConditionalNorm):
+            torch.nn.init.normal_(norm.weight)
+            torch.nn.init.normal_(norm.bias)
+    plain = small(norm="instance")
+    for style in range(3):
+        state = {name: value[style] if value.ndim == 2 else value for name, value in net.state_dict().items()}
+        plain.load_state_dict(state)
+        torch.testing.assert_close(net(image, style), plain(image))
+    together = net(image, torch.tensor([2, 0, 1]))
+    for row, style in enumerate([2, 0, 1]):
+        torch.testing.assert_close(together[row], net(image, style)[row])
+
+
+def test_several_styles_must_be_told_apart():
+    with pytest.raises(SettingError, match="is told which one to paint in"):
+        small(num_styles=2)(torch.rand(1, 3, 8, 8))
+    with pytest.raises(SettingError, match="is told which one to paint in"):
+        small()(torch.rand(1, 3, 8, 8), 0)
+
+
+def test_bilinear_upsampling_leaves_an_even_picture_even():
+    net = small(upsampling="bilinear")
+    y = net(torch.full((1, 3, 32, 32), 0.3))
+    assert (y - y.mean((2, 3), keepdim=True)).abs().max() < 1e-5
