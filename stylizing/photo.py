@@ -11,7 +11,7 @@ from PIL.ImageFile import ImageFile
 from data.images import decode, from_srgb, opened
 from training.images import format_of, write_image
 
-FRAMES, TRANSPARENCY, PROFILE = "further frames", "transparency", "color profile"
+FRAMES, TRANSPARENCY, PROFILE, TONES = "further frames", "transparency", "color profile", "more than 8 bits a color"
 EXIF, XMP, IPTC = "EXIF data", "XMP data", "IPTC data"
 """What a result may lack."""
 
@@ -43,6 +43,8 @@ class Photo(NamedTuple):
     """Its EXIF data for an upright image of this size; empty if there are none."""
     xmp: bytes
     """Its XMP data for an upright image; empty if there are none."""
+    resolution: tuple[float, float] | None
+    """Its pixels per inch, across and down; None if it says none."""
     scaled: bool
     """Whether it was larger."""
     lacks: tuple[str, ...]
@@ -63,7 +65,7 @@ class Photo(NamedTuple):
         """
         kind = format_of(path)
         lacks = list(self.lacks)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {} if self.resolution is None else {"dpi": self.resolution}
         if self.profile:
             converted = from_srgb(result, self.profile)
             if converted is None or kind == "BMP":
@@ -110,12 +112,13 @@ def read(source: Path, target: Path, size: int | None = None, max_pixels: int | 
 
     with opened(source, shrink, max_pixels) as file:
         turned = ExifTags.Base.Orientation in file.getexif()  # which decoding removes
-        profile = file.info.get("icc_profile")
+        profile, resolution = file.info.get("icc_profile"), _resolution(file)
+        fine = _has_fine_tones(file)
         rgb, alpha = decode(file)
         image = _scaled_down(rgb, longest)
         if image is file:  # which looking for further frames would move on
             image = image.copy()
-        lacks = [FRAMES] if _has_further_frames(file) else []
+        lacks = ([TONES] if fine else []) + ([FRAMES] if _has_further_frames(file) else [])
         exif, whole = _described(file, image.size, turned)
         lacks += [] if whole else [EXIF]
         xmp = file.info.get("xmp") or b""  # in which decoding has removed the orientation
@@ -126,7 +129,16 @@ def read(source: Path, target: Path, size: int | None = None, max_pixels: int | 
         alpha = _scaled_down(alpha, longest)
         seen = alpha.point(lambda value: 255 if value else 0) if format_of(target) in _WITH_TRANSPARENCY else alpha
         image = Image.composite(image, Image.new("RGB", image.size, "white"), seen)
-    return Photo(image, alpha, profile, exif, xmp if isinstance(xmp, bytes) else b"", sizes[0] > longest, tuple(lacks))
+    return Photo(
+        image,
+        alpha,
+        profile,
+        exif,
+        xmp if isinstance(xmp, bytes) else b"",
+        resolution,
+        sizes[0] > longest,
+        tuple(lacks),
+    )
 
 
 def _scaled_down(image: Image.Image, size: int) -> Image.Image:
@@ -136,6 +148,20 @@ def _scaled_down(image: Image.Image, size: int) -> Image.Image:
     return image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
     )
+
+
+def _resolution(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        across, down = (float(each) for each in image.info["dpi"])
+    except Exception:  # there is none, or a damaged one
+        return None
+    return (across, down) if 0 < across < 2**16 and 0 < down < 2**16 else None
+
+
+def _has_fine_tones(image: Image.Image) -> bool:
+    """Return whether a file that is not decoded yet holds more than 8 bits of each color."""
+    raw = [str(tile[3]) for tile in image.tile] if isinstance(image, ImageFile) else []
+    return image.mode.startswith("I") or any("16" in mode for mode in raw)
 
 
 def _has_further_frames(image: Image.Image) -> bool:

@@ -180,5 +180,5 @@ def _device(name: str | None) -> torch.device:
         found.cpu()  # a device such as meta, which holds nothing, cannot
         return found.device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # what follows is for torch's developers
         raise SettingError(f"--device: cannot use device {name!r}: {reason}") from error

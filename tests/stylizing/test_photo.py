@@ -1,8 +1,10 @@
 """What a result keeps of its photo beside the picture."""
 
 import functools
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from data.images import load_image
-from stylizing.photo import EXIF, FRAMES, IPTC, PROFILE, TRANSPARENCY, XMP, read
+from stylizing.photo import EXIF, FRAMES, IPTC, PROFILE, TONES, TRANSPARENCY, XMP, read
 
 Base, IFD = ExifTags.Base, ExifTags.IFD
 
@@ -217,3 +219,29 @@ def test_a_hundred_megapixels_take_less_than_a_gigabyte(tmp_path):
     assert size == "(2048, 1536)"
     assert done.stderr == ""
     assert int(memory) < 2**20
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff"])
+def test_the_resolution_is_kept(tmp_path, suffix):
+    for exif in (None, described()):
+        source, target = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+        Image.new("RGB", (20, 10)).save(source, dpi=(300, 150), **({"exif": exif} if exif else {}))
+        photo = read(source, target)
+        photo.write(photo.image, target)
+        assert [round(float(each)) for each in Image.open(target).info["dpi"]] == [300, 150]
+
+
+@pytest.mark.parametrize(("mode", "fine"), [("I;16", True), ("L", False), ("RGB", False), ("1", False)])
+def test_tones_that_are_lost_are_said(tmp_path, mode, fine):
+    Image.new(mode, (8, 8)).save(tmp_path / "a.png")
+    assert (TONES in read(tmp_path / "a.png", tmp_path / "b.png").lacks) == fine
+
+
+def test_tones_of_colors_that_are_lost_are_said(tmp_path):
+    data = b"".join(b"\0" + bytes(range(48)) for _ in range(8))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    packed = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    assert read(tmp_path / "a.png", tmp_path / "b.png").lacks == (TONES,)
