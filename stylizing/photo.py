@@ -111,9 +111,9 @@ def read(source: Path, target: Path, size: int | None = None, max_pixels: int | 
         return max(width, height) / (2 * longest)  # twice as fine, which leaves the scaling to a better filter
 
     with opened(source, shrink, max_pixels) as file:
+        fine = _has_fine_tones(file)
         turned = ExifTags.Base.Orientation in file.getexif()  # which decoding removes
         profile, resolution = file.info.get("icc_profile"), _resolution(file)
-        fine = _has_fine_tones(file)
         rgb, alpha = decode(file)
         image = _scaled_down(rgb, longest)
         if image is file:  # which looking for further frames would move on
