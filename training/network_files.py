@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
@@ -50,7 +50,7 @@ def write_network(model: StyleTransfer, path: Path, told: Mapping[str, str]) -> 
     weights = {name: _handy(name, value) for name, value in model.state_dict().items()}
     try:
         with replacing(path) as partial:
-            save_file(weights, partial, header)
+            partial.write_bytes(save(weights, header))  # which others may read, unlike what save_file makes
     except OSError as error:
         raise SettingError(f"cannot write {path}: {error.strerror or error}") from error
 
