@@ -104,6 +104,8 @@ def _why_unreadable(path: Path) -> str:
             return "it is cut off or damaged"
     if not begin:
         return "it is empty"
+    if path.suffix == SUFFIX:
+        return "it is cut off or damaged"
     # The first byte of a pickle, as torch wrote them before it zipped them, tells its protocol.
     if any(part.endswith("/data.pkl") for part in parts) or begin.startswith(b"\x80"):
         return "it holds more than tensors and plain values, or is cut off or damaged; save the state_dict alone"

@@ -99,8 +99,10 @@ class FeatureNet(nn.Module):
             network = cls(json.loads(metadata["widths"]), json.loads(metadata["depths"]), norm="none")
             network.load_state_dict(weights)
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise SettingError(f"{path} holds no feature network ({type(error).__name__}: {reason})") from error
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise SettingError(
+                f"{path} holds no feature network: {reason or 'it is damaged, or another file'}"
+            ) from error
         return network.eval().requires_grad_(False)
 
     def save(self, path: str | Path, metadata: Mapping[str, str]) -> None:

@@ -197,7 +197,11 @@ def _read(path: Path) -> dict[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise SettingError(f"weights: {path} cannot be read ({_reason(error)})") from error
+        # What the readers say of a damaged file is of their own insides.
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise SettingError(
+            f"weights: {path} cannot be read ({reason or 'it is damaged, or holds no weights'})"
+        ) from error
     if not isinstance(state, dict):
         raise SettingError(f"weights: {path} holds {type(state).__name__}, not a dict of tensors by name")
     return state
