@@ -375,7 +375,7 @@ MISTAKES = {
     "--config clasifier": "unknown configuration 'clasifier', did you mean 'classifier'[?].*",
     "--config missing.yaml": "config: File does not exist: '.*missing.yaml'",
     "--config broken.yaml": "broken.yaml is not valid YAML: .* line 2.*",
-    "--config text.yaml": "Unexpected config: hello",
+    "--config text.yaml": "text.yaml holds hello, but a configuration is made of settings, such as name: run",
     "--config section.yaml": "unknown option 'modle', did you mean 'model'[?]",
     "--trainer.max_step 4": "unknown option 'trainer.max_step', did you mean 'trainer.max_steps'[?]",
     "--trainer.max_s 4": "unknown option 'trainer.max_s'.*",  # no abbreviations
@@ -393,7 +393,7 @@ MISTAKES = {
     "--trainer.logger false": "trainer.logger: false is not possible.*WANDB_MODE=disabled.*",
     "--trainer.accelerator abacus": "You selected an invalid accelerator name: .*abacus.*",
     "--trainer.logger pytorch_lightning.loggers.TensorBoardLogger": (
-        "no save_dir given: pytorch_lightning.loggers.TensorBoardLogger needs it"
+        "no save_dir given: pytorch_lightning.loggers.TensorBoardLogger needs it, as init_args: {save_dir: [.]{3}}"
     ),
     "--mixing.every_n_steps 0": "mixing.every_n_steps must be at least 1, got 0",
     "--name a/b": "name must be the name of a folder, got 'a/b'",
