@@ -82,10 +82,10 @@ def border(photo: Image.Image, painted: Image.Image) -> float:
     """Return how much more the outermost pixels differ from the next ones than in the photo."""
 
     def step(values: np.ndarray) -> float:
-        inner, outer = values[4:-4, 4:-4], values.sum()
-        innermost = values[16:-16, 16:-16]
-        frame = (outer - inner.sum()) / (values.size - inner.size)
-        return abs(frame - (inner.sum() - innermost.sum()) / (inner.size - innermost.size))
+        outermost, next_to_it = np.ones((2, *values.shape), dtype=bool)
+        outermost[4:-4, 4:-4] = False
+        next_to_it[16:-16, 16:-16] = False
+        return abs(values[outermost].mean() - values[next_to_it & ~outermost].mean())
 
     return step(luma(painted)) - step(luma(photo))
 

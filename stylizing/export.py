@@ -18,8 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 after a disk that failed, 2 after an error of the user's or 130 after Ctrl-C, which are
-        told in one line on stderr.
+        The exit status: 0, 2 after an error of the user's or 130 after Ctrl-C, which are told in one line on stderr.
     """
     return run_command(_parser(), _run, arguments)
 

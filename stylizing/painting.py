@@ -61,7 +61,8 @@ def paint(model: StyleTransfer, photo: Image.Image, manner: Manner = AS_TRAINED)
     seen = _scaled(photo, model.hparams["photo_size"] / manner.stroke_size)
     with torch.inference_mode():
         small = to_tensor(seen)
-        painted = model(small[None].to(model.device), manner.style)[0].cpu()
+        style = manner.style.to(model.device) if isinstance(manner.style, Tensor) else manner.style
+        painted = model(small[None].to(model.device), style)[0].cpu()
         slope = Image.fromarray(_slope(small, painted).numpy())
         # Sideways first: strips are then scaled as the whole would be.
         wide = [_resized(image, (photo.width, seen.height)) for image in (seen, to_picture(painted), slope)]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import norms
 from data.stream import StreamDataset, StreamSampler, generator
 from lightning_modules.base import TrainingModule
+from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
 from training.lightning_private import leave_signals_alone
 from training.loggers import CSVLogger
@@ -142,3 +143,14 @@ def fit(run_dir, callbacks, model=None, loggers=(), ckpt_path=None, data=None, *
     leave_signals_alone(trainer)
     trainer.fit(model or TinyModel(), data or TinyData(), ckpt_path=ckpt_path)
     return trainer
+
+
+class Painter(StyleTransfer):
+    """Paints by a formula."""
+
+    def __init__(self, formula, photo_size=512):
+        super().__init__(widths=[4], num_blocks=0, photo_size=photo_size)
+        self.formula = formula
+
+    def forward(self, image, style=0):
+        return self.formula(image)

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
+from stand_ins import Painter
 from test_benchmarks import load
 
 from lightning_modules.style_transfer import StyleTransfer
@@ -13,17 +14,6 @@ from training.run import Run
 from training.shipped import NETWORKS
 
 pictures = load("pictures")
-
-
-class Known(StyleTransfer):
-    """Paints by a formula."""
-
-    def __init__(self, formula):
-        super().__init__(widths=[4], num_blocks=0)
-        self.formula = formula
-
-    def forward(self, image, style=0):
-        return self.formula(image)
 
 
 def noise(size=(300, 200)):
@@ -44,9 +34,9 @@ def test_a_halo_is_what_a_sharpening_adds():
     def sharpened(image):
         return (image + 0.3 * (image - F.avg_pool2d(image, 9, 1, 4, count_include_pad=False))).clamp(0, 1)
 
-    assert pictures.halo(Known(lambda image: image), Manner()) < 0.01
-    assert pictures.halo(Known(lambda image: 1 - image), Manner()) < 0.01
-    assert pictures.halo(Known(sharpened), Manner()) > 0.03
+    assert pictures.halo(Painter(lambda image: image), Manner()) < 0.01
+    assert pictures.halo(Painter(lambda image: 1 - image), Manner()) < 0.01
+    assert pictures.halo(Painter(sharpened), Manner()) > 0.03
 
 
 def test_a_border_is_what_its_pixels_lack():

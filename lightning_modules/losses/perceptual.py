@@ -256,7 +256,7 @@ class PerceptualLoss(nn.Module):
         with torch.no_grad():
             wanted = self._activations(view(photo) if view else photo, self.photo_layers)
         values = dict.fromkeys(self.weights, image.new_zeros(()))
-        for style, members in _members(styles, len(image)).items():
+        for style, members in _members(styles).items():
             parts = [{layer: x[members] for layer, x in features.items()} for features in (found, wanted)]
             mine = image[members]
             for name, term in cast(nn.ModuleDict, self.terms[style]).items():
@@ -267,9 +267,10 @@ class PerceptualLoss(nn.Module):
     def _activations(self, image: Tensor, layers: Collection[str]) -> Features:
         found: dict[str, Tensor] = {}
         for factor in sorted({split_layer(layer)[1] for layer in layers}):
-            names = {split_layer(layer)[0]: layer for layer in layers if split_layer(layer)[1] == factor}
-            activations = self.network(View(1 / factor, 0, 0)(image) if factor > 1 else image, set(names))
-            found |= {names[name]: value for name, value in activations.items()}
+            names = {layer: split_layer(layer)[0] for layer in layers if split_layer(layer)[1] == factor}
+            seen = View(1 / factor, 0, 0)(image) if factor > 1 else image
+            activations = self.network(seen, set(names.values()))
+            found |= {layer: activations[name] for layer, name in names.items()}
         return found
 
 
@@ -291,7 +292,7 @@ def split_layer(layer: str) -> tuple[str, float]:
     return name, factor
 
 
-def _members(styles: Sequence[int] | None, count: int) -> dict[int, Any]:
+def _members(styles: Sequence[int] | None) -> dict[int, Any]:
     """Return which images are of which style; a slice if all are, which copies nothing."""
     if styles is None:
         return {0: slice(None)}

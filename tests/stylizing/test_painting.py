@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from stand_ins import Painter
 
 from lightning_modules.losses.perceptual import PerceptualLoss, usual_terms
 from lightning_modules.networks.loss_network import LossNetwork, default_layers
@@ -14,15 +15,8 @@ from stylizing import painting
 from stylizing.painting import Manner, find_style, paint
 
 
-class Known(StyleTransfer):
-    """Paints by a formula."""
-
-    def __init__(self, formula, photo_size=64):
-        super().__init__(widths=[4], num_blocks=0, photo_size=photo_size)
-        self.formula = formula
-
-    def forward(self, image, style=0):
-        return self.formula(image)
+def small_painter(formula):
+    return Painter(formula, photo_size=64)
 
 
 def photo(longer=640):
@@ -36,7 +30,7 @@ def error(a, b):
 
 def test_the_network_sees_the_photo_at_the_size_of_the_training_by_the_size_of_the_strokes():
     seen = []
-    model = Known(lambda image: seen.append(image.shape[-2:]) or image)
+    model = small_painter(lambda image: seen.append(image.shape[-2:]) or image)
     for stroke_size in (0.5, 1, 2):
         assert paint(model, photo(100), Manner(stroke_size=stroke_size)).size == (100, 66)
     assert seen == [(84, 128), (42, 64), (21, 32)]
@@ -44,7 +38,7 @@ def test_the_network_sees_the_photo_at_the_size_of_the_training_by_the_size_of_t
 
 def test_at_the_size_of_the_training_the_result_is_what_the_network_makes():
     image = photo(64)
-    result = paint(Known(lambda image: 1 - image), image)
+    result = paint(small_painter(lambda image: 1 - image), image)
     assert np.abs(np.asarray(result).astype(int) + np.asarray(image) - 255).max() <= 1
 
 
@@ -54,16 +48,16 @@ def test_detail_comes_back_where_the_painting_follows_the_photo(formula):
     expected = (formula(torch.from_numpy(np.array(image)).double() / 255) * 255).round().numpy()
     plain = Image.fromarray(expected.astype(np.uint8)).resize((64, 42), Image.Resampling.LANCZOS)
     blurred = error(plain.resize(image.size, Image.Resampling.BICUBIC), expected)
-    assert error(paint(Known(formula), image), expected) < 0.75 * blurred
+    assert error(paint(small_painter(formula), image), expected) < 0.75 * blurred
 
 
 def test_a_painting_that_does_not_follow_the_photo_gets_none_of_its_detail():
-    result = paint(Known(lambda image: torch.full_like(image, 0.4)), photo(200))
+    result = paint(small_painter(lambda image: torch.full_like(image, 0.4)), photo(200))
     assert set(np.unique(np.asarray(result))) == {102}
 
 
 def test_strips_show_no_seams(monkeypatch):
-    model, image = Known(lambda image: image.flip(1) ** 2), photo(300)
+    model, image = small_painter(lambda image: image.flip(1) ** 2), photo(300)
     manner = Manner(strength=0.8, keep_colors=True)
     expected = np.asarray(paint(model, image, manner))
     monkeypatch.setattr(painting, "STRIP", 7)

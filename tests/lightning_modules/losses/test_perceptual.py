@@ -314,6 +314,9 @@ def test_a_layer_with_a_number_sees_smaller_images():
     expected.set_style(View(0.5, 0, 0)(STYLE))
     for name in ("content", "style"):
         torch.testing.assert_close(loss(images, photos)[name], expected(*small)[name])
+    torch.testing.assert_close(
+        make(style=["power1", "power1@1"])(images, photos)["style"], make(style=["power1"])(images, photos)["style"]
+    )
     assert split_layer("relu2_2") == ("relu2_2", 1)
     assert split_layer("relu2_2@1.5") == ("relu2_2", 1.5)
 
