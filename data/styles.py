@@ -43,11 +43,20 @@ def find_styles(styles: Sequence[str]) -> list[str]:
         found += inside
     if not found:
         raise SettingError("styles: expected one or more names, files or folders of style pictures, got none")
-    name, count = Counter(Path(style).stem for style in found).most_common(1)[0]
-    if count > 1:
-        alike = [style for style in found if Path(style).stem == name]
-        raise SettingError(f"styles: {' and '.join(alike)} would both be called {name}: rename one of them")
+    check_names(found)
     return found
+
+
+def check_names(styles: Sequence[str]) -> None:
+    """Refuse styles of which two have the same name.
+
+    Raises:
+        SettingError: If two have.
+    """
+    name, count = Counter(Path(style).stem for style in styles).most_common(1)[0]
+    if count > 1:
+        alike = [style for style in styles if Path(style).stem == name]
+        raise SettingError(f"styles: {' and '.join(alike)} would both be called {name}: rename one of them")
 
 
 def open_style(style: str | os.PathLike[str]) -> Image.Image:

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as tvf
 from torchvision.utils import make_grid
 
 from data.stream import generator
-from data.styles import find_styles, open_style
+from data.styles import check_names, find_styles, open_style
 from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
@@ -31,6 +31,8 @@ from lightning_modules.losses.perceptual import (
 )
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
+from lightning_modules.starting import Base
+from norms import ConditionalNorm
 from norms.errors import SettingError, check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
@@ -71,6 +73,12 @@ class StyleTransfer(TrainingModule):
         styles: In the place of ``style`` several such names and paths, or folders of pictures, for one network that
             paints in each of them: every norm has a gamma and beta for each style. They are served in turn, image by
             image.
+        start: A trained style network to begin with, in the place of random weights: a run, a checkpoint, an exported
+            network or ``bundled``. It has the same ``widths`` and ``num_blocks``.
+        add_to: Likewise a network of several styles, to which ``style`` or ``styles`` are added: their gamma and beta
+            are trained, and all else stays as it is, its other styles too. The network's shape, norm and noise are
+            those of its training.
+        first_style: Index of the first style that is trained; found by itself.
         noise: Standard deviation of the noise that is added to a photo, whose values are in [0, 1], before the network
             sees it: what strokes in a clear sky can grow from. The same in every evaluation.
         norm: The network's normalization, as :func:`norms.build` takes it.
@@ -127,6 +135,9 @@ class StyleTransfer(TrainingModule):
         style: str = "night",
         style_size: int = 256,
         styles: list[str] | None = None,
+        start: str | None = None,
+        add_to: str | None = None,
+        first_style: int = 0,
         noise: float = 0.0,
         norm: str | Callable[..., nn.Module] = "batch_instance",
         norm_options: dict[str, Any] | None = None,
@@ -154,6 +165,12 @@ class StyleTransfer(TrainingModule):
         # Checkpoints hold plain types alone, and need no folder of styles.
         norm, loss_network = class_path(norm), class_path(loss_network)
         styles = None if styles is None else find_styles(styles)
+        if add_to is not None and not first_style:
+            base = Base(add_to)
+            first_style = len(base.styles)
+            styles = [*base.styles, *(styles or find_styles([style]))]
+            check_names(styles)
+            widths, num_blocks, norm, norm_options, upsampling, noise, photo_size = base.shape
         self.save_hyperparameters()
         check_range("style_size", style_size, at_least=1, at_most=LARGEST_STYLE)
         check_range("lr", lr, at_least=0, below=math.inf)
@@ -171,6 +188,13 @@ class StyleTransfer(TrainingModule):
         for name in self._picture_names():
             self.register_buffer(name, torch.empty(3, 0, 0, dtype=torch.uint8))
         self._photos: Tensor | None = None
+        if self.first_style:
+            self._freeze_all_but_new_styles()
+
+    @property
+    def first_style(self) -> int:
+        """Index of the first style that is trained; those before it are of the network that styles are added to."""
+        return int(self.hparams["first_style"])
 
     @property
     def style_names(self) -> list[str]:
@@ -204,7 +228,7 @@ class StyleTransfer(TrainingModule):
         Raises:
             SettingError: If one of them cannot be had.
         """
-        for style in self.styles:
+        for style in self.styles[self.first_style :]:
             self._open_style(style)
         self._build_loss()
 
@@ -212,10 +236,18 @@ class StyleTransfer(TrainingModule):
         """Build what only training and validation need."""
         if stage == "predict":
             return
+        if stage == "fit":
+            self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
                 setattr(self, name, self._open_style(style).to(self.device))
         self.loss = self._build_loss().to(self.device).to(memory_format=self.memory_format)
+
+    def on_train_start(self) -> None:
+        """Keep running statistics as they are where styles share them that are not trained."""
+        super().on_train_start()
+        if self.first_style:
+            self.transformer.eval()
 
     def on_fit_start(self) -> None:
         """Measure the style, now that a checkpoint, if there is one, has brought back its picture.
@@ -294,6 +326,24 @@ class StyleTransfer(TrainingModule):
             if name in checkpoint["state_dict"]:
                 setattr(self, name, torch.empty_like(checkpoint["state_dict"][name], device=self.device))
 
+    def _begin_with_other_network(self) -> None:
+        path = self.hparams["add_to"] or self.hparams["start"]
+        if path is None or self.trainer.ckpt_path is not None:
+            return
+        base = Base(path)
+        base.copy_to_(self.transformer, self.first_style)
+        for name in self._picture_names()[: self.first_style]:
+            setattr(self, name, base.weights[name].clone())
+
+    def _freeze_all_but_new_styles(self) -> None:
+        for parameter in self.transformer.parameters():
+            parameter.requires_grad_(False)
+        for module in self.transformer.modules():
+            if isinstance(module, ConditionalNorm):
+                for table in (module.weight, module.bias):
+                    table.requires_grad_(True)
+                    table.register_hook(lambda grad: grad.index_fill(0, torch.arange(self.first_style), 0))
+
     def _picture_names(self) -> list[str]:
         return [f"style_image{index or ''}" for index in range(len(self.styles))]
 
@@ -319,14 +369,16 @@ class StyleTransfer(TrainingModule):
         return PerceptualLoss(build_loss_network(options["loss_network"], layers, options["weights"]), terms)
 
     def _measure_style(self) -> None:
-        self.loss.set_style(*(tvf.to_dtype(picture[None], torch.float32, scale=True) for picture in self.style_images))
+        pictures = self.style_images[self.first_style :]
+        self.loss.set_style(*(tvf.to_dtype(picture[None], torch.float32, scale=True) for picture in pictures))
 
     def _compare(self, photo: Tensor, first: int, view: View | None = None) -> dict[str, Tensor]:
         """Stylize photos, in turn in each style, and compare them; ``first`` is the number of the first photo."""
         if self.transformer.num_styles is None:
             return self.loss(self(photo), photo, view=view)
-        styles = [(first + i) % len(self.styles) for i in range(len(photo))]
-        return self.loss(self(photo, torch.tensor(styles, device=photo.device)), photo, styles, view)
+        trained = [(first + i) % (len(self.styles) - self.first_style) for i in range(len(photo))]
+        styles = torch.tensor(trained, device=photo.device) + self.first_style
+        return self.loss(self(photo, styles), photo, trained, view)
 
     def _noise(self, image: Tensor) -> Tensor:
         if self.training:

@@ -40,7 +40,7 @@ def write_network(model: StyleTransfer, path: Path, told: Mapping[str, str]) -> 
     """
     settings = plain_settings({HYPER_PARAMETERS: model.hparams})
     names = [Path(style).name for style in model.styles]
-    settings |= {"style": names[0], "styles": settings["styles"] and names, "weights": None}
+    settings |= {"style": names[0], "styles": settings["styles"] and names, "weights": None, "start": None, "add_to": None}
     header = {
         **told,
         "format": FORMAT,
