@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from norms import ConditionalNorm
 from norms.errors import SettingError
 
 _SHAPE = ("widths", "num_blocks", "norm", "norm_options", "upsampling", "noise", "photo_size")
@@ -92,6 +93,16 @@ class Base:
                     f"model.start: {name} has another shape than in the network to begin with, which has {shape}: give "
                     "the same, or --model.start null"
                 )
+
+
+def train_only_styles_from_(first: int, transformer: nn.Module) -> None:
+    """Freeze a network of several styles, but for the gamma and beta of the styles from an index on."""
+    transformer.requires_grad_(False)
+    for module in transformer.modules():
+        if isinstance(module, ConditionalNorm):
+            for table in (module.weight, module.bias):
+                table.requires_grad_(True)
+                table.register_hook(lambda grad: grad.index_fill(0, torch.arange(first, device=grad.device), 0))
 
 
 def _canonical(name: str) -> str:

@@ -1,10 +1,9 @@
 """Feed-forward style transfer."""
 
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import ImageOps
@@ -13,13 +12,11 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
-from torchvision.utils import make_grid
 
 from data.stream import generator
 from data.styles import check_names, find_styles, open_style
-from lightning_modules.base import TrainingModule, class_path
+from lightning_modules.base import class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
     LossScaling,
@@ -31,17 +28,11 @@ from lightning_modules.losses.perceptual import (
 )
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
-from lightning_modules.starting import Base
-from norms import ConditionalNorm
+from lightning_modules.painter import Painter, draw_grid, split_shares
+from lightning_modules.starting import Base, train_only_styles_from_
 from norms.errors import SettingError, check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
-
-SAMPLES = 6
-"""How many photos the sample grid shows, if a validation batch has as many."""
-
-GAP = 4
-"""Width of the white lines in the sample grid, in pixels."""
 
 SMALLEST_STYLE = 32
 """Pixels below which a picture has no texture left to learn from."""
@@ -57,7 +48,7 @@ _VIEW, _NOISE, _FIXED_NOISE = 1, 2, 3
 """Tell the module's random numbers apart."""
 
 
-class StyleTransfer(TrainingModule):
+class StyleTransfer(Painter):
     """Train a network that repaints any photo in the style of one picture, or of one of several.
 
     The checkpoint holds the network and the style pictures, and nothing of the loss network. So it can be used where
@@ -163,7 +154,6 @@ class StyleTransfer(TrainingModule):
     ) -> None:
         super().__init__(seed)
         # Checkpoints hold plain types alone, and need no folder of styles.
-        norm, loss_network = class_path(norm), class_path(loss_network)
         styles = None if styles is None else find_styles(styles)
         if add_to is not None and not first_style:
             base = Base(add_to)
@@ -171,6 +161,7 @@ class StyleTransfer(TrainingModule):
             styles = [*base.styles, *(styles or find_styles([style]))]
             check_names(styles)
             widths, num_blocks, norm, norm_options, upsampling, noise, photo_size = base.shape
+        norm, loss_network = class_path(norm), class_path(loss_network)
         self.save_hyperparameters()
         check_range("style_size", style_size, at_least=1, at_most=LARGEST_STYLE)
         check_range("lr", lr, at_least=0, below=math.inf)
@@ -187,9 +178,8 @@ class StyleTransfer(TrainingModule):
         self.transformer.to(memory_format=self.memory_format)
         for name in self._picture_names():
             self.register_buffer(name, torch.empty(3, 0, 0, dtype=torch.uint8))
-        self._photos: Tensor | None = None
         if self.first_style:
-            self._freeze_all_but_new_styles()
+            train_only_styles_from_(self.first_style, self.transformer)
 
     @property
     def first_style(self) -> int:
@@ -205,6 +195,26 @@ class StyleTransfer(TrainingModule):
     def style_images(self) -> list[Tensor]:
         """The style pictures as they are trained on, see ``style_image``."""
         return [self.get_buffer(name) for name in self._picture_names()]
+
+    def find_style(self, chosen: Sequence[str]) -> Style:
+        """Find one of the network's styles by its name, or shares of several.
+
+        Returns:
+            An index, or shares of all styles.
+
+        Raises:
+            SettingError: If there is no such style, or the shares are none.
+        """
+        names, pairs = self.style_names, split_shares(chosen)
+        for name, _ in pairs:
+            if name not in names:
+                raise unknown("style", name, names) if name == Path(name).stem else _untrained(name, names)
+        if len(pairs) < 2:
+            return names.index(pairs[0][0]) if pairs else 0
+        shares = torch.zeros(len(names))
+        for name, share in pairs:
+            shares[names.index(name)] += share
+        return shares
 
     def forward(self, image: Tensor, style: Style = 0) -> Tensor:
         """Stylize images.
@@ -301,23 +311,16 @@ class StyleTransfer(TrainingModule):
 
         The style pictures are on the left of their rows; a single one is as high as all.
         """
-        photos = self._sample_photos().to(next(self.transformer.parameters()))
+        photos = self.sample_photos().to(next(self.transformer.parameters()))
         with self.evaluation():
-            rows = torch.cat([photos, *(self(photos, style) for style in range(len(self.styles)))]).float().cpu()
-        grid = make_grid(rows, nrow=len(photos), padding=GAP, pad_value=1.0)
-        several = len(self.styles) > 1
-        height = photos.shape[2] if several else grid.shape[1] - 2 * GAP
-        pictures = [_as_high(picture.cpu(), height) for picture in self.style_images]
-        widest = max(picture.shape[2] for picture in pictures)
-        left = torch.ones(3, grid.shape[1], GAP + widest)
-        for row, picture in enumerate(pictures):
-            top = GAP + (row + 1) * (height + GAP) if several else GAP
-            left[:, top : top + height, GAP : GAP + picture.shape[2]] = picture
-        return torch.cat([left, grid], dim=2)
+            rows = [self(photos, style) for style in range(len(self.styles))]
+        return draw_grid(photos, rows, self.style_images)
 
-    def next_command(self, run_dir: Path) -> str:
-        """Return the command that stylizes a photo."""
-        return f"python stylize.py {shlex.quote(str(run_dir))} photo.jpg -o out/"
+    def shared_settings(self) -> dict[str, Any]:
+        """Return the settings for a file to hand on, in which the styles are called by the names of their files."""
+        names = [Path(style).name for style in self.styles]
+        settings = super().shared_settings()
+        return settings | {"style": names[0], "styles": settings["styles"] and names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the checkpoint's style pictures, which need not have the size of this module's."""
@@ -334,15 +337,6 @@ class StyleTransfer(TrainingModule):
         base.copy_to_(self.transformer, self.first_style)
         for name in self._picture_names()[: self.first_style]:
             setattr(self, name, base.weights[name].clone())
-
-    def _freeze_all_but_new_styles(self) -> None:
-        for parameter in self.transformer.parameters():
-            parameter.requires_grad_(False)
-        for module in self.transformer.modules():
-            if isinstance(module, ConditionalNorm):
-                for table in (module.weight, module.bias):
-                    table.requires_grad_(True)
-                    table.register_hook(lambda grad: grad.index_fill(0, torch.arange(self.first_style), 0))
 
     def _picture_names(self) -> list[str]:
         return [f"style_image{index or ''}" for index in range(len(self.styles))]
@@ -393,18 +387,10 @@ class StyleTransfer(TrainingModule):
         scale, right, down = torch.rand(3, generator=keyed).tolist()
         return View(math.exp(self.hparams["jitter"] * (2 * scale - 1)), int(SHIFT * right), int(SHIFT * down))
 
-    def _sample_photos(self) -> Tensor:
-        """Return the first validation photos, read once."""
-        if self._photos is None:
-            trainer = cast(Any, self.trainer)  # whose datamodule is not declared
-            loader = trainer.val_dataloaders or trainer.datamodule.val_dataloader()
-            # To iterate over a DataLoader may draw from torch's generator, which no picture may move.
-            with torch.random.fork_rng(devices=[]):
-                self._photos = next(iter(loader))["image"][:SAMPLES]
-        return self._photos
 
-
-def _as_high(picture: Tensor, height: int) -> Tensor:
-    """Scale a picture, uint8, (3, H, W), to a height; values in [0, 1]."""
-    size = [height, max(1, round(picture.shape[2] * height / picture.shape[1]))]
-    return tvf.to_dtype(tvf.resize(picture, size, InterpolationMode.BICUBIC), torch.float32, scale=True)
+def _untrained(picture: str, names: Sequence[str]) -> SettingError:
+    trained = f"the styles {', '.join(names)}" if len(names) > 1 else f"one style, {names[0]}"
+    return SettingError(
+        f"--style {picture}: the network is trained for {trained}; one of configs/any_style.yaml paints in the style "
+        "of any picture"
+    )

@@ -1,6 +1,7 @@
 """Normalization layers for PyTorch, among them those that learn how to normalize."""
 
 from . import functional
+from .adaptive import AdaptiveInstanceNorm
 from .base import MixingNorm, MomentNorm
 from .batch import (
     BatchNorm,
@@ -46,6 +47,7 @@ from .weight import initialize_weight_norm_, weight_norm
 
 __all__ = [
     "STATISTICS",
+    "AdaptiveInstanceNorm",
     "BatchInstanceNorm",
     "BatchInstanceNorm1d",
     "BatchInstanceNorm2d",
