@@ -22,11 +22,23 @@ def names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.png"))
 
 
+def name_of(style: str) -> str:
+    """Return what a style is called: its picture's name, without folder and extension, or those of several by ``+``."""
+    return "+".join(Path(part).stem for part in style.split("+"))
+
+
+def pictures_of(style: str) -> list[str]:
+    """Return the pictures of a style, such as two for ``night+my_painting.jpg``."""
+    whole = "+" not in style or os.path.lexists(os.path.expanduser(style))
+    return [style] if whole else style.split("+")
+
+
 def find_styles(styles: Sequence[str]) -> list[str]:
     """List the style pictures that several names, files and folders of pictures stand for.
 
     Args:
-        styles: Each the name of a bundled picture, the path of an image file, or that of a folder.
+        styles: Each the name of a bundled picture, the path of an image file, several of both with ``+`` between them,
+            or the path of a folder.
 
     Returns:
         Names and paths, a folder's in the order of its files.
@@ -53,9 +65,9 @@ def check_names(styles: Sequence[str]) -> None:
     Raises:
         SettingError: If two have.
     """
-    name, count = Counter(Path(style).stem for style in styles).most_common(1)[0]
+    name, count = Counter(map(name_of, styles)).most_common(1)[0]
     if count > 1:
-        alike = [style for style in styles if Path(style).stem == name]
+        alike = [style for style in styles if name_of(style) == name]
         raise SettingError(f"styles: {' and '.join(alike)} would both be called {name}: rename one of them")
 
 

@@ -1,16 +1,17 @@
 """Trained style networks that another training begins with, or adds styles to."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from norms import ConditionalNorm
+from norms import ConditionalNorm, NormPerCondition
 from norms.errors import SettingError
 
-_SHAPE = ("widths", "num_blocks", "norm", "norm_options", "upsampling", "noise", "photo_size")
+_SHAPE = ("widths", "num_blocks", "norm", "norm_options", "separate_norms", "upsampling", "noise", "photo_size")
 
 
 class Base:
@@ -43,7 +44,7 @@ class Base:
 
     @property
     def shape(self) -> list[Any]:
-        """Its settings that cannot change: widths, num_blocks, norm, norm_options, upsampling, noise, photo_size."""
+        """Its settings that cannot change, in the order of ``StyleTransfer``: from ``widths`` to ``photo_size``."""
         return [self.settings[name] for name in _SHAPE]
 
     @property
@@ -75,36 +76,41 @@ class Base:
         Raises:
             SettingError: If a convolution does not fit.
         """
-        weights = {_canonical(name): value for name, value in self.weights.items()}
-        for name, own in transformer.state_dict(keep_vars=True).items():
-            given = weights.get(f"transformer.{_canonical(name)}")
-            if given is not None and given.ndim == 2:  # a table of gamma or beta by style
-                average = given.mean(0)
-                if own.ndim == 2:
-                    average = torch.cat([given[:kept_styles], average.expand(len(own) - kept_styles, -1)])
-                given = average
-            elif given is not None and own.ndim == 2:
-                given = given.expand_as(own)
-            if given is not None and given.shape == own.shape:
-                own.copy_(given)
-            elif own.ndim == 4:
-                shape = " and ".join(f"{key} {self.settings.get(key)}" for key in ("widths", "num_blocks"))
-                raise SettingError(
-                    f"model.start: {name} has another shape than in the network to begin with, which has {shape}: give "
-                    "the same, or --model.start null"
-                )
+        known = _by_style(self.weights)
+        for place, own in _by_style(transformer.state_dict(prefix="transformer.", keep_vars=True)).items():
+            if (given := known.get(place)) is None:
+                continue
+            average = torch.stack(given).double().mean(0)
+            for index, value in enumerate(own):
+                source = given[index] if index < min(kept_styles, len(given)) else average
+                if source.shape == value.shape:
+                    value.copy_(source)
+                elif value.ndim == 4:
+                    shape = " and ".join(f"{key} {self.settings.get(key)}" for key in ("widths", "num_blocks"))
+                    raise SettingError(
+                        f"model.start: {place} has another shape than in the network to begin with, which has {shape}: "
+                        "give the same, or --model.start null"
+                    )
 
 
 def train_only_styles_from_(first: int, transformer: nn.Module) -> None:
-    """Freeze a network of several styles, but for the gamma and beta of the styles from an index on."""
+    """Freeze a network of several styles, but for what the styles from an index on have of their own in its norms."""
     transformer.requires_grad_(False)
     for module in transformer.modules():
+        if isinstance(module, NormPerCondition):
+            for norm in list(module.norms.values())[first:]:
+                norm.requires_grad_(True)
         if isinstance(module, ConditionalNorm):
             for table in (module.weight, module.bias):
                 table.requires_grad_(True)
                 table.register_hook(lambda grad: grad.index_fill(0, torch.arange(first, device=grad.device), 0))
 
 
-def _canonical(name: str) -> str:
-    """Return the name of a weight without what a norm that is conditional adds to it."""
-    return re.sub(r"\.(norm\d?)\.norm\.", r".\1.", name)
+def _by_style(weights: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    """Return weights by their places in the network, for each style in its order where styles have their own."""
+    places: dict[str, list[Tensor]] = {}
+    for name, value in weights.items():
+        place = re.sub(r"\.(norm\d?)\.(norm|norms\.[^.]+)\.", r".\1.", name)
+        # Tables of gamma and beta are all there is of two dimensions.
+        places.setdefault(place, []).extend(value if value.ndim == 2 else [value])
+    return places

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms.v2 import functional as tvf
 
 from data.stream import generator
-from data.styles import check_names, find_styles, open_style
+from data.styles import check_names, find_styles, name_of, open_style, pictures_of
 from lightning_modules.base import class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
@@ -40,7 +40,6 @@ SMALLEST_STYLE = 32
 LARGEST_STYLE = 2**13
 """Pixels above which a picture fills the memory, by its activations."""
 
-
 SHIFT = 8
 """Below how many pixels the views of the loss network are shifted: its coarsest common stride."""
 
@@ -58,7 +57,8 @@ class StyleTransfer(Painter):
     the validation photos. See :func:`usual_terms` for what they mean.
 
     Args:
-        style: Name of a bundled style picture, or the path of any image file.
+        style: Name of a bundled style picture, or the path of any image file. Several with ``+`` between them, such as
+            ``night+my_painting.jpg``, make one style.
         style_size: Longer side of the style picture in pixels, to which it is scaled; the larger, the broader the
             strokes in the result.
         styles: In the place of ``style`` several such names and paths, or folders of pictures, for one network that
@@ -70,6 +70,9 @@ class StyleTransfer(Painter):
             are trained, and all else stays as it is, its other styles too. The network's shape, norm and noise are
             those of its training.
         first_style: Index of the first style that is trained; found by itself.
+        separate_norms: Whether each of several styles has norms of its own, so that it learns its own rho or switch
+            weights. Otherwise styles differ by gamma and beta alone. A training step takes longer: every norm is
+            computed once for each style.
         noise: Standard deviation of the noise that is added to a photo, whose values are in [0, 1], before the network
             sees it: what strokes in a clear sky can grow from. The same in every evaluation.
         norm: The network's normalization, as :func:`norms.build` takes it.
@@ -81,7 +84,8 @@ class StyleTransfer(Painter):
             :func:`build_loss_network`.
         weights: File with the loss network's weights; by default the bundled ones, or those that torchvision downloads.
         content_layers: Layers of the loss network; by default those customary for it. See :class:`PerceptualLoss` for
-            layers that see larger shapes, such as ``relu3_2@2``.
+            layers that see larger shapes, such as ``relu3_2@2``. A table gives each layer a factor, such as
+            ``{relu2_2: 1, relu3_2: 3}``.
         style_layers: Likewise.
         loss_scaling: ``relative`` or ``published``, see :func:`usual_terms`.
         content_weight: Weight of the content loss; by default what suits the scaling.
@@ -126,6 +130,7 @@ class StyleTransfer(Painter):
         style: str = "night",
         style_size: int = 256,
         styles: list[str] | None = None,
+        separate_norms: bool = False,
         start: str | None = None,
         add_to: str | None = None,
         first_style: int = 0,
@@ -137,8 +142,8 @@ class StyleTransfer(Painter):
         upsampling: Upsampling = "nearest",
         loss_network: str | Callable[..., nn.Module] = "bundled",
         weights: str | None = None,
-        content_layers: list[str] | None = None,
-        style_layers: list[str] | None = None,
+        content_layers: list[str] | dict[str, float] | None = None,
+        style_layers: list[str] | dict[str, float] | None = None,
         loss_scaling: LossScaling = "relative",
         content_weight: float | None = None,
         style_weight: float | None = None,
@@ -160,7 +165,7 @@ class StyleTransfer(Painter):
             first_style = len(base.styles)
             styles = [*base.styles, *(styles or find_styles([style]))]
             check_names(styles)
-            widths, num_blocks, norm, norm_options, upsampling, noise, photo_size = base.shape
+            widths, num_blocks, norm, norm_options, separate_norms, upsampling, noise, photo_size = base.shape
         norm, loss_network = class_path(norm), class_path(loss_network)
         self.save_hyperparameters()
         check_range("style_size", style_size, at_least=1, at_most=LARGEST_STYLE)
@@ -172,9 +177,10 @@ class StyleTransfer(Painter):
         if schedule not in get_args(Schedule):
             raise unknown("schedule", schedule, get_args(Schedule))
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.styles = styles or [style]
+        self.styles, self.first_style = styles or [style], first_style
+        separate = [name.replace(".", "_") for name in self.style_names] if styles and separate_norms else []
         num_styles = None if styles is None else len(styles)
-        self.transformer = TransformerNet(widths, num_blocks, norm, norm_options, upsampling, num_styles)
+        self.transformer = TransformerNet(widths, num_blocks, norm, norm_options, upsampling, num_styles, separate)
         self.transformer.to(memory_format=self.memory_format)
         for name in self._picture_names():
             self.register_buffer(name, torch.empty(3, 0, 0, dtype=torch.uint8))
@@ -182,14 +188,9 @@ class StyleTransfer(Painter):
             train_only_styles_from_(self.first_style, self.transformer)
 
     @property
-    def first_style(self) -> int:
-        """Index of the first style that is trained; those before it are of the network that styles are added to."""
-        return int(self.hparams["first_style"])
-
-    @property
     def style_names(self) -> list[str]:
         """The names of the styles: those of the bundled pictures or files, without folder and extension."""
-        return [Path(style).stem for style in self.styles]
+        return [name_of(style) for style in self.styles]
 
     @property
     def style_images(self) -> list[Tensor]:
@@ -318,7 +319,7 @@ class StyleTransfer(Painter):
 
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings for a file to hand on, in which the styles are called by the names of their files."""
-        names = [Path(style).name for style in self.styles]
+        names = ["+".join(Path(part).name for part in style.split("+")) for style in self.styles]
         settings = super().shared_settings()
         return settings | {"style": names[0], "styles": settings["styles"] and names}
 
@@ -343,13 +344,17 @@ class StyleTransfer(Painter):
 
     def _open_style(self, style: str) -> Tensor:
         size = self.hparams["style_size"]
-        picture = open_style(style)
-        if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
-            raise SettingError(
-                f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
-                f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
-            )
-        return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))
+        pictures = [open_style(picture) for picture in pictures_of(style)]
+        for picture in pictures:
+            if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
+                raise SettingError(
+                    f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size "
+                    f"{size}: its shorter side must keep at least {SMALLEST_STYLE} pixels"
+                )
+        scaled = [tvf.pil_to_tensor(ImageOps.contain(picture, (size, size))) for picture in pictures]
+        # Side by side, they have the average of their Gram matrices.
+        lowest = min(picture.shape[1] for picture in scaled)
+        return torch.cat([picture[:, :lowest] for picture in scaled], dim=2)
 
     def _build_loss(self) -> PerceptualLoss:
         options = self.hparams

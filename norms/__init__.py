@@ -15,7 +15,7 @@ from .batch import (
 )
 from .batch_instance import BatchInstanceNorm, BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from .batch_renorm import BatchRenorm, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from .conditional import ConditionalNorm
+from .conditional import ConditionalNorm, NormPerCondition
 from .conversion import convert
 from .decorrelated import (
     DecorrelatedBatchNorm,
@@ -75,6 +75,7 @@ __all__ = [
     "MixingNorm",
     "MixingValue",
     "MomentNorm",
+    "NormPerCondition",
     "Report",
     "SwitchableNorm",
     "SwitchableNorm1d",

@@ -15,6 +15,8 @@ from norms.imports import resolve_callable
 
 LossScaling = Literal["relative", "published"]
 Features = Mapping[str, Tensor]
+Layers = Collection[str] | Mapping[str, float]
+"""Names of layers, or the factor of each layer's error."""
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -125,14 +127,18 @@ class Term(nn.Module, ABC):
 
 
 class _LayerTerm(Term):
-    def __init__(self, weight: float, layers: Collection[str], scaling: LossScaling = "relative") -> None:
+    def __init__(self, weight: float, layers: Layers, scaling: LossScaling = "relative") -> None:
         super().__init__(weight, layers)
         if not layers:
             raise SettingError(f"{self.name}_layers must name a layer of the loss network")
         self.scaling = find_scaling(scaling)
+        self.factors = list(layers.values()) if isinstance(layers, Mapping) else [1.0] * len(layers)
+        for layer, factor in zip(layers, self.factors, strict=True):
+            check_range(f"the factor of {layer} in {self.name}_layers", factor, at_least=0, below=math.inf)
 
     def _error(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        return self.scaling.reduce(torch.stack([self.scaling.error(value, target) for value, target in pairs]))
+        errors = [f * self.scaling.error(*pair) for f, pair in zip(self.factors, pairs, strict=True)]
+        return self.scaling.reduce(torch.stack(errors))
 
 
 class Content(_LayerTerm):
@@ -311,8 +317,8 @@ def find_scaling(name: str) -> Scaling:
 
 
 def usual_terms(
-    content_layers: Collection[str],
-    style_layers: Collection[str],
+    content_layers: Layers,
+    style_layers: Layers,
     scaling: LossScaling = "relative",
     content_weight: float | None = None,
     style_weight: float | None = None,
@@ -327,8 +333,8 @@ def usual_terms(
     and often for each style.
 
     Args:
-        content_layers: Layers of the loss network that must keep the photo's activations.
-        style_layers: Layers of it that must have the style picture's Gram matrices.
+        content_layers: Layers of the loss network that must keep the photo's activations, perhaps with a factor each.
+        style_layers: Layers of it that must have the style picture's Gram matrices, likewise.
         scaling: ``relative`` or ``published``.
         content_weight: At least 0; None for what suits the scaling: 1, published 1e5.
         style_weight: At least 0; None for what suits the scaling: 5, published 1e10.

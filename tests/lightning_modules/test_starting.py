@@ -1,9 +1,12 @@
 """Networks that begin with a trained one, or add styles to it."""
 
+import re
+
 import pytest
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
 
+import norms
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
@@ -19,11 +22,12 @@ def make(**options):
     return StyleTransfer(**{**small, "content_layers": ["relu1_2"], "style_layers": ["relu1_1"], **options})
 
 
-@pytest.fixture(scope="module", params=["batch_instance", "switchable"])
+@pytest.fixture(scope="module", params=[("batch_instance", False), ("switchable", False), ("batch_instance", True)])
 def base(request, tmp_path_factory):
     """The file of a network of two styles, all of whose weights differ from a new network's."""
     torch.manual_seed(1)
-    model = make(styles=["night", "waves"], norm=request.param, noise=0.1, photo_size=200)
+    norm, separate = request.param
+    model = make(styles=["night", "waves"], norm=norm, separate_norms=separate, noise=0.1, photo_size=200)
     model.setup("validate")
     with torch.no_grad():
         for value in model.transformer.state_dict().values():
@@ -36,6 +40,20 @@ def base(request, tmp_path_factory):
 
 def loaded(path):
     return Run.find(path).load(StyleTransfer)
+
+
+@torch.no_grad()
+def averaged(model):
+    """Give every style the average of what styles have of their own."""
+    for module in model.modules():
+        if isinstance(module, norms.ConditionalNorm):
+            for table in (module.weight, module.bias):
+                table.copy_(table.mean(0, keepdim=True).expand_as(table))
+        if isinstance(module, norms.NormPerCondition):
+            for values in zip(*(norm.state_dict().values() for norm in module.norms.values()), strict=True):
+                for value in values:
+                    value.copy_(torch.stack(values).double().mean(0))
+    return model
 
 
 def test_an_added_style_changes_nothing_of_the_others(base, tmp_path):
@@ -55,8 +73,7 @@ def test_an_added_style_changes_nothing_of_the_others(base, tmp_path):
     with torch.no_grad():
         for style in (0, 1):
             assert after(PHOTO, style).equal(before(PHOTO, style))
-        average = before(PHOTO, torch.tensor([0.5, 0.5]))
-        assert not torch.allclose(after(PHOTO, 2), average, atol=1e-3)
+        assert not torch.allclose(after(PHOTO, 2), averaged(before)(PHOTO, 0), atol=1e-3)
     assert all(image.numel() for image in after.style_images)
 
 
@@ -66,7 +83,7 @@ def test_an_added_style_begins_with_the_average_of_the_others(base):
     fit.fit(grown, datamodule=Noise())
     grown.eval()
     with torch.no_grad():
-        torch.testing.assert_close(grown(PHOTO, 2), loaded(base)(PHOTO, torch.tensor([0.5, 0.5])))
+        torch.testing.assert_close(grown(PHOTO, 2), averaged(loaded(base))(PHOTO, 0))
 
 
 @pytest.mark.parametrize("options", [{"style": "glass"}, {"styles": ["glass", "quilt", "mosaic"]}])
@@ -76,7 +93,7 @@ def test_a_training_begins_with_the_average_of_all_styles(base, options):
     trainer(0).fit(model, datamodule=Noise())
     model.eval()
     with torch.no_grad():
-        torch.testing.assert_close(model(PHOTO), before(PHOTO, torch.tensor([0.5, 0.5])))
+        torch.testing.assert_close(model(PHOTO), averaged(before)(PHOTO, 0))
     assert all(parameter.requires_grad for parameter in model.transformer.parameters())
 
 
@@ -85,7 +102,10 @@ def test_a_norm_of_another_kind_takes_what_it_has_in_common(base):
     trainer(0).fit(model, datamodule=Noise())
     weights = Run.find(base).weights
     own = model.transformer.state_dict()
-    assert own["residual1.norm1.weight"].equal(weights["transformer.residual1.norm1.weight"].mean(0))
+    gammas = [value for name, value in weights.items() if re.search(r"residual1\.norm1(\.norms\.\w+)?\.weight", name)]
+    assert own["residual1.norm1.weight"].equal(
+        torch.cat([gamma.view(-1, 8) for gamma in gammas]).double().mean(0).float()
+    )
     assert own["last.weight"].equal(weights["transformer.last.weight"])
 
 
