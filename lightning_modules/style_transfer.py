@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from PIL import ImageOps
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms.v2 import functional as tvf
 
 from data.stream import generator
-from data.styles import check_names, find_styles, name_of, open_style, pictures_of
+from data.styles import LARGEST_STYLE, PHOTO, check_names, find_styles, load_style, name_of
 from lightning_modules.base import class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
@@ -33,12 +32,6 @@ from lightning_modules.starting import Base, train_only_styles_from_
 from norms.errors import SettingError, check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
-
-SMALLEST_STYLE = 32
-"""Pixels below which a picture has no texture left to learn from."""
-
-LARGEST_STYLE = 2**13
-"""Pixels above which a picture fills the memory, by its activations."""
 
 SHIFT = 8
 """Below how many pixels the views of the loss network are shifted: its coarsest common stride."""
@@ -58,7 +51,8 @@ class StyleTransfer(Painter):
 
     Args:
         style: Name of a bundled style picture, or the path of any image file. Several with ``+`` between them, such as
-            ``night+my_painting.jpg``, make one style.
+            ``night+my_painting.jpg``, make one style. The style ``photo`` leaves photos as they are: shares of it in a
+            mixture weaken another style inside the network.
         style_size: Longer side of the style picture in pixels, to which it is scaled; the larger, the broader the
             strokes in the result.
         styles: In the place of ``style`` several such names and paths, or folders of pictures, for one network that
@@ -240,7 +234,7 @@ class StyleTransfer(Painter):
             SettingError: If one of them cannot be had.
         """
         for style in self.styles[self.first_style :]:
-            self._open_style(style)
+            load_style(style, self.hparams["style_size"])
         self._build_loss()
 
     def setup(self, stage: str) -> None:
@@ -251,7 +245,7 @@ class StyleTransfer(Painter):
             self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
-                setattr(self, name, self._open_style(style).to(self.device))
+                setattr(self, name, load_style(style, self.hparams["style_size"]).to(self.device))
         self.loss = self._build_loss().to(self.device).to(memory_format=self.memory_format)
 
     def on_train_start(self) -> None:
@@ -342,20 +336,6 @@ class StyleTransfer(Painter):
     def _picture_names(self) -> list[str]:
         return [f"style_image{index or ''}" for index in range(len(self.styles))]
 
-    def _open_style(self, style: str) -> Tensor:
-        size = self.hparams["style_size"]
-        pictures = [open_style(picture) for picture in pictures_of(style)]
-        for picture in pictures:
-            if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
-                raise SettingError(
-                    f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size "
-                    f"{size}: its shorter side must keep at least {SMALLEST_STYLE} pixels"
-                )
-        scaled = [tvf.pil_to_tensor(ImageOps.contain(picture, (size, size))) for picture in pictures]
-        # Side by side, they have the average of their Gram matrices.
-        lowest = min(picture.shape[1] for picture in scaled)
-        return torch.cat([picture[:, :lowest] for picture in scaled], dim=2)
-
     def _build_loss(self) -> PerceptualLoss:
         options = self.hparams
         customary = default_layers(options["loss_network"])
@@ -368,8 +348,11 @@ class StyleTransfer(Painter):
         return PerceptualLoss(build_loss_network(options["loss_network"], layers, options["weights"]), terms)
 
     def _measure_style(self) -> None:
-        pictures = self.style_images[self.first_style :]
-        self.loss.set_style(*(tvf.to_dtype(picture[None], torch.float32, scale=True) for picture in pictures))
+        pictures = [
+            None if style == PHOTO else tvf.to_dtype(picture[None], torch.float32, scale=True)
+            for style, picture in zip(self.styles, self.style_images, strict=True)
+        ]
+        self.loss.set_style(*pictures[self.first_style :])
 
     def _compare(self, photo: Tensor, first: int, view: View | None = None) -> dict[str, Tensor]:
         """Stylize photos, in turn in each style, and compare them; ``first`` is the number of the first photo."""
