@@ -28,6 +28,7 @@ from lightning_modules.losses.perceptual import (
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
 from lightning_modules.painter import Painter, draw_grid, split_shares
+from lightning_modules.scores import StyleScores
 from lightning_modules.starting import Base, train_only_styles_from_
 from norms.errors import SettingError, check_range, unknown
 
@@ -47,7 +48,8 @@ class StyleTransfer(Painter):
     neither the picture's file nor the loss network's weights are, and a resumed training keeps its picture.
 
     Logged are the weighted loss and its terms before weighting, for the training batches and, in evaluation mode, for
-    the validation photos. See :func:`usual_terms` for what they mean.
+    the validation photos. See :func:`usual_terms` for what they mean. ``train.py validate`` and ``test`` add the scores
+    of :class:`StyleScores`.
 
     Args:
         style: Name of a bundled style picture, or the path of any image file. Several with ``+`` between them, such as
@@ -172,6 +174,7 @@ class StyleTransfer(Painter):
             raise unknown("schedule", schedule, get_args(Schedule))
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.styles, self.first_style = styles or [style], first_style
+        self.scores: StyleScores | None = None
         separate = [name.replace(".", "_") for name in self.style_names] if styles and separate_norms else []
         num_styles = None if styles is None else len(styles)
         self.transformer = TransformerNet(widths, num_blocks, norm, norm_options, upsampling, num_styles, separate)
@@ -266,26 +269,36 @@ class StyleTransfer(Painter):
         self._measure_style()
 
     def on_validation_start(self) -> None:
-        """Measure the style where validation is all there is."""
+        """Measure the style, and score the network, where validation is all there is."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._measure_style()
+            self.scores = StyleScores(self._trained_pictures()).to(self.device)
 
-    def on_test_start(self) -> None:
-        """Measure the style for a test."""
-        self._measure_style()
+    on_test_start = on_validation_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores."""
+        if self.scores is not None:
+            self.log_dict({f"val/{name}": value for name, value in self.scores.compute().items()})
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Stylize a batch and compare it with its photos and the style."""
         photo = batch["image"]
         first = (self.global_step * self.trainer.world_size + self.global_rank) * len(photo)
-        terms = self._compare(photo, first, self._view())
+        image, styles = self._paint(photo, first)
+        terms = self.loss(image, photo, styles, self._view())
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Compare photos that are not trained on, likewise."""
         photo = batch["image"]
-        terms = self._compare(photo, batch_idx * len(photo))
+        image, styles = self._paint(photo, batch_idx * len(photo))
+        terms = self.loss(image, photo, styles)
+        if self.scores is not None:
+            self.scores.update(image, photo, styles or [0] * len(photo))
         self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -348,19 +361,23 @@ class StyleTransfer(Painter):
         return PerceptualLoss(build_loss_network(options["loss_network"], layers, options["weights"]), terms)
 
     def _measure_style(self) -> None:
-        pictures = [
-            None if style == PHOTO else tvf.to_dtype(picture[None], torch.float32, scale=True)
-            for style, picture in zip(self.styles, self.style_images, strict=True)
-        ]
-        self.loss.set_style(*pictures[self.first_style :])
+        styles, pictures = self.styles[self.first_style :], self._trained_pictures()
+        self.loss.set_style(*(None if s == PHOTO else picture for s, picture in zip(styles, pictures, strict=True)))
 
-    def _compare(self, photo: Tensor, first: int, view: View | None = None) -> dict[str, Tensor]:
-        """Stylize photos, in turn in each style, and compare them; ``first`` is the number of the first photo."""
+    def _trained_pictures(self) -> list[Tensor]:
+        pictures = self.style_images[self.first_style :]
+        return [tvf.to_dtype(picture[None], torch.float32, scale=True) for picture in pictures]
+
+    def _paint(self, photo: Tensor, first: int) -> tuple[Tensor, list[int] | None]:
+        """Stylize photos, in turn in each style that is trained; ``first`` is the number of the first photo.
+
+        Returns:
+            The images, and the place of each one's style among those that are trained; None for a network of one.
+        """
         if self.transformer.num_styles is None:
-            return self.loss(self(photo), photo, view=view)
+            return self(photo), None
         trained = [(first + i) % (len(self.styles) - self.first_style) for i in range(len(photo))]
-        styles = torch.tensor(trained, device=photo.device) + self.first_style
-        return self.loss(self(photo, styles), photo, trained, view)
+        return self(photo, torch.tensor(trained, device=photo.device) + self.first_style), trained
 
     def _noise(self, image: Tensor) -> Tensor:
         if self.training:
