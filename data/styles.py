@@ -5,13 +5,21 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
 
 from data.files import find_images
 from data.images import ImageError, load_image
 from norms.errors import SettingError
 
 _FOLDER = Path(__file__).parent / "styles"
+
+SMALLEST_STYLE = 32
+"""Pixels below which a picture has no texture left to learn from."""
+
+LARGEST_STYLE = 2**13
+"""Pixels above which a picture fills the memory, by a network's activations."""
 
 _LONGEST_SIDE = 4096
 """Styles are broad strokes: of a larger JPEG file, half or a quarter of its pixels will do, but no fewer than this."""
@@ -74,3 +82,32 @@ def open_style(style: str | os.PathLike[str]) -> Image.Image:
         return load_image(style, lambda width, height: max(width, height) / _LONGEST_SIDE)
     except ImageError as error:
         raise SettingError(f"style picture {error} (bundled ones: {', '.join(bundled)})") from error
+
+
+def scaled_style(style: str | os.PathLike[str], size: int) -> Tensor:
+    """Open a style picture at the size at which a network learns from it.
+
+    Args:
+        style: See :func:`open_style`.
+        size: How long its longer side becomes, in pixels.
+
+    Returns:
+        RGB, uint8, (3, H, W).
+
+    Raises:
+        SettingError: If it cannot be read, is too narrow, or has a single color.
+    """
+    picture = open_style(style)
+    if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
+        raise SettingError(
+            f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
+            f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
+        )
+    if min(picture.size) < SMALLEST_STYLE:
+        raise SettingError(
+            f"style picture {style} ({picture.width}x{picture.height} pixels) is too small: its shorter side must have "
+            f"at least {SMALLEST_STYLE} pixels"
+        )
+    if picture.getcolors(1) is not None:
+        raise SettingError(f"style picture {style} has one single color, and no texture to paint with")
+    return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))

@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from PIL import ImageOps
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
-from torchvision.utils import make_grid
 
 from data.stream import generator
-from data.styles import find_styles, open_style
+from data.styles import LARGEST_STYLE, find_styles, scaled_style
 from lightning_modules.base import class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
@@ -30,19 +27,10 @@ from lightning_modules.losses.perceptual import (
 )
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
-from lightning_modules.painter import Painter, split_shares
+from lightning_modules.painter import Painter, draw_samples, split_shares
 from norms.errors import SettingError, check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
-
-GAP = 4
-"""Width of the white lines in the sample grid, in pixels."""
-
-SMALLEST_STYLE = 32
-"""Pixels below which a picture has no texture left to learn from."""
-
-LARGEST_STYLE = 2**13
-"""Pixels above which a picture fills the memory, by its activations."""
 
 
 SHIFT = 8
@@ -239,9 +227,7 @@ class StyleTransfer(Painter):
         Raises:
             SettingError: If ``trainer.precision`` is half, which the loss network's statistics need more than.
         """
-        precision = self.trainer.precision
-        if precision in ("16-true", "bf16-true"):
-            raise SettingError(f"style transfer trains in precision 32-true, 64-true or a mixed one, not {precision}")
+        super().on_fit_start()
         self._measure_style()
 
     def on_validation_start(self) -> None:
@@ -287,17 +273,8 @@ class StyleTransfer(Painter):
         """
         photos = self.sample_photos().to(next(self.transformer.parameters()))
         with self.evaluation():
-            rows = torch.cat([photos, *(self(photos, style) for style in range(len(self.styles)))]).float().cpu()
-        grid = make_grid(rows, nrow=len(photos), padding=GAP, pad_value=1.0)
-        several = len(self.styles) > 1
-        height = photos.shape[2] if several else grid.shape[1] - 2 * GAP
-        pictures = [_as_high(picture.cpu(), height) for picture in self.style_images]
-        widest = max(picture.shape[2] for picture in pictures)
-        left = torch.ones(3, grid.shape[1], GAP + widest)
-        for row, picture in enumerate(pictures):
-            top = GAP + (row + 1) * (height + GAP) if several else GAP
-            left[:, top : top + height, GAP : GAP + picture.shape[2]] = picture
-        return torch.cat([left, grid], dim=2)
+            painted = [self(photos, style) for style in range(len(self.styles))]
+        return draw_samples(photos, painted, self.style_images)
 
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings for a file to hand on, in which the styles are called by the names of their files."""
@@ -316,14 +293,7 @@ class StyleTransfer(Painter):
         return [f"style_image{index or ''}" for index in range(len(self.styles))]
 
     def _open_style(self, style: str) -> Tensor:
-        size = self.hparams["style_size"]
-        picture = open_style(style)
-        if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
-            raise SettingError(
-                f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
-                f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
-            )
-        return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))
+        return scaled_style(style, self.hparams["style_size"])
 
     def _build_loss(self) -> PerceptualLoss:
         options = self.hparams
@@ -366,9 +336,3 @@ def _untrained(picture: str, names: Sequence[str]) -> SettingError:
         f"--style {picture}: the network is trained for {trained}; one of configs/any_style.yaml paints in the style "
         "of any picture"
     )
-
-
-def _as_high(picture: Tensor, height: int) -> Tensor:
-    """Scale a picture, uint8, (3, H, W), to a height; values in [0, 1]."""
-    size = [height, max(1, round(picture.shape[2] * height / picture.shape[1]))]
-    return tvf.to_dtype(tvf.resize(picture, size, InterpolationMode.BICUBIC), torch.float32, scale=True)

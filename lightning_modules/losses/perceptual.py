@@ -124,7 +124,18 @@ class Term(nn.Module, ABC):
         """
 
 
-class _LayerTerm(Term):
+class LayerTerm(Term):
+    """Define a term that compares layers one by one, by the error and the reduction of a scaling.
+
+    Args:
+        weight: Factor of the term in the loss, at least 0.
+        layers: Layers of the loss network, at least one.
+        scaling: ``relative`` or ``published``, see :func:`usual_terms`.
+
+    Raises:
+        SettingError: If the weight is out of range, there are no layers or no such scaling.
+    """
+
     def __init__(self, weight: float, layers: Collection[str], scaling: LossScaling = "relative") -> None:
         super().__init__(weight, layers)
         if not layers:
@@ -135,7 +146,7 @@ class _LayerTerm(Term):
         return self.scaling.reduce(torch.stack([self.scaling.error(value, target) for value, target in pairs]))
 
 
-class Content(_LayerTerm):
+class Content(LayerTerm):
     """Compare activations with the photo's."""
 
     name, compares_photo = "content", True
@@ -145,7 +156,7 @@ class Content(_LayerTerm):
         return self._error([(found[layer], wanted[layer]) for layer in self.layers])
 
 
-class Style(_LayerTerm):
+class Style(LayerTerm):
     """Compare Gram matrices with the style picture's."""
 
     name = "style"
