@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -171,6 +172,10 @@ class AnyStyle(Painter):
             style = self._known[style]
         statistics = style.to(image).unbind(-2)
         return self.network(self._laid_out(image), statistics, alpha)
+
+    def next_command(self, run_dir: Path) -> str:
+        """Return the command that paints a photo in the style of a picture."""
+        return f"{super().next_command(run_dir)} --style my_picture.jpg"
 
     def check_data(self, data: Any) -> None:
         """Refuse data without style pictures.

@@ -166,7 +166,13 @@ class AdaptiveNet(nn.Module):
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
+    # Without norms, what torch begins with shrinks the features from layer to layer (He et al., Delving Deep into
+    # Rectifiers, ICCV 2015, section 2.2), and the first hundreds of steps go into undoing that.
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 def _pad_by_reflection(network: nn.Module) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from lightning_modules import AnyStyle
 from stylizing import export
 from stylizing.command import main
+from training.command import main as train
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +17,8 @@ def run(tmp_path_factory):
     torch.manual_seed(0)
     model = AnyStyle(layer="relu2_1", style_layers=["relu1_1"], photo_size=32, style_size=64)
     model.setup("fit")
-    with torch.no_grad():  # what an untrained decoder paints is nearly gray
-        for parameter in model.network.decoder.parameters():
-            parameter *= 3
+    with torch.no_grad():  # so that no color is cut off
+        list(model.network.decoder.parameters())[-2].mul_(0.2)
     folder = tmp_path_factory.mktemp("any") / "version_0"
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder)
     trainer.strategy.connect(model)
@@ -65,3 +65,26 @@ def test_pictures_that_are_not_there(run, pictures, capsys, style):
     assert f"no style picture '{style}': there is no such file, and the bundled ones are glass" in error
     assert error.count("\n") == 1
     assert not (pictures / "out").exists()
+
+
+def test_the_configuration_trains_and_paints(pictures, monkeypatch, capsys):
+    monkeypatch.chdir(pictures)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    # With a norm in the decoder, whose rho is logged.
+    model = ["--model.norm", "batch_instance", "--model.style_size", "64", "--model.photo_size", "32"]
+    data = ["--data.image_size", "32", "--data.batch_size", "2"]
+    steps = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
+    assert train(["fit", "--config", "any_style", *model, *data, *steps]) == 0
+    told = "python stylize.py runs/any_style/version_0 photo.jpg -o out/ --style my_picture.jpg"
+    assert told in capsys.readouterr().out
+    run = pictures / "runs" / "any_style" / "version_0"
+    assert (run / "samples" / "step_0000002.png").is_file()
+    assert "rho" in (run / "metrics.csv").read_text()
+    assert painted(run, pictures, "mine.jpg").shape == (35, 47, 3)
+
+
+def test_a_run_on_photos_alone_is_refused(pictures, monkeypatch, capsys):
+    monkeypatch.chdir(pictures)
+    assert train(["fit", "--config", "any_style", "--data", "data.BundledPhotos"]) == 2
+    assert "which BundledPhotos does not have: take data.StyledPhotos" in capsys.readouterr().err
+    assert not (pictures / "runs").exists()
