@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as tvf
 from data import styles
 from lightning_modules.base import class_path
 from lightning_modules.classifier import warm_up_then_cosine
-from lightning_modules.losses.perceptual import Content, LossScaling, Term, TotalVariation, build_term
+from lightning_modules.losses.perceptual import Content, LossScaling, Term, TotalVariation, build_term, check_names
 from lightning_modules.losses.statistics import MeanStd
 from lightning_modules.networks.adaptive import AdaptiveNet
 from lightning_modules.networks.transformer import Style
@@ -127,15 +127,10 @@ class AnyStyle(Painter):
         layers = (*compared, *(each for term in further for each in term.layers))
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = AdaptiveNet(loss_network, layer, layers, norm, norm_options).to(memory_format=self.memory_format)
-        self.terms = nn.ModuleList(
-            [
-                Content(content, [self.network.layer], loss_scaling),
-                MeanStd(style, compared, loss_scaling),
-                TotalVariation(tv),
-                *further,
-            ]
-        )
-        self._known: dict[int, Tensor] = {}
+        own = [Content(content, [self.network.layer], loss_scaling), MeanStd(style, compared, loss_scaling)]
+        all_terms = [*own, TotalVariation(tv), *further]
+        check_names(all_terms)
+        self.terms = nn.ModuleList(all_terms)
 
     @property
     def style_names(self) -> list[str]:
@@ -166,12 +161,8 @@ class AnyStyle(Painter):
         Returns:
             (B, 3, H, W), values in [0, 1].
         """
-        if not isinstance(style, Tensor):
-            if style not in self._known:
-                self._known[style] = self._measure(self.style_names[style])
-            style = self._known[style]
-        statistics = style.to(image).unbind(-2)
-        return self.network(self._laid_out(image), statistics, alpha)
+        statistics = style if isinstance(style, Tensor) else self._measure(self.style_names[style])
+        return self.network(self._laid_out(image), statistics.to(image).unbind(-2), alpha)
 
     def next_command(self, run_dir: Path) -> str:
         """Return the command that paints a photo in the style of a picture."""

@@ -224,9 +224,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, network: nn.Module, terms: Sequence[Term]) -> None:
         super().__init__()
-        names = [term.name for term in terms]
-        if len({"", "loss", *names}) != len(names) + 2:
-            raise SettingError(f"the terms of a loss need different names other than loss, got {', '.join(names)}")
+        check_names(terms)
         self.network = network
         self.weights = {term.name: term.weight for term in terms}
         # A copy of the terms for each style.
@@ -283,6 +281,17 @@ class PerceptualLoss(nn.Module):
             activations = self.network(seen, set(names.values()))
             found |= {layer: activations[name] for layer, name in names.items()}
         return found
+
+
+def check_names(terms: Sequence[Term]) -> None:
+    """Refuse terms that logs could not tell apart.
+
+    Raises:
+        SettingError: If terms share a name or have none.
+    """
+    names = [term.name for term in terms]
+    if len({"", "loss", *names}) != len(names) + 2:
+        raise SettingError(f"the terms of a loss need different names other than loss, got {', '.join(names)}")
 
 
 def split_layer(layer: str) -> tuple[str, float]:

@@ -248,6 +248,11 @@ class Likeness(Content):
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
         ({"loss_scaling": "absolute"}, "unknown loss_scaling 'absolute'"),
         ({"style_size": 20}, "style_size must be at least 32"),
+        ({"terms": [{"class_path": f"{__name__}.Content"}]}, "content_layers must name a layer"),
+        (
+            {"terms": 2 * [{"class_path": "lightning_modules.losses.lattice.Lattice"}]},
+            "different names other than loss",
+        ),
         ({"style_weight": -1.0}, "style_weight must be at least 0"),
         ({"loss_network": "squeezenet1_1"}, "unknown loss_network of any style 'squeezenet1_1'"),
         ({"weights": "nonesuch.pth"}, "there is no file nonesuch.pth"),
