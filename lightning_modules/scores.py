@@ -85,7 +85,7 @@ class StyleScores(nn.Module):
         self.distances = nn.ModuleList([FrechetDistance(self._activations(picture)).to(device) for picture in pictures])
         self.lpips = nn.ModuleDict()
         if kind := next((kind for kind in _LPIPS if _is_at_hand(_LPIPS[kind])), None):
-            lpips: Any = LearnedPerceptualImagePatchSimilarity(kind, normalize=True)
+            lpips = LearnedPerceptualImagePatchSimilarity(cast(Any, kind), normalize=True)
             self.lpips[f"lpips_{kind}"] = lpips.to(device)
 
     @torch.no_grad()

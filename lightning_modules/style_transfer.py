@@ -14,28 +14,25 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms.v2 import functional as tvf
 
 from data.stream import generator
-from data.styles import LARGEST_STYLE, PHOTO, check_names, find_styles, load_style, name_of
+from data.styles import LARGEST_STYLE, PHOTO, check_names, find_styles, name_of, scaled_style
 from lightning_modules.base import class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
     LossScaling,
     PerceptualLoss,
-    View,
     build_term,
     split_layer,
     usual_terms,
 )
+from lightning_modules.losses.view import View
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
-from lightning_modules.painter import Painter, draw_grid, split_shares
+from lightning_modules.painter import Painter, draw_samples, split_shares
 from lightning_modules.scores import StyleScores
 from lightning_modules.starting import Base, train_only_styles_from_
 from norms.errors import SettingError, check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
-
-SHIFT = 8
-"""Below how many pixels the views of the loss network are shifted: its coarsest common stride."""
 
 _VIEW, _NOISE, _FIXED_NOISE = 1, 2, 3
 """Tell the module's random numbers apart."""
@@ -237,7 +234,7 @@ class StyleTransfer(Painter):
             SettingError: If one of them cannot be had.
         """
         for style in self.styles[self.first_style :]:
-            load_style(style, self.hparams["style_size"])
+            scaled_style(style, self.hparams["style_size"])
         self._build_loss()
 
     def setup(self, stage: str) -> None:
@@ -248,7 +245,7 @@ class StyleTransfer(Painter):
             self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
-                setattr(self, name, load_style(style, self.hparams["style_size"]).to(self.device))
+                setattr(self, name, scaled_style(style, self.hparams["style_size"]).to(self.device))
         self.loss = self._build_loss().to(self.device).to(memory_format=self.memory_format)
 
     def on_train_start(self) -> None:
@@ -263,9 +260,7 @@ class StyleTransfer(Painter):
         Raises:
             SettingError: If ``trainer.precision`` is half, which the loss network's statistics need more than.
         """
-        precision = self.trainer.precision
-        if precision in ("16-true", "bf16-true"):
-            raise SettingError(f"style transfer trains in precision 32-true, 64-true or a mixed one, not {precision}")
+        super().on_fit_start()
         self._measure_style()
 
     def on_validation_start(self) -> None:
@@ -321,8 +316,8 @@ class StyleTransfer(Painter):
         """
         photos = self.sample_photos().to(next(self.transformer.parameters()))
         with self.evaluation():
-            rows = [self(photos, style) for style in range(len(self.styles))]
-        return draw_grid(photos, rows, self.style_images)
+            painted = [self(photos, style) for style in range(len(self.styles))]
+        return draw_samples(photos, painted, self.style_images)
 
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings for a file to hand on, in which the styles are called by the names of their files."""
@@ -389,8 +384,7 @@ class StyleTransfer(Painter):
         if not self.hparams["jitter"]:
             return None
         keyed = generator(self.seed, self.global_rank, self.global_step, _VIEW)
-        scale, right, down = torch.rand(3, generator=keyed).tolist()
-        return View(math.exp(self.hparams["jitter"] * (2 * scale - 1)), int(SHIFT * right), int(SHIFT * down))
+        return View.random(self.hparams["jitter"], keyed)
 
 
 def _untrained(picture: str, names: Sequence[str]) -> SettingError:
