@@ -275,6 +275,7 @@ class StyleTransfer(Painter):
         """Log the scores."""
         if self.scores is not None:
             self.log_dict({f"val/{name}": value for name, value in self.scores.compute().items()})
+            self.scores = None
 
     on_test_epoch_end = on_validation_epoch_end
 
