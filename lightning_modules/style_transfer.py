@@ -51,6 +51,9 @@ LARGEST_STYLE = 2**13
 SHIFT = 8
 """Below how many pixels the views of the loss network are shifted: its coarsest common stride."""
 
+CELL = 128
+"""Side of the squares of pixels whose noise is drawn at once."""
+
 _VIEW, _NOISE, _FIXED_NOISE = 1, 2, 3
 """Tell the module's random numbers apart."""
 
@@ -182,20 +185,22 @@ class StyleTransfer(TrainingModule):
         """The style pictures as they are trained on, see ``style_image``."""
         return [self.get_buffer(name) for name in self._picture_names()]
 
-    def forward(self, image: Tensor, style: Style = 0) -> Tensor:
+    def forward(self, image: Tensor, style: Style = 0, corner: tuple[int, int] = (0, 0)) -> Tensor:
         """Stylize images.
 
         Args:
             image: (B, 3 or 1, H, W), values in [0, 1].
             style: Which of several styles: an index, one for each image, or shares, see
                 :class:`norms.ConditionalNorm`.
+            corner: Row and column of the upper left pixel, where the images are parts of larger ones: in evaluation
+                noise belongs to a place.
 
         Returns:
             (B, 3, H, W), values in [0, 1].
         """
         image = image.expand(-1, 3, -1, -1).contiguous(memory_format=self.memory_format)
         if self.hparams["noise"]:
-            image = image + self.hparams["noise"] * self._noise(image)
+            image = image + self.hparams["noise"] * self._noise(image, corner)
         return self.transformer(image) if self.transformer.num_styles is None else self.transformer(image, style)
 
     def prepare_data(self) -> None:
@@ -328,11 +333,20 @@ class StyleTransfer(TrainingModule):
         styles = [(first + i) % len(self.styles) for i in range(len(photo))]
         return self.loss(self(photo, torch.tensor(styles, device=photo.device)), photo, styles, view)
 
-    def _noise(self, image: Tensor) -> Tensor:
+    def _noise(self, image: Tensor, corner: tuple[int, int]) -> Tensor:
         if self.training:
             return self.noise(_NOISE, *image.shape).to(image)
-        keyed = generator(self.seed, _FIXED_NOISE)
-        return torch.randn(1, *image.shape[1:], generator=keyed).to(image)
+        (top, left), (height, width) = corner, image.shape[2:]
+        columns = range(left // CELL, (left + width - 1) // CELL + 1)
+        rows = [
+            torch.cat([self._noise_of_cell(row, column) for column in columns], dim=2)
+            for row in range(top // CELL, (top + height - 1) // CELL + 1)
+        ]
+        field = torch.cat(rows, dim=1)[None, :, top % CELL :, left % CELL :]
+        return field[..., :height, :width].to(image)
+
+    def _noise_of_cell(self, row: int, column: int) -> Tensor:
+        return torch.randn(3, CELL, CELL, generator=generator(self.seed, _FIXED_NOISE, row, column))
 
     def _view(self) -> View | None:
         if not self.hparams["jitter"]:

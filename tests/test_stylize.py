@@ -159,9 +159,9 @@ def test_strength(run, photos, tmp_path):
     assert abs(full - photo).max() > 20
 
 
-def test_keep_colors(run, photos, tmp_path):
+def test_colors_of_the_photo(run, photos, tmp_path):
     assert call(run, photos / "one.png", "-o", tmp_path / "plain") == 0
-    assert call(run, photos / "one.png", "-o", tmp_path / "kept", "--keep-colors") == 0
+    assert call(run, photos / "one.png", "-o", tmp_path / "kept", "--colors", "luma") == 0
     paths = (photos / "one.png", tmp_path / "plain" / "one.png", tmp_path / "kept" / "one.png")
     photo, plain, kept = (np.asarray(Image.open(path).convert("YCbCr")).astype(int) for path in paths)
     free = ((pixels(paths[2]) > 0) & (pixels(paths[2]) < 255)).all(axis=2)

@@ -58,9 +58,9 @@ def test_a_painting_that_does_not_follow_the_photo_gets_none_of_its_detail():
 
 def test_strips_show_no_seams(monkeypatch):
     model, image = small_painter(lambda image: image.flip(1) ** 2), photo(300)
-    manner = Manner(strength=0.8, keep_colors=True)
+    manner = Manner(strength=0.8, colors="luma")
     expected = np.asarray(paint(model, image, manner))
-    monkeypatch.setattr(painting, "STRIP", 7)
+    monkeypatch.setattr(painting, "STRIP", 7 * 300)
     assert np.abs(np.asarray(paint(model, image, manner)).astype(int) - expected).max() <= 1
 
 

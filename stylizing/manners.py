@@ -1,0 +1,44 @@
+"""How the options of a command line ask for photos to be painted."""
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from norms.errors import SettingError
+from stylizing.masks import Region, read_region
+from stylizing.painting import Manner, find_style
+
+
+def find_manners(options: Namespace, names: Sequence[str]) -> list[Manner]:
+    """Return how each of a photo's results is painted: one, or as many as a sweep has.
+
+    Args:
+        options: What :mod:`stylizing.command` has parsed.
+        names: The network's styles.
+
+    Raises:
+        SettingError: If there is no such style, a mask cannot be read, or a sweep has no two ends.
+    """
+    regions = [_region(mask, names) for mask in options.mask]
+    mixtures = [options.style] if options.sweep is None else _sweep(options.style, options.sweep)
+    return [
+        Manner(find_style(names, mixture), options.stroke_size, options.strength, options.colors, regions)
+        for mixture in mixtures
+    ]
+
+
+def _region(text: str, names: Sequence[str]) -> Region:
+    path, _, style = text.rpartition("=")
+    if not path or not style:
+        raise SettingError(f"--mask {text}: expected a picture and a style, as in --mask sky.png=NAME")
+    return read_region(Path(os.path.expanduser(path)), find_style(names, [style]))
+
+
+def _sweep(styles: Sequence[str], steps: int) -> list[list[str]]:
+    """Return mixtures that lead evenly from the first style to the second."""
+    if len(styles) != 2 or any("=" in style for style in styles):
+        raise SettingError("--sweep leads from one style to another: give two, as in --style NAME --style NAME")
+    first, second = styles
+    shares = [step / (steps - 1) for step in range(steps)]
+    return [[f"{first}={1 - share:.6f}", f"{second}={share:.6f}"] for share in shares]
