@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 from torchvision.utils import make_grid
 
+from data.colors import match_covariance
 from data.stream import generator
 from data.styles import find_styles, open_style
 from lightning_modules.base import TrainingModule, class_path
@@ -74,6 +75,8 @@ class StyleTransfer(TrainingModule):
         styles: In the place of ``style`` several such names and paths, or folders of pictures, for one network that
             paints in each of them: every norm has a gamma and beta for each style. They are served in turn, image by
             image.
+        style_colors: Another picture, a name or path likewise, whose mean color and covariance of colors the style
+            pictures are given before the training (:func:`data.colors.match_covariance`).
         noise: Standard deviation of the noise that is added to a photo, whose values are in [0, 1], before the network
             sees it: what strokes in a clear sky can grow from. The same in every evaluation.
         norm: The network's normalization, as :func:`norms.build` takes it.
@@ -130,6 +133,7 @@ class StyleTransfer(TrainingModule):
         style: str = "night",
         style_size: int = 256,
         styles: list[str] | None = None,
+        style_colors: str | None = None,
         noise: float = 0.0,
         norm: str | Callable[..., nn.Module] = "batch_instance",
         norm_options: dict[str, Any] | None = None,
@@ -310,7 +314,10 @@ class StyleTransfer(TrainingModule):
                 f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
                 f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
             )
-        return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))
+        picture = ImageOps.contain(picture, (size, size))
+        if self.hparams["style_colors"] is not None:
+            picture = match_covariance(picture, open_style(self.hparams["style_colors"]))
+        return tvf.pil_to_tensor(picture)
 
     def _build_loss(self) -> PerceptualLoss:
         options = self.hparams

@@ -32,7 +32,10 @@ def _region(text: str, names: Sequence[str]) -> Region:
     path, _, style = text.rpartition("=")
     if not path or not style:
         raise SettingError(f"--mask {text}: expected a picture and a style, as in --mask sky.png=NAME")
-    return read_region(Path(os.path.expanduser(path)), find_style(names, [style]))
+    try:
+        return read_region(Path(os.path.expanduser(path)), find_style(names, [style]))
+    except SettingError as error:
+        raise SettingError(f"--mask: {error}") from error
 
 
 def _sweep(styles: Sequence[str], steps: int) -> list[list[str]]:

@@ -57,6 +57,7 @@ def paint(
     photo: Image.Image,
     manner: Manner = AS_TRAINED,
     advance: Callable[[float], None] = lambda share: None,
+    in_place: bool = False,
 ) -> Image.Image:
     """Paint a photo.
 
@@ -69,6 +70,7 @@ def paint(
         photo: RGB, of any size.
         manner: How.
         advance: Called with the share of the network's work that is done, in (0, 1].
+        in_place: Whether the result takes the place of the photo, so that a large one is in memory once.
 
     Returns:
         RGB, of the same size.
@@ -81,7 +83,7 @@ def paint(
         region.check(photo.size)
     seen = _scaled(photo, model.hparams["photo_size"] / manner.stroke_size)
     painted = _paint_seen(model, seen, manner, advance)
-    result = Image.new("RGB", photo.size)
+    result = photo if in_place else Image.new("RGB", photo.size)
     detailed, rows = max(seen.size) < max(photo.size), max(1, STRIP // photo.width)
     for top in range(0, photo.height, rows):
         box = (0, top, photo.width, min(top + rows, photo.height))

@@ -96,7 +96,7 @@ def _repaint(
 ) -> None:
     try:
         photo = read(job.source, job.target, options.size, options.max_pixels)
-        result = paint(model, photo.image, manner, advance)
+        result = paint(model, photo.image, manner, advance, in_place=True)
     except ImageError as error:
         outcome.skipped.append(str(error))
         return
@@ -111,7 +111,6 @@ def _repaint(
             f"{job.source}: too large for the memory at {size}, try --size or a larger --stroke-size"
         )
         return
-    photo = photo._replace(image=result)  # a large photo is in memory once
     for part in photo.write(result, job.target):
         outcome.lacking[part].append(job.source)
     outcome.written += 1

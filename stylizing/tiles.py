@@ -86,7 +86,7 @@ def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
 
 def _painted(model: StyleTransfer, image: Tensor, style: Style, corner: tuple[int, int] = (0, 0)) -> Image.Image:
     # Only what a network adds by itself knows of places.
-    place: dict[str, Any] = {"corner": corner} if model.hparams["noise"] else {}
+    place: dict[str, Any] = {"corner": corner} if model.hparams.get("noise") else {}
     return to_picture(model(image[None].to(model.device), style, **place)[0].cpu())
 
 

@@ -276,6 +276,20 @@ def test_impossible_styles(styles, message, tmp_path):
         make(styles=[style.format(folder=tmp_path) for style in styles]).prepare_data()
 
 
+def test_style_pictures_take_the_colors_of_another_picture():
+    modules = [make(), make(style_colors="waves"), make(styles=["glass", "quilt"], style_colors="waves")]
+    for module in modules:
+        module.setup("fit")
+    plain, *pictures = (picture.flatten(1).double() for module in modules for picture in module.style_images)
+    wanted = pil_to_tensor(open_style("waves")).flatten(1).double()
+    assert (plain.mean(1) - wanted.mean(1)).abs().max() > 20
+    for picture in pictures:
+        torch.testing.assert_close(picture.mean(1), wanted.mean(1), rtol=0, atol=8)
+        assert (picture.cov() - wanted.cov()).norm() < 0.3 * wanted.cov().norm()
+    with pytest.raises(SettingError, match="no style picture 'nonesuch.png'"):
+        make(style_colors="nonesuch.png").prepare_data()
+
+
 def test_noise_is_the_same_in_every_evaluation_and_other_in_every_step():
     module, photo = make(noise=0.5), torch.rand(2, 3, 16, 16)
     module.eval()
