@@ -21,7 +21,7 @@ AT_ONCE = 2**20
 GRID = 64
 """Tiles begin at multiples of this, which networks halve evenly as often as they halve the resolution."""
 
-TILE = 12 * GRID
+TILE = 8 * GRID
 """Side of a tile, without what surrounds it."""
 
 PROBE = 8 * GRID
