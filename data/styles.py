@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
+from data.colors import match_covariance
 from data.files import find_images
 from data.images import ImageError, load_image
 from norms.errors import SettingError
@@ -103,13 +104,14 @@ def open_style(style: str | os.PathLike[str]) -> Image.Image:
         raise SettingError(f"style picture {error} (bundled ones: {', '.join(bundled)})") from error
 
 
-def scaled_style(style: str, size: int) -> Tensor:
+def scaled_style(style: str, size: int, colors: str | None = None) -> Tensor:
     """Open a style at the size at which a network learns from it.
 
     Args:
         style: See :func:`open_style`; or several such with ``+`` between them, which stand side by side, so that they
             have the average of their Gram matrices. ``photo`` is a white picture.
         size: How long the longer side of each picture becomes, in pixels.
+        colors: Another such picture, whose mean color and covariance of colors they are given.
 
     Returns:
         RGB, uint8, (3, H, W).
@@ -121,11 +123,14 @@ def scaled_style(style: str, size: int) -> Tensor:
         return torch.full((3, SMALLEST_STYLE, SMALLEST_STYLE), 255, dtype=torch.uint8)
     whole = os.path.lexists(os.path.expanduser(style))
     pictures = [_scaled_picture(part, size) for part in ([style] if whole else style.split("+"))]
-    lowest = min(picture.shape[1] for picture in pictures)
-    return torch.cat([picture[:, :lowest] for picture in pictures], dim=2)
+    if colors is not None:
+        pictures = [match_covariance(picture, open_style(colors)) for picture in pictures]
+    lowest = min(picture.height for picture in pictures)
+    cropped = [picture.crop((0, 0, picture.width, lowest)) for picture in pictures]
+    return torch.cat([tvf.pil_to_tensor(picture) for picture in cropped], dim=2)
 
 
-def _scaled_picture(style: str, size: int) -> Tensor:
+def _scaled_picture(style: str, size: int) -> Image.Image:
     picture = open_style(style)
     if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
         raise SettingError(
@@ -139,4 +144,4 @@ def _scaled_picture(style: str, size: int) -> Tensor:
         )
     if picture.getcolors(1) is not None:
         raise SettingError(f"style picture {style} has one single color, and no texture to paint with")
-    return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))
+    return ImageOps.contain(picture, (size, size))

@@ -20,10 +20,10 @@ from lightning_modules.losses.perceptual import (
     LossScaling,
     Term,
     TotalVariation,
-    build_term,
     check_names,
     relative_error,
 )
+from lightning_modules.losses.settings import build_term
 from lightning_modules.losses.statistics import MeanStd
 from lightning_modules.networks.adaptive import AdaptiveNet
 from lightning_modules.networks.transformer import Style

@@ -20,13 +20,11 @@ from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
     LossScaling,
     PerceptualLoss,
-    build_term,
-    split_layer,
-    usual_terms,
 )
+from lightning_modules.losses.settings import build_loss
 from lightning_modules.losses.view import View
-from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
+from lightning_modules.noise import noise_field
 from lightning_modules.painter import Painter, draw_samples, split_shares
 from lightning_modules.scores import StyleScores
 from lightning_modules.starting import Base, train_only_styles_from_
@@ -66,6 +64,8 @@ class StyleTransfer(Painter):
         separate_norms: Whether each of several styles has norms of its own, so that it learns its own rho or switch
             weights. Otherwise styles differ by gamma and beta alone. A training step takes longer: every norm is
             computed once for each style.
+        style_colors: Another picture, a name or path likewise, whose mean color and covariance of colors the style
+            pictures are given before the training (:func:`data.colors.match_covariance`).
         noise: Standard deviation of the noise that is added to a photo, whose values are in [0, 1], before the network
             sees it: what strokes in a clear sky can grow from. The same in every evaluation.
         norm: The network's normalization, as :func:`norms.build` takes it.
@@ -127,6 +127,7 @@ class StyleTransfer(Painter):
         start: str | None = None,
         add_to: str | None = None,
         first_style: int = 0,
+        style_colors: str | None = None,
         noise: float = 0.0,
         norm: str | Callable[..., nn.Module] = "batch_instance",
         norm_options: dict[str, Any] | None = None,
@@ -211,20 +212,22 @@ class StyleTransfer(Painter):
             shares[names.index(name)] += share
         return shares
 
-    def forward(self, image: Tensor, style: Style = 0) -> Tensor:
+    def forward(self, image: Tensor, style: Style = 0, corner: tuple[int, int] = (0, 0)) -> Tensor:
         """Stylize images.
 
         Args:
             image: (B, 3 or 1, H, W), values in [0, 1].
             style: Which of several styles: an index, one for each image, or shares, see
                 :class:`norms.ConditionalNorm`.
+            corner: Row and column of the upper left pixel, where the images are parts of larger ones: in evaluation
+                noise belongs to a place.
 
         Returns:
             (B, 3, H, W), values in [0, 1].
         """
         image = image.expand(-1, 3, -1, -1).contiguous(memory_format=self.memory_format)
         if self.hparams["noise"]:
-            image = image + self.hparams["noise"] * self._noise(image)
+            image = image + self.hparams["noise"] * self._noise(image, corner)
         return self.transformer(image) if self.transformer.num_styles is None else self.transformer(image, style)
 
     def prepare_data(self) -> None:
@@ -234,8 +237,8 @@ class StyleTransfer(Painter):
             SettingError: If one of them cannot be had.
         """
         for style in self.styles[self.first_style :]:
-            scaled_style(style, self.hparams["style_size"])
-        self._build_loss()
+            self._load_style(style)
+        build_loss(self.hparams)
 
     def setup(self, stage: str) -> None:
         """Build what only training and validation need."""
@@ -245,8 +248,12 @@ class StyleTransfer(Painter):
             self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
-                setattr(self, name, scaled_style(style, self.hparams["style_size"]).to(self.device))
-        self.loss = self._build_loss().to(self.device).to(memory_format=self.memory_format)
+                setattr(
+                    self,
+                    name,
+                    scaled_style(style, self.hparams["style_size"], self.hparams["style_colors"]).to(self.device),
+                )
+        self.loss = build_loss(self.hparams).to(self.device).to(memory_format=self.memory_format)
 
     def on_train_start(self) -> None:
         """Keep running statistics as they are where styles share them that are not trained."""
@@ -345,16 +352,8 @@ class StyleTransfer(Painter):
     def _picture_names(self) -> list[str]:
         return [f"style_image{index or ''}" for index in range(len(self.styles))]
 
-    def _build_loss(self) -> PerceptualLoss:
-        options = self.hparams
-        customary = default_layers(options["loss_network"])
-        content_layers = options["content_layers"] or customary.content
-        style_layers = options["style_layers"] or customary.style
-        weights = {name: options[name] for name in ("content_weight", "style_weight", "tv_weight")}
-        terms = usual_terms(content_layers, style_layers, options["loss_scaling"], **weights)
-        terms += [build_term(description) for description in options["terms"] or ()]
-        layers = {split_layer(layer)[0] for term in terms for layer in term.layers}
-        return PerceptualLoss(build_loss_network(options["loss_network"], layers, options["weights"]), terms)
+    def _load_style(self, style: str) -> Tensor:
+        return scaled_style(style, self.hparams["style_size"], self.hparams["style_colors"])
 
     def _measure_style(self) -> None:
         styles, pictures = self.styles[self.first_style :], self._trained_pictures()
@@ -375,11 +374,10 @@ class StyleTransfer(Painter):
         trained = [(first + i) % (len(self.styles) - self.first_style) for i in range(len(photo))]
         return self(photo, torch.tensor(trained, device=photo.device) + self.first_style), trained
 
-    def _noise(self, image: Tensor) -> Tensor:
+    def _noise(self, image: Tensor, corner: tuple[int, int]) -> Tensor:
         if self.training:
             return self.noise(_NOISE, *image.shape).to(image)
-        keyed = generator(self.seed, _FIXED_NOISE)
-        return torch.randn(1, *image.shape[1:], generator=keyed).to(image)
+        return noise_field((self.seed, _FIXED_NOISE), corner, image.shape[2:]).to(image)
 
     def _view(self) -> View | None:
         if not self.hparams["jitter"]:

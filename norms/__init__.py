@@ -23,6 +23,7 @@ from .decorrelated import (
     DecorrelatedBatchNorm2d,
     DecorrelatedBatchNorm3d,
 )
+from .fixing import fixed_statistics
 from .kinds import STATISTICS, MixingKind
 from .layer_pixel import LayerNormPixel
 from .mixing import (
@@ -84,6 +85,7 @@ __all__ = [
     "build",
     "convert",
     "desynchronize_",
+    "fixed_statistics",
     "fold_",
     "freeze_mixing_",
     "functional",

@@ -6,12 +6,15 @@ Example:
 
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt, restricted_number_type
 
 from training.doors import command_parser, path_of, run_command
 
+Colors = Literal["painted", "luma", "histogram", "covariance"]
+Steps = restricted_number_type("Steps", int, [(">=", 2), ("<=", 1000)])
 StrokeSize = restricted_number_type("StrokeSize", float, [(">=", 0.05), ("<=", 20)])
 
 
@@ -45,6 +48,10 @@ def _parser() -> ArgumentParser:
         "mixture (default: the first)"
     )
     add("--style", metavar="NAME", type=str, action="append", default=[], help=style)
+    mask = "paint in another style where this picture is white; may be repeated, and the last one covers the others"
+    add("--mask", metavar="PICTURE=NAME", type=str, action="append", default=[], help=mask)
+    sweep = "write N results for each photo, from the first to the second of two --style"
+    add("--sweep", metavar="N", type=Steps | None, help=sweep)
     strokes = "how broad strokes are, relative to the picture and to those of the training (default: 1)"
     add("--stroke-size", metavar="F", type=StrokeSize, default=1.0, help=strokes)
     size = "scale larger photos down to N pixels on their longer side (default: results are as large as the photos)"
@@ -53,7 +60,9 @@ def _parser() -> ArgumentParser:
     add("--max-pixels", metavar="N", type=PositiveInt | None, help=pixels)
     strength = "blend with the photo, from 0 (photo) to 1 (default)"
     add("--strength", metavar="S", type=ClosedUnitInterval, default=1.0, help=strength)
-    add("--keep-colors", action="store_true", help="take only the brightness from the stylized image")
+    colors = "painted (default); luma: only the brightness is painted, in the photo's colors; histogram or covariance: "
+    colors += "painted colors with the photo's histogram, or with its mean color and covariance"
+    add("--colors", metavar="WHICH", type=Colors, default="painted", help=colors)
     device = "such as cpu or cuda:1 (default: the accelerator, if there is one)"
     add("--device", metavar="DEVICE", type=str | None, help=device)
     add("--overwrite", action="store_true", help="replace existing results")

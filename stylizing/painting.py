@@ -1,23 +1,29 @@
 """One photo of any size painted by a network, with strokes that are as broad as the picture is large."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from data.colors import match_covariance, match_histograms
 from data.images import to_tensor
 from lightning_modules.networks.transformer import Style
 from lightning_modules.painter import Painter
+from stylizing.masks import Region, blend
+from stylizing.tiles import paint_seen
 from training.images import to_picture
+
+Colors = Literal["painted", "luma", "histogram", "covariance"]
 
 LUMA = (0.299, 0.587, 0.114)
 """Share of each color in the brightness, ITU-R BT.601."""
 
-STRIP = 256
-"""How many rows of a large picture are worked on at once."""
+STRIP = 2**19
+"""How many pixels of a large picture are worked on at once, in whole rows."""
 
 RADIUS = 3
 """Half the side, in pixels that the network sees, of the squares in which photo and painting are compared."""
@@ -35,14 +41,23 @@ class Manner(NamedTuple):
     """How broad strokes are, relative to those at which photos look as in training."""
     strength: float = 1.0
     """Share of the painting in the result, the rest being the photo; in [0, 1]."""
-    keep_colors: bool = False
-    """Whether to take only the brightness from the painting, and the colors from the photo."""
+    colors: Colors = "painted"
+    """Whose colors the result has: those that the network paints; those of the photo, with the painting's brightness;
+    or painted ones with the photo's histogram, or mean and covariance."""
+    regions: Sequence[Region] = ()
+    """Where other styles are painted in; of regions that overlap the last one is seen."""
 
 
 AS_TRAINED = Manner()
 
 
-def paint(model: Painter, photo: Image.Image, manner: Manner = AS_TRAINED) -> Image.Image:
+def paint(
+    model: Painter,
+    photo: Image.Image,
+    manner: Manner = AS_TRAINED,
+    advance: Callable[[float], None] = lambda share: None,
+    in_place: bool = False,
+) -> Image.Image:
     """Paint a photo.
 
     The network sees it at ``model.photo_size / stroke_size`` pixels on its longer side. What it paints is scaled to the
@@ -53,23 +68,26 @@ def paint(model: Painter, photo: Image.Image, manner: Manner = AS_TRAINED) -> Im
         model: A trained model in evaluation mode.
         photo: RGB, of any size.
         manner: How.
+        advance: Called with the share of the network's work that is done, in (0, 1].
+        in_place: Whether the result takes the place of the photo, so that a large one is in memory once.
 
     Returns:
         RGB, of the same size.
+
+    Raises:
+        MaskError: If a region has another shape than the photo.
+        SettingError: If the network cannot paint large pictures, see :func:`stylizing.tiles.paint_seen`.
     """
+    for region in manner.regions:
+        region.check(photo.size)
     seen = _scaled(photo, model.hparams["photo_size"] / manner.stroke_size)
-    with torch.inference_mode():
-        small = to_tensor(seen)
-        style = manner.style.to(model.device) if isinstance(manner.style, Tensor) else manner.style
-        painted = model(small[None].to(model.device), style)[0].cpu()
-        slope = Image.fromarray(_slope(small, painted).numpy())
-        # Sideways first: strips are then scaled as the whole would be.
-        wide = [_resized(image, (photo.width, seen.height)) for image in (seen, to_picture(painted), slope)]
-        result = Image.new("RGB", photo.size)
-        for top in range(0, photo.height, STRIP):
-            box = (0, top, photo.width, min(top + STRIP, photo.height))
-            parts = [_rows(image, box, photo.height) for image in wide]
-            result.paste(_finish(photo.crop(box), parts, max(seen.size) < max(photo.size), manner), box)
+    painted = _paint_seen(model, seen, manner, advance)
+    result = photo if in_place else Image.new("RGB", photo.size)
+    detailed, rows = max(seen.size) < max(photo.size), max(1, STRIP // photo.width)
+    for top in range(0, photo.height, rows):
+        box = (0, top, photo.width, min(top + rows, photo.height))
+        parts = _enlarged(seen, painted, photo.size, box)
+        result.paste(_finish(photo.crop(box), parts, detailed, manner), box)
     return result
 
 
@@ -110,17 +128,48 @@ def _slope(photo: Tensor, painted: Tensor) -> Tensor:
     return (covariance / (variance.clamp_min(0) + FLATNESS)).clamp(-1, 1)[0]
 
 
-def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
+def _paint_seen(model: Painter, seen: Image.Image, manner: Manner, advance: Callable[[float], None]) -> Image.Image:
+    """Paint what the network sees, in all styles and with the colors that are wanted."""
+    styles = [manner.style, *(region.style for region in manner.regions)]
+
+    def paint_in(number: int, style: Style) -> Image.Image:
+        return paint_seen(model, seen, style, lambda share: advance((number + share) / len(styles)))
+
+    first, *others = (paint_in(number, style) for number, style in enumerate(styles))
+    painted = blend(first, zip(manner.regions, others, strict=True))
+    if manner.colors == "histogram":
+        return match_histograms(painted, seen)
+    return match_covariance(painted, seen) if manner.colors == "covariance" else painted
+
+
+def _enlarged(
+    seen: Image.Image, painted: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]
+) -> list[Image.Image]:
+    """Return a strip of what was seen, of what was painted and of the slope between both, enlarged to a photo's size.
+
+    Args:
+        seen: What the network saw.
+        painted: What it made of that.
+        size: Width and height of the photo.
+        box: The strip: left, top, right and bottom in the photo.
+    """
+    left, top, right, bottom = box
+    across, down = seen.width / size[0], seen.height / size[1]
+    # Interpolation and slope look at what is around.
+    around = RADIUS + 1 + math.ceil(2 * max(1, down))
+    first, last = max(0, math.floor(top * down) - around), min(seen.height, math.ceil(bottom * down) + around)
+    near = [image.crop((0, first, seen.width, last)) for image in (seen, painted)]
+    slope = Image.fromarray(_slope(*map(to_tensor, near)).numpy())
+    part = (left * across, top * down - first, right * across, bottom * down - first)
+    return [_resized(image, (right - left, bottom - top), part) for image in (*near, slope)]
+
+
+def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, ...]) -> Image.Image:
     # What is interpolated by cubes overshoots.
     smooth = Image.Resampling.BILINEAR if image.mode == "F" else Image.Resampling.BICUBIC
-    return image.resize(size, smooth, box=cast(Any, box))
-
-
-def _rows(image: Image.Image, box: tuple[int, int, int, int], height: int) -> Image.Image:
-    """Return the rows of a picture as high as ``height`` that lie in a box, of which ``image`` is a lower copy."""
-    left, top, right, bottom = box
-    scale = image.height / height
-    return _resized(image, (right - left, bottom - top), (left, top * scale, right, bottom * scale))
+    # Rounding may leave the picture.
+    inside = (box[0], max(0.0, box[1]), min(box[2], image.width), min(box[3], image.height))
+    return image.resize(size, smooth, box=cast(Any, inside))
 
 
 def _finish(photo: Image.Image, parts: Sequence[Image.Image], detailed: bool, manner: Manner) -> Image.Image:
@@ -129,7 +178,7 @@ def _finish(photo: Image.Image, parts: Sequence[Image.Image], detailed: bool, ma
     original, result = to_tensor(photo), to_tensor(painted)
     if detailed:
         result = (result + _as_floats(slope) * _luma(original - to_tensor(seen))).clamp(0, 1)
-    if manner.keep_colors:
+    if manner.colors == "luma":
         result = with_colors_of(original, result)
     return to_picture(torch.lerp(original, result, manner.strength))
 

@@ -5,18 +5,21 @@ import sys
 import warnings
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, TaskID
 
 from data.files import find_images, image_extensions, listed
 from data.images import ImageError
 from lightning_modules.painter import Painter
 from norms.errors import SettingError
+from stylizing.manners import find_manners
+from stylizing.masks import MaskError
 from stylizing.painting import Manner, paint
 from stylizing.photo import read
 from training.run import Run
@@ -30,10 +33,12 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 class Job(NamedTuple):
-    """Name one photo and the file its result goes to."""
+    """Name one photo, the file its result goes to, and how it is painted."""
 
     source: Path
     target: Path
+    manner: int = 0
+    """Which of several results that is."""
 
 
 class Outcome:
@@ -53,30 +58,50 @@ def write(options: Namespace) -> None:
         SettingError: If there is no such network, style or device, no photo, or a result cannot be written.
     """
     device = _device(options.device)
-    jobs = _jobs(options.inputs, options.output)
+    jobs = _jobs(options.inputs, options.output, options.sweep)
     model = Run.find(with_shipped_networks(options.run)).load(Painter).to(device)
-    style = model.find_style(options.style)
-    manner = Manner(style, options.stroke_size, options.strength, options.keep_colors)
+    manners = find_manners(options, model)
     _make_folder(options.output)
     waiting = [job for job in jobs if options.overwrite or not os.path.exists(job.target)]
     outcome = Outcome()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _progress() as progress:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata that are damaged, without saying where
-        for job in track(waiting, "stylizing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-            _repaint(model, job, manner, options, outcome)
-    for reason in outcome.skipped:
+        task = progress.add_task("stylizing", total=len(waiting))
+        for done, job in enumerate(waiting):
+            advance = partial(_advance, progress, task, done)
+            _repaint(model, job, manners[job.manner], options, outcome, advance)
+            advance(1.0)
+    for reason in dict.fromkeys(outcome.skipped):  # which all of a sweep's results have
         print(f"skipped {reason}", file=sys.stderr)
     if outcome.skipped and len(outcome.skipped) == len(jobs):
-        raise SettingError(f"none of the photos could be stylized ({len(jobs)})")
+        raise SettingError(f"none of the photos could be stylized ({len({job.source for job in jobs})})")
     _report(options, outcome, len(jobs) - len(waiting))
 
 
-def _repaint(model: Painter, job: Job, manner: Manner, options: Namespace, outcome: Outcome) -> None:
+def _progress() -> Progress:
+    return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def _advance(progress: Progress, task: TaskID, done: int, share: float) -> None:
+    progress.update(task, completed=done + share)
+
+
+def _repaint(
+    model: Painter,
+    job: Job,
+    manner: Manner,
+    options: Namespace,
+    outcome: Outcome,
+    advance: Callable[[float], None],
+) -> None:
     try:
         photo = read(job.source, job.target, options.size, options.max_pixels)
-        result = paint(model, photo.image, manner)
+        result = paint(model, photo.image, manner, advance, in_place=True)
     except ImageError as error:
         outcome.skipped.append(str(error))
+        return
+    except MaskError as error:
+        outcome.skipped.append(f"{job.source}: {error}")
         return
     except RuntimeError as error:
         if not any(words in str(error) for words in OUT_OF_MEMORY):
@@ -97,7 +122,7 @@ def _report(options: Namespace, outcome: Outcome, existing: int) -> None:
     if outcome.scaled:
         print(f"scaled {outcome.scaled} larger {_images(outcome.scaled)} down to {options.size} pixels (--size)")
     for part, photos in outcome.lacking.items():
-        print(f"left out {part} of {len(photos)} {_images(len(photos))}: {listed(photos)}")
+        print(f"left out {part} of {len(photos)} {_images(len(photos))}: {listed(list(dict.fromkeys(photos)))}")
     if existing:
         print(f"left {existing} existing {_images(existing)} as they are (--overwrite to replace them)")
 
@@ -106,8 +131,8 @@ def _images(count: int) -> str:
     return "image" if count == 1 else "images"
 
 
-def _jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """Pair every photo with its result, and refuse what would replace a photo or another photo's result."""
+def _jobs(inputs: Sequence[Path], output: Path, sweep: int | None) -> list[Job]:
+    """Pair every photo with its results, and refuse what would replace a photo or another photo's result."""
     photos = list(_photos(inputs, output))
     if not photos:
         raise SettingError(f"no images found in {', '.join(map(str, inputs))}")
@@ -117,13 +142,26 @@ def _jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     # Those that keep their names come first, so that a photo that becomes a PNG file takes none of theirs.
     for source, name in sorted(photos, key=lambda photo: not _keeps_name(photo[1])):
         target = _target(name, output, names)
-        if os.path.realpath(target) in originals:
-            raise SettingError(f"a result would replace the photo {target}: name another folder with -o")
+        for result in _results(target, sweep):
+            if os.path.realpath(result) in originals:
+                raise SettingError(f"a result would replace the photo {result}: name another folder with -o")
         other = sources.setdefault(target, source)
         if os.path.realpath(other) != os.path.realpath(source):
             raise SettingError(f"{other} and {source} would both become {target}: stylize them separately")
         names[target] = name
-    return [Job(source, target) for target, source in sources.items()]
+    return [
+        Job(source, result, step)
+        for target, source in sources.items()
+        for step, result in enumerate(_results(target, sweep))
+    ]
+
+
+def _results(target: Path, sweep: int | None) -> list[Path]:
+    """Return the files of a photo's results: ``a.png``, or ``a-1.png`` and so on."""
+    if sweep is None:
+        return [target]
+    digits = len(str(sweep))
+    return [target.with_stem(f"{target.stem}-{number:0{digits}}") for number in range(1, sweep + 1)]
 
 
 def _keeps_name(name: Path) -> bool:

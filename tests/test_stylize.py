@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from stylizing.command import main
 from stylizing.painting import LUMA, paint, with_colors_of
 from training.run import Run
 
+ROOT = Path(__file__).parents[1]
+
 
 def save_run(module, folder):
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder)
@@ -32,6 +36,20 @@ def run(tmp_path_factory):
     model = StyleTransfer(style="night", style_size=64, widths=[4, 8], num_blocks=1, photo_size=16)
     model.setup("fit")
     return save_run(model, tmp_path_factory.mktemp("style") / "version_0")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A network of two styles, which differ."""
+    torch.manual_seed(0)
+    model = StyleTransfer(styles=["night", "waves"], style_size=64, widths=[4, 8], num_blocks=1, photo_size=20)
+    model.setup("fit")
+    with torch.no_grad():
+        for name, parameter in model.transformer.named_parameters():
+            if "norm" in name and parameter.ndim == 2:
+                parameter.copy_(torch.rand_like(parameter) * 2 - 0.5)
+        model.transformer.last.weight.mul_(5)
+    return save_run(model, tmp_path_factory.mktemp("styles") / "version_0")
 
 
 @pytest.fixture
@@ -159,9 +177,9 @@ def test_strength(run, photos, tmp_path):
     assert abs(full - photo).max() > 20
 
 
-def test_keep_colors(run, photos, tmp_path):
+def test_colors_of_the_photo(run, photos, tmp_path):
     assert call(run, photos / "one.png", "-o", tmp_path / "plain") == 0
-    assert call(run, photos / "one.png", "-o", tmp_path / "kept", "--keep-colors") == 0
+    assert call(run, photos / "one.png", "-o", tmp_path / "kept", "--colors", "luma") == 0
     paths = (photos / "one.png", tmp_path / "plain" / "one.png", tmp_path / "kept" / "one.png")
     photo, plain, kept = (np.asarray(Image.open(path).convert("YCbCr")).astype(int) for path in paths)
     free = ((pixels(paths[2]) > 0) & (pixels(paths[2]) < 255)).all(axis=2)
@@ -169,6 +187,88 @@ def test_keep_colors(run, photos, tmp_path):
     assert abs(kept - plain)[free][:, 0].max() <= 2
     assert abs(kept - photo)[free][:, 1:].max() <= 2
     assert abs(plain - photo)[..., 1:].max() > 10
+
+
+def test_regions_have_styles_of_their_own(several, photos, tmp_path, capsys):
+    mask = Image.new("L", (20, 13))
+    mask.paste(255, (0, 0, 10, 13))
+    mask.save(tmp_path / "left=half.png")
+    for name in ("waves", "night"):
+        assert call(several, photos / "one.png", "-o", tmp_path / name, "--style", name) == 0
+    regions = ["--style", "waves", "--mask", f"{tmp_path}/left=half.png=night"]
+    capsys.readouterr()
+    assert call(several, photos, "-o", tmp_path / "out", *regions) == 0
+    result, waves, night = (pixels(tmp_path / name / "one.png") for name in ("out", "waves", "night"))
+    assert abs(waves - night)[:, 17:].max() > 5
+    assert abs(result - waves)[:, 17:].max() <= 2
+    assert abs(result - night)[:, :3].max() <= 2
+    out, err = capsys.readouterr()
+    assert out == f"wrote 1 image to {tmp_path / 'out'}\n"
+    assert (
+        f"skipped {photos / 'two.JPG'}: the mask {tmp_path}/left=half.png has 20x13 pixels, and the photo 17x30" in err
+    )
+    assert err.count("\n") == 2
+
+
+def test_a_sweep_leads_from_one_style_to_another(several, photos, tmp_path, capsys):
+    sweep = ["--sweep", 3, "--style", "night", "--style", "waves"]
+    assert call(several, photos, "-o", tmp_path / "out", *sweep) == 0
+    assert capsys.readouterr().out == f"wrote 9 images to {tmp_path / 'out'}\n"
+    assert files(tmp_path / "out")[:3] == ["deeper/one-1.png", "deeper/one-2.png", "deeper/one-3.png"]
+    for number, styles in enumerate((["night"], ["night=0.5", "waves=0.5"], ["waves"]), start=1):
+        options = [option for style in styles for option in ("--style", style)]
+        assert call(several, photos / "one.png", "-o", tmp_path / str(number), *options) == 0
+        expected = pixels(tmp_path / str(number) / "one.png")
+        assert (pixels(tmp_path / "out" / f"one-{number}.png") == expected).all()
+    (photos / "broken.png").write_text("not an image")
+    capsys.readouterr()
+    assert call(several, photos, "-o", tmp_path / "out", *sweep) == 0
+    out, err = capsys.readouterr()
+    assert "left 9 existing images as they are" in out
+    assert err.count("broken.png") == 1
+
+
+def test_a_sweep_never_replaces_a_photo(several, photos, tmp_path, capsys):
+    save_photo(tmp_path / "one-2.png", 8, 8)
+    sweep = ["--sweep", 3, "--style", "night", "--style", "waves"]
+    err = fails(capsys, several, photos / "one.png", tmp_path / "one-2.png", "-o", tmp_path, *sweep)
+    assert f"a result would replace the photo {tmp_path / 'one-2.png'}" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mask", "one.png=wave"], "--mask: unknown style 'wave', did you mean 'waves'? (known: night, waves)"),
+        (["--mask", "one.png"], "--mask one.png: expected a picture and a style, as in --mask sky.png=NAME"),
+        (["--mask", "nonesuch.png=waves"], "--mask: nonesuch.png: no such file"),
+        (["--mask", "notes.txt=waves"], "--mask: notes.txt: not an image in a format that Pillow knows"),
+        (["--sweep", "3", "--style", "waves"], "--sweep leads from one style to another: give two, as in --style NAME"),
+        (["--sweep", "1"], "sweep: must be at least 2 and at most 1000, got 1"),
+        (["--colors", "lume"], "colors: expected one of painted, luma, histogram, covariance, got lume, did you mean"),
+        (["--size", "1e2"], "size: expected int, got '1e2'"),
+    ],
+)
+def test_impossible_ways_to_paint(options, message, several, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(photos)
+    err = fails(capsys, several, "one.png", "-o", tmp_path / "out", *options)
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the most memory that was held")
+def test_12000x9000_pixels_take_less_than_2_gib(run, tmp_path):
+    Image.effect_noise((120, 90), 80).resize((12000, 9000)).convert("RGB").save(tmp_path / "large.jpg")
+    options = [run, tmp_path / "large.jpg", "-o", tmp_path / "out", "--max-pixels", 12000 * 9000]
+    code = (
+        "import sys; from stylizing.command import main; assert main(sys.argv[1:]) == 0; "
+        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
+    )
+    command = [sys.executable, "-c", code, *map(str, options)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert Image.open(tmp_path / "out" / "large.jpg").size == (12000, 9000)
+    assert int(result.stdout.split()[-1]) < 2 * 2**20
 
 
 @given(st.tuples(*[st.floats(0.25, 0.75)] * 3), st.floats(-0.25, 0.25))

@@ -146,6 +146,9 @@ def _shorten_value_error(message: str) -> str:
     text = _shorten_restriction(text, union[3] if union else "")
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r"^\s*Expected (an? )?", "expected ", text)
+    if choice := re.fullmatch(r"expected Literal\[(.*)\], got '?(.*?)'?", text.strip()):
+        known = re.findall("'(.*?)'", choice[1])
+        text = f"expected one of {', '.join(known)}, got {choice[2]}{_did_you_mean(choice[2], known)}"
     # Of a value for which jsonargparse has no more than that it is none.
     if nested := re.fullmatch(r"expected .*, got NestedArg\(key='(.*?)', val='?(.*?)'?\)", text.strip()):
         where, text = f"{where}.{nested[1]}", f"expected another value, got {nested[2]}"

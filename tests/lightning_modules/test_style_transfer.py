@@ -276,6 +276,21 @@ def test_impossible_styles(styles, message, tmp_path):
         make(styles=[style.format(folder=tmp_path) for style in styles]).prepare_data()
 
 
+def test_style_pictures_take_the_colors_of_another_picture(tmp_path):
+    pale = (torch.rand(3, 40, 50) * torch.tensor([60, 40, 20])[:, None, None] + 110).byte()
+    to_pil_image(pale).save(tmp_path / "pale.png")
+    colors = str(tmp_path / "pale.png")
+    wanted = pale.flatten(1).double()
+    for module in (make(style_colors=colors), make(styles=["glass", "quilt"], style_colors=colors)):
+        module.setup("fit")
+        for picture in module.style_images:
+            values = picture.flatten(1).double()
+            torch.testing.assert_close(values.mean(1), wanted.mean(1), rtol=0, atol=1)
+            torch.testing.assert_close(values.cov(), wanted.cov(), rtol=0, atol=10)
+    with pytest.raises(SettingError, match=r"no style picture 'nonesuch\.png'"):
+        make(style_colors="nonesuch.png").prepare_data()
+
+
 def test_noise_is_the_same_in_every_evaluation_and_other_in_every_step():
     module, photo = make(noise=0.5), torch.rand(2, 3, 16, 16)
     module.eval()

@@ -1,0 +1,48 @@
+"""How the options of a command line ask for photos to be painted."""
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_modules.painter import Painter
+from norms.errors import SettingError
+from stylizing.masks import Region, read_region
+from stylizing.painting import Manner
+
+
+def find_manners(options: Namespace, model: Painter) -> list[Manner]:
+    """Return how each of a photo's results is painted: one, or as many as a sweep has.
+
+    Args:
+        options: What :mod:`stylizing.command` has parsed.
+        model: The network.
+
+    Raises:
+        SettingError: If there is no such style, a mask cannot be read, or a sweep has no two ends.
+    """
+    regions = [_region(mask, model) for mask in options.mask]
+    mixtures = [options.style] if options.sweep is None else _sweep(options.style, options.sweep)
+    return [
+        Manner(model.find_style(mixture), options.stroke_size, options.strength, options.colors, regions)
+        for mixture in mixtures
+    ]
+
+
+def _region(text: str, model: Painter) -> Region:
+    path, _, style = text.rpartition("=")
+    if not path or not style:
+        raise SettingError(f"--mask {text}: expected a picture and a style, as in --mask sky.png=NAME")
+    try:
+        return read_region(Path(os.path.expanduser(path)), model.find_style([style]))
+    except SettingError as error:
+        raise SettingError(f"--mask: {error}") from error
+
+
+def _sweep(styles: Sequence[str], steps: int) -> list[list[str]]:
+    """Return mixtures that lead evenly from the first style to the second."""
+    if len(styles) != 2 or any("=" in style for style in styles):
+        raise SettingError("--sweep leads from one style to another: give two, as in --style NAME --style NAME")
+    first, second = styles
+    shares = [step / (steps - 1) for step in range(steps)]
+    return [[f"{first}={1 - share:.6f}", f"{second}={share:.6f}"] for share in shares]
