@@ -43,7 +43,10 @@ def _parser() -> ArgumentParser:
     add("inputs", metavar="PHOTO", type=path_of, nargs="+", help="photos, and folders that are searched at any depth")
     where = "where results go, under the photos' names"
     add("-o", "--output", metavar="FOLDER", type=path_of, required=True, help=where)
-    style = "one of several styles of the network; repeated as NAME=SHARE, a mixture (default: the first)"
+    style = (
+        "one of several styles of the network, or a picture for a network of any style; repeated as NAME=SHARE, a "
+        "mixture (default: the first)"
+    )
     add("--style", metavar="NAME", type=str, action="append", default=[], help=style)
     mask = "paint in another style where this picture is white; may be repeated, and the last one covers the others"
     add("--mask", metavar="PICTURE=NAME", type=str, action="append", default=[], help=mask)

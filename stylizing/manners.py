@@ -5,35 +5,36 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_modules.painter import Painter
 from norms.errors import SettingError
 from stylizing.masks import Region, read_region
-from stylizing.painting import Manner, find_style
+from stylizing.painting import Manner
 
 
-def find_manners(options: Namespace, names: Sequence[str]) -> list[Manner]:
+def find_manners(options: Namespace, model: Painter) -> list[Manner]:
     """Return how each of a photo's results is painted: one, or as many as a sweep has.
 
     Args:
         options: What :mod:`stylizing.command` has parsed.
-        names: The network's styles.
+        model: The network, which knows its styles.
 
     Raises:
         SettingError: If there is no such style, a mask cannot be read, or a sweep has no two ends.
     """
-    regions = [_region(mask, names) for mask in options.mask]
+    regions = [_region(mask, model) for mask in options.mask]
     mixtures = [options.style] if options.sweep is None else _sweep(options.style, options.sweep)
     return [
-        Manner(find_style(names, mixture), options.stroke_size, options.strength, options.colors, regions)
+        Manner(model.find_style(mixture), options.stroke_size, options.strength, options.colors, regions)
         for mixture in mixtures
     ]
 
 
-def _region(text: str, names: Sequence[str]) -> Region:
+def _region(text: str, model: Painter) -> Region:
     path, _, style = text.rpartition("=")
     if not path or not style:
         raise SettingError(f"--mask {text}: expected a picture and a style, as in --mask sky.png=NAME")
     try:
-        return read_region(Path(os.path.expanduser(path)), find_style(names, [style]))
+        return read_region(Path(os.path.expanduser(path)), model.find_style([style]))
     except SettingError as error:
         raise SettingError(f"--mask: {error}") from error
 

@@ -16,7 +16,7 @@ from rich.progress import Progress, TaskID
 
 from data.files import find_images, image_extensions, listed
 from data.images import ImageError
-from lightning_modules.style_transfer import StyleTransfer
+from lightning_modules.painter import Painter
 from norms.errors import SettingError
 from stylizing.manners import find_manners
 from stylizing.masks import MaskError
@@ -59,8 +59,8 @@ def write(options: Namespace) -> None:
     """
     device = _device(options.device)
     jobs = _jobs(options.inputs, options.output, options.sweep)
-    model = Run.find(with_shipped_networks(options.run)).load(StyleTransfer).to(device)
-    manners = find_manners(options, model.style_names)
+    model = Run.find(with_shipped_networks(options.run)).load(Painter).to(device)
+    manners = find_manners(options, model)
     _make_folder(options.output)
     waiting = [job for job in jobs if options.overwrite or not os.path.exists(job.target)]
     outcome = Outcome()
@@ -87,7 +87,7 @@ def _advance(progress: Progress, task: TaskID, done: int, share: float) -> None:
 
 
 def _repaint(
-    model: StyleTransfer,
+    model: Painter,
     job: Job,
     manner: Manner,
     options: Namespace,

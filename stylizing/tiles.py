@@ -11,7 +11,7 @@ from torch import Tensor
 import norms
 from data.images import to_tensor
 from lightning_modules.networks.transformer import Style
-from lightning_modules.style_transfer import StyleTransfer
+from lightning_modules.painter import Painter
 from norms.errors import SettingError
 from training.images import to_picture
 
@@ -29,7 +29,7 @@ PROBE = 8 * GRID
 
 
 def paint_seen(
-    model: StyleTransfer, seen: Image.Image, style: Style, advance: Callable[[float], None] = lambda share: None
+    model: Painter, seen: Image.Image, style: Style, advance: Callable[[float], None] = lambda share: None
 ) -> Image.Image:
     """Paint a picture of the size in which the network is to see it.
 
@@ -64,7 +64,7 @@ def paint_seen(
             return _in_tiles(model, seen, style, advance)
 
 
-def _in_tiles(model: StyleTransfer, seen: Image.Image, style: Style, advance: Callable[[float], None]) -> Image.Image:
+def _in_tiles(model: Painter, seen: Image.Image, style: Style, advance: Callable[[float], None]) -> Image.Image:
     margin = math.ceil(_reach(model, style) / GRID) * GRID
     result = Image.new("RGB", seen.size)
     tiles = list(_tiles(seen.width, seen.height))
@@ -84,13 +84,13 @@ def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
             yield left, top, min(left + TILE, width), min(top + TILE, height)
 
 
-def _painted(model: StyleTransfer, image: Tensor, style: Style, corner: tuple[int, int] = (0, 0)) -> Image.Image:
+def _painted(model: Painter, image: Tensor, style: Style, corner: tuple[int, int] = (0, 0)) -> Image.Image:
     # Only what a network adds by itself knows of places.
     place: dict[str, Any] = {"corner": corner} if model.hparams.get("noise") else {}
     return to_picture(model(image[None].to(model.device), style, **place)[0].cpu())
 
 
-def _reach(model: StyleTransfer, style: Style) -> int:
+def _reach(model: Painter, style: Style) -> int:
     """Return by how many pixels the network looks beyond a square of the grid: as far as values that are none spread.
 
     The statistics of norms have to be fixed.
