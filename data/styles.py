@@ -111,7 +111,7 @@ def scaled_style(style: str, size: int, colors: str | None = None) -> Tensor:
         style: See :func:`open_style`; or several such with ``+`` between them, which stand side by side, so that they
             have the average of their Gram matrices. ``photo`` is a white picture.
         size: How long the longer side of each picture becomes, in pixels.
-        colors: Another such picture, whose mean color and covariance of colors they are given.
+        colors: Another picture, as :func:`open_style` takes it, whose mean color and covariance each is given.
 
     Returns:
         RGB, uint8, (3, H, W).
@@ -122,15 +122,12 @@ def scaled_style(style: str, size: int, colors: str | None = None) -> Tensor:
     if style == PHOTO:
         return torch.full((3, SMALLEST_STYLE, SMALLEST_STYLE), 255, dtype=torch.uint8)
     whole = os.path.lexists(os.path.expanduser(style))
-    pictures = [_scaled_picture(part, size) for part in ([style] if whole else style.split("+"))]
-    if colors is not None:
-        pictures = [match_covariance(picture, open_style(colors)) for picture in pictures]
-    lowest = min(picture.height for picture in pictures)
-    cropped = [picture.crop((0, 0, picture.width, lowest)) for picture in pictures]
-    return torch.cat([tvf.pil_to_tensor(picture) for picture in cropped], dim=2)
+    pictures = [_scaled_picture(part, size, colors) for part in ([style] if whole else style.split("+"))]
+    lowest = min(picture.shape[1] for picture in pictures)
+    return torch.cat([picture[:, :lowest] for picture in pictures], dim=2)
 
 
-def _scaled_picture(style: str, size: int) -> Image.Image:
+def _scaled_picture(style: str, size: int, colors: str | None) -> Tensor:
     picture = open_style(style)
     if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
         raise SettingError(
@@ -144,4 +141,5 @@ def _scaled_picture(style: str, size: int) -> Image.Image:
         )
     if picture.getcolors(1) is not None:
         raise SettingError(f"style picture {style} has one single color, and no texture to paint with")
-    return ImageOps.contain(picture, (size, size))
+    picture = ImageOps.contain(picture, (size, size))
+    return tvf.pil_to_tensor(picture if colors is None else match_covariance(picture, open_style(colors)))

@@ -24,15 +24,15 @@ from lightning_modules.losses.perceptual import (
 from lightning_modules.losses.settings import build_loss
 from lightning_modules.losses.view import View
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
-from lightning_modules.noise import noise_field
 from lightning_modules.painter import Painter, draw_samples, split_shares
+from lightning_modules.places import noise_at
 from lightning_modules.scores import StyleScores
 from lightning_modules.starting import Base, train_only_styles_from_
 from norms.errors import SettingError, check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
 
-_VIEW, _NOISE, _FIXED_NOISE = 1, 2, 3
+_VIEW, _NOISE = 1, 2
 """Tell the module's random numbers apart."""
 
 
@@ -219,8 +219,7 @@ class StyleTransfer(Painter):
             image: (B, 3 or 1, H, W), values in [0, 1].
             style: Which of several styles: an index, one for each image, or shares, see
                 :class:`norms.ConditionalNorm`.
-            corner: Row and column of the upper left pixel, where the images are parts of larger ones: in evaluation
-                noise belongs to a place.
+            corner: Row and column of the upper left pixel in a larger picture, to whose places noise belongs.
 
         Returns:
             (B, 3, H, W), values in [0, 1].
@@ -248,11 +247,7 @@ class StyleTransfer(Painter):
             self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
-                setattr(
-                    self,
-                    name,
-                    scaled_style(style, self.hparams["style_size"], self.hparams["style_colors"]).to(self.device),
-                )
+                setattr(self, name, self._load_style(style).to(self.device))
         self.loss = build_loss(self.hparams).to(self.device).to(memory_format=self.memory_format)
 
     def on_train_start(self) -> None:
@@ -377,7 +372,7 @@ class StyleTransfer(Painter):
     def _noise(self, image: Tensor, corner: tuple[int, int]) -> Tensor:
         if self.training:
             return self.noise(_NOISE, *image.shape).to(image)
-        return noise_field((self.seed, _FIXED_NOISE), corner, image.shape[2:]).to(image)
+        return noise_at(self.seed, corner, (image.shape[2], image.shape[3]))[None].to(image)
 
     def _view(self) -> View | None:
         if not self.hparams["jitter"]:

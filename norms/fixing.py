@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .adaptive import AdaptiveInstanceNorm
 from .base import MomentNorm
 from .errors import SettingError
 from .operators import spread
@@ -36,8 +37,8 @@ def fixed_statistics(model: nn.Module, *inputs: Any) -> Iterator[None]:
         a = \frac{\mathrm{cov}(x, y)}{\mathrm{var}(x)}, \qquad b = \bar{y} - a \bar{x}
 
     and has the norms apply these lines to whatever they are given in the block: parts of the same samples, say, or the
-    same samples in another resolution. It holds for all norms of :func:`norms.names`, conditional ones too, and for
-    classes added by :func:`norms.register`. Those that map no plane by a line, such as ``layer_pixel`` and
+    same samples in another resolution. It holds for all norms of :func:`norms.names`, conditional and adaptive ones
+    too, and for classes added by :func:`norms.register`. Those that map no plane by a line, such as ``layer_pixel`` and
     ``decorrelated_batch``, stay as they are: what they make of a position depends on that position alone, as it does
     for batch statistics in evaluation. A plane that is constant in the pass becomes the constant that it became there.
 
@@ -53,8 +54,8 @@ def fixed_statistics(model: nn.Module, *inputs: Any) -> Iterator[None]:
     """
     if model.training:
         raise SettingError("fixed_statistics takes a model in evaluation mode: call model.eval() first")
-    kinds = tuple(known_classes())
-    layers = [layer for layer in model.modules() if isinstance(layer, (MomentNorm, *kinds))]
+    kinds = (MomentNorm, AdaptiveInstanceNorm, *known_classes())
+    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
     lines = _observed(layers, model, inputs)
     try:
         for layer in layers:
@@ -114,7 +115,7 @@ def _line_of_few(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float, float]:
 def _by_lines(lines: list[Line]) -> Callable[..., Tensor]:
     calls = cycle(lines)
 
-    def forward(x: Tensor, *_: Tensor | None) -> Tensor:
+    def forward(x: Tensor, *_: Any) -> Tensor:
         slope, intercept = next(calls)
         return torch.addcmul(spread(intercept, x), x.to(slope.dtype), spread(slope, x)).to(x.dtype)
 

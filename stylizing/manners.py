@@ -16,7 +16,7 @@ def find_manners(options: Namespace, model: Painter) -> list[Manner]:
 
     Args:
         options: What :mod:`stylizing.command` has parsed.
-        model: The network.
+        model: The network, which knows its styles.
 
     Raises:
         SettingError: If there is no such style, a mask cannot be read, or a sweep has no two ends.

@@ -121,3 +121,19 @@ def test_batch_statistics_that_are_not_tracked_are_those_of_the_instance():
     expected = norm(one)
     with norms.fixed_statistics(norm, one):
         torch.testing.assert_close(norm(one[..., :9]), expected[..., :9], rtol=1e-4, atol=1e-5)
+
+
+@over("style", [torch.rand(2, 8, 9, 9) * 3, (torch.rand(8), torch.rand(8))], ids=["features", "statistics"])
+def test_adaptive_norms_are_fixed_too(style):
+    norm, x = norms.AdaptiveInstanceNorm().eval(), photo()
+    expected = norm(x, style)
+    with norms.fixed_statistics(norm, x, style):
+        torch.testing.assert_close(norm(x[..., 5:], style), expected[..., 5:], rtol=1e-4, atol=1e-5)
+
+
+def test_norms_of_each_condition_are_fixed():
+    norm = norms.NormPerCondition({"a": trained("instance"), "b": trained("switchable"), "c": trained("group")}).eval()
+    for condition in (1, torch.tensor([0, 2]), torch.tensor([0.2, 0.3, 0.5])):
+        expected = norm(photo(), condition)
+        with norms.fixed_statistics(norm, photo(), condition):
+            torch.testing.assert_close(norm(photo()[..., 5:], condition), expected[..., 5:], rtol=1e-4, atol=1e-5)

@@ -7,6 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import norms
+from lightning_modules.any_style import AnyStyle
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
 from stylizing import tiles
@@ -131,6 +132,19 @@ def test_small_pictures_are_painted_at_once(small_tiles, monkeypatch):
     paint_seen(model, picture((128, 128)), 0, shares.append)
     assert [tuple(size) for size in sizes] == [(1, 3, 128, 128)]
     assert shares == [1]
+
+
+def test_networks_of_any_style_paint_in_tiles(small_tiles, monkeypatch):
+    monkeypatch.setattr(tiles, "PROBE", 256)
+    torch.manual_seed(0)
+    model = AnyStyle(photo_size=64, style_size=64).eval()
+    model.setup("fit")
+    style, seen = model.find_style(["waves"]), picture()
+    tiled = paint_seen(model, seen, style)
+    monkeypatch.setattr(tiles, "TILE", 1000)
+    whole = paint_seen(model, seen, style)
+    assert np.asarray(whole).std() > 5
+    assert difference(tiled, whole) <= 1
 
 
 def test_a_network_that_looks_at_all_of_a_picture_is_refused(small_tiles, monkeypatch):
