@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _FILE = "/gradio_api/file="
 
 _ROUTES = {
-    "GET": rf"/|/(config|theme\.css|favicon\.ico|manifest\.json)|/(assets|static|svelte)/.*|{_FILE}.*"
-    r"|/gradio_api/(info|startup-events|upload_progress|queue/data|heartbeat/\w+)",
-    "POST": r"/gradio_api/(upload|queue/join|cancel|reset)",
+    "GET": rf"/|/(config|theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/.*|{_FILE}.*"
+    r"|/gradio_api/(upload_progress|queue/data)",
+    "POST": r"/gradio_api/(upload|queue/join)",
 }
 """What the page asks for, by method."""
 
@@ -86,7 +86,7 @@ class Gate:
             if not length.isdecimal() or "transfer-encoding" in headers:
                 return PlainTextResponse("a request must say how long it is", 411)
             if int(length) > (self.max_bytes + _OVERHEAD if upload else _LONGEST_MESSAGE):
-                limit = f"a photo may have up to {self.max_bytes / 1e6:.0f} MB" if upload else "the request is too long"
+                limit = f"a photo may have up to {self.max_bytes >> 20} MB" if upload else "the request is too long"
                 return PlainTextResponse(limit, 413)
         return None
 

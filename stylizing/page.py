@@ -9,7 +9,8 @@ import socket
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from training.images import write_image
 from training.run import Run
 from training.shipped import with_shipped_networks
 
-MAX_BYTES = 50_000_000
+MAX_BYTES = 50 * 2**20
 """How large the file of a photo may be."""
 
 MAX_PIXELS = 50_000_000
@@ -136,8 +137,6 @@ class Studio:
     def _style(self, shares: Sequence[float]) -> tuple[Style, str]:
         """Return the style that is asked for, and what it is called."""
         names = self.model.style_names
-        if not shares:
-            return 0, names[0]
         for name, share in zip(names, shares, strict=True):
             check_range(f"the share of {name}", share, at_least=0, at_most=100)
         chosen = [name for name, share in zip(names, shares, strict=True) if share]
@@ -281,31 +280,34 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
                 keep_colors = gr.Checkbox(options.keep_colors, label="Keep the photo's colors")
                 with gr.Accordion("Mix styles", open=first is None, visible=len(names) > 1):
                     gr.Markdown("Shares are relative: 50 and 50 is half and half.", elem_classes="small")
-                    mixture = [
+                    mixture: list[Any] = [
                         gr.Slider(0, 100, share, step=1, label=name, buttons=[])
                         for name, share in zip(names, shares, strict=True)
                     ]
         gr.Markdown(PRIVACY, elem_classes="small")
         manner: list[Any] = [stroke_size, strength, keep_colors]
-        painting: dict[str, Any] = {
-            "fn": studio.paint,
-            "inputs": [photo, *manner, *(mixture if len(names) > 1 else [])],
-            "outputs": [compared, download, note],
-            "concurrency_limit": 1,
-            "concurrency_id": "paint",
-            "show_progress_on": compared,
-            "api_visibility": "private",
-        }
-        gr.on([page.load, photo.upload, photo.clear, *(each.input for each in (*manner, *mixture))],
-              trigger_mode="always_last", **painting)  # fmt: skip
-        if len(names) > 1:
-            quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        outputs = [compared, download, note]
+        job: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "paint", "show_progress_on": compared}
+        quiet: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 
-            def choose(event: gr.SelectData) -> list[float]:
-                return _only(event.index, names)
+        def paint_after(listen: Callable[..., Any]) -> None:
+            painting = listen(
+                fn=studio.paint,
+                inputs=[photo, *manner, *mixture],
+                outputs=outputs,
+                trigger_mode="always_last",
+                api_visibility="private",
+                **job,
+            )
+            painting.failure(lambda: (None, gr.DownloadButton(interactive=False), ""), None, outputs, **quiet)
 
-            styles.select(choose, None, mixture, **quiet).then(**painting)
-            gr.on([each.input for each in mixture], lambda: gr.Gallery(selected_index=None), None, styles, **quiet)
+        def choose(event: gr.SelectData) -> list[float]:
+            return _only(event.index, names)
+
+        changes = [each.input for each in (*manner, *mixture)]
+        paint_after(partial(gr.on, [page.load, photo.upload, photo.clear, *changes]))
+        paint_after(styles.select(choose, None, mixture, **quiet).then)
+        gr.on(changes[len(manner) :], lambda: gr.Gallery(selected_index=None), None, styles, **quiet)
     page.queue(max_size=WAITING, api_open=False)
     return page
 
