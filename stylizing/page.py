@@ -22,7 +22,6 @@ from PIL import Image
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torchvision.transforms.v2 import functional as tvf
 
-from data.files import image_extensions
 from data.photos import bundled_photo
 from lightning_modules.networks.transformer import Style
 from lightning_modules.style_transfer import StyleTransfer
@@ -175,6 +174,8 @@ def serve(options: Namespace) -> None:
         model = Run.find(with_shipped_networks(options.run)).load(StyleTransfer).to(device)
         folder = Path(name).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        Image.init()
+        Image.ID.remove("EPS")  # programs in PostScript, which Pillow lets Ghostscript run
         studio = Studio(model, folder, options.size, options.max_pixels or MAX_PIXELS)
         app = _guarded(_page(studio, options), folder, options.host)
         config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1)
@@ -247,8 +248,7 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
         with gr.Row(elem_id="normlab"):
             with gr.Column(elem_id="what"):
                 gr.Markdown("### Your photo")
-                kinds = ["image", *sorted(image_extensions())]
-                photo = gr.File(show_label=False, file_types=kinds, height=136)
+                photo = gr.File(show_label=False, file_types=["image"], height=136)
                 gr.Markdown("### Style")
                 styles = gr.Gallery(
                     [
