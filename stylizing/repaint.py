@@ -15,9 +15,9 @@ from rich.progress import track
 
 from data.files import find_images, image_extensions, listed
 from data.images import ImageError
-from lightning_modules.style_transfer import StyleTransfer
+from lightning_modules.painter import Painter
 from norms.errors import SettingError
-from stylizing.painting import Manner, find_style, paint
+from stylizing.painting import Manner, paint
 from stylizing.photo import read
 from training.run import Run
 from training.shipped import with_shipped_networks
@@ -54,8 +54,8 @@ def write(options: Namespace) -> None:
     """
     device = find_device(options.device)
     jobs = _jobs(options.inputs, options.output)
-    model = Run.find(with_shipped_networks(options.run)).load(StyleTransfer).to(device)
-    style = find_style(model.style_names, options.style)
+    model = Run.find(with_shipped_networks(options.run)).load(Painter).to(device)
+    style = model.find_style(options.style)
     manner = Manner(style, options.stroke_size, options.strength, options.keep_colors)
     _make_folder(options.output)
     waiting = [job for job in jobs if options.overwrite or not os.path.exists(job.target)]
@@ -71,7 +71,7 @@ def write(options: Namespace) -> None:
     _report(options, outcome, len(jobs) - len(waiting))
 
 
-def _repaint(model: StyleTransfer, job: Job, manner: Manner, options: Namespace, outcome: Outcome) -> None:
+def _repaint(model: Painter, job: Job, manner: Manner, options: Namespace, outcome: Outcome) -> None:
     try:
         photo = read(job.source, job.target, options.size, options.max_pixels)
         result = paint(model, photo.image, manner)

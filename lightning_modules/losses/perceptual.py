@@ -15,6 +15,8 @@ from norms.imports import resolve_callable
 
 LossScaling = Literal["relative", "published"]
 Features = Mapping[str, Tensor]
+Layers = Collection[str] | Mapping[str, float]
+"""Names of layers, or the factor of each layer's error."""
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ class Term(nn.Module, ABC):
     name: ClassVar[str] = ""
     """What logs call the term."""
 
-    compares_photo: ClassVar[bool] = False
+    compares_photo: bool = False
     """Whether the term wants the photo's activations as well, for which the loss network runs once more."""
 
     def __init__(self, weight: float = 1.0, layers: Collection[str] = ()) -> None:
@@ -107,8 +109,11 @@ class Term(nn.Module, ABC):
         check_range(f"{self.name}_weight", weight, at_least=0, below=math.inf)
         self.weight, self.layers = weight, tuple(layers)
 
-    def set_style(self, style: Features) -> None:
-        """Keep what the term needs of the style picture's activations, as buffers outside the ``state_dict``."""
+    def set_style(self, style: Features | None) -> None:
+        """Keep what the term needs of the style picture's activations, as buffers outside the ``state_dict``.
+
+        None stands for each photo's own style.
+        """
 
     @abstractmethod
     def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
@@ -125,14 +130,18 @@ class Term(nn.Module, ABC):
 
 
 class _LayerTerm(Term):
-    def __init__(self, weight: float, layers: Collection[str], scaling: LossScaling = "relative") -> None:
+    def __init__(self, weight: float, layers: Layers, scaling: LossScaling = "relative") -> None:
         super().__init__(weight, layers)
         if not layers:
             raise SettingError(f"{self.name}_layers must name a layer of the loss network")
         self.scaling = find_scaling(scaling)
+        self.factors = list(layers.values()) if isinstance(layers, Mapping) else [1.0] * len(layers)
+        for layer, factor in zip(layers, self.factors, strict=True):
+            check_range(f"the factor of {layer} in {self.name}_layers", factor, at_least=0, below=math.inf)
 
     def _error(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        return self.scaling.reduce(torch.stack([self.scaling.error(value, target) for value, target in pairs]))
+        errors = [f * self.scaling.error(*pair) for f, pair in zip(self.factors, pairs, strict=True)]
+        return self.scaling.reduce(torch.stack(errors))
 
 
 class Content(_LayerTerm):
@@ -150,15 +159,20 @@ class Style(_LayerTerm):
 
     name = "style"
 
-    def set_style(self, style: Features) -> None:
+    def set_style(self, style: Features | None) -> None:
         """Compute the style picture's Gram matrices, once for all."""
+        self.compares_photo = style is None
         for index, layer in enumerate(self.layers):
-            self.register_buffer(f"gram{index}", gram_matrix(style[layer]), persistent=False)
+            gram = None if style is None else gram_matrix(style[layer])
+            self.register_buffer(f"gram{index}", gram, persistent=False)
 
     def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
         """Compute the error of the Gram matrices."""
-        grams = [gram_matrix(found[layer]) for layer in self.layers]
-        return self._error([(gram, self.get_buffer(f"gram{index}")) for index, gram in enumerate(grams)])
+        targets = [
+            gram_matrix(wanted[layer]) if self.compares_photo else self.get_buffer(f"gram{index}")
+            for index, layer in enumerate(self.layers)
+        ]
+        return self._error([(gram_matrix(found[layer]), t) for layer, t in zip(self.layers, targets, strict=True)])
 
 
 class TotalVariation(Term):
@@ -221,20 +235,19 @@ class PerceptualLoss(nn.Module):
         # A copy of the terms for each style.
         self.terms = nn.ModuleList([nn.ModuleDict({term.name: term for term in terms})])
         self.layers = {layer for term in terms for layer in term.layers}
-        self.photo_layers = {layer for term in terms if term.compares_photo for layer in term.layers}
         for layer in self.layers:
             split_layer(layer)
 
     @torch.no_grad()
-    def set_style(self, *pictures: Tensor) -> None:
+    def set_style(self, *pictures: Tensor | None) -> None:
         """Compute what the terms compare with.
 
         Args:
-            pictures: The style pictures, each (1, 3, H, W), values in [0, 1].
+            pictures: The style pictures, each (1, 3, H, W), values in [0, 1]; None for the photo's own style.
         """
         self.terms = nn.ModuleList([self.terms[0], *(deepcopy(self.terms[0]) for _ in pictures[1:])])
         for terms, picture in zip(self.terms, pictures, strict=True):
-            features = self._activations(picture, self.layers)
+            features = None if picture is None else self._activations(picture, self.layers)
             for term in cast(nn.ModuleDict, terms).values():
                 cast(Term, term).set_style(features)
 
@@ -254,7 +267,7 @@ class PerceptualLoss(nn.Module):
         """
         found = self._activations(view(image) if view else image, self.layers)
         with torch.no_grad():
-            wanted = self._activations(view(photo) if view else photo, self.photo_layers)
+            wanted = self._activations(view(photo) if view else photo, self._photo_layers())
         values = dict.fromkeys(self.weights, image.new_zeros(()))
         for style, members in _members(styles).items():
             parts = [{layer: x[members] for layer, x in features.items()} for features in (found, wanted)]
@@ -263,6 +276,10 @@ class PerceptualLoss(nn.Module):
                 values[name] = values[name] + len(mine) / len(image) * term(mine, *parts)
         weighted = [self.weights[name] * value for name, value in values.items()]
         return {"loss": sum(weighted, image.new_zeros(())), **values}
+
+    def _photo_layers(self) -> set[str]:
+        terms = [cast(Term, term) for terms in self.terms for term in cast(nn.ModuleDict, terms).values()]
+        return {layer for term in terms if term.compares_photo for layer in term.layers}
 
     def _activations(self, image: Tensor, layers: Collection[str]) -> Features:
         found: dict[str, Tensor] = {}
@@ -311,8 +328,8 @@ def find_scaling(name: str) -> Scaling:
 
 
 def usual_terms(
-    content_layers: Collection[str],
-    style_layers: Collection[str],
+    content_layers: Layers,
+    style_layers: Layers,
     scaling: LossScaling = "relative",
     content_weight: float | None = None,
     style_weight: float | None = None,
@@ -327,8 +344,8 @@ def usual_terms(
     and often for each style.
 
     Args:
-        content_layers: Layers of the loss network that must keep the photo's activations.
-        style_layers: Layers of it that must have the style picture's Gram matrices.
+        content_layers: Layers of the loss network that must keep the photo's activations, perhaps with a factor each.
+        style_layers: Layers of it that must have the style picture's Gram matrices, likewise.
         scaling: ``relative`` or ``published``.
         content_weight: At least 0; None for what suits the scaling: 1, published 1e5.
         style_weight: At least 0; None for what suits the scaling: 5, published 1e10.
