@@ -23,11 +23,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torchvision.transforms.v2 import functional as tvf
 
 from data.photos import bundled_photo
-from lightning_modules.networks.transformer import Style
-from lightning_modules.style_transfer import StyleTransfer
+from lightning_modules.painter import Painter, split_shares
 from norms.errors import SettingError, check_range
 from stylizing.gate import Gate
-from stylizing.painting import Manner, find_style, paint
+from stylizing.painting import Manner, paint
 from stylizing.photo import read
 from stylizing.repaint import KEPT_EXTENSIONS, OUT_OF_MEMORY, find_device
 from training.images import write_image
@@ -69,10 +68,10 @@ CSS = """
 #what, #made, #how { gap: 12px; min-width: 0 !important; }
 @media (max-width: 800px) {
     #normlab { grid-template-columns: minmax(0, 1fr); grid-template-areas: "what" "made" "how"; }
-    #made button.lg { flex-grow: 1; }
+    #made button.lg { flex-grow: 1 !important; }
 }
 #styles .grid-wrap { min-height: 0; height: auto; max-height: 340px; padding: 2px; }
-#styles .grid-container { padding: 0; gap: 8px; }
+#styles .grid-container { padding: 0; gap: 8px; grid-template-columns: repeat(3, minmax(0, 1fr)); }
 #styles .caption-label { inset: auto 0 0 0; max-width: none; padding: 2px 6px; border: 0; border-radius: 0;
     text-align: center; color: white; background: rgb(0 0 0 / 0.6); }
 #styles .selected { outline: 3px solid var(--color-accent); outline-offset: -1px; }
@@ -93,7 +92,7 @@ class Studio:
         max_pixels: How many pixels of a photo may be decoded.
     """
 
-    def __init__(self, model: StyleTransfer, folder: Path, size: int | None, max_pixels: int) -> None:
+    def __init__(self, model: Painter, folder: Path, size: int | None, max_pixels: int) -> None:
         self.model = model
         self.folder = folder
         self.size = size
@@ -102,12 +101,19 @@ class Studio:
         write_image(bundled_photo(EXAMPLE), self.example)
 
     def paint(
-        self, source: str | None, stroke_size: float, strength: float, keep_colors: bool, *shares: float
+        self,
+        source: str | None,
+        picture: str | None,
+        stroke_size: float,
+        strength: float,
+        keep_colors: bool,
+        *shares: float,
     ) -> tuple[tuple[str, str], Any, str]:
         """Paint a photo.
 
         Args:
             source: The file, or None for the example.
+            picture: The file of a picture that is the style, for a network of any style; or None.
             stroke_size: See :class:`Manner`.
             strength: See :class:`Manner`.
             keep_colors: See :class:`Manner`.
@@ -120,30 +126,32 @@ class Studio:
             Error: What the visitor is told if that cannot be.
         """
         photo = self.example if source is None else Path(source)
+        given = [photo] if picture is None else [photo, Path(picture)]
         try:
             check_range("the size of strokes", stroke_size, at_least=0.05, at_most=20)
             check_range("the strength", strength, at_least=0, at_most=1)
-            style, name = self._style(shares)
-            return self._paint(photo, Manner(style, stroke_size, strength, keep_colors), name)
+            chosen = self._chosen(shares) if picture is None else {picture: 1.0}
+            style = self.model.find_style([f"{name}={share:.6f}" for name, share in chosen.items()])
+            names = [name if picture is None else Path(name).stem for name in chosen]
+            return self._paint(photo, Manner(style, stroke_size, strength, keep_colors), "-".join(names))
         except SettingError as error:
-            reason = str(error).replace(str(photo), photo.name)
+            reason = str(error)
+            for path in given:  # by the name that the visitor knows
+                reason = reason.replace(str(path), path.name)
         except RuntimeError as error:
             if not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
             reason = f"{photo.name} is too large for the memory: try a smaller photo or larger strokes"
         raise gr.Error(html.escape(reason), duration=None, print_exception=False)
 
-    def _style(self, shares: Sequence[float]) -> tuple[Style, str]:
-        """Return the style that is asked for, and what it is called."""
-        names = self.model.style_names
-        for name, share in zip(names, shares, strict=True):
+    def _chosen(self, shares: Sequence[float]) -> dict[str, float]:
+        """Return the styles that have shares, which then sum to 1."""
+        given = dict(zip(self.model.style_names, shares, strict=True))
+        for name, share in given.items():
             check_range(f"the share of {name}", share, at_least=0, at_most=100)
-        chosen = [name for name, share in zip(names, shares, strict=True) if share]
-        if not chosen:
+        if not sum(shares):
             raise SettingError("no style has a share: choose one")
-        mixture = torch.tensor(shares, dtype=torch.float32)
-        style = names.index(chosen[0]) if len(chosen) == 1 else mixture / mixture.sum()
-        return style, "-".join(chosen)
+        return {name: share / sum(shares) for name, share in given.items() if share}
 
     def _paint(self, source: Path, manner: Manner, name: str) -> tuple[tuple[str, str], Any, str]:
         suffix = source.suffix if source.suffix.lower() in KEPT_EXTENSIONS else ".png"
@@ -171,7 +179,7 @@ def serve(options: Namespace) -> None:
     """
     with _listening(options.host, options.port) as listening, tempfile.TemporaryDirectory(prefix="normlab") as name:
         device = find_device(options.device)
-        model = Run.find(with_shipped_networks(options.run)).load(StyleTransfer).to(device)
+        model = Run.find(with_shipped_networks(options.run)).load(Painter).to(device)
         folder = Path(name).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         Image.init()
@@ -218,6 +226,7 @@ def _guarded(page: gr.Blocks, folder: Path, host: str) -> FastAPI:
         checkbox_border_color="*neutral_400",
         # Dark enough for white letters.
         button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         slider_color="*primary_600",
     )
@@ -240,9 +249,11 @@ def _guarded(page: gr.Blocks, folder: Path, host: str) -> FastAPI:
 
 def _page(studio: Studio, options: Namespace) -> gr.Blocks:
     names = studio.model.style_names
-    style = find_style(names, options.style)
-    first = style if isinstance(style, int) else None
-    shares = (100 * style).tolist() if isinstance(style, torch.Tensor) else _only(style, names)
+    given = dict(split_shares(options.style or names[:1]))
+    for name in set(given) - set(names):
+        raise SettingError(f"--style {name}: choose it in the page, or one of {', '.join(names)} here")
+    shares = [100 * given.get(name, 0.0) for name in names]
+    first = names.index(next(iter(given))) if len(given) == 1 else None
     with gr.Blocks(title="Paint a photo", analytics_enabled=False, delete_cache=(CLEANED, KEPT)) as page:
         gr.Markdown(LEAD.format(pictures="each picture below" if len(names) > 1 else "the picture below"))
         with gr.Row(elem_id="normlab"):
@@ -264,6 +275,12 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
                     object_fit="cover",
                     buttons=[],
                     container=False,
+                )
+                mine = gr.File(
+                    label="Or a picture of yours",
+                    file_types=["image"],
+                    height=136,
+                    visible=studio.model.takes_pictures,
                 )
             with gr.Column(elem_id="made"):
                 compared = gr.ImageSlider(
@@ -293,7 +310,7 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
         def paint_after(listen: Callable[..., Any]) -> None:
             painting = listen(
                 fn=studio.paint,
-                inputs=[photo, *manner, *mixture],
+                inputs=[photo, mine, *manner, *mixture],
                 outputs=outputs,
                 trigger_mode="always_last",
                 api_visibility="private",
@@ -301,20 +318,19 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
             )
             painting.failure(lambda: (None, gr.DownloadButton(interactive=False), ""), None, outputs, **quiet)
 
-        def choose(event: gr.SelectData) -> list[float]:
-            return _only(event.index, names)
+        def choose(event: gr.SelectData) -> list[Any]:
+            return [None, *(100 * (index == event.index) for index in range(len(names)))]
 
         changes = [each.input for each in (*manner, *mixture)]
-        paint_after(partial(gr.on, [page.load, photo.upload, photo.clear, *changes]))
-        paint_after(styles.select(choose, None, mixture, **quiet).then)
+        paint_after(
+            partial(
+                gr.on, [page.load, *(event for file in (photo, mine) for event in (file.upload, file.clear)), *changes]
+            )
+        )
+        paint_after(styles.select(choose, None, [mine, *mixture], **quiet).then)
         gr.on(changes[len(manner) :], lambda: gr.Gallery(selected_index=None), None, styles, **quiet)
     page.queue(max_size=WAITING, api_open=False)
     return page
-
-
-def _only(chosen: int, names: Sequence[str]) -> list[float]:
-    """Return the shares of styles if one has all."""
-    return [100.0 * (index == chosen) for index in range(len(names))]
 
 
 def _thumbnail(picture: torch.Tensor) -> Image.Image:

@@ -68,7 +68,7 @@ class Server:
     def join(self, photo, manner=(1, 1, False), shares=(100, 0), **more):
         """Ask for a painting; return the session, or the status and text of a refusal."""
         session = secrets.token_hex(6)
-        body = {"data": [photo, *manner, *shares], "fn_index": self.paints, "session_hash": session} | more
+        body = {"data": [photo, None, *manner, *shares], "fn_index": self.paints, "session_hash": session} | more
         text = json.dumps(body)
         status, _, answer = self.ask("/gradio_api/queue/join", "POST", text, Content_Type="application/json")
         return session if status == 200 else (status, answer.decode())
@@ -327,6 +327,27 @@ def test_a_port_in_use_is_one_line(server, network, capsys):
     assert (out, err) == ("", line)
     assert main([str(network), "--serve", "--host", "no.such.host.invalid"]) == 2
     assert capsys.readouterr().err.startswith("error: cannot serve at port 7860 of no.such.host.invalid: ")
+
+
+def test_a_picture_can_be_the_style_of_a_network_that_takes_one(server, tmp_path, monkeypatch):
+    from stylizing.page import Studio
+
+    class AnyPainter(StyleTransfer):
+        takes_pictures = True
+
+        def find_style(self, chosen):
+            asked.append(chosen)
+            return 0
+
+    asked = []
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    studio = Studio(AnyPainter(widths=[4], num_blocks=0, photo_size=32).eval(), tmp_path, None, 10**6)
+    picture = str(photo(tmp_path / "my=picture.png"))
+    _, _, note = studio.paint(None, picture, 1, 1, False, 100)
+    assert asked == [[f"{picture}=1.000000"]]
+    assert note == "The example, coffee-my=picture.png, 600 x 400 pixels"
+    offered = {each["props"].get("label"): each["props"].get("visible") for each in server.config()["components"]}
+    assert offered["Or a picture of yours"] is False
 
 
 @pytest.fixture(scope="module")
