@@ -292,7 +292,8 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
                         "Download at full size", variant="primary", interactive=False, scale=0, min_width=280
                     )
             with gr.Column(elem_id="how"):
-                stroke_size = gr.Slider(0.5, 4, options.stroke_size, step=0.05, label="Stroke size", buttons=[])
+                least, most = min(0.5, options.stroke_size), max(4, options.stroke_size)
+                stroke_size = gr.Slider(least, most, options.stroke_size, step=0.05, label="Stroke size", buttons=[])
                 strength = gr.Slider(0, 1, options.strength, step=0.05, label="Strength", buttons=[])
                 keep_colors = gr.Checkbox(options.keep_colors, label="Keep the photo's colors")
                 with gr.Accordion("Mix styles", open=first is None, visible=len(names) > 1):
