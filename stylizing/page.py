@@ -56,8 +56,7 @@ LOOPBACK = ["127.0.0.1", "localhost"]
 
 LEAD = """# Paint a photo
 
-A small neural network has learned the strokes of {pictures}. It repaints any photo in one pass.
-Drop yours, or try it on the example."""
+A small neural network {skill}. It repaints any photo in one pass. Drop yours, or try it on the example."""
 
 PRIVACY = """Photos go to the computer that serves this page, and nowhere else. It deletes them within two hours."""
 
@@ -76,8 +75,7 @@ CSS = """
     text-align: center; color: white; background: rgb(0 0 0 / 0.6); }
 #styles .selected { outline: 3px solid var(--color-accent); outline-offset: -1px; }
 #made .row { align-items: center; }
-#note { flex: 1 1 200px; }
-#note p { margin: 0; overflow-wrap: anywhere; }
+#note { flex: 1 1 200px; overflow-wrap: anywhere; }
 .small p { font-size: var(--text-sm); color: var(--body-text-color-subdued); }
 """
 
@@ -168,7 +166,11 @@ class Studio:
         )
         if lacks:
             note += f". Left out: {', '.join(lacks)}"
-        return (str(compared[0]), str(compared[1])), gr.DownloadButton(value=target, interactive=True), note
+        return (
+            (str(compared[0]), str(compared[1])),
+            gr.DownloadButton(value=target, interactive=True),
+            html.escape(note),
+        )
 
 
 def serve(options: Namespace) -> None:
@@ -255,7 +257,10 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
     shares = [100 * given.get(name, 0.0) for name in names]
     first = names.index(next(iter(given))) if len(given) == 1 else None
     with gr.Blocks(title="Paint a photo", analytics_enabled=False, delete_cache=(CLEANED, KEPT)) as page:
-        gr.Markdown(LEAD.format(pictures="each picture below" if len(names) > 1 else "the picture below"))
+        any_picture = studio.model.takes_pictures
+        pictures = "each picture" if len(names) > 1 else "the picture"
+        skill = "paints in the style of any picture" if any_picture else f"has learned the strokes of {pictures} below"
+        gr.Markdown(LEAD.format(skill=skill))
         with gr.Row(elem_id="normlab"):
             with gr.Column(elem_id="what"):
                 gr.Markdown("### Your photo")
@@ -276,18 +281,14 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
                     buttons=[],
                     container=False,
                 )
-                mine = gr.File(
-                    label="Or a picture of yours",
-                    file_types=["image"],
-                    height=136,
-                    visible=studio.model.takes_pictures,
-                )
+                gr.Markdown("### Or a picture of yours", visible=any_picture)
+                mine = gr.File(show_label=False, file_types=["image"], height=136, visible=any_picture)
             with gr.Column(elem_id="made"):
                 compared = gr.ImageSlider(
                     label="Photo and painting", show_label=False, buttons=["fullscreen"], max_height=640
                 )
                 with gr.Row():
-                    note = gr.Markdown(elem_id="note")
+                    note = gr.HTML(elem_id="note")
                     download = gr.DownloadButton(
                         "Download at full size", variant="primary", interactive=False, scale=0, min_width=280
                     )
@@ -329,7 +330,8 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
             )
         )
         paint_after(styles.select(choose, None, [mine, *mixture], **quiet).then)
-        gr.on(changes[len(manner) :], lambda: gr.Gallery(selected_index=None), None, styles, **quiet)
+        other = [mine.upload, *changes[len(manner) :]]
+        gr.on(other, lambda: gr.Gallery(selected_index=None), None, styles, **quiet)
     page.queue(max_size=WAITING, api_open=False)
     return page
 
