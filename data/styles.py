@@ -23,7 +23,7 @@ SMALLEST_STYLE = 32
 """Pixels below which a picture has no texture left to learn from."""
 
 LARGEST_STYLE = 2**13
-"""Pixels above which a picture fills the memory, by its activations."""
+"""Pixels above which a picture fills the memory, by a network's activations."""
 
 _LONGEST_SIDE = 4096
 """Styles are broad strokes: of a larger JPEG file, half or a quarter of its pixels will do, but no fewer than this."""
@@ -103,30 +103,40 @@ def open_style(style: str | os.PathLike[str]) -> Image.Image:
         raise SettingError(f"style picture {error} (bundled ones: {', '.join(bundled)})") from error
 
 
-def load_style(style: str, size: int) -> Tensor:
-    """Load what a network is trained to paint like.
+def scaled_style(style: str, size: int) -> Tensor:
+    """Open a style at the size at which a network learns from it.
 
     Args:
-        style: The name of a bundled picture, the path of any image file, or several of both with ``+`` between them,
-            which stand side by side: so they have the average of their Gram matrices. ``photo`` is a white picture.
-        size: Longer side of each picture in pixels, to which it is scaled down.
+        style: See :func:`open_style`; or several such with ``+`` between them, which stand side by side, so that they
+            have the average of their Gram matrices. ``photo`` is a white picture.
+        size: How long the longer side of each picture becomes, in pixels.
 
     Returns:
-        uint8, (3, H, W).
+        RGB, uint8, (3, H, W).
 
     Raises:
-        SettingError: If a picture cannot be read, or would be lower or narrower than 32 pixels.
+        SettingError: If a picture cannot be read, is too narrow, or has a single color.
     """
     if style == PHOTO:
         return torch.full((3, SMALLEST_STYLE, SMALLEST_STYLE), 255, dtype=torch.uint8)
     whole = os.path.lexists(os.path.expanduser(style))
-    pictures = [open_style(part) for part in ([style] if whole else style.split("+"))]
-    for picture in pictures:
-        if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
-            raise SettingError(
-                f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
-                f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
-            )
-    scaled = [tvf.pil_to_tensor(ImageOps.contain(picture, (size, size))) for picture in pictures]
-    lowest = min(picture.shape[1] for picture in scaled)
-    return torch.cat([picture[:, :lowest] for picture in scaled], dim=2)
+    pictures = [_scaled_picture(part, size) for part in ([style] if whole else style.split("+"))]
+    lowest = min(picture.shape[1] for picture in pictures)
+    return torch.cat([picture[:, :lowest] for picture in pictures], dim=2)
+
+
+def _scaled_picture(style: str, size: int) -> Tensor:
+    picture = open_style(style)
+    if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
+        raise SettingError(
+            f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
+            f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
+        )
+    if min(picture.size) < SMALLEST_STYLE:
+        raise SettingError(
+            f"style picture {style} ({picture.width}x{picture.height} pixels) is too small: its shorter side must have "
+            f"at least {SMALLEST_STYLE} pixels"
+        )
+    if picture.getcolors(1) is not None:
+        raise SettingError(f"style picture {style} has one single color, and no texture to paint with")
+    return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))

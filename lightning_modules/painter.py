@@ -35,7 +35,7 @@ class Painter(TrainingModule, ABC):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
-        self._photos: Tensor | None = None
+        self._batch: dict[str, Tensor] | None = None
 
     @property
     @abstractmethod
@@ -79,15 +79,60 @@ class Painter(TrainingModule, ABC):
         """Return the command that paints a photo."""
         return f"python stylize.py {shlex.quote(str(run_dir))} photo.jpg -o out/"
 
+    def on_fit_start(self) -> None:
+        """Refuse half precision, of which the loss network's statistics need more.
+
+        Raises:
+            SettingError: If ``trainer.precision`` is half.
+        """
+        precision = self.trainer.precision
+        if precision in ("16-true", "bf16-true"):
+            raise SettingError(f"style transfer trains in precision 32-true, 64-true or a mixed one, not {precision}")
+
     def sample_photos(self) -> Tensor:
-        """Return the first validation photos, read once, (B, 3 or 1, H, W) with B of at most 6, values in [0, 1]."""
-        if self._photos is None:
+        """Return the first validation photos, (B, 3 or 1, H, W) with B of at most 6, values in [0, 1]."""
+        return self.sample_batch()["image"][:SAMPLES]
+
+    def sample_batch(self) -> dict[str, Tensor]:
+        """Return the first validation batch, read once."""
+        if self._batch is None:
             trainer = cast(Any, self.trainer)  # whose datamodule is not declared
             loader = trainer.val_dataloaders or trainer.datamodule.val_dataloader()
             # To iterate over a DataLoader may draw from torch's generator, which no picture may move.
             with torch.random.fork_rng(devices=[]):
-                self._photos = next(iter(loader))["image"][:SAMPLES]
-        return self._photos
+                self._batch = next(iter(loader))
+        return self._batch
+
+
+def draw_samples(photos: Tensor, painted: Sequence[Tensor], pictures: Sequence[Tensor]) -> Tensor:
+    """Draw photos, and below them what the network makes of them, a row for each style.
+
+    The style pictures are on the left of their rows; a single one is as high as all.
+
+    Args:
+        photos: (B, 3, H, W), values in [0, 1].
+        painted: For each style likewise.
+        pictures: Of each style, uint8, (3, H', W').
+
+    Returns:
+        (3, H'', W''), values in [0, 1], on the CPU.
+    """
+    grid = make_grid(torch.cat([photos, *painted]).float().cpu(), nrow=len(photos), padding=GAP, pad_value=1.0)
+    several = len(pictures) > 1
+    height = photos.shape[2] if several else grid.shape[1] - 2 * GAP
+    scaled = [_as_high(picture.cpu(), height) for picture in pictures]
+    widest = max(picture.shape[2] for picture in scaled)
+    left = torch.ones(3, grid.shape[1], GAP + widest)
+    for row, picture in enumerate(scaled):
+        top = GAP + (row + 1) * (height + GAP) if several else GAP
+        left[:, top : top + height, GAP : GAP + picture.shape[2]] = picture
+    return torch.cat([left, grid], dim=2)
+
+
+def _as_high(picture: Tensor, height: int) -> Tensor:
+    """Scale a picture, uint8, (3, H, W), to a height; values in [0, 1]."""
+    size = [height, max(1, round(picture.shape[2] * height / picture.shape[1]))]
+    return tvf.to_dtype(tvf.resize(picture, size, InterpolationMode.BICUBIC), torch.float32, scale=True)
 
 
 def split_shares(chosen: Sequence[str]) -> list[tuple[str, float]]:
@@ -110,31 +155,3 @@ def split_shares(chosen: Sequence[str]) -> list[tuple[str, float]]:
     if shares and not abs(sum(shares) - 1) < 1e-3:
         raise SettingError(f"the shares of the styles must sum to 1, got {sum(shares):g}")
     return [(name, share) for (name, _), share in zip(pairs, shares, strict=True)]
-
-
-def draw_grid(photos: Tensor, painted: Sequence[Tensor], pictures: Sequence[Tensor]) -> Tensor:
-    """Draw photos, and below them what was painted of them in several styles, each a row with its style on the left.
-
-    Args:
-        photos: (B, 3, H, W), values in [0, 1].
-        painted: Likewise for each style.
-        pictures: Of each style its picture, (3, h, w), uint8. A single one is drawn as high as all.
-
-    Returns:
-        (3, height, width), values in [0, 1], on the CPU.
-    """
-    grid = make_grid(torch.cat([photos, *painted]).float().cpu(), nrow=len(photos), padding=GAP, pad_value=1.0)
-    several = len(pictures) > 1
-    height = photos.shape[2] if several else grid.shape[1] - 2 * GAP
-    shown = [_as_high(picture.cpu(), height) for picture in pictures]
-    left = torch.ones(3, grid.shape[1], GAP + max(picture.shape[2] for picture in shown))
-    for row, picture in enumerate(shown):
-        top = GAP + (row + 1) * (height + GAP) if several else GAP
-        left[:, top : top + height, GAP : GAP + picture.shape[2]] = picture
-    return torch.cat([left, grid], dim=2)
-
-
-def _as_high(picture: Tensor, height: int) -> Tensor:
-    """Scale a picture, uint8, (3, H, W), to a height; values in [0, 1]."""
-    size = [height, max(1, round(picture.shape[2] * height / picture.shape[1]))]
-    return tvf.to_dtype(tvf.resize(picture, size, InterpolationMode.BICUBIC), torch.float32, scale=True)

@@ -14,27 +14,25 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms.v2 import functional as tvf
 
 from data.stream import generator
-from data.styles import LARGEST_STYLE, PHOTO, check_names, find_styles, load_style, name_of
+from data.styles import LARGEST_STYLE, PHOTO, check_names, find_styles, name_of, scaled_style
 from lightning_modules.base import class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
     LossScaling,
     PerceptualLoss,
-    View,
     build_term,
     split_layer,
     usual_terms,
 )
+from lightning_modules.losses.view import View
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
-from lightning_modules.painter import Painter, draw_grid, split_shares
+from lightning_modules.painter import Painter, draw_samples, split_shares
+from lightning_modules.scores import StyleScores
 from lightning_modules.starting import Base, train_only_styles_from_
 from norms.errors import SettingError, check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
-
-SHIFT = 8
-"""Below how many pixels the views of the loss network are shifted: its coarsest common stride."""
 
 _VIEW, _NOISE, _FIXED_NOISE = 1, 2, 3
 """Tell the module's random numbers apart."""
@@ -47,7 +45,8 @@ class StyleTransfer(Painter):
     neither the picture's file nor the loss network's weights are, and a resumed training keeps its picture.
 
     Logged are the weighted loss and its terms before weighting, for the training batches and, in evaluation mode, for
-    the validation photos. See :func:`usual_terms` for what they mean.
+    the validation photos. See :func:`usual_terms` for what they mean. ``train.py validate`` and ``test`` add the scores
+    of :class:`StyleScores`.
 
     Args:
         style: Name of a bundled style picture, or the path of any image file. Several with ``+`` between them, such as
@@ -172,6 +171,7 @@ class StyleTransfer(Painter):
             raise unknown("schedule", schedule, get_args(Schedule))
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.styles, self.first_style = styles or [style], first_style
+        self.scores: StyleScores | None = None
         separate = [name.replace(".", "_") for name in self.style_names] if styles and separate_norms else []
         num_styles = None if styles is None else len(styles)
         self.transformer = TransformerNet(widths, num_blocks, norm, norm_options, upsampling, num_styles, separate)
@@ -234,7 +234,7 @@ class StyleTransfer(Painter):
             SettingError: If one of them cannot be had.
         """
         for style in self.styles[self.first_style :]:
-            load_style(style, self.hparams["style_size"])
+            scaled_style(style, self.hparams["style_size"])
         self._build_loss()
 
     def setup(self, stage: str) -> None:
@@ -245,7 +245,7 @@ class StyleTransfer(Painter):
             self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
-                setattr(self, name, load_style(style, self.hparams["style_size"]).to(self.device))
+                setattr(self, name, scaled_style(style, self.hparams["style_size"]).to(self.device))
         self.loss = self._build_loss().to(self.device).to(memory_format=self.memory_format)
 
     def on_train_start(self) -> None:
@@ -260,32 +260,41 @@ class StyleTransfer(Painter):
         Raises:
             SettingError: If ``trainer.precision`` is half, which the loss network's statistics need more than.
         """
-        precision = self.trainer.precision
-        if precision in ("16-true", "bf16-true"):
-            raise SettingError(f"style transfer trains in precision 32-true, 64-true or a mixed one, not {precision}")
+        super().on_fit_start()
         self._measure_style()
 
     def on_validation_start(self) -> None:
-        """Measure the style where validation is all there is."""
+        """Measure the style, and score the network, where validation is all there is."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._measure_style()
+            self.scores = StyleScores(self._trained_pictures()).to(self.device)
 
-    def on_test_start(self) -> None:
-        """Measure the style for a test."""
-        self._measure_style()
+    on_test_start = on_validation_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores."""
+        if self.scores is not None:
+            self.log_dict({f"val/{name}": value for name, value in self.scores.compute().items()})
+            self.scores = None
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Stylize a batch and compare it with its photos and the style."""
         photo = batch["image"]
         first = (self.global_step * self.trainer.world_size + self.global_rank) * len(photo)
-        terms = self._compare(photo, first, self._view())
+        image, styles = self._paint(photo, first)
+        terms = self.loss(image, photo, styles, self._view())
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Compare photos that are not trained on, likewise."""
         photo = batch["image"]
-        terms = self._compare(photo, batch_idx * len(photo))
+        image, styles = self._paint(photo, batch_idx * len(photo))
+        terms = self.loss(image, photo, styles)
+        if self.scores is not None:
+            self.scores.update(image, photo, styles or [0] * len(photo))
         self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -308,8 +317,8 @@ class StyleTransfer(Painter):
         """
         photos = self.sample_photos().to(next(self.transformer.parameters()))
         with self.evaluation():
-            rows = [self(photos, style) for style in range(len(self.styles))]
-        return draw_grid(photos, rows, self.style_images)
+            painted = [self(photos, style) for style in range(len(self.styles))]
+        return draw_samples(photos, painted, self.style_images)
 
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings for a file to hand on, in which the styles are called by the names of their files."""
@@ -348,19 +357,23 @@ class StyleTransfer(Painter):
         return PerceptualLoss(build_loss_network(options["loss_network"], layers, options["weights"]), terms)
 
     def _measure_style(self) -> None:
-        pictures = [
-            None if style == PHOTO else tvf.to_dtype(picture[None], torch.float32, scale=True)
-            for style, picture in zip(self.styles, self.style_images, strict=True)
-        ]
-        self.loss.set_style(*pictures[self.first_style :])
+        styles, pictures = self.styles[self.first_style :], self._trained_pictures()
+        self.loss.set_style(*(None if s == PHOTO else picture for s, picture in zip(styles, pictures, strict=True)))
 
-    def _compare(self, photo: Tensor, first: int, view: View | None = None) -> dict[str, Tensor]:
-        """Stylize photos, in turn in each style, and compare them; ``first`` is the number of the first photo."""
+    def _trained_pictures(self) -> list[Tensor]:
+        pictures = self.style_images[self.first_style :]
+        return [tvf.to_dtype(picture[None], torch.float32, scale=True) for picture in pictures]
+
+    def _paint(self, photo: Tensor, first: int) -> tuple[Tensor, list[int] | None]:
+        """Stylize photos, in turn in each style that is trained; ``first`` is the number of the first photo.
+
+        Returns:
+            The images, and the place of each one's style among those that are trained; None for a network of one.
+        """
         if self.transformer.num_styles is None:
-            return self.loss(self(photo), photo, view=view)
+            return self(photo), None
         trained = [(first + i) % (len(self.styles) - self.first_style) for i in range(len(photo))]
-        styles = torch.tensor(trained, device=photo.device) + self.first_style
-        return self.loss(self(photo, styles), photo, trained, view)
+        return self(photo, torch.tensor(trained, device=photo.device) + self.first_style), trained
 
     def _noise(self, image: Tensor) -> Tensor:
         if self.training:
@@ -372,8 +385,7 @@ class StyleTransfer(Painter):
         if not self.hparams["jitter"]:
             return None
         keyed = generator(self.seed, self.global_rank, self.global_step, _VIEW)
-        scale, right, down = torch.rand(3, generator=keyed).tolist()
-        return View(math.exp(self.hparams["jitter"] * (2 * scale - 1)), int(SHIFT * right), int(SHIFT * down))
+        return View.random(self.hparams["jitter"], keyed)
 
 
 def _untrained(picture: str, names: Sequence[str]) -> SettingError:

@@ -66,7 +66,10 @@ def _parser(serving: bool) -> ArgumentParser:
     )
     where = "where results go, under the photos' names"
     add("-o", "--output", metavar="FOLDER", type=path_of, required=not serving, help=where)
-    style = "one of several styles of the network; repeated as NAME=SHARE, a mixture (default: the first)"
+    style = (
+        "one of several styles of the network, or a picture for a network of any style; repeated as NAME=SHARE, a "
+        "mixture (default: the first)"
+    )
     add("--style", metavar="NAME", type=str, action="append", default=[], help=style)
     strokes = "how broad strokes are, relative to the picture and to those of the training (default: 1)"
     add("--stroke-size", metavar="F", type=StrokeSize, default=1.0, help=strokes)

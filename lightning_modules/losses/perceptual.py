@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.losses.view import View
 from norms.errors import SettingError, check_range, unknown
 from norms.imports import resolve_callable
 
@@ -129,7 +130,18 @@ class Term(nn.Module, ABC):
         """
 
 
-class _LayerTerm(Term):
+class LayerTerm(Term):
+    """Define a term that compares layers one by one, by the error and the reduction of a scaling.
+
+    Args:
+        weight: Factor of the term in the loss, at least 0.
+        layers: Layers of the loss network, at least one, perhaps with a factor for each one's error.
+        scaling: ``relative`` or ``published``, see :func:`usual_terms`.
+
+    Raises:
+        SettingError: If a weight is out of range, there are no layers or no such scaling.
+    """
+
     def __init__(self, weight: float, layers: Layers, scaling: LossScaling = "relative") -> None:
         super().__init__(weight, layers)
         if not layers:
@@ -144,7 +156,7 @@ class _LayerTerm(Term):
         return self.scaling.reduce(torch.stack(errors))
 
 
-class Content(_LayerTerm):
+class Content(LayerTerm):
     """Compare activations with the photo's."""
 
     name, compares_photo = "content", True
@@ -154,7 +166,7 @@ class Content(_LayerTerm):
         return self._error([(found[layer], wanted[layer]) for layer in self.layers])
 
 
-class Style(_LayerTerm):
+class Style(LayerTerm):
     """Compare Gram matrices with the style picture's."""
 
     name = "style"
@@ -185,24 +197,6 @@ class TotalVariation(Term):
         return total_variation(image)
 
 
-class View(NamedTuple):
-    """Say what of the images a loss network is shown, after they are scaled.
-
-    A loss network takes every second pixel, more than once. An image that is always seen from the same place is painted
-    with a lattice of these strides; one that is seen a little larger or smaller and shifted in every step is not.
-    """
-
-    scale: float
-    right: int
-    down: int
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Return the view of images, (B, C, H, W) -> (B, C, about scale * H - down, about scale * W - right)."""
-        size = [max(1, round(self.scale * side)) for side in image.shape[-2:]]
-        resized = F.interpolate(image, size, mode="bilinear", antialias=True)
-        return resized[..., min(self.down, size[0] - 1) :, min(self.right, size[1] - 1) :]
-
-
 class PerceptualLoss(nn.Module):
     r"""Add terms, each with its weight: the content, the style, the total variation, and any further :class:`Term`.
 
@@ -227,9 +221,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, network: nn.Module, terms: Sequence[Term]) -> None:
         super().__init__()
-        names = [term.name for term in terms]
-        if len({"", "loss", *names}) != len(names) + 2:
-            raise SettingError(f"the terms of a loss need different names other than loss, got {', '.join(names)}")
+        check_names(terms)
         self.network = network
         self.weights = {term.name: term.weight for term in terms}
         # A copy of the terms for each style.
@@ -289,6 +281,17 @@ class PerceptualLoss(nn.Module):
             activations = self.network(seen, set(names.values()))
             found |= {layer: activations[name] for layer, name in names.items()}
         return found
+
+
+def check_names(terms: Sequence[Term]) -> None:
+    """Refuse terms that logs could not tell apart.
+
+    Raises:
+        SettingError: If terms share a name or have none.
+    """
+    names = [term.name for term in terms]
+    if len({"", "loss", *names}) != len(names) + 2:
+        raise SettingError(f"the terms of a loss need different names other than loss, got {', '.join(names)}")
 
 
 def split_layer(layer: str) -> tuple[str, float]:

@@ -55,5 +55,5 @@ def test_the_module_that_the_checkpoint_names_is_loaded(tmp_path):
     run = save(make(), tmp_path / "style.ckpt")
     assert type(run.load(Painter)) is StyleTransfer
     gan = save(GAN(architecture="resnet16", channels=1, latent_dim=8), tmp_path / "gan.ckpt")
-    with pytest.raises(SettingError, match=r"is a checkpoint of GAN, not of StyleTransfer"):
+    with pytest.raises(SettingError, match=r"is a checkpoint of GAN, not of AnyStyle or StyleTransfer"):
         gan.load(Painter)

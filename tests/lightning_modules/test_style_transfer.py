@@ -382,3 +382,15 @@ def test_a_norm_given_as_a_class_is_kept_as_its_path():
     with pytest.raises(SettingError, match="has no class path to keep"):
         make(norm=lambda features: torch.nn.Identity())
     assert class_path(torch.nn.BatchNorm2d) == "torch.nn.modules.batchnorm.BatchNorm2d"
+
+
+@pytest.mark.parametrize("styles", [None, ["night", "photo"]])
+def test_scores_are_logged_where_validation_is_all_there_is(styles):
+    module, fit = make(styles=styles), trainer()
+    for score in (fit.validate, fit.test):
+        score(module, datamodule=Noise(), verbose=False)
+        logged = {name: float(value) for name, value in fit.callback_metrics.items()}
+        product = (1 + logged["val/content_bundled"]) * (1 + logged["val/style_fd_bundled"])
+        assert logged["val/art_bundled"] == pytest.approx(product, rel=1e-5)
+    fit.fit(module, datamodule=Noise())
+    assert "val/content_bundled" not in fit.callback_metrics

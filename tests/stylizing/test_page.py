@@ -18,8 +18,10 @@ from chromium import Chromium, find
 from PIL import Image
 from processes import ended, start
 
-from lightning_modules.style_transfer import StyleTransfer
+from data.images import load_image
+from lightning_modules import AnyStyle, StyleTransfer
 from stylizing.command import main
+from stylizing.painting import Manner, paint
 from training.network_files import write_network
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'normlab[web]'")
@@ -331,20 +333,16 @@ def test_a_port_in_use_is_one_line(server, network, capsys):
 def test_a_picture_can_be_the_style_of_a_network_that_takes_one(server, tmp_path, monkeypatch):
     from stylizing.page import Studio
 
-    class AnyPainter(StyleTransfer):
-        takes_pictures = True
-
-        def find_style(self, chosen):
-            asked.append(chosen)
-            return 0
-
-    asked = []
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    studio = Studio(AnyPainter(widths=[4], num_blocks=0, photo_size=32).eval(), tmp_path, None, 10**6)
+    model = AnyStyle(photo_size=32, style_size=64).eval()
+    model.setup("fit")
     picture = str(photo(tmp_path / "my=picture.png"))
-    _, _, note = studio.paint(None, picture, 1, 1, False, 100)
-    assert asked == [[f"{picture}=1.000000"]]
+    _, _, note = Studio(model, tmp_path, None, 10**6).paint(None, picture, 1, 1, False, *[0] * len(model.style_names))
     assert note == "The example, coffee-my=picture.png, 600 x 400 pixels"
+    (result,) = tmp_path.glob("made/*/coffee-my=picture.png")
+    expected = paint(model, load_image(tmp_path / "coffee.png"), Manner(model.find_style([f"{picture}=1"])))
+    assert np.abs(np.asarray(Image.open(result)).astype(int) - np.asarray(expected)).max() <= 1
+    assert [image.dtype for image in model.style_images] == [torch.uint8] * len(model.style_names)
     fields = [each["props"]["visible"] for each in server.config()["components"] if each["type"] == "file"]
     assert fields == [True, False]
 

@@ -7,7 +7,6 @@ from torch import nn
 from lightning_modules.losses.perceptual import (
     PerceptualLoss,
     Term,
-    View,
     build_term,
     gram_matrix,
     relative_error,
@@ -16,6 +15,7 @@ from lightning_modules.losses.perceptual import (
     total_variation,
     usual_terms,
 )
+from lightning_modules.losses.view import View
 from lightning_modules.networks.loss_network import LossNetwork
 from norms.errors import SettingError
 
