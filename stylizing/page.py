@@ -288,7 +288,7 @@ def _page(studio: Studio, options: Namespace) -> gr.Blocks:
                     label="Photo and painting", show_label=False, buttons=["fullscreen"], max_height=640
                 )
                 with gr.Row():
-                    note = gr.HTML(elem_id="note")
+                    note = gr.HTML(elem_id="note", padding=False)
                     download = gr.DownloadButton(
                         "Download at full size", variant="primary", interactive=False, scale=0, min_width=280
                     )
