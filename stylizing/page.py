@@ -76,6 +76,7 @@ CSS = """
 #styles .selected { outline: 3px solid var(--color-accent); outline-offset: -1px; }
 #made .row { align-items: center; }
 #note { flex: 1 1 200px; overflow-wrap: anywhere; }
+#note, #note .html-container { padding: 0; }
 .small p { font-size: var(--text-sm); color: var(--body-text-color-subdued); }
 """
 
