@@ -146,10 +146,17 @@ class AnyStyle(Painter):
         check_names(all_terms)
         self.terms = nn.ModuleList(all_terms)
 
+    takes_pictures = True
+
     @property
     def style_names(self) -> list[str]:
         """The names of the bundled pictures. Any other is found by its file."""
         return styles.names()
+
+    @property
+    def style_images(self) -> list[Tensor]:
+        """The bundled pictures, as the network sees them."""
+        return [styles.scaled_style(name, self.hparams["style_size"]) for name in self.style_names]
 
     def find_style(self, chosen: Sequence[str]) -> Style:
         """Measure style pictures, of which each is the name of a bundled one or the path of an image file.

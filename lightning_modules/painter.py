@@ -30,6 +30,9 @@ class Painter(TrainingModule, ABC):
     network.
     """
 
+    takes_pictures: bool = False
+    """Whether :meth:`find_style` takes the path of any picture too."""
+
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
         self._batch: dict[str, Tensor] | None = None
@@ -38,6 +41,11 @@ class Painter(TrainingModule, ABC):
     @abstractmethod
     def style_names(self) -> list[str]:
         """The names of the styles that the network knows by an index."""
+
+    @property
+    @abstractmethod
+    def style_images(self) -> list[Tensor]:
+        """A picture of each of these styles, uint8, (3, H, W)."""
 
     @abstractmethod
     def forward(self, image: Tensor, style: Style = 0) -> Tensor:

@@ -2,10 +2,13 @@
 
 Example:
     python stylize.py runs/style_transfer photo.jpg folder/ -o out/
+    python stylize.py bundled --serve
 """
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Literal
 
 from jsonargparse import ArgumentParser
@@ -15,6 +18,7 @@ from training.doors import command_parser, path_of, run_command
 
 Colors = Literal["painted", "luma", "histogram", "covariance"]
 Steps = restricted_number_type("Steps", int, [(">=", 2), ("<=", 1000)])
+Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])
 StrokeSize = restricted_number_type("StrokeSize", float, [(">=", 0.05), ("<=", 20)])
 
 
@@ -24,25 +28,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 after an error of the user's or 130 after Ctrl-C, which are told in one line on stderr.
     """
-    return run_command(_parser(), _run, arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(_parser(serving="--serve" in arguments), _run, arguments)
 
 
 def _run(options: Namespace) -> None:
+    if options.serve:
+        _serve(options)
+        return
     from stylizing.repaint import write
 
     write(options)
 
 
-def _parser() -> ArgumentParser:
+def _serve(options: Namespace) -> None:
+    from norms.errors import SettingError
+
+    if options.inputs or options.output:
+        raise SettingError("--serve: photos are chosen in the page, so leave out PHOTO and -o")
+    if find_spec("gradio") is None:
+        raise SettingError("--serve needs Gradio: pip install 'normlab[web]'")
+    from stylizing.page import serve
+
+    serve(options)
+
+
+def _parser(serving: bool) -> ArgumentParser:
     parser = command_parser("Repaint photos with a trained style-transfer model.")
     add = parser.add_argument
     run = (
         "a run folder such as runs/style_transfer, a checkpoint, an exported network, or bundled, which has five styles"
     )
     add("run", metavar="RUN", type=path_of, help=run)
-    add("inputs", metavar="PHOTO", type=path_of, nargs="+", help="photos, and folders that are searched at any depth")
+    add(
+        "inputs",
+        metavar="PHOTO",
+        type=path_of,
+        nargs="*" if serving else "+",
+        help="photos, and folders that are searched at any depth",
+    )
     where = "where results go, under the photos' names"
-    add("-o", "--output", metavar="FOLDER", type=path_of, required=True, help=where)
+    add("-o", "--output", metavar="FOLDER", type=path_of, required=not serving, help=where)
     style = (
         "one of several styles of the network, or a picture for a network of any style; repeated as NAME=SHARE, a "
         "mixture (default: the first)"
@@ -66,4 +92,8 @@ def _parser() -> ArgumentParser:
     device = "such as cpu or cuda:1 (default: the accelerator, if there is one)"
     add("--device", metavar="DEVICE", type=str | None, help=device)
     add("--overwrite", action="store_true", help="replace existing results")
+    add("--serve", action="store_true", help="show a page to try the network on a photo, without PHOTO and -o")
+    host = "where the page can be opened from; 0.0.0.0 is every computer that reaches this one (default: 127.0.0.1)"
+    add("--host", metavar="ADDRESS", type=str, default="127.0.0.1", help=host)
+    add("--port", metavar="N", type=Port, default=7860, help="port of the page, 0 for any that is free (default: 7860)")
     return parser

@@ -57,7 +57,7 @@ def write(options: Namespace) -> None:
     Raises:
         SettingError: If there is no such network, style or device, no photo, or a result cannot be written.
     """
-    device = _device(options.device)
+    device = find_device(options.device)
     jobs = _jobs(options.inputs, options.output, options.sweep)
     model = Run.find(with_shipped_networks(options.run)).load(Painter).to(device)
     manners = find_manners(options, model)
@@ -210,7 +210,12 @@ def _make_folder(folder: Path) -> None:
         raise SettingError(f"cannot write to {folder}: no permission")
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """Find the device of a name; by default the accelerator, if there is one.
+
+    Raises:
+        SettingError: If it cannot be used.
+    """
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

@@ -115,9 +115,9 @@ class Chromium:
         colors = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", media="", features=[colors])
 
-    def open(self, path: Path) -> float:
-        """Open a file, and wait until it is loaded and drawn; return the seconds that took."""
-        self._address, self._loaded = path.resolve().as_uri(), False
+    def open(self, page: Path | str) -> float:
+        """Open a file or an address, and wait until it is loaded and drawn; return the seconds that took."""
+        self._address, self._loaded = page if isinstance(page, str) else page.resolve().as_uri(), False
         self.requests.clear()
         self.errors.clear()
         start = time.monotonic()

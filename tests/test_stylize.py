@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_pil_image
 from data.images import load_image
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
+from stylizing import command
 from stylizing.command import main
 from stylizing.painting import LUMA, paint, with_colors_of
 from training.run import Run
@@ -478,6 +479,17 @@ def test_impossible_options(run, photos, tmp_path, capsys, option, message):
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_needs_gradio_and_no_photos(run, tmp_path, capsys, monkeypatch):
+    leave_out = "error: --serve: photos are chosen in the page, so leave out PHOTO and -o\n"
+    assert fails(capsys, run, tmp_path, "--serve") == leave_out
+    assert fails(capsys, run, "--serve", "-o", tmp_path) == leave_out
+    assert "port: must be at least 0 and at most 65535" in fails(capsys, run, "--serve", "--port", 70000)
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert fails(capsys, run, "--serve") == "error: --serve needs Gradio: pip install 'normlab[web]'\n"
+    assert fails(capsys, run, "-o", tmp_path) == "error: no inputs given: see --help\n"
+    assert fails(capsys, run) == "error: no inputs and no output given: see --help\n"
 
 
 @pytest.mark.slow
