@@ -29,6 +29,7 @@ from lightning_modules.losses.perceptual import (
     split_layer,
     usual_terms,
 )
+from lightning_modules.losses.stability import instability
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
 from norms.errors import SettingError, check_range, unknown
@@ -51,7 +52,7 @@ LARGEST_STYLE = 2**13
 SHIFT = 8
 """Below how many pixels the views of the loss network are shifted: its coarsest common stride."""
 
-_VIEW, _NOISE, _FIXED_NOISE = 1, 2, 3
+_VIEW, _NOISE, _FIXED_NOISE, _MOTION = 1, 2, 3, 4
 """Tell the module's random numbers apart."""
 
 
@@ -92,6 +93,8 @@ class StyleTransfer(TrainingModule):
             and ``exp(jitter)`` and shifted by up to 7 pixels, both other in every step. 0 shows it as it is, as
             published. See :class:`View`.
         terms: Further terms of the loss, each a ``class_path`` of a :class:`Term` with ``init_args``.
+        stability_weight: Weight of :func:`instability`, which makes the network paint the frames of a video alike and
+            costs a second pass through it. 0 is off, and costs nothing.
         lr: Adam's learning rate, the highest if it has a schedule.
         schedule: ``constant``, as published, or ``cosine``: a rise over a twentieth of ``trainer.max_steps``, then a
             half cosine down to 0.
@@ -143,6 +146,7 @@ class StyleTransfer(TrainingModule):
         tv_weight: float | None = None,
         jitter: float = 0.0,
         terms: list[dict[str, Any]] | None = None,
+        stability_weight: float = 0.0,
         lr: float = 1e-3,
         schedule: Schedule = "constant",
         photo_size: int = 512,
@@ -160,6 +164,7 @@ class StyleTransfer(TrainingModule):
         check_range("noise", noise, at_least=0, below=math.inf)
         check_range("photo_size", photo_size, at_least=16, at_most=LARGEST_STYLE)
         check_range("jitter", jitter, at_least=0, at_most=2)
+        check_range("stability_weight", stability_weight, at_least=0, below=math.inf)
         check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         if schedule not in get_args(Schedule):
             raise unknown("schedule", schedule, get_args(Schedule))
@@ -323,10 +328,17 @@ class StyleTransfer(TrainingModule):
 
     def _compare(self, photo: Tensor, first: int, view: View | None = None) -> dict[str, Tensor]:
         """Stylize photos, in turn in each style, and compare them; ``first`` is the number of the first photo."""
-        if self.transformer.num_styles is None:
-            return self.loss(self(photo), photo, view=view)
-        styles = [(first + i) % len(self.styles) for i in range(len(photo))]
-        return self.loss(self(photo, torch.tensor(styles, device=photo.device)), photo, styles, view)
+        styles = None
+        if self.transformer.num_styles is not None:
+            styles = [(first + i) % len(self.styles) for i in range(len(photo))]
+        indices: Style = 0 if styles is None else torch.tensor(styles, device=photo.device)
+        painted = self(photo, indices)
+        terms = self.loss(painted, photo, styles, view)
+        if weight := self.hparams["stability_weight"]:
+            draws = self.noise(_MOTION, *painted.shape).to(photo)
+            unstable = instability(lambda image: self(image, indices), photo.expand_as(painted), painted, draws)
+            terms |= {"loss": terms["loss"] + weight * unstable, "stability": unstable}
+        return terms
 
     def _noise(self, image: Tensor) -> Tensor:
         if self.training:

@@ -1,17 +1,19 @@
-"""Repaint photos with a trained style-transfer model.
+"""Repaint photos and videos with a trained style-transfer model.
 
-Example:
+Examples:
     python stylize.py runs/style_transfer photo.jpg folder/ -o out/
+    python stylize.py runs/video clip.mp4 -o painted.mp4
 """
 
 from argparse import Namespace
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt, restricted_number_type
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt, restricted_number_type
 
 from training.doors import command_parser, path_of, run_command
 
+Steadiness = restricted_number_type("Steadiness", float, [(">=", 0), ("<", 1)])
 StrokeSize = restricted_number_type("StrokeSize", float, [(">=", 0.05), ("<=", 20)])
 
 
@@ -25,21 +27,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> None:
+    from norms.errors import SettingError
+
+    if options.webcam is not None:
+        from stylizing.webcam import show
+
+        show(options)
+        return
+    if not options.inputs or options.output is None:
+        raise SettingError("name photos, videos or folders of them, and where results go, as in photo.jpg -o out/")
     from stylizing.repaint import write
 
     write(options)
 
 
 def _parser() -> ArgumentParser:
-    parser = command_parser("Repaint photos with a trained style-transfer model.")
+    parser = command_parser("Repaint photos and videos with a trained style-transfer model.")
     add = parser.add_argument
     run = (
         "a run folder such as runs/style_transfer, a checkpoint, an exported network, or bundled, which has five styles"
     )
     add("run", metavar="RUN", type=path_of, help=run)
-    add("inputs", metavar="PHOTO", type=path_of, nargs="+", help="photos, and folders that are searched at any depth")
-    where = "where results go, under the photos' names"
-    add("-o", "--output", metavar="FOLDER", type=path_of, required=True, help=where)
+    inputs = "photos, videos, animations, and folders that are searched at any depth"
+    add("inputs", metavar="FILE", type=path_of, nargs="*", help=inputs)
+    where = "the folder where results go, under the files' names; or the name of a single video's or animation's result"
+    add("-o", "--output", metavar="PATH", type=path_of, help=where)
     style = "one of several styles of the network; repeated as NAME=SHARE, a mixture (default: the first)"
     add("--style", metavar="NAME", type=str, action="append", default=[], help=style)
     strokes = "how broad strokes are, relative to the picture and to those of the training (default: 1)"
@@ -51,6 +63,12 @@ def _parser() -> ArgumentParser:
     strength = "blend with the photo, from 0 (photo) to 1 (default)"
     add("--strength", metavar="S", type=ClosedUnitInterval, default=1.0, help=strength)
     add("--keep-colors", action="store_true", help="take only the brightness from the stylized image")
+    steady = "how much each frame takes over from the one before where both show the same, from 0 to below 1"
+    add("--steady", metavar="S", type=Steadiness, default=0.6, help=f"{steady} (default: 0.6)")
+    frames = "take the photos of a folder, in the order of the numbers in their names, for frames of one video"
+    add("--frames", action="store_true", help=frames)
+    webcam = "show what camera N sees, painted, in a window, in the place of files; needs opencv-python"
+    add("--webcam", metavar="N", type=NonNegativeInt | None, help=webcam)
     device = "such as cpu or cuda:1 (default: the accelerator, if there is one)"
     add("--device", metavar="DEVICE", type=str | None, help=device)
     add("--overwrite", action="store_true", help="replace existing results")

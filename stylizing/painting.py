@@ -1,6 +1,6 @@
 """One photo of any size painted by a network, with strokes that are as broad as the picture is large."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -27,6 +27,10 @@ FLATNESS = 1e-3
 """Variance of a square's brightness below which it counts as flat, without detail."""
 
 
+Filter = Callable[[Tensor, Tensor], Tensor]
+"""Takes what the network saw and what it has painted, both (3, H, W), and returns what it shall have painted."""
+
+
 class Manner(NamedTuple):
     """Say how photos are painted."""
 
@@ -43,7 +47,9 @@ class Manner(NamedTuple):
 AS_TRAINED = Manner()
 
 
-def paint(model: StyleTransfer, photo: Image.Image, manner: Manner = AS_TRAINED) -> Image.Image:
+def paint(
+    model: StyleTransfer, photo: Image.Image, manner: Manner = AS_TRAINED, steady: Filter | None = None
+) -> Image.Image:
     """Paint a photo.
 
     The network sees it at ``model.photo_size / stroke_size`` pixels on its longer side. What it paints is scaled to the
@@ -54,6 +60,7 @@ def paint(model: StyleTransfer, photo: Image.Image, manner: Manner = AS_TRAINED)
         model: A trained model in evaluation mode.
         photo: RGB, of any size.
         manner: How.
+        steady: What becomes of a painting, given what the network saw, before it is scaled up.
 
     Returns:
         RGB, of the same size.
@@ -63,6 +70,8 @@ def paint(model: StyleTransfer, photo: Image.Image, manner: Manner = AS_TRAINED)
         small = to_tensor(seen)
         style = manner.style.to(model.device) if isinstance(manner.style, Tensor) else manner.style
         painted = model(small[None].to(model.device), style)[0].cpu()
+        if steady is not None:
+            painted = steady(small, painted)
         slope = Image.fromarray(_slope(small, painted).numpy())
         # Sideways first: strips are then scaled as the whole would be.
         wide = [_resized(image, (photo.width, seen.height)) for image in (seen, to_picture(painted), slope)]

@@ -1,6 +1,7 @@
-"""Photos repainted by a trained style-transfer network, and their files."""
+"""Photos, videos and animations repainted by a trained style-transfer network, and their files."""
 
 import os
+import re
 import sys
 import warnings
 from argparse import Namespace
@@ -11,14 +12,18 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.files import find_images, image_extensions, listed
 from data.images import ImageError
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
+from stylizing.animation import ANIMATIONS
+from stylizing.clips import Painted, is_clip
 from stylizing.painting import Manner, find_style, paint
 from stylizing.photo import read
+from stylizing.steady import Steady
+from stylizing.video import CONTAINERS, VIDEOS
 from training.run import Run
 from training.shipped import with_shipped_networks
 
@@ -29,20 +34,27 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 """What torch says then, on accelerators and on the CPU."""
 
 
+WARM_UP = 8
+"""How many frames that are there already the filter sees again, so that the next one fits them."""
+
+
 class Job(NamedTuple):
-    """Name one photo and the file its result goes to."""
+    """Name one photo or clip and the file its result goes to."""
 
     source: Path
     target: Path
+    is_clip: bool
 
 
 class Outcome:
     """Note what became of the photos."""
 
     def __init__(self) -> None:
-        self.written = 0
+        self.images = 0
+        self.clips = 0
         self.scaled = 0
         self.skipped: list[str] = []
+        self.notes: list[str] = []
         self.lacking: defaultdict[str, list[Path]] = defaultdict(list)
 
 
@@ -52,18 +64,22 @@ def write(options: Namespace) -> None:
     Raises:
         SettingError: If there is no such network, style or device, no photo, or a result cannot be written.
     """
-    device = _device(options.device)
-    jobs = _jobs(options.inputs, options.output)
-    model = Run.find(with_shipped_networks(options.run)).load(StyleTransfer).to(device)
-    style = find_style(model.style_names, options.style)
-    manner = Manner(style, options.stroke_size, options.strength, options.keep_colors)
-    _make_folder(options.output)
+    jobs = _jobs(options.inputs, options.output, options.frames)
+    model, manner = load(options)
+    _make_folder(options.output.parent if jobs[0].target == options.output else options.output)
     waiting = [job for job in jobs if options.overwrite or not os.path.exists(job.target)]
     outcome = Outcome()
-    with warnings.catch_warnings():
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with warnings.catch_warnings(), Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata that are damaged, without saying where
-        for job in track(waiting, "stylizing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-            _repaint(model, job, manner, options, outcome)
+        filters: dict[Path, Steady] = {}
+        for job in progress.track(_with_warm_up(jobs, waiting, options), description="stylizing"):
+            if job.is_clip:
+                _repaint_clip(model, job, manner, options, outcome, progress, _made_of(job, options))
+                continue
+            steady = filters.setdefault(job.source.parent, Steady(options.steady)) if options.frames else None
+            _repaint(model, job, manner, options, outcome, steady, keep=job in waiting)
     for reason in outcome.skipped:
         print(f"skipped {reason}", file=sys.stderr)
     if outcome.skipped and len(outcome.skipped) == len(jobs):
@@ -71,74 +87,188 @@ def write(options: Namespace) -> None:
     _report(options, outcome, len(jobs) - len(waiting))
 
 
-def _repaint(model: StyleTransfer, job: Job, manner: Manner, options: Namespace, outcome: Outcome) -> None:
+def load(options: Namespace) -> tuple[StyleTransfer, Manner]:
+    """Load the network that the command line names, and find out how it shall paint.
+
+    Raises:
+        SettingError: If there is no such network, style or device.
+    """
+    device = _device(options.device)
+    model = Run.find(with_shipped_networks(options.run)).load(StyleTransfer).to(device)
+    style = find_style(model.style_names, options.style)
+    return model, Manner(style, options.stroke_size, options.strength, options.keep_colors)
+
+
+def _repaint(
+    model: StyleTransfer,
+    job: Job,
+    manner: Manner,
+    options: Namespace,
+    outcome: Outcome,
+    steady: Steady | None,
+    keep: bool,
+) -> None:
     try:
         photo = read(job.source, job.target, options.size, options.max_pixels)
-        result = paint(model, photo.image, manner)
+        result = paint(model, photo.image, manner, steady)
     except ImageError as error:
         outcome.skipped.append(str(error))
         return
     except RuntimeError as error:
-        if not any(words in str(error) for words in OUT_OF_MEMORY):
-            raise
         size = f"{photo.image.width}x{photo.image.height}"
-        outcome.skipped.append(
-            f"{job.source}: too large for the memory at {size}, try --size or a larger --stroke-size"
-        )
+        outcome.skipped.append(_too_large(job, f" at {size}", error))
+        return
+    if not keep:
         return
     for part in photo.write(result, job.target):
         outcome.lacking[part].append(job.source)
-    outcome.written += 1
+    outcome.images += 1
     outcome.scaled += photo.scaled
 
 
+def _repaint_clip(
+    model: StyleTransfer,
+    job: Job,
+    manner: Manner,
+    options: Namespace,
+    outcome: Outcome,
+    progress: Progress,
+    made_of: str,
+) -> None:
+    task = progress.add_task(job.source.name, total=None)
+    try:
+        clip = Painted(
+            job.source,
+            lambda image, steady: paint(model, image, manner, steady),
+            options.size,
+            options.max_pixels,
+            options.steady,
+            lambda frames: progress.advance(task, frames),
+        )
+        progress.update(task, total=clip.clip.count)
+        clip.write(job.target, made_of)
+    except ImageError as error:
+        outcome.skipped.append(str(error))
+        return
+    except RuntimeError as error:
+        outcome.skipped.append(_too_large(job, "", error))
+        return
+    finally:
+        progress.remove_task(task)
+    outcome.notes += [f"{job.source}: {note}" for note in clip.notes]
+    for part in clip.lacks:
+        outcome.lacking[part].append(job.source)
+    outcome.clips += 1
+    outcome.scaled += clip.scaled
+
+
+def _too_large(job: Job, size: str, error: RuntimeError) -> str:
+    if not any(words in str(error) for words in OUT_OF_MEMORY):
+        raise error
+    return f"{job.source}: too large for the memory{size}, try --size or a larger --stroke-size"
+
+
+def _with_warm_up(jobs: Sequence[Job], waiting: Sequence[Job], options: Namespace) -> list[Job]:
+    """Return the jobs that wait, and before them those whose results the filter has to know, if there is one."""
+    reach = WARM_UP if options.frames and options.steady else 0
+    return [
+        job for number, job in enumerate(jobs) if any(later in waiting for later in jobs[number : number + reach + 1])
+    ]
+
+
+def _made_of(job: Job, options: Namespace) -> str:
+    """Return all that a result depends on, as far as it can be told without reading it."""
+    checkpoint = Run.find(with_shipped_networks(options.run)).checkpoint
+    files = [os.path.realpath(job.source), os.path.realpath(checkpoint)]
+    stamps = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
+    settings = {name: value for name, value in vars(options).items() if name not in ("inputs", "output", "overwrite")}
+    return "\n".join(map(repr, [*stamps, *sorted(settings.items())]))
+
+
 def _report(options: Namespace, outcome: Outcome, existing: int) -> None:
-    print(f"wrote {outcome.written} {_images(outcome.written)} to {options.output}")
+    written = [_images(outcome.images)] if outcome.images or not outcome.clips else []
+    written += [_counted(outcome.clips, "clip")] if outcome.clips else []
+    print(f"wrote {' and '.join(written)} to {options.output}")
+    for note in outcome.notes:
+        print(note)
     if outcome.scaled:
-        print(f"scaled {outcome.scaled} larger {_images(outcome.scaled)} down to {options.size} pixels (--size)")
+        print(f"scaled {_counted(outcome.scaled, 'larger image')} down to {options.size} pixels (--size)")
     for part, photos in outcome.lacking.items():
-        print(f"left out {part} of {len(photos)} {_images(len(photos))}: {listed(photos)}")
+        print(f"left out {part} of {_images(len(photos))}: {listed(photos)}")
     if existing:
-        print(f"left {existing} existing {_images(existing)} as they are (--overwrite to replace them)")
+        print(f"left {_counted(existing, 'existing image')} as they are (--overwrite to replace them)")
 
 
 def _images(count: int) -> str:
-    return "image" if count == 1 else "images"
+    return _counted(count, "image")
 
 
-def _jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """Pair every photo with its result, and refuse what would replace a photo or another photo's result."""
-    photos = list(_photos(inputs, output))
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def _jobs(inputs: Sequence[Path], output: Path, in_order: bool) -> list[Job]:
+    """Pair every photo and clip with its result, and refuse what would replace one or another's result."""
+    if _is_one_clip(inputs, output):
+        if os.path.realpath(inputs[0]) == os.path.realpath(output):
+            raise SettingError(f"the result would replace {output}: choose another name with -o")
+        return [Job(inputs[0], output, True)]
+    photos = [(source, name, _ending(source, name)) for source, name in _photos(inputs, output)]
     if not photos:
         raise SettingError(f"no images found in {', '.join(map(str, inputs))}")
-    originals = {os.path.realpath(source) for source, _ in photos}
+    originals = {os.path.realpath(source) for source, _, _ in photos}
     sources: dict[Path, Path] = {}
     names: dict[Path, Path] = {}
     # Those that keep their names come first, so that a photo that becomes a PNG file takes none of theirs.
-    for source, name in sorted(photos, key=lambda photo: not _keeps_name(photo[1])):
-        target = _target(name, output, names)
+    for source, name, ending in sorted(photos, key=lambda photo: photo[1].suffix.lower() != photo[2]):
+        target = _target(name, ending, output, names)
         if os.path.realpath(target) in originals:
             raise SettingError(f"a result would replace the photo {target}: name another folder with -o")
         other = sources.setdefault(target, source)
         if os.path.realpath(other) != os.path.realpath(source):
             raise SettingError(f"{other} and {source} would both become {target}: stylize them separately")
         names[target] = name
-    return [Job(source, target) for target, source in sources.items()]
+    jobs = [Job(source, target, is_clip(source)) for target, source in sources.items()]
+    return sorted(jobs, key=lambda job: _natural(job.source)) if in_order else jobs
 
 
-def _keeps_name(name: Path) -> bool:
-    return name.suffix.lower() in KEPT_EXTENSIONS
+def _is_one_clip(inputs: Sequence[Path], output: Path) -> bool:
+    """Return whether the output is the name of one video or animation, and not of a folder."""
+    ending = output.suffix.lower()
+    if ending not in VIDEOS | ANIMATIONS.keys() or output.is_dir():
+        return False
+    if len(inputs) == 1 and os.path.isfile(inputs[0]) and is_clip(inputs[0]):
+        if ending in VIDEOS - CONTAINERS.keys():
+            raise SettingError(f"-o {output}: videos are written as {', '.join(CONTAINERS)}")
+        return True
+    if ending in VIDEOS and all(map(os.path.lexists, inputs)):
+        raise SettingError(f"-o {output}: only a single video or animation becomes a video; for others name a folder")
+    return False
 
 
-def _target(name: Path, output: Path, taken: Mapping[Path, Path]) -> Path:
-    """Return where a result goes: ``a.gif`` becomes ``a.png``, but beside another ``a.png`` ``a.gif.png``."""
-    if _keeps_name(name):
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """Return what sorts paths as people do: frame 2 before frame 10."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(0, int(part)) if number % 2 else (1, part) for number, part in enumerate(parts)]
+
+
+def _ending(source: Path, name: Path) -> str:
+    """Return the extension of a result."""
+    ending = name.suffix.lower()
+    if ending in VIDEOS:
+        return ending if ending in CONTAINERS else ".mp4"
+    return ending if ending in KEPT_EXTENSIONS or is_clip(source) else ".png"
+
+
+def _target(name: Path, ending: str, output: Path, taken: Mapping[Path, Path]) -> Path:
+    """Return where a result goes: ``a.ppm`` becomes ``a.png``, but beside another ``a.png`` ``a.ppm.png``."""
+    if name.suffix.lower() == ending:
         return output / name
     longer = name.name
-    stem = name.stem if name.suffix.lower() in image_extensions() else longer
-    target = output / name.with_name(f"{stem}.png")
+    stem = name.stem if name.suffix.lower() in image_extensions() | VIDEOS else longer
+    target = output / name.with_name(f"{stem}{ending}")
     while taken.get(target, name) != name:
-        longer += ".png"
+        longer += ending
         target = target.with_name(longer)
     return target
 
@@ -152,7 +282,7 @@ def _photos(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]
             nested = Path(os.path.realpath(path)) in results.parents
             found = (
                 photo
-                for photo in find_images(path)
+                for photo in find_images(path, VIDEOS)
                 if not (nested and results in Path(os.path.realpath(photo)).parents)
             )
             own_name = Path(os.path.realpath(path)).name  # a folder that cannot be looked into
