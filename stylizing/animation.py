@@ -119,10 +119,11 @@ def write_animation(frames: Iterable[Frame], path: Path, plays: int) -> tuple[st
         SettingError: If it cannot be written.
     """
     kind = ANIMATIONS[path.suffix.lower()]
-    images, ends, faint = [], [Fraction(0)], False
+    images, ends, transparent, faint = [], [Fraction(0)], False, False
     for frame in frames:
         images.append(_encodable(frame, kind))
         ends.append(ends[-1] + frame.duration)
+        transparent |= frame.alpha is not None
         faint |= kind == "GIF" and frame.alpha is not None and any(frame.alpha.histogram()[1:255])
     # Rounded are the ends, so that the whole does not become longer or shorter.
     ticks = [round(end * 1000 / _UNIT[kind]) * _UNIT[kind] for end in ends]
@@ -132,7 +133,8 @@ def write_animation(frames: Iterable[Frame], path: Path, plays: int) -> tuple[st
     if kind == "GIF":
         options |= {"disposal": 2, "optimize": False}
     if kind == "WEBP":
-        options["quality"] = 95
+        # Frames that libwebp writes as changes of others lose their transparency at times.
+        options |= {"quality": 95, "kmax": 1} if transparent else {"quality": 95}
     try:
         with replacing(path) as partial:
             images[0].save(partial, kind, save_all=True, append_images=images[1:], **options)
