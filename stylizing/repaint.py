@@ -6,7 +6,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from stylizing.steady import Steady
 from stylizing.video import CONTAINERS, VIDEOS
 from training.run import Run
 from training.shipped import with_shipped_networks
+from training.terminal import printable
 
 KEPT_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 """Results keep these extensions; photos of other kinds become PNG files."""
@@ -67,9 +68,9 @@ def write(options: Namespace) -> None:
     jobs = _jobs(options.inputs, options.output, options.frames)
     model, manner = load(options)
     _make_folder(options.output.parent if jobs[0].target == options.output else options.output)
-    waiting = [job for job in jobs if options.overwrite or not os.path.exists(job.target)]
+    waiting = {job for job in jobs if options.overwrite or not os.path.exists(job.target)}
     outcome = Outcome()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with warnings.catch_warnings(), Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata that are damaged, without saying where
@@ -135,7 +136,7 @@ def _repaint_clip(
     progress: Progress,
     made_of: str,
 ) -> None:
-    task = progress.add_task(job.source.name, total=None)
+    task = progress.add_task(printable(job.source.name), total=None)
     try:
         clip = Painted(
             job.source,
@@ -168,7 +169,7 @@ def _too_large(job: Job, size: str, error: RuntimeError) -> str:
     return f"{job.source}: too large for the memory{size}, try --size or a larger --stroke-size"
 
 
-def _with_warm_up(jobs: Sequence[Job], waiting: Sequence[Job], options: Namespace) -> list[Job]:
+def _with_warm_up(jobs: Sequence[Job], waiting: Collection[Job], options: Namespace) -> list[Job]:
     """Return the jobs that wait, and before them those whose results the filter has to know, if there is one."""
     reach = WARM_UP if options.frames and options.steady else 0
     return [
