@@ -93,7 +93,7 @@ class Video:
                 raise ImageError(f"{path}: {size} pixels are more than max_pixels allows, {max_pixels}")
             self.time_base = Fraction(stream.time_base or Fraction(1, 1000))
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-            self.aspect = Fraction(stream.sample_aspect_ratio or 1)
+            self.aspect = self._stored_aspect = Fraction(stream.sample_aspect_ratio or 1)
             seconds = (stream.duration or 0) * self.time_base or Fraction(container.duration or 0, 1_000_000)
             self.count: int | None = stream.frames or round(seconds * self.rate) or None
             self.lacks = [TONES] if any(part.bits > 8 for part in stream.format.components) else []
@@ -113,17 +113,17 @@ class Video:
         self.damage = []
         with _opened(self.path) as (container, stream):
             stream.thread_type = "AUTO"
-            aspect, number = self.aspect, 0
+            number, usual = 0, 1 / self.rate
             for frame in _decoded(container, stream, lost, self.damage):
-                usual = 1 / self.rate
-                time = frame.pts * self.time_base if frame.pts is not None else last + usual if last else Fraction(0)
+                following = Fraction(0) if last is None else last + usual
+                time = following if frame.pts is None else frame.pts * self.time_base
                 if frame.is_corrupt or (last is not None and time <= last):
                     lost.append(time)
                     continue
                 turn = _TURNED.get(_signs(frame))
                 image = _rgb(frame) if turn is None else _rgb(frame).transpose(turn)
                 size = size or image.size
-                self.aspect = 1 / aspect if turn in _SIDEWAYS else aspect
+                self.aspect = 1 / self._stored_aspect if turn in _SIDEWAYS else self._stored_aspect
                 yield Frame(
                     image if image.size == size else image.resize(size, Image.Resampling.LANCZOS),
                     None,
