@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,7 +155,7 @@ def encode(frames: Iterable[Frame], path: Path, kind: str, clip: Clip) -> None:
     import av
 
     stream = None
-    with path.open("wb") as file, av.open(file, "w", format=_PARTS) as out:
+    with _written(path, _PARTS) as out:
         for frame in frames:
             if stream is None:
                 stream = _encoder(out, frame.image.size, kind, clip)
@@ -188,11 +188,7 @@ def join(parts: Sequence[Path], path: Path, rate: Fraction, source: Path | None)
 
     notes: list[str] = []
     try:
-        with (
-            replacing(path) as partial,
-            partial.open("w+b") as file,
-            av.open(file, "w", format=CONTAINERS[path.suffix.lower()]) as out,
-        ):
+        with replacing(path) as partial, _written(partial, CONTAINERS[path.suffix.lower()]) as out:
             with av.open(str(parts[0])) as first:
                 video = out.add_stream_from_template(first.streams.video[0])
                 video.time_base = first.streams.video[0].time_base
@@ -207,6 +203,22 @@ def join(parts: Sequence[Path], path: Path, rate: Fraction, source: Path | None)
     except av.error.FFmpegError as error:
         raise SettingError(f"cannot write {path}: {error.strerror or error}") from error
     return notes
+
+
+@contextmanager
+def _written(path: Path, container: str) -> Iterator[OutputContainer]:
+    """Open a container to write."""
+    import av
+
+    with path.open("w+b") as file:
+        out = av.open(file, "w", format=container)
+        try:
+            yield out
+        except BaseException:
+            with suppress(Exception):  # on a full disk closing fails too, and that error would hide the first one
+                out.close()
+            raise
+        out.close()
 
 
 @contextmanager

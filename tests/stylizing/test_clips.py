@@ -1,4 +1,5 @@
 import os
+import resource
 import shutil
 import signal
 
@@ -26,6 +27,7 @@ def painted(source, paint=darken, steady=0.0, size=None, advance=lambda frames: 
     return Painted(source, paint, size, None, steady, advance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [2, 5, 8])
 def test_a_killed_conversion_goes_on_and_ends_the_same(tmp_path, monkeypatch, killed_at):
     monkeypatch.setattr(clips, "PART", 3)
@@ -206,6 +208,20 @@ def test_the_noise_of_the_network_is_the_same_in_every_frame(tmp_path):
     model = StyleTransfer(widths=[4], num_blocks=0, noise=0.1).eval()
     image = torch.rand(1, 3, 16, 24)
     assert torch.equal(model(image), model(image))
+
+
+def test_a_full_disk_is_told_as_what_it_is(run, tmp_path, capsys):  # noqa: F811
+    source = make_video(tmp_path / "a.mp4", frames=20, size=(128, 96))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        status = call(run, source, "-o", tmp_path / "b.mp4", "--strength", 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1
+    assert capsys.readouterr().err == f"error: cannot write {tmp_path / 'b.mp4.parts' / '000000.nut'}: File too large\n"
+    assert call(run, source, "-o", tmp_path / "b.mp4", "--strength", 0) == 0
+    assert files(tmp_path) == ["a.mp4", "b.mp4"]
 
 
 def test_a_full_disk_keeps_the_parts(tmp_path, monkeypatch):
