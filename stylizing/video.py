@@ -151,20 +151,26 @@ def encode(frames: Iterable[Frame], path: Path, kind: str, clip: Clip) -> None:
         path: The file to write, a container for :func:`join` alone.
         kind: The extension of the whole video.
         clip: Where the frames are from.
+
+    Raises:
+        SettingError: If it cannot be written.
     """
     import av
 
     stream = None
-    with _written(path, _PARTS) as out:
-        for frame in frames:
-            if stream is None:
-                stream = _encoder(out, frame.image.size, kind, clip)
-            picture = av.VideoFrame.from_image(frame.image)
-            picture = picture.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
-            picture.pts, picture.time_base = round(frame.time / clip.time_base), clip.time_base
-            out.mux(stream.encode(picture))
-        if stream is not None:
-            out.mux(stream.encode(None))
+    try:
+        with _written(path, _PARTS) as out:
+            for frame in frames:
+                if stream is None:
+                    stream = _encoder(out, frame.image.size, kind, clip)
+                picture = av.VideoFrame.from_image(frame.image)
+                picture = picture.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+                picture.pts, picture.time_base = round(frame.time / clip.time_base), clip.time_base
+                out.mux(stream.encode(picture))
+            if stream is not None:
+                out.mux(stream.encode(None))
+    except av.error.FFmpegError as error:
+        raise SettingError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def join(parts: Sequence[Path], path: Path, rate: Fraction, source: Path | None) -> list[str]:
