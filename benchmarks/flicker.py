@@ -32,7 +32,7 @@ from torch import Tensor
 
 from data.images import to_tensor
 from data.photos import bundled_photo
-from lightning_modules.style_transfer import StyleTransfer
+from lightning_modules.painter import Painter
 from stylizing.steady import Steady
 from training.images import to_picture, write_image
 from training.run import Run
@@ -138,7 +138,7 @@ def main() -> None:
 
 
 def _measure(network: Path, options: argparse.Namespace) -> list[list[str]]:
-    model = Run.find(with_shipped_networks(network)).load(StyleTransfer)
+    model = Run.find(with_shipped_networks(network)).load(Painter)
     figures: dict[float, list[list[float]]] = {share: [] for share in (0, *options.steady)}
     for name in track(PHOTOS, str(network), console=Console(stderr=True)):
         photo = to_tensor(bundled_photo(name))

@@ -32,7 +32,7 @@ from torchvision.transforms.v2 import functional as tvf
 from data.photos import TRAIN_PHOTOS, VAL_PHOTOS, bundled_photo
 from lightning_modules.losses.perceptual import PerceptualLoss, usual_terms
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
-from lightning_modules.style_transfer import StyleTransfer
+from lightning_modules.painter import Painter
 from stylizing.painting import LUMA, Manner, paint
 from training.run import Run
 from training.shipped import with_shipped_networks
@@ -61,7 +61,7 @@ def spectral_peaks(picture: Image.Image) -> dict[str, float]:
     return peaks
 
 
-def halo(model: StyleTransfer, manner: Manner) -> float:
+def halo(model: Painter, manner: Manner) -> float:
     """Return how bright or dark the surroundings of a disc become, the larger of two discs."""
     size, radius = 240, 60
     across = np.hypot(*(np.indices((size, size)) - (size - 1) / 2))
@@ -90,7 +90,7 @@ def border(photo: Image.Image, painted: Image.Image) -> float:
     return step(luma(painted)) - step(luma(photo))
 
 
-def measure(model: StyleTransfer, index: int, judge: PerceptualLoss) -> tuple[list[float], list[Image.Image]]:
+def measure(model: Painter, index: int, judge: PerceptualLoss) -> tuple[list[float], list[Image.Image]]:
     """Measure one style of a network.
 
     Returns:
@@ -119,7 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for network in options.networks:
-        model = Run.find(with_shipped_networks(network)).load(StyleTransfer)
+        model = Run.find(with_shipped_networks(network)).load(Painter)
         for index, style in enumerate(model.style_names):
             judge = _judge(model.style_images[index], options.judge_weights)
             figures, painted = measure(model, index, judge)

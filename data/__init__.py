@@ -2,5 +2,6 @@
 
 from data.arrays import CIFAR10, MNIST, STL10, BundledDigits, FashionMNIST
 from data.photos import BundledPhotos, ImageFolder
+from data.styled import StyledPhotos
 
-__all__ = ["CIFAR10", "MNIST", "STL10", "BundledDigits", "BundledPhotos", "FashionMNIST", "ImageFolder"]
+__all__ = ["CIFAR10", "MNIST", "STL10", "BundledDigits", "BundledPhotos", "FashionMNIST", "ImageFolder", "StyledPhotos"]

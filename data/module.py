@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -37,6 +37,9 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: Key of the order and of random crops and flips.
         batches_per_step: How many batches of images one training step consumes, given together as one.
     """
+
+    has_styles: ClassVar[bool] = False
+    """Whether batches have a style picture for each image, ``style``, (B, 3, H, W) in [0, 1]."""
 
     train_transform: Callable[[Any], Any] | None = None
     val_transform: Callable[[Any], Any] | None = None
@@ -80,17 +83,24 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._images is None:
             self._images = self.load()
 
+    def train_stream(self) -> Dataset[Any]:
+        """Return the endless stream of training items, indexed by position."""
+        return StreamDataset(self._ready()[0], self.train_transform, self.seed)
+
+    def val_images(self) -> Dataset[Any]:
+        """Return the validation items in order."""
+        return Mapped(self._ready()[1], self.val_transform)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the endless stream, from the trainer's current step on."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        stream = StreamDataset(self._ready()[0], self.train_transform, self.seed)
         batch_size = self.batch_size * self.batches_per_step
         sampler = StreamSampler(batch_size, self._consumed_batches, rank, world_size)
-        return self._loader(stream, batch_sampler=sampler)
+        return self._loader(self.train_stream(), batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return all validation images in order."""
-        return self._loader(_Mapped(self._ready()[1], self.val_transform), batch_size=self.batch_size)
+        return self._loader(self.val_images(), batch_size=self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the validation images; there is no third set."""
@@ -122,8 +132,13 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
 
-class _Mapped(Dataset[Any]):
-    """Apply a transform to a dataset."""
+class Mapped(Dataset[Any]):
+    """Apply a transform to a dataset.
+
+    Args:
+        items: The dataset.
+        transform: Applied to each item; None changes nothing.
+    """
 
     def __init__(self, items: Items, transform: Callable[[Any], Any] | None) -> None:
         self.items = items

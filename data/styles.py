@@ -5,13 +5,25 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
 
 from data.files import find_images
 from data.images import ImageError, load_image
 from norms.errors import SettingError
 
+PHOTO = "photo"
+"""The name of the style that leaves photos as they are."""
+
 _FOLDER = Path(__file__).parent / "styles"
+
+SMALLEST_STYLE = 32
+"""Pixels below which a picture has no texture left to learn from."""
+
+LARGEST_STYLE = 2**13
+"""Pixels above which a picture fills the memory, by a network's activations."""
 
 _LONGEST_SIDE = 4096
 """Styles are broad strokes: of a larger JPEG file, half or a quarter of its pixels will do, but no fewer than this."""
@@ -22,11 +34,17 @@ def names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.png"))
 
 
+def name_of(style: str) -> str:
+    """Return what a style is called: its picture's name, without folder and extension, or those of several by ``+``."""
+    return "+".join(Path(part).stem for part in style.split("+"))
+
+
 def find_styles(styles: Sequence[str]) -> list[str]:
     """List the style pictures that several names, files and folders of pictures stand for.
 
     Args:
-        styles: Each the name of a bundled picture, the path of an image file, or that of a folder.
+        styles: Each the name of a bundled picture, the path of an image file, several of both with ``+`` between them,
+            or the path of a folder.
 
     Returns:
         Names and paths, a folder's in the order of its files.
@@ -43,11 +61,20 @@ def find_styles(styles: Sequence[str]) -> list[str]:
         found += inside
     if not found:
         raise SettingError("styles: expected one or more names, files or folders of style pictures, got none")
-    name, count = Counter(Path(style).stem for style in found).most_common(1)[0]
-    if count > 1:
-        alike = [style for style in found if Path(style).stem == name]
-        raise SettingError(f"styles: {' and '.join(alike)} would both be called {name}: rename one of them")
+    check_names(found)
     return found
+
+
+def check_names(styles: Sequence[str]) -> None:
+    """Refuse styles of which two have the same name.
+
+    Raises:
+        SettingError: If two have.
+    """
+    name, count = Counter(map(name_of, styles)).most_common(1)[0]
+    if count > 1:
+        alike = [style for style in styles if name_of(style) == name]
+        raise SettingError(f"styles: {' and '.join(alike)} would both be called {name}: rename one of them")
 
 
 def open_style(style: str | os.PathLike[str]) -> Image.Image:
@@ -74,3 +101,42 @@ def open_style(style: str | os.PathLike[str]) -> Image.Image:
         return load_image(style, lambda width, height: max(width, height) / _LONGEST_SIDE)
     except ImageError as error:
         raise SettingError(f"style picture {error} (bundled ones: {', '.join(bundled)})") from error
+
+
+def scaled_style(style: str, size: int) -> Tensor:
+    """Open a style at the size at which a network learns from it.
+
+    Args:
+        style: See :func:`open_style`; or several such with ``+`` between them, which stand side by side, so that they
+            have the average of their Gram matrices. ``photo`` is a white picture.
+        size: How long the longer side of each picture becomes, in pixels.
+
+    Returns:
+        RGB, uint8, (3, H, W).
+
+    Raises:
+        SettingError: If a picture cannot be read, is too narrow, or has a single color.
+    """
+    if style == PHOTO:
+        return torch.full((3, SMALLEST_STYLE, SMALLEST_STYLE), 255, dtype=torch.uint8)
+    whole = os.path.lexists(os.path.expanduser(style))
+    pictures = [_scaled_picture(part, size) for part in ([style] if whole else style.split("+"))]
+    lowest = min(picture.shape[1] for picture in pictures)
+    return torch.cat([picture[:, :lowest] for picture in pictures], dim=2)
+
+
+def _scaled_picture(style: str, size: int) -> Tensor:
+    picture = open_style(style)
+    if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
+        raise SettingError(
+            f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
+            f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
+        )
+    if min(picture.size) < SMALLEST_STYLE:
+        raise SettingError(
+            f"style picture {style} ({picture.width}x{picture.height} pixels) is too small: its shorter side must have "
+            f"at least {SMALLEST_STYLE} pixels"
+        )
+    if picture.getcolors(1) is not None:
+        raise SettingError(f"style picture {style} has one single color, and no texture to paint with")
+    return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))

@@ -5,9 +5,10 @@
 import normlab
 
 normlab.check_packages()
+from lightning_modules.any_style import AnyStyle
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
 
-__all__ = ["GAN", "Classifier", "Distillation", "StyleTransfer"]
+__all__ = ["GAN", "AnyStyle", "Classifier", "Distillation", "StyleTransfer"]

@@ -3,7 +3,7 @@
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ class TrainingModule(LightningModule):
             raise SettingError(f"the checkpoint is of {module}, but the configured model is {name}")
         saved, configured = plain_settings(checkpoint), plain_settings({HYPER_PARAMETERS: self.hparams})
         # Settings that there were not yet when it was written had what is their default now.
-        defaults = plain_settings({HYPER_PARAMETERS: _defaults(type(self))})
+        defaults = default_settings(type(self))
         saved |= {key: defaults[key] for key in defaults.keys() & configured.keys() - saved.keys()}
         different = {key for key in saved.keys() | configured.keys() if saved.get(key) != configured.get(key)}
         if "lr" in different and _is_rate(saved.get("lr")) and _is_rate(configured.get("lr")):
@@ -226,9 +226,11 @@ def plain_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
+def default_settings(module_class: type[TrainingModule]) -> dict[str, Any]:
+    """Return the settings of a module that have a default."""
+    parameters = inspect.signature(module_class).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return plain_settings({HYPER_PARAMETERS: defaults})
 
 
 def _is_rate(value: Any) -> bool:

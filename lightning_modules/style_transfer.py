@@ -1,77 +1,73 @@
 """Feed-forward style transfer."""
 
 import math
-import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from PIL import ImageOps
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
-from torchvision.utils import make_grid
 
 from data.stream import generator
-from data.styles import find_styles, open_style
-from lightning_modules.base import TrainingModule, class_path
+from data.styles import LARGEST_STYLE, PHOTO, check_names, find_styles, name_of, scaled_style
+from lightning_modules.base import class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
     LossScaling,
     PerceptualLoss,
-    View,
     build_term,
     split_layer,
     usual_terms,
 )
 from lightning_modules.losses.stability import instability
+from lightning_modules.losses.view import View
 from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
+from lightning_modules.painter import Painter, draw_samples, split_shares
+from lightning_modules.scores import StyleScores
+from lightning_modules.starting import Base, train_only_styles_from_
 from norms.errors import SettingError, check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
-
-SAMPLES = 6
-"""How many photos the sample grid shows, if a validation batch has as many."""
-
-GAP = 4
-"""Width of the white lines in the sample grid, in pixels."""
-
-SMALLEST_STYLE = 32
-"""Pixels below which a picture has no texture left to learn from."""
-
-LARGEST_STYLE = 2**13
-"""Pixels above which a picture fills the memory, by its activations."""
-
-
-SHIFT = 8
-"""Below how many pixels the views of the loss network are shifted: its coarsest common stride."""
 
 _VIEW, _NOISE, _FIXED_NOISE, _MOTION = 1, 2, 3, 4
 """Tell the module's random numbers apart."""
 
 
-class StyleTransfer(TrainingModule):
+class StyleTransfer(Painter):
     """Train a network that repaints any photo in the style of one picture, or of one of several.
 
     The checkpoint holds the network and the style pictures, and nothing of the loss network. So it can be used where
     neither the picture's file nor the loss network's weights are, and a resumed training keeps its picture.
 
     Logged are the weighted loss and its terms before weighting, for the training batches and, in evaluation mode, for
-    the validation photos. See :func:`usual_terms` for what they mean.
+    the validation photos. See :func:`usual_terms` for what they mean. ``train.py validate`` and ``test`` add the scores
+    of :class:`StyleScores`.
 
     Args:
-        style: Name of a bundled style picture, or the path of any image file.
+        style: Name of a bundled style picture, or the path of any image file. Several with ``+`` between them, such as
+            ``night+my_painting.jpg``, make one style. The style ``photo`` leaves photos as they are: shares of it in a
+            mixture weaken another style inside the network.
         style_size: Longer side of the style picture in pixels, to which it is scaled; the larger, the broader the
             strokes in the result.
         styles: In the place of ``style`` several such names and paths, or folders of pictures, for one network that
             paints in each of them: every norm has a gamma and beta for each style. They are served in turn, image by
             image.
+        start: A trained style network to begin with, in the place of random weights: a run, a checkpoint, an exported
+            network or ``bundled``. It has the same ``widths`` and ``num_blocks``.
+        add_to: Likewise a network of several styles, to which ``style`` or ``styles`` are added: their gamma and beta
+            are trained, and all else stays as it is, its other styles too. The network's shape, norm and noise are
+            those of its training.
+        first_style: Index of the first style that is trained; found by itself.
+        separate_norms: Whether each of several styles has norms of its own, so that it learns its own rho or switch
+            weights. Otherwise styles differ by gamma and beta alone. A training step takes longer: every norm is
+            computed once for each style.
         noise: Standard deviation of the noise that is added to a photo, whose values are in [0, 1], before the network
             sees it: what strokes in a clear sky can grow from. The same in every evaluation.
         norm: The network's normalization, as :func:`norms.build` takes it.
@@ -83,7 +79,8 @@ class StyleTransfer(TrainingModule):
             :func:`build_loss_network`.
         weights: File with the loss network's weights; by default the bundled ones, or those that torchvision downloads.
         content_layers: Layers of the loss network; by default those customary for it. See :class:`PerceptualLoss` for
-            layers that see larger shapes, such as ``relu3_2@2``.
+            layers that see larger shapes, such as ``relu3_2@2``. A table gives each layer a factor, such as
+            ``{relu2_2: 1, relu3_2: 3}``.
         style_layers: Likewise.
         loss_scaling: ``relative`` or ``published``, see :func:`usual_terms`.
         content_weight: Weight of the content loss; by default what suits the scaling.
@@ -130,6 +127,10 @@ class StyleTransfer(TrainingModule):
         style: str = "night",
         style_size: int = 256,
         styles: list[str] | None = None,
+        separate_norms: bool = False,
+        start: str | None = None,
+        add_to: str | None = None,
+        first_style: int = 0,
         noise: float = 0.0,
         norm: str | Callable[..., nn.Module] = "batch_instance",
         norm_options: dict[str, Any] | None = None,
@@ -138,8 +139,8 @@ class StyleTransfer(TrainingModule):
         upsampling: Upsampling = "nearest",
         loss_network: str | Callable[..., nn.Module] = "bundled",
         weights: str | None = None,
-        content_layers: list[str] | None = None,
-        style_layers: list[str] | None = None,
+        content_layers: list[str] | dict[str, float] | None = None,
+        style_layers: list[str] | dict[str, float] | None = None,
         loss_scaling: LossScaling = "relative",
         content_weight: float | None = None,
         style_weight: float | None = None,
@@ -156,8 +157,14 @@ class StyleTransfer(TrainingModule):
     ) -> None:
         super().__init__(seed)
         # Checkpoints hold plain types alone, and need no folder of styles.
-        norm, loss_network = class_path(norm), class_path(loss_network)
         styles = None if styles is None else find_styles(styles)
+        if add_to is not None and not first_style:
+            base = Base(add_to)
+            first_style = len(base.styles)
+            styles = [*base.styles, *(styles or find_styles([style]))]
+            check_names(styles)
+            widths, num_blocks, norm, norm_options, separate_norms, upsampling, noise, photo_size = base.shape
+        norm, loss_network = class_path(norm), class_path(loss_network)
         self.save_hyperparameters()
         check_range("style_size", style_size, at_least=1, at_most=LARGEST_STYLE)
         check_range("lr", lr, at_least=0, below=math.inf)
@@ -169,23 +176,46 @@ class StyleTransfer(TrainingModule):
         if schedule not in get_args(Schedule):
             raise unknown("schedule", schedule, get_args(Schedule))
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.styles = styles or [style]
+        self.styles, self.first_style = styles or [style], first_style
+        self.scores: StyleScores | None = None
+        separate = [name.replace(".", "_") for name in self.style_names] if styles and separate_norms else []
         num_styles = None if styles is None else len(styles)
-        self.transformer = TransformerNet(widths, num_blocks, norm, norm_options, upsampling, num_styles)
+        self.transformer = TransformerNet(widths, num_blocks, norm, norm_options, upsampling, num_styles, separate)
         self.transformer.to(memory_format=self.memory_format)
         for name in self._picture_names():
             self.register_buffer(name, torch.empty(3, 0, 0, dtype=torch.uint8))
-        self._photos: Tensor | None = None
+        if self.first_style:
+            train_only_styles_from_(self.first_style, self.transformer)
 
     @property
     def style_names(self) -> list[str]:
         """The names of the styles: those of the bundled pictures or files, without folder and extension."""
-        return [Path(style).stem for style in self.styles]
+        return [name_of(style) for style in self.styles]
 
     @property
     def style_images(self) -> list[Tensor]:
         """The style pictures as they are trained on, see ``style_image``."""
         return [self.get_buffer(name) for name in self._picture_names()]
+
+    def find_style(self, chosen: Sequence[str]) -> Style:
+        """Find one of the network's styles by its name, or shares of several.
+
+        Returns:
+            An index, or shares of all styles.
+
+        Raises:
+            SettingError: If there is no such style, or the shares are none.
+        """
+        names, pairs = self.style_names, split_shares(chosen)
+        for name, _ in pairs:
+            if name not in names:
+                raise unknown("style", name, names) if name == Path(name).stem else _untrained(name, names)
+        if len(pairs) < 2:
+            return names.index(pairs[0][0]) if pairs else 0
+        shares = torch.zeros(len(names))
+        for name, share in pairs:
+            shares[names.index(name)] += share
+        return shares
 
     def forward(self, image: Tensor, style: Style = 0) -> Tensor:
         """Stylize images.
@@ -209,18 +239,26 @@ class StyleTransfer(TrainingModule):
         Raises:
             SettingError: If one of them cannot be had.
         """
-        for style in self.styles:
-            self._open_style(style)
+        for style in self.styles[self.first_style :]:
+            scaled_style(style, self.hparams["style_size"])
         self._build_loss()
 
     def setup(self, stage: str) -> None:
         """Build what only training and validation need."""
         if stage == "predict":
             return
+        if stage == "fit":
+            self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
-                setattr(self, name, self._open_style(style).to(self.device))
+                setattr(self, name, scaled_style(style, self.hparams["style_size"]).to(self.device))
         self.loss = self._build_loss().to(self.device).to(memory_format=self.memory_format)
+
+    def on_train_start(self) -> None:
+        """Keep running statistics as they are where styles share them that are not trained."""
+        super().on_train_start()
+        if self.first_style:
+            self.transformer.eval()
 
     def on_fit_start(self) -> None:
         """Measure the style, now that a checkpoint, if there is one, has brought back its picture.
@@ -228,32 +266,41 @@ class StyleTransfer(TrainingModule):
         Raises:
             SettingError: If ``trainer.precision`` is half, which the loss network's statistics need more than.
         """
-        precision = self.trainer.precision
-        if precision in ("16-true", "bf16-true"):
-            raise SettingError(f"style transfer trains in precision 32-true, 64-true or a mixed one, not {precision}")
+        super().on_fit_start()
         self._measure_style()
 
     def on_validation_start(self) -> None:
-        """Measure the style where validation is all there is."""
+        """Measure the style, and score the network, where validation is all there is."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._measure_style()
+            self.scores = StyleScores(self._trained_pictures()).to(self.device)
 
-    def on_test_start(self) -> None:
-        """Measure the style for a test."""
-        self._measure_style()
+    on_test_start = on_validation_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores."""
+        if self.scores is not None:
+            self.log_dict({f"val/{name}": value for name, value in self.scores.compute().items()})
+            self.scores = None
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Stylize a batch and compare it with its photos and the style."""
         photo = batch["image"]
         first = (self.global_step * self.trainer.world_size + self.global_rank) * len(photo)
-        terms = self._compare(photo, first, self._view())
+        image, styles = self._paint(photo, first)
+        terms = self._compare(image, photo, styles, self._view())
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Compare photos that are not trained on, likewise."""
         photo = batch["image"]
-        terms = self._compare(photo, batch_idx * len(photo))
+        image, styles = self._paint(photo, batch_idx * len(photo))
+        terms = self._compare(image, photo, styles, None)
+        if self.scores is not None:
+            self.scores.update(image, photo, styles or [0] * len(photo))
         self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -274,23 +321,16 @@ class StyleTransfer(TrainingModule):
 
         The style pictures are on the left of their rows; a single one is as high as all.
         """
-        photos = self._sample_photos().to(next(self.transformer.parameters()))
+        photos = self.sample_photos().to(next(self.transformer.parameters()))
         with self.evaluation():
-            rows = torch.cat([photos, *(self(photos, style) for style in range(len(self.styles)))]).float().cpu()
-        grid = make_grid(rows, nrow=len(photos), padding=GAP, pad_value=1.0)
-        several = len(self.styles) > 1
-        height = photos.shape[2] if several else grid.shape[1] - 2 * GAP
-        pictures = [_as_high(picture.cpu(), height) for picture in self.style_images]
-        widest = max(picture.shape[2] for picture in pictures)
-        left = torch.ones(3, grid.shape[1], GAP + widest)
-        for row, picture in enumerate(pictures):
-            top = GAP + (row + 1) * (height + GAP) if several else GAP
-            left[:, top : top + height, GAP : GAP + picture.shape[2]] = picture
-        return torch.cat([left, grid], dim=2)
+            painted = [self(photos, style) for style in range(len(self.styles))]
+        return draw_samples(photos, painted, self.style_images)
 
-    def next_command(self, run_dir: Path) -> str:
-        """Return the command that stylizes a photo."""
-        return f"python stylize.py {shlex.quote(str(run_dir))} photo.jpg -o out/"
+    def shared_settings(self) -> dict[str, Any]:
+        """Return the settings for a file to hand on, in which the styles are called by the names of their files."""
+        names = ["+".join(Path(part).name for part in style.split("+")) for style in self.styles]
+        settings = super().shared_settings()
+        return settings | {"style": names[0], "styles": settings["styles"] and names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the checkpoint's style pictures, which need not have the size of this module's."""
@@ -299,18 +339,17 @@ class StyleTransfer(TrainingModule):
             if name in checkpoint["state_dict"]:
                 setattr(self, name, torch.empty_like(checkpoint["state_dict"][name], device=self.device))
 
+    def _begin_with_other_network(self) -> None:
+        path = self.hparams["add_to"] or self.hparams["start"]
+        if path is None or self.trainer.ckpt_path is not None:
+            return
+        base = Base(path)
+        base.copy_to_(self.transformer, self.first_style)
+        for name in self._picture_names()[: self.first_style]:
+            setattr(self, name, base.weights[name].clone())
+
     def _picture_names(self) -> list[str]:
         return [f"style_image{index or ''}" for index in range(len(self.styles))]
-
-    def _open_style(self, style: str) -> Tensor:
-        size = self.hparams["style_size"]
-        picture = open_style(style)
-        if min(picture.size) * size < SMALLEST_STYLE * max(picture.size):
-            raise SettingError(
-                f"style picture {style} ({picture.width}x{picture.height} pixels) is too narrow for style_size {size}: "
-                f"its shorter side must keep at least {SMALLEST_STYLE} pixels"
-            )
-        return tvf.pil_to_tensor(ImageOps.contain(picture, (size, size)))
 
     def _build_loss(self) -> PerceptualLoss:
         options = self.hparams
@@ -324,20 +363,31 @@ class StyleTransfer(TrainingModule):
         return PerceptualLoss(build_loss_network(options["loss_network"], layers, options["weights"]), terms)
 
     def _measure_style(self) -> None:
-        self.loss.set_style(*(tvf.to_dtype(picture[None], torch.float32, scale=True) for picture in self.style_images))
+        styles, pictures = self.styles[self.first_style :], self._trained_pictures()
+        self.loss.set_style(*(None if s == PHOTO else picture for s, picture in zip(styles, pictures, strict=True)))
 
-    def _compare(self, photo: Tensor, first: int, view: View | None = None) -> dict[str, Tensor]:
-        """Stylize photos, in turn in each style, and compare them; ``first`` is the number of the first photo."""
-        styles = None
-        if self.transformer.num_styles is not None:
-            styles = [(first + i) % len(self.styles) for i in range(len(photo))]
-        indices: Style = 0 if styles is None else torch.tensor(styles, device=photo.device)
-        painted = self(photo, indices)
-        terms = self.loss(painted, photo, styles, view)
+    def _trained_pictures(self) -> list[Tensor]:
+        pictures = self.style_images[self.first_style :]
+        return [tvf.to_dtype(picture[None], torch.float32, scale=True) for picture in pictures]
+
+    def _paint(self, photo: Tensor, first: int) -> tuple[Tensor, list[int] | None]:
+        """Stylize photos, in turn in each style that is trained; ``first`` is the number of the first photo.
+
+        Returns:
+            The images, and the place of each one's style among those that are trained; None for a network of one.
+        """
+        if self.transformer.num_styles is None:
+            return self(photo), None
+        trained = [(first + i) % (len(self.styles) - self.first_style) for i in range(len(photo))]
+        return self(photo, torch.tensor(trained, device=photo.device) + self.first_style), trained
+
+    def _compare(self, image: Tensor, photo: Tensor, trained: list[int] | None, view: View | None) -> dict[str, Tensor]:
+        terms = self.loss(image, photo, trained, view)
         if weight := self.hparams["stability_weight"]:
-            draws = self.noise(_MOTION, *painted.shape).to(photo)
-            unstable = instability(lambda image: self(image, indices), photo.expand_as(painted), painted, draws)
-            terms |= {"loss": terms["loss"] + weight * unstable, "stability": unstable}
+            style: Style = 0 if trained is None else torch.tensor(trained, device=photo.device) + self.first_style
+            draws = self.noise(_MOTION, *image.shape).to(photo)
+            terms["stability"] = instability(partial(self, style=style), photo.expand_as(image), image, draws)
+            terms["loss"] = terms["loss"] + weight * terms["stability"]
         return terms
 
     def _noise(self, image: Tensor) -> Tensor:
@@ -350,21 +400,12 @@ class StyleTransfer(TrainingModule):
         if not self.hparams["jitter"]:
             return None
         keyed = generator(self.seed, self.global_rank, self.global_step, _VIEW)
-        scale, right, down = torch.rand(3, generator=keyed).tolist()
-        return View(math.exp(self.hparams["jitter"] * (2 * scale - 1)), int(SHIFT * right), int(SHIFT * down))
-
-    def _sample_photos(self) -> Tensor:
-        """Return the first validation photos, read once."""
-        if self._photos is None:
-            trainer = cast(Any, self.trainer)  # whose datamodule is not declared
-            loader = trainer.val_dataloaders or trainer.datamodule.val_dataloader()
-            # To iterate over a DataLoader may draw from torch's generator, which no picture may move.
-            with torch.random.fork_rng(devices=[]):
-                self._photos = next(iter(loader))["image"][:SAMPLES]
-        return self._photos
+        return View.random(self.hparams["jitter"], keyed)
 
 
-def _as_high(picture: Tensor, height: int) -> Tensor:
-    """Scale a picture, uint8, (3, H, W), to a height; values in [0, 1]."""
-    size = [height, max(1, round(picture.shape[2] * height / picture.shape[1]))]
-    return tvf.to_dtype(tvf.resize(picture, size, InterpolationMode.BICUBIC), torch.float32, scale=True)
+def _untrained(picture: str, names: Sequence[str]) -> SettingError:
+    trained = f"the styles {', '.join(names)}" if len(names) > 1 else f"one style, {names[0]}"
+    return SettingError(
+        f"--style {picture}: the network is trained for {trained}; one of configs/any_style.yaml paints in the style "
+        "of any picture"
+    )

@@ -1,6 +1,7 @@
 """Normalization layers for PyTorch, among them those that learn how to normalize."""
 
 from . import functional
+from .adaptive import AdaptiveInstanceNorm
 from .base import MixingNorm, MomentNorm
 from .batch import (
     BatchNorm,
@@ -14,7 +15,7 @@ from .batch import (
 )
 from .batch_instance import BatchInstanceNorm, BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from .batch_renorm import BatchRenorm, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from .conditional import ConditionalNorm
+from .conditional import ConditionalNorm, NormPerCondition
 from .conversion import convert
 from .decorrelated import (
     DecorrelatedBatchNorm,
@@ -46,6 +47,7 @@ from .weight import initialize_weight_norm_, weight_norm
 
 __all__ = [
     "STATISTICS",
+    "AdaptiveInstanceNorm",
     "BatchInstanceNorm",
     "BatchInstanceNorm1d",
     "BatchInstanceNorm2d",
@@ -73,6 +75,7 @@ __all__ = [
     "MixingNorm",
     "MixingValue",
     "MomentNorm",
+    "NormPerCondition",
     "Report",
     "SwitchableNorm",
     "SwitchableNorm1d",

@@ -1,5 +1,6 @@
 """Conditional normalization: gamma and beta by class or style (Dumoulin et al., 2017; de Vries et al., 2017)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -100,33 +101,92 @@ class ConditionalNorm(nn.Module):
     def _affine(self, condition: Tensor | int, samples: int) -> tuple[Tensor, Tensor]:
         """Return gamma and beta: of each sample, shape (N, C), or of all, shape (C,)."""
         if isinstance(condition, int):
-            self._check_range(condition, condition)
+            check_range("condition", condition, at_least=0, at_most=self.num_conditions - 1)
             return self.weight[condition], self.bias[condition]
-        mixed = condition.is_floating_point()
-        shapes = [(self.num_conditions,), (samples, self.num_conditions)] if mixed else [(), (samples,)]
-        if tuple(condition.shape) not in shapes or condition.dtype == torch.bool:
-            raise SettingError(
-                f"condition must be integers of shape () or ({samples},), or shares of a floating dtype and shape "
-                f"({self.num_conditions},) or ({samples}, {self.num_conditions}), got {condition.dtype} of shape "
-                f"{tuple(condition.shape)}"
-            )
-        if mixed:
+        check_condition(condition, samples, self.num_conditions)
+        if condition.is_floating_point():
             # No matrix product, which autocast would round.
             shares = condition.unsqueeze(-1)
             return (shares * self.weight).sum(-2), (shares * self.bias).sum(-2)
-        if condition.device.type == "cpu" and condition.numel() > 0 and not torch.compiler.is_compiling():
-            lowest, highest = condition.aminmax()
-            self._check_range(int(lowest), int(highest))
         index = condition.long()
         return F.embedding(index, self.weight), F.embedding(index, self.bias)
-
-    def _check_range(self, lowest: int, highest: int) -> None:
-        for index in (lowest, highest):
-            check_range("condition", index, at_least=0, at_most=self.num_conditions - 1)
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch's own norms do."""
         return f"num_conditions={self.num_conditions}, num_features={self.num_features}"
+
+
+class NormPerCondition(nn.Module):
+    r"""Give each condition, such as a style, a norm of its own, with all that it learns.
+
+    Where :class:`ConditionalNorm` has a gamma and beta by condition, and one rho or one set of switch weights for all,
+    here each condition learns its own:
+
+    .. math::
+        y_n = \mathrm{norm}_{k_n}(x)_n, \qquad \text{or with shares} \quad y_n = \sum_k s_{nk} \, \mathrm{norm}_k(x)_n
+
+    Every norm sees all samples, so that conditions share the statistics of the batch. An index for all samples costs
+    one norm, any other condition one norm for each of them.
+
+    Args:
+        norms: The norms by the names of their conditions, in their order. Names hold no dots.
+
+    Attributes:
+        norms (ModuleDict): The norms.
+
+    Raises:
+        SettingError: If there are none, a name has a dot, or, in the forward pass, the condition does not fit.
+
+    Shape:
+        Input and output: (N, C, \*), as the norms have it. Condition: as that of :class:`ConditionalNorm`.
+    """
+
+    def __init__(self, norms: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        if not norms or any("." in name for name in norms):
+            raise SettingError(f"conditions need names without dots, got {', '.join(norms) or 'none'}")
+        self.norms = nn.ModuleDict(norms)
+        self.num_conditions = len(norms)
+
+    @property
+    def num_features(self) -> Any:
+        """The number of channels."""
+        return channels_of(next(iter(self.norms.values())))
+
+    def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
+        """Normalize ``x`` by the norm of the condition, index or shares, of each sample or of all."""
+        if isinstance(x, torch.fx.Proxy):
+            return trace_call(self, x, condition)
+        if isinstance(condition, int):
+            check_range("condition", condition, at_least=0, at_most=self.num_conditions - 1)
+            chosen: Tensor = list(self.norms.values())[condition](x)
+            return chosen
+        check_condition(condition, x.shape[0], self.num_conditions)
+        shares = condition if condition.is_floating_point() else F.one_hot(condition.long(), self.num_conditions)
+        shares = shares.expand(x.shape[0], -1).to(x.dtype).T.reshape(-1, x.shape[0], *(1,) * (x.ndim - 1))
+        return torch.stack([share * norm(x) for share, norm in zip(shares, self.norms.values(), strict=True)]).sum(0)
+
+
+def check_condition(condition: Tensor, samples: int, num_conditions: int) -> None:
+    """Refuse a condition that fits neither the samples nor the number of conditions.
+
+    An index that is too large is found on the CPU; on a GPU the look would wait for it.
+
+    Raises:
+        SettingError: If it does not fit.
+    """
+    mixed = condition.is_floating_point()
+    shapes = [(num_conditions,), (samples, num_conditions)] if mixed else [(), (samples,)]
+    if tuple(condition.shape) not in shapes or condition.dtype == torch.bool:
+        raise SettingError(
+            f"condition must be integers of shape () or ({samples},), or shares of a floating dtype and shape "
+            f"({num_conditions},) or ({samples}, {num_conditions}), got {condition.dtype} of shape "
+            f"{tuple(condition.shape)}"
+        )
+    if mixed or condition.device.type != "cpu" or condition.numel() == 0 or torch.compiler.is_compiling():
+        return
+    for index in condition.aminmax():
+        check_range("condition", int(index), at_least=0, at_most=num_conditions - 1)
 
 
 def channels_of(norm: nn.Module) -> Any:

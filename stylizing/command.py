@@ -52,7 +52,10 @@ def _parser() -> ArgumentParser:
     add("inputs", metavar="FILE", type=path_of, nargs="*", help=inputs)
     where = "the folder where results go, under the files' names; or the name of a single video's or animation's result"
     add("-o", "--output", metavar="PATH", type=path_of, help=where)
-    style = "one of several styles of the network; repeated as NAME=SHARE, a mixture (default: the first)"
+    style = (
+        "one of several styles of the network, or a picture for a network of any style; repeated as NAME=SHARE, a "
+        "mixture (default: the first)"
+    )
     add("--style", metavar="NAME", type=str, action="append", default=[], help=style)
     strokes = "how broad strokes are, relative to the picture and to those of the training (default: 1)"
     add("--stroke-size", metavar="F", type=StrokeSize, default=1.0, help=strokes)

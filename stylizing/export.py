@@ -34,7 +34,7 @@ def _parser() -> ArgumentParser:
 
 
 def _run(options: Namespace) -> None:
-    from lightning_modules.style_transfer import StyleTransfer
+    from lightning_modules.painter import Painter
     from training.network_files import SUFFIX, write_network
     from training.run import Run
 
@@ -42,7 +42,7 @@ def _run(options: Namespace) -> None:
         raise SettingError(f"{options.file}: the name of a network's file ends in {SUFFIX}")
     if options.file.exists():
         raise SettingError(f"{options.file} exists: choose another name for the network")
-    model = Run.find(options.run).load(StyleTransfer)
+    model = Run.find(options.run).load(Painter)
     write_network(model, options.file, {"data": options.data, "licence": options.licence})
     size = options.file.stat().st_size
     print(f"wrote {options.file} ({size / 1e6:.1f} MB, styles: {', '.join(model.style_names)})")

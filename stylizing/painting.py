@@ -10,8 +10,7 @@ from torch import Tensor
 
 from data.images import to_tensor
 from lightning_modules.networks.transformer import Style
-from lightning_modules.style_transfer import StyleTransfer
-from norms.errors import SettingError, check_range, unknown
+from lightning_modules.painter import Painter
 from training.images import to_picture
 
 LUMA = (0.299, 0.587, 0.114)
@@ -47,9 +46,7 @@ class Manner(NamedTuple):
 AS_TRAINED = Manner()
 
 
-def paint(
-    model: StyleTransfer, photo: Image.Image, manner: Manner = AS_TRAINED, steady: Filter | None = None
-) -> Image.Image:
+def paint(model: Painter, photo: Image.Image, manner: Manner = AS_TRAINED, steady: Filter | None = None) -> Image.Image:
     """Paint a photo.
 
     The network sees it at ``model.photo_size / stroke_size`` pixels on its longer side. What it paints is scaled to the
@@ -96,37 +93,6 @@ def with_colors_of(photo: Tensor, stylized: Tensor) -> Tensor:
         (3, H, W), (3, H, W), values in [0, 1] -> (3, H, W), values in [0, 1]
     """
     return (photo + _luma(stylized - photo)).clamp(0, 1)
-
-
-def find_style(names: Sequence[str], chosen: Sequence[str]) -> Style:
-    """Find the style that a command line asks for.
-
-    Args:
-        names: The network's styles.
-        chosen: One name; or several as ``name=share``, whose shares sum to 1. None is the first style.
-
-    Returns:
-        An index, or shares.
-
-    Raises:
-        SettingError: If there is no such style, or the shares are none.
-    """
-    pairs = [choice.partition("=") for choice in chosen]
-    for name, _, _ in pairs:
-        if name not in names:
-            raise unknown("style", name, names)
-    if len(pairs) < 2 and all(not share or share == "1" for _, _, share in pairs):
-        return names.index(pairs[0][0]) if pairs else 0
-    shares = torch.zeros(len(names))
-    for name, _, text in pairs:
-        try:
-            shares[names.index(name)] += float(text)
-        except ValueError:
-            raise SettingError(f"--style {name}: several styles have shares, as in --style {name}=0.5") from None
-    check_range("the smallest share of a style", float(shares.min()), at_least=0)
-    if not abs(float(shares.sum()) - 1) < 1e-3:
-        raise SettingError(f"the shares of the styles must sum to 1, got {float(shares.sum()):g}")
-    return shares
 
 
 def _scaled(photo: Image.Image, longer: float) -> Image.Image:

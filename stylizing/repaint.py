@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data.files import find_images, image_extensions, listed
 from data.images import ImageError
-from lightning_modules.style_transfer import StyleTransfer
+from lightning_modules.painter import Painter
 from norms.errors import SettingError
 from stylizing.animation import ANIMATIONS
 from stylizing.clips import Painted, is_clip
-from stylizing.painting import Manner, find_style, paint
+from stylizing.painting import Manner, paint
 from stylizing.photo import read
 from stylizing.steady import Steady
 from stylizing.video import CONTAINERS, VIDEOS
@@ -88,20 +88,20 @@ def write(options: Namespace) -> None:
     _report(options, outcome, len(jobs) - len(waiting))
 
 
-def load(options: Namespace) -> tuple[StyleTransfer, Manner]:
+def load(options: Namespace) -> tuple[Painter, Manner]:
     """Load the network that the command line names, and find out how it shall paint.
 
     Raises:
         SettingError: If there is no such network, style or device.
     """
     device = _device(options.device)
-    model = Run.find(with_shipped_networks(options.run)).load(StyleTransfer).to(device)
-    style = find_style(model.style_names, options.style)
+    model = Run.find(with_shipped_networks(options.run)).load(Painter).to(device)
+    style = model.find_style(options.style)
     return model, Manner(style, options.stroke_size, options.strength, options.keep_colors)
 
 
 def _repaint(
-    model: StyleTransfer,
+    model: Painter,
     job: Job,
     manner: Manner,
     options: Namespace,
@@ -128,7 +128,7 @@ def _repaint(
 
 
 def _repaint_clip(
-    model: StyleTransfer,
+    model: Painter,
     job: Job,
     manner: Manner,
     options: Namespace,

@@ -252,7 +252,7 @@ def test_no_such_run(photos, tmp_path, capsys):
 def test_checkpoints_of_something_else(photos, tmp_path, capsys):
     gan = save_run(GAN(architecture="resnet16", channels=1, latent_dim=8), tmp_path / "gan")
     err = fails(capsys, gan, photos, "-o", tmp_path / "out")
-    assert "is a checkpoint of GAN, not of StyleTransfer" in err
+    assert "is a checkpoint of GAN, not of AnyStyle or StyleTransfer" in err
     err = fails(capsys, photos / "one.png", photos, "-o", tmp_path / "out")
     assert f"{photos / 'one.png'} is not a readable checkpoint" in err
     assert not (tmp_path / "out").exists()

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 import normlab
-from lightning_modules.base import HYPER_PARAMETERS, plain_settings
-from lightning_modules.style_transfer import StyleTransfer
+from lightning_modules.base import HYPER_PARAMETERS
+from lightning_modules.painter import Painter
 from norms.errors import SettingError
 from training.files import replacing
 
@@ -25,7 +25,7 @@ THUMBNAIL = 96
 """Longer side of the style pictures in the file, in pixels."""
 
 
-def write_network(model: StyleTransfer, path: Path, told: Mapping[str, str]) -> None:
+def write_network(model: Painter, path: Path, told: Mapping[str, str]) -> None:
     """Write a style network to a file that needs neither the training's folder nor unpickling.
 
     Convolution weights are rounded to float16, all else is kept in float32. The settings name styles, but no folders.
@@ -38,14 +38,11 @@ def write_network(model: StyleTransfer, path: Path, told: Mapping[str, str]) -> 
     Raises:
         SettingError: If it cannot be written.
     """
-    settings = plain_settings({HYPER_PARAMETERS: model.hparams})
-    names = [Path(style).name for style in model.styles]
-    settings |= {"style": names[0], "styles": settings["styles"] and names, "weights": None}
     header = {
         **told,
         "format": FORMAT,
         "normlab": json.dumps({"module": type(model).__name__, "version": normlab.__version__}),
-        "settings": json.dumps(settings),
+        "settings": json.dumps(model.shared_settings()),
     }
     weights = {name: _handy(name, value) for name, value in model.state_dict().items()}
     try:

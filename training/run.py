@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
+from inspect import isabstract
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -341,7 +342,7 @@ class Run:
         """Load the trained module.
 
         Args:
-            module_class: What the checkpoint must be of.
+            module_class: What the checkpoint must be of; of an abstract class, any of those that are derived from it.
 
         Returns:
             The module on the CPU, in evaluation mode.
@@ -350,10 +351,11 @@ class Run:
             SettingError: If there is no checkpoint, it is damaged, it is of another module, it does not fit, or its
                 weights are not finite.
         """
-        path, name = self.checkpoint, module_class.__name__
-        if self.module_name != name:
-            raise SettingError(f"{path} is a checkpoint of {self.module_name}, not of {name}")
-        weights = self.weights
+        path, name = self.checkpoint, self.module_name
+        known = {each.__name__: each for each in reversed(_concrete(module_class))}
+        if name not in known:
+            raise SettingError(f"{path} is a checkpoint of {name}, not of {' or '.join(reversed(known))}")
+        module_class, weights = known[name], self.weights
         try:
             settings = plain_settings(self.state)
             check_size(module_class, settings, weights)
@@ -385,3 +387,10 @@ class Run:
         if self.last.is_file():
             words += ["--ckpt_path", str(self.last)]
         return shlex.join([*words, *options])
+
+
+def _concrete(module_class: type[Module]) -> list[type[Module]]:
+    """Return a class, or those derived from an abstract one that are imported."""
+    if not isabstract(module_class):
+        return [module_class]
+    return [each for child in module_class.__subclasses__() for each in _concrete(child)]

@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.losses.view import View
 from norms.errors import SettingError, check_range, unknown
 from norms.imports import resolve_callable
 
 LossScaling = Literal["relative", "published"]
 Features = Mapping[str, Tensor]
+Layers = Collection[str] | Mapping[str, float]
+"""Names of layers, or the factor of each layer's error."""
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -99,7 +102,7 @@ class Term(nn.Module, ABC):
     name: ClassVar[str] = ""
     """What logs call the term."""
 
-    compares_photo: ClassVar[bool] = False
+    compares_photo: bool = False
     """Whether the term wants the photo's activations as well, for which the loss network runs once more."""
 
     def __init__(self, weight: float = 1.0, layers: Collection[str] = ()) -> None:
@@ -107,8 +110,11 @@ class Term(nn.Module, ABC):
         check_range(f"{self.name}_weight", weight, at_least=0, below=math.inf)
         self.weight, self.layers = weight, tuple(layers)
 
-    def set_style(self, style: Features) -> None:
-        """Keep what the term needs of the style picture's activations, as buffers outside the ``state_dict``."""
+    def set_style(self, style: Features | None) -> None:
+        """Keep what the term needs of the style picture's activations, as buffers outside the ``state_dict``.
+
+        None stands for each photo's own style.
+        """
 
     @abstractmethod
     def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
@@ -124,18 +130,33 @@ class Term(nn.Module, ABC):
         """
 
 
-class _LayerTerm(Term):
-    def __init__(self, weight: float, layers: Collection[str], scaling: LossScaling = "relative") -> None:
+class LayerTerm(Term):
+    """Define a term that compares layers one by one, by the error and the reduction of a scaling.
+
+    Args:
+        weight: Factor of the term in the loss, at least 0.
+        layers: Layers of the loss network, at least one, perhaps with a factor for each one's error.
+        scaling: ``relative`` or ``published``, see :func:`usual_terms`.
+
+    Raises:
+        SettingError: If a weight is out of range, there are no layers or no such scaling.
+    """
+
+    def __init__(self, weight: float, layers: Layers, scaling: LossScaling = "relative") -> None:
         super().__init__(weight, layers)
         if not layers:
             raise SettingError(f"{self.name}_layers must name a layer of the loss network")
         self.scaling = find_scaling(scaling)
+        self.factors = list(layers.values()) if isinstance(layers, Mapping) else [1.0] * len(layers)
+        for layer, factor in zip(layers, self.factors, strict=True):
+            check_range(f"the factor of {layer} in {self.name}_layers", factor, at_least=0, below=math.inf)
 
     def _error(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        return self.scaling.reduce(torch.stack([self.scaling.error(value, target) for value, target in pairs]))
+        errors = [f * self.scaling.error(*pair) for f, pair in zip(self.factors, pairs, strict=True)]
+        return self.scaling.reduce(torch.stack(errors))
 
 
-class Content(_LayerTerm):
+class Content(LayerTerm):
     """Compare activations with the photo's."""
 
     name, compares_photo = "content", True
@@ -145,20 +166,25 @@ class Content(_LayerTerm):
         return self._error([(found[layer], wanted[layer]) for layer in self.layers])
 
 
-class Style(_LayerTerm):
+class Style(LayerTerm):
     """Compare Gram matrices with the style picture's."""
 
     name = "style"
 
-    def set_style(self, style: Features) -> None:
+    def set_style(self, style: Features | None) -> None:
         """Compute the style picture's Gram matrices, once for all."""
+        self.compares_photo = style is None
         for index, layer in enumerate(self.layers):
-            self.register_buffer(f"gram{index}", gram_matrix(style[layer]), persistent=False)
+            gram = None if style is None else gram_matrix(style[layer])
+            self.register_buffer(f"gram{index}", gram, persistent=False)
 
     def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
         """Compute the error of the Gram matrices."""
-        grams = [gram_matrix(found[layer]) for layer in self.layers]
-        return self._error([(gram, self.get_buffer(f"gram{index}")) for index, gram in enumerate(grams)])
+        targets = [
+            gram_matrix(wanted[layer]) if self.compares_photo else self.get_buffer(f"gram{index}")
+            for index, layer in enumerate(self.layers)
+        ]
+        return self._error([(gram_matrix(found[layer]), t) for layer, t in zip(self.layers, targets, strict=True)])
 
 
 class TotalVariation(Term):
@@ -169,24 +195,6 @@ class TotalVariation(Term):
     def forward(self, image: Tensor, found: Features, wanted: Features) -> Tensor:
         """Compute :func:`total_variation`."""
         return total_variation(image)
-
-
-class View(NamedTuple):
-    """Say what of the images a loss network is shown, after they are scaled.
-
-    A loss network takes every second pixel, more than once. An image that is always seen from the same place is painted
-    with a lattice of these strides; one that is seen a little larger or smaller and shifted in every step is not.
-    """
-
-    scale: float
-    right: int
-    down: int
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Return the view of images, (B, C, H, W) -> (B, C, about scale * H - down, about scale * W - right)."""
-        size = [max(1, round(self.scale * side)) for side in image.shape[-2:]]
-        resized = F.interpolate(image, size, mode="bilinear", antialias=True)
-        return resized[..., min(self.down, size[0] - 1) :, min(self.right, size[1] - 1) :]
 
 
 class PerceptualLoss(nn.Module):
@@ -213,28 +221,25 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, network: nn.Module, terms: Sequence[Term]) -> None:
         super().__init__()
-        names = [term.name for term in terms]
-        if len({"", "loss", *names}) != len(names) + 2:
-            raise SettingError(f"the terms of a loss need different names other than loss, got {', '.join(names)}")
+        check_names(terms)
         self.network = network
         self.weights = {term.name: term.weight for term in terms}
         # A copy of the terms for each style.
         self.terms = nn.ModuleList([nn.ModuleDict({term.name: term for term in terms})])
         self.layers = {layer for term in terms for layer in term.layers}
-        self.photo_layers = {layer for term in terms if term.compares_photo for layer in term.layers}
         for layer in self.layers:
             split_layer(layer)
 
     @torch.no_grad()
-    def set_style(self, *pictures: Tensor) -> None:
+    def set_style(self, *pictures: Tensor | None) -> None:
         """Compute what the terms compare with.
 
         Args:
-            pictures: The style pictures, each (1, 3, H, W), values in [0, 1].
+            pictures: The style pictures, each (1, 3, H, W), values in [0, 1]; None for the photo's own style.
         """
         self.terms = nn.ModuleList([self.terms[0], *(deepcopy(self.terms[0]) for _ in pictures[1:])])
         for terms, picture in zip(self.terms, pictures, strict=True):
-            features = self._activations(picture, self.layers)
+            features = None if picture is None else self._activations(picture, self.layers)
             for term in cast(nn.ModuleDict, terms).values():
                 cast(Term, term).set_style(features)
 
@@ -254,7 +259,7 @@ class PerceptualLoss(nn.Module):
         """
         found = self._activations(view(image) if view else image, self.layers)
         with torch.no_grad():
-            wanted = self._activations(view(photo) if view else photo, self.photo_layers)
+            wanted = self._activations(view(photo) if view else photo, self._photo_layers())
         values = dict.fromkeys(self.weights, image.new_zeros(()))
         for style, members in _members(styles).items():
             parts = [{layer: x[members] for layer, x in features.items()} for features in (found, wanted)]
@@ -264,6 +269,10 @@ class PerceptualLoss(nn.Module):
         weighted = [self.weights[name] * value for name, value in values.items()]
         return {"loss": sum(weighted, image.new_zeros(())), **values}
 
+    def _photo_layers(self) -> set[str]:
+        terms = [cast(Term, term) for terms in self.terms for term in cast(nn.ModuleDict, terms).values()]
+        return {layer for term in terms if term.compares_photo for layer in term.layers}
+
     def _activations(self, image: Tensor, layers: Collection[str]) -> Features:
         found: dict[str, Tensor] = {}
         for factor in sorted({split_layer(layer)[1] for layer in layers}):
@@ -272,6 +281,17 @@ class PerceptualLoss(nn.Module):
             activations = self.network(seen, set(names.values()))
             found |= {layer: activations[name] for layer, name in names.items()}
         return found
+
+
+def check_names(terms: Sequence[Term]) -> None:
+    """Refuse terms that logs could not tell apart.
+
+    Raises:
+        SettingError: If terms share a name or have none.
+    """
+    names = [term.name for term in terms]
+    if len({"", "loss", *names}) != len(names) + 2:
+        raise SettingError(f"the terms of a loss need different names other than loss, got {', '.join(names)}")
 
 
 def split_layer(layer: str) -> tuple[str, float]:
@@ -311,8 +331,8 @@ def find_scaling(name: str) -> Scaling:
 
 
 def usual_terms(
-    content_layers: Collection[str],
-    style_layers: Collection[str],
+    content_layers: Layers,
+    style_layers: Layers,
     scaling: LossScaling = "relative",
     content_weight: float | None = None,
     style_weight: float | None = None,
@@ -327,8 +347,8 @@ def usual_terms(
     and often for each style.
 
     Args:
-        content_layers: Layers of the loss network that must keep the photo's activations.
-        style_layers: Layers of it that must have the style picture's Gram matrices.
+        content_layers: Layers of the loss network that must keep the photo's activations, perhaps with a factor each.
+        style_layers: Layers of it that must have the style picture's Gram matrices, likewise.
         scaling: ``relative`` or ``published``.
         content_weight: At least 0; None for what suits the scaling: 1, published 1e5.
         style_weight: At least 0; None for what suits the scaling: 5, published 1e10.

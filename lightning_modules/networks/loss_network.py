@@ -4,7 +4,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,8 @@ from torchvision.models import get_model, get_model_weights
 from lightning_modules.networks.feature_net import IMAGENET_MEAN, IMAGENET_STD, FeatureNet
 from norms.errors import SettingError, unknown
 from norms.imports import resolve, resolve_callable
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class DefaultLayers(NamedTuple):
@@ -78,7 +80,8 @@ class LossNetwork(nn.Module):
 
     Its weights are constants, neither trained nor saved: they are buffers outside the ``state_dict``. So the checkpoint
     of a module that contains a loss network holds nothing of it and loads strictly all the same, while the weights
-    follow the module's device. No layer acts differently in training and in evaluation.
+    follow the module's device. No layer acts differently in training and in evaluation. With ``saved`` they are buffers
+    of the ``state_dict``, for a module that needs the network where it paints too.
 
     Names are ``relu1_1``, ``relu1_2``, ``relu2_1``, ... (stage and position in it) in ``bundled``, ``vgg16`` and
     ``vgg19``, and ``relu1``, ``fire2``, ..., ``fire9`` in ``squeezenet1_1``.
@@ -89,6 +92,8 @@ class LossNetwork(nn.Module):
         weights: A ``.safetensors`` or ``.pth`` file in place of the weights that torchvision downloads, with
             torchvision's names, made for RGB that is normalized as torchvision does; or, for ``bundled``, a file that
             :meth:`FeatureNet.save` wrote.
+        saved: Whether the weights belong to the ``state_dict``.
+        empty: Whether to read no weights, which are 0 then until a ``state_dict`` is loaded.
 
     Raises:
         SettingError: If a layer does not exist, the weights cannot be downloaded, or the
@@ -101,13 +106,20 @@ class LossNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, layers: Collection[str], weights: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        layers: Collection[str],
+        weights: str | Path | None = None,
+        saved: bool = False,
+        empty: bool = False,
+    ) -> None:
         super().__init__()
-        kept = _bundled(layers, weights) if name == "bundled" else _torchvision(name, layers, weights)
+        kept = (_bundled if name == "bundled" else _torchvision)(name, layers, weights, empty)
         # The mode makes no difference, but Lightning warns of modules that are in evaluation mode while others train.
         self.layers = kept.train()
         for module in self.layers.modules():
-            _freeze(module)
+            _freeze(module, saved)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
@@ -125,19 +137,22 @@ class LossNetwork(nn.Module):
         return found
 
 
-def _freeze(module: nn.Module) -> None:
+def _freeze(module: nn.Module, saved: bool = False) -> None:
     for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         delattr(module, name)
-        module.register_buffer(name, tensor.detach(), persistent=False)
+        module.register_buffer(name, tensor.detach(), persistent=saved)
 
 
-def _bundled(layers: Collection[str], weights: str | Path | None) -> nn.ModuleDict:
-    network = FeatureNet.bundled() if weights is None else FeatureNet.load(_existing(weights))
+def _bundled(name: str, layers: Collection[str], weights: str | Path | None, empty: bool) -> nn.ModuleDict:
+    if empty:
+        network = _zeroed(FeatureNet(norm="none"))
+    else:
+        network = FeatureNet.bundled() if weights is None else FeatureNet.load(_existing(weights))
     names = list(network.layers)
-    return nn.ModuleDict({name: network.layers[name] for name in names[: _depth("bundled", names, layers)]})
+    return nn.ModuleDict({each: network.layers[each] for each in names[: _depth(name, names, layers)]})
 
 
-def _torchvision(name: str, layers: Collection[str], weights: str | Path | None) -> nn.ModuleDict:
+def _torchvision(name: str, layers: Collection[str], weights: str | Path | None, empty: bool) -> nn.ModuleDict:
     with torch.device("meta"):  # the architecture alone, without half a gigabyte of random weights
         features = get_model(name).features
     assert isinstance(features, nn.Sequential)
@@ -145,9 +160,19 @@ def _torchvision(name: str, layers: Collection[str], weights: str | Path | None)
     depth = _depth(name, list(parts), layers)
     kept = nn.ModuleDict(dict(list(parts.items())[:depth]))
     trimmed = features[: sum(len(part) for part in list(parts.values())[:depth])]
+    if empty:
+        _zeroed(trimmed.to_empty(device=torch.get_default_device()))
+        return kept
     state = _download(name) if weights is None else _read(_existing(weights))
     trimmed.load_state_dict(_fitting(trimmed.state_dict(), state, name, weights), assign=True)
     return kept
+
+
+def _zeroed(network: Module) -> Module:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    return network
 
 
 def _parts(name: str, features: nn.Sequential) -> dict[str, nn.Sequential]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from norms import NormPerCondition
 from norms.errors import SettingError, check_range, unknown
 from norms.registry import with_options
 
@@ -42,6 +44,8 @@ class TransformerNet(nn.Module):
         norm_options: Further arguments of that layer, such as ``{"initial_rho": 0.5}``.
         upsampling: ``nearest`` or ``bilinear``.
         num_styles: How many styles there are; None for one, whose network is not conditional.
+        separate_norms: Names of the styles if each shall have norms of its own, with a rho or switch weights of its own
+            beside gamma and beta, see :class:`norms.NormPerCondition`.
 
     Raises:
         SettingError: If a width is not positive, the number of blocks is negative, or there is no such upsampling.
@@ -65,6 +69,7 @@ class TransformerNet(nn.Module):
         norm_options: Mapping[str, Any] | None = None,
         upsampling: Upsampling = "nearest",
         num_styles: int | None = None,
+        separate_norms: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
@@ -73,7 +78,9 @@ class TransformerNet(nn.Module):
         check_range("num_blocks", num_blocks, at_least=0, at_most=1000)
         if upsampling not in get_args(Upsampling):
             raise unknown("upsampling", upsampling, get_args(Upsampling))
-        make_norm = with_options(norm, norm_options, num_styles)
+        make_norm = with_options(norm, norm_options, None if separate_norms else num_styles)
+        if separate_norms:
+            make_norm = partial(_norm_by_style, make_norm, separate_norms)
         self.num_styles = num_styles
         self.factor = 2 ** (len(widths) - 1)
         self.first = _ConvBlock(3, widths[0], 9, make_norm)
@@ -142,6 +149,10 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor, style: Style | None) -> Tensor:
         y = F.relu(_normalized(self.norm1, self.conv1(x), style))
         return x + _normalized(self.norm2, self.conv2(y), style)
+
+
+def _norm_by_style(make_norm: NormFactory, styles: Sequence[str], channels: int) -> nn.Module:
+    return NormPerCondition({style: make_norm(channels) for style in styles})
 
 
 def _normalized(norm: nn.Module, x: Tensor, style: Style | None) -> Tensor:

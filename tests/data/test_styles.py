@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import data
-from data.styles import names, open_style
+from data.styles import find_styles, name_of, names, open_style, scaled_style
 from norms.errors import SettingError
 from tools.draw_styles import SIZE, STYLES, draw, main
 
@@ -101,3 +101,25 @@ def test_unreadable_style(tmp_path):
             open_style(style)
         assert "\n" not in str(error.value)
         assert str(style) in str(error.value)
+
+
+def test_several_pictures_make_one_style(tmp_path):
+    wide, high = tmp_path / "wide.png", tmp_path / "high.png"
+    for path, size, color in ((wide, (200, 100), "red"), (high, (100, 200), "blue")):
+        picture = Image.new("RGB", size, color)
+        picture.paste("white", (size[0] // 2, 0, size[0], size[1]))
+        picture.save(path)
+    picture = scaled_style(f"{wide}+{high}", 80)
+    assert picture.shape == (3, 40, 80 + 40)
+    assert picture[:, 20, 10].tolist() == [255, 0, 0]
+    assert picture[:, 20, 85].tolist() == [0, 0, 255]
+    assert name_of(f"{wide}+{high}") == "wide+high"
+    (tmp_path / "a+b.png").write_bytes(wide.read_bytes())
+    assert scaled_style(str(tmp_path / "a+b.png"), 80).shape == (3, 40, 80)
+    with pytest.raises(SettingError, match="no style picture 'nigth'"):
+        scaled_style("waves+nigth", 80)
+
+
+def test_the_style_of_photos_themselves_needs_no_file():
+    assert scaled_style("photo", 80).float().mean() == 255
+    assert find_styles(["night", "photo"]) == ["night", "photo"]

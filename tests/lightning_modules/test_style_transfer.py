@@ -388,7 +388,7 @@ def test_a_norm_given_as_a_class_is_kept_as_its_path():
 def test_stability_is_a_term_that_costs_nothing_when_it_is_off(styles, monkeypatch):
     calls = []
     forward = StyleTransfer.forward
-    monkeypatch.setattr(StyleTransfer, "forward", lambda *arguments: calls.append(1) or forward(*arguments))
+    monkeypatch.setattr(StyleTransfer, "forward", lambda *images, **style: calls.append(1) or forward(*images, **style))
     found = {}
     for weight in (0.0, 50.0):
         module, fit = make(stability_weight=weight, styles=styles, noise=0.1), trainer(1)
@@ -401,3 +401,15 @@ def test_stability_is_a_term_that_costs_nothing_when_it_is_off(styles, monkeypat
     assert on["train/loss"] - off["train/loss"] == pytest.approx(50 * on["train/stability"], rel=1e-3)
     with pytest.raises(SettingError, match="stability_weight must be at least 0"):
         make(stability_weight=-1.0)
+
+
+@pytest.mark.parametrize("styles", [None, ["night", "photo"]])
+def test_scores_are_logged_where_validation_is_all_there_is(styles):
+    module, fit = make(styles=styles), trainer()
+    for score in (fit.validate, fit.test):
+        score(module, datamodule=Noise(), verbose=False)
+        logged = {name: float(value) for name, value in fit.callback_metrics.items()}
+        product = (1 + logged["val/content_bundled"]) * (1 + logged["val/style_fd_bundled"])
+        assert logged["val/art_bundled"] == pytest.approx(product, rel=1e-5)
+    fit.fit(module, datamodule=Noise())
+    assert "val/content_bundled" not in fit.callback_metrics

@@ -13,6 +13,7 @@ from torch import nn
 
 import norms
 from data.stream import generator
+from data.styles import scaled_style
 from lightning_modules.base import TrainingModule
 from lightning_modules.classifier import Classifier
 from lightning_modules.gan import GAN
@@ -203,7 +204,7 @@ def test_the_projects_own_modules(model, data, options, metrics, tmp_path, capfd
     torch.manual_seed(0)
     module = model()
     if isinstance(module, StyleTransfer):
-        module.style_image = module._open_style(module.styles[0])
+        module.style_image = scaled_style(module.styles[0], module.hparams["style_size"])
     for name, parameter in module.named_parameters():
         if name.endswith("rho"):
             nn.init.uniform_(parameter)

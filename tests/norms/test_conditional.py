@@ -261,3 +261,62 @@ class TestInAModel:
             model[1].norm.rho.fill_(2)
         norms.project_(model)
         assert model[1].norm.rho.tolist() == [1, 1, 1, 1]
+
+
+def separate(name, dims=2):
+    """Three norms whose parameters and running statistics differ, and the layer of them."""
+    built = {f"style{k}": norms.build(name, 4, dims).double() for k in range(3)}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for norm in built.values():
+            for parameter in norm.parameters():
+                parameter.copy_(torch.rand(parameter.shape, generator=generator, dtype=torch.float64) * 0.8 + 0.1)
+            norm(batch(dims, seed=7))
+    return norms.NormPerCondition(built), list(copy.deepcopy(built).values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sample_has_the_norm_of_its_condition(name, dims, training):
+    layer, alone = separate(name, dims)
+    layer.train(training)
+    x, conditions = batch(dims), torch.tensor([2, 0, 2])
+    outputs = [norm.train(training)(x) for norm in alone]
+    torch.testing.assert_close(layer(x, conditions), torch.stack([outputs[k][n] for n, k in enumerate([2, 0, 2])]))
+    for norm, other in zip(layer.norms.values(), alone, strict=True):
+        torch.testing.assert_close(norm.state_dict(), other.state_dict())
+
+
+def test_shares_mix_what_the_norms_make():
+    layer, alone = separate("batch_instance")
+    x, outputs = batch(), [norm.eval()(batch()) for norm in alone]
+    layer.eval()
+    shares = torch.tensor([[0.25, 0.75, 0.0], [0.0, 1.0, 0.0], [1.0, -0.5, 2.0]], dtype=torch.float64)
+    mixed = [sum(s * y[n] for s, y in zip(row, outputs, strict=True)) for n, row in enumerate(shares)]
+    torch.testing.assert_close(layer(x, shares), torch.stack(mixed))
+    torch.testing.assert_close(layer(x, shares[2]), layer(x, shares[2].expand(3, -1)))
+    for condition in (1, torch.tensor(1), torch.tensor([1, 1, 1], dtype=torch.uint8)):
+        torch.testing.assert_close(layer(x, condition), outputs[1])
+
+
+def test_each_condition_learns_its_own_rho():
+    layer, _ = separate("batch_instance")
+    layer(batch(), torch.tensor([2, 0, 2])).square().sum().backward()
+    grads = [norm.rho.grad for norm in layer.norms.values()]
+    assert grads[0].any()
+    assert not grads[1].any()
+    assert [value.layer for value in norms.mixing_values(layer)][::4] == [f"norms.style{k}" for k in range(3)]
+    groups = {group["name"]: group["params"] for group in norms.param_groups(layer, 0.1)}
+    assert [len(groups[name]) for name in ("rho", "affine")] == [3, 6]
+
+
+def test_norms_by_condition_refuse_what_does_not_fit():
+    layer, _ = separate("batch")
+    assert layer.num_features == 4
+    for condition in (3, -1, torch.tensor([0, 1, 3]), torch.tensor([0, 1]), torch.ones(3, 2)):
+        with pytest.raises(norms.errors.SettingError, match="condition must be"):
+            layer(batch(), condition)
+    for impossible in ({}, {"a.b": nn.Identity()}):
+        with pytest.raises(norms.errors.SettingError, match="names without dots"):
+            norms.NormPerCondition(impossible)

@@ -10,9 +10,8 @@ from stand_ins import Painter
 from lightning_modules.losses.perceptual import PerceptualLoss, usual_terms
 from lightning_modules.networks.loss_network import LossNetwork, default_layers
 from lightning_modules.style_transfer import StyleTransfer
-from norms.errors import SettingError
 from stylizing import painting
-from stylizing.painting import Manner, find_style, paint
+from stylizing.painting import Manner, paint
 
 
 def small_painter(formula):
@@ -78,27 +77,3 @@ def test_the_look_does_not_depend_on_the_size_of_the_photo():
         image = torch.from_numpy(np.array(result)).permute(2, 0, 1)[None] / 255
         styles.append(float(loss(image, image)["style"]))
     assert max(styles) < 1.5 * min(styles), styles
-
-
-def test_styles_are_found_by_name_or_mixed():
-    names = ["night", "waves", "glass"]
-    assert find_style(names, []) == 0
-    assert find_style(names, ["waves"]) == find_style(names, ["waves=1"]) == 1
-    assert find_style(names, ["waves=0.75", "night=0.25"]).tolist() == [0.25, 0.75, 0]
-    assert find_style(names, ["waves=0.5", "waves=0.5"]).tolist() == [0, 1, 0]
-
-
-@pytest.mark.parametrize(
-    ("chosen", "message"),
-    [
-        (["wave"], "unknown style 'wave', did you mean 'waves'"),
-        (["waves", "night"], "--style waves: several styles have shares, as in --style waves=0.5"),
-        (["waves=a"], "--style waves: several styles have shares"),
-        (["waves=0.5"], r"the shares of the styles must sum to 1, got 0\.5"),
-        (["waves=nan", "night=1"], "smallest share of a style must be at least 0, got nan"),
-        (["waves=1.5", "night=-0.5"], "smallest share of a style must be at least 0, got -0.5"),
-    ],
-)
-def test_styles_that_there_are_not(chosen, message):
-    with pytest.raises(SettingError, match=message):
-        find_style(["night", "waves"], chosen)

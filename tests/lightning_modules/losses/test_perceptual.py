@@ -7,7 +7,6 @@ from torch import nn
 from lightning_modules.losses.perceptual import (
     PerceptualLoss,
     Term,
-    View,
     build_term,
     gram_matrix,
     relative_error,
@@ -16,6 +15,7 @@ from lightning_modules.losses.perceptual import (
     total_variation,
     usual_terms,
 )
+from lightning_modules.losses.view import View
 from lightning_modules.networks.loss_network import LossNetwork
 from norms.errors import SettingError
 
@@ -338,3 +338,22 @@ def test_a_view_is_scaled_and_shifted():
     torch.testing.assert_close(terms["style"], expected["style"])
     torch.testing.assert_close(terms["content"], expected["content"])
     torch.testing.assert_close(terms["tv"], total_variation(image))
+
+
+def test_factors_of_layers_in_closed_form():
+    loss, image, photo = make(style={"power1": 0.5, "power2": 3.0}), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    alone = [float(make(style=(layer,))(image, photo)["style"]) for layer in ("power1", "power2")]
+    assert float(loss(image, photo)["style"]) == pytest.approx((0.5 * alone[0] + 3 * alone[1]) / 2, rel=1e-5)
+    with pytest.raises(SettingError, match=r"factor of power1 in style_layers must be at least 0"):
+        make(style={"power1": -1.0})
+
+
+def test_a_style_can_be_that_of_the_photos_themselves():
+    loss, photo = make(), torch.rand(4, 3, 8, 8)
+    loss.set_style(STYLE, None)
+    assert float(loss(photo, photo, [1, 1, 1, 1])["style"]) == 0
+    mixed = loss(photo, photo, [0, 1, 0, 1])["style"]
+    torch.testing.assert_close(mixed, make()(photo[::2], photo[::2])["style"] / 2)
+    image = torch.rand(4, 3, 8, 8)
+    expected = torch.stack([relative_error(gram_matrix(image**p), gram_matrix(photo**p)) for p in (1, 2)])
+    torch.testing.assert_close(loss(image, photo, [1, 1, 1, 1])["style"], expected.mean())
