@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -62,7 +62,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise SettingError(f"{os.fspath(path)}: {_SPECIAL[kind]}, not a file")
 
 
-def find_images(folder: str | os.PathLike[str]) -> list[Path]:
+def find_images(folder: str | os.PathLike[str], further: Collection[str] = ()) -> list[Path]:
     """List the image files below a folder, by their extensions, and those without extension by how they begin.
 
     Hidden files and folders are left out; links to folders are followed. Photographs in formats that cannot be decoded
@@ -71,6 +71,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
 
     Args:
         folder: Where to search, at any depth.
+        further: Extensions of other files to find, in small letters.
 
     Returns:
         Paths in sorted order, which depends on the names alone.
@@ -82,7 +83,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
         raise SettingError(
             f"{os.fspath(folder) or repr('')}: {'not a folder' if os.path.exists(folder) else 'no such folder'}"
         )
-    extensions = image_extensions() | RAW_EXTENSIONS
+    extensions = image_extensions() | RAW_EXTENSIONS | set(further)
     found: list[Path] = []
     visited: set[str] = set()
     tree = os.walk(folder, onerror=lambda error: found.append(_place(error)), followlinks=True)

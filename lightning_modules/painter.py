@@ -14,7 +14,7 @@ from torchvision.utils import make_grid
 
 from lightning_modules.base import HYPER_PARAMETERS, TrainingModule, plain_settings
 from lightning_modules.networks.transformer import Style
-from norms.errors import SettingError, check_range
+from norms.errors import SettingError, check_range, unknown
 
 SAMPLES = 6
 """How many photos the sample grid shows, if a validation batch has as many."""
@@ -155,3 +155,36 @@ def split_shares(chosen: Sequence[str]) -> list[tuple[str, float]]:
     if shares and not abs(sum(shares) - 1) < 1e-3:
         raise SettingError(f"the shares of the styles must sum to 1, got {sum(shares):g}")
     return [(name, share) for (name, _), share in zip(pairs, shares, strict=True)]
+
+
+def find_trained(names: Sequence[str], chosen: Sequence[str]) -> Style:
+    """Find the style that a command line asks for among those that a network is trained for.
+
+    Args:
+        names: The network's styles.
+        chosen: As :meth:`Painter.find_style` takes it.
+
+    Returns:
+        An index, or shares of all styles.
+
+    Raises:
+        SettingError: If there is no such style, or the shares are none.
+    """
+    pairs = split_shares(chosen)
+    for name, _ in pairs:
+        if name not in names:
+            raise unknown("style", name, names) if name == Path(name).stem else _untrained(name, names)
+    if len(pairs) < 2:
+        return names.index(pairs[0][0]) if pairs else 0
+    shares = torch.zeros(len(names))
+    for name, share in pairs:
+        shares[names.index(name)] += share
+    return shares
+
+
+def _untrained(picture: str, names: Sequence[str]) -> SettingError:
+    trained = f"the styles {', '.join(names)}" if len(names) > 1 else f"one style, {names[0]}"
+    return SettingError(
+        f"--style {picture}: the network is trained for {trained}; one of configs/any_style.yaml paints in the style "
+        "of any picture"
+    )

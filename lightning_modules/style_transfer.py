@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,17 +23,18 @@ from lightning_modules.losses.perceptual import (
     PerceptualLoss,
 )
 from lightning_modules.losses.settings import build_loss
+from lightning_modules.losses.stability import instability
 from lightning_modules.losses.view import View
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
-from lightning_modules.painter import Painter, draw_samples, split_shares
+from lightning_modules.painter import Painter, draw_samples, find_trained
 from lightning_modules.places import noise_at
 from lightning_modules.scores import StyleScores
 from lightning_modules.starting import Base, train_only_styles_from_
-from norms.errors import SettingError, check_range, unknown
+from norms.errors import check_range, unknown
 
 Schedule = Literal["constant", "cosine"]
 
-_VIEW, _NOISE = 1, 2
+_VIEW, _NOISE, _MOTION = 1, 2, 4
 """Tell the module's random numbers apart."""
 
 
@@ -88,6 +90,8 @@ class StyleTransfer(Painter):
             and ``exp(jitter)`` and shifted by up to 7 pixels, both other in every step. 0 shows it as it is, as
             published. See :class:`View`.
         terms: Further terms of the loss, each a ``class_path`` of a :class:`Term` with ``init_args``.
+        stability_weight: Weight of :func:`instability`, which makes the network paint the frames of a video alike and
+            costs a second pass through it. 0 is off, and costs nothing.
         lr: Adam's learning rate, the highest if it has a schedule.
         schedule: ``constant``, as published, or ``cosine``: a rise over a twentieth of ``trainer.max_steps``, then a
             half cosine down to 0.
@@ -144,6 +148,7 @@ class StyleTransfer(Painter):
         tv_weight: float | None = None,
         jitter: float = 0.0,
         terms: list[dict[str, Any]] | None = None,
+        stability_weight: float = 0.0,
         lr: float = 1e-3,
         schedule: Schedule = "constant",
         photo_size: int = 512,
@@ -167,6 +172,7 @@ class StyleTransfer(Painter):
         check_range("noise", noise, at_least=0, below=math.inf)
         check_range("photo_size", photo_size, at_least=16, at_most=LARGEST_STYLE)
         check_range("jitter", jitter, at_least=0, at_most=2)
+        check_range("stability_weight", stability_weight, at_least=0, below=math.inf)
         check_range("rho_lr_multiplier", rho_lr_multiplier, at_least=0, below=math.inf)
         if schedule not in get_args(Schedule):
             raise unknown("schedule", schedule, get_args(Schedule))
@@ -201,16 +207,7 @@ class StyleTransfer(Painter):
         Raises:
             SettingError: If there is no such style, or the shares are none.
         """
-        names, pairs = self.style_names, split_shares(chosen)
-        for name, _ in pairs:
-            if name not in names:
-                raise unknown("style", name, names) if name == Path(name).stem else _untrained(name, names)
-        if len(pairs) < 2:
-            return names.index(pairs[0][0]) if pairs else 0
-        shares = torch.zeros(len(names))
-        for name, share in pairs:
-            shares[names.index(name)] += share
-        return shares
+        return find_trained(self.style_names, chosen)
 
     def forward(self, image: Tensor, style: Style = 0, corner: tuple[int, int] = (0, 0)) -> Tensor:
         """Stylize images.
@@ -285,16 +282,17 @@ class StyleTransfer(Painter):
         """Stylize a batch and compare it with its photos and the style."""
         photo = batch["image"]
         first = (self.global_step * self.trainer.world_size + self.global_rank) * len(photo)
-        image, styles = self._paint(photo, first)
-        terms = self.loss(image, photo, styles, self._view())
+        styles = self._turns(first, len(photo))
+        terms = self._compare(self._paint(photo, styles), photo, styles, self._view())
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Compare photos that are not trained on, likewise."""
         photo = batch["image"]
-        image, styles = self._paint(photo, batch_idx * len(photo))
-        terms = self.loss(image, photo, styles)
+        styles = self._turns(batch_idx * len(photo), len(photo))
+        image = self._paint(photo, styles)
+        terms = self._compare(image, photo, styles)
         if self.scores is not None:
             self.scores.update(image, photo, styles or [0] * len(photo))
         self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo), sync_dist=True)
@@ -358,16 +356,31 @@ class StyleTransfer(Painter):
         pictures = self.style_images[self.first_style :]
         return [tvf.to_dtype(picture[None], torch.float32, scale=True) for picture in pictures]
 
-    def _paint(self, photo: Tensor, first: int) -> tuple[Tensor, list[int] | None]:
-        """Stylize photos, in turn in each style that is trained; ``first`` is the number of the first photo.
+    def _turns(self, first: int, count: int) -> list[int] | None:
+        """Return the places of photos' styles among those that are trained, which take turns; None for a single one.
 
-        Returns:
-            The images, and the place of each one's style among those that are trained; None for a network of one.
+        ``first`` is the number of the first photo.
         """
         if self.transformer.num_styles is None:
-            return self(photo), None
-        trained = [(first + i) % (len(self.styles) - self.first_style) for i in range(len(photo))]
-        return self(photo, torch.tensor(trained, device=photo.device) + self.first_style), trained
+            return None
+        return [number % (len(self.styles) - self.first_style) for number in range(first, first + count)]
+
+    def _paint(self, photo: Tensor, trained: list[int] | None) -> Tensor:
+        style = 0 if trained is None else torch.tensor(trained, device=photo.device) + self.first_style
+        painted: Tensor = self(photo, style)
+        return painted
+
+    def _compare(
+        self, image: Tensor, photo: Tensor, trained: list[int] | None, view: View | None = None
+    ) -> dict[str, Tensor]:
+        terms = self.loss(image, photo, trained, view)
+        if weight := self.hparams["stability_weight"]:
+            draws = self.noise(_MOTION, *image.shape).to(photo)
+            terms["stability"] = instability(
+                partial(self._paint, trained=trained), photo.expand_as(image), image, draws
+            )
+            terms["loss"] = terms["loss"] + weight * terms["stability"]
+        return terms
 
     def _noise(self, image: Tensor, corner: tuple[int, int]) -> Tensor:
         if self.training:
@@ -379,11 +392,3 @@ class StyleTransfer(Painter):
             return None
         keyed = generator(self.seed, self.global_rank, self.global_step, _VIEW)
         return View.random(self.hparams["jitter"], keyed)
-
-
-def _untrained(picture: str, names: Sequence[str]) -> SettingError:
-    trained = f"the styles {', '.join(names)}" if len(names) > 1 else f"one style, {names[0]}"
-    return SettingError(
-        f"--style {picture}: the network is trained for {trained}; one of configs/any_style.yaml paints in the style "
-        "of any picture"
-    )

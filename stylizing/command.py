@@ -1,7 +1,8 @@
-"""Repaint photos with a trained style-transfer model.
+"""Repaint photos and videos with a trained style-transfer model.
 
-Example:
+Examples:
     python stylize.py runs/style_transfer photo.jpg folder/ -o out/
+    python stylize.py runs/video clip.mp4 -o painted.mp4
     python stylize.py bundled --serve
 """
 
@@ -12,13 +13,14 @@ from importlib.util import find_spec
 from typing import Literal
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt, restricted_number_type
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt, restricted_number_type
 
 from training.doors import command_parser, path_of, run_command
 
 Colors = Literal["painted", "luma", "histogram", "covariance"]
 Steps = restricted_number_type("Steps", int, [(">=", 2), ("<=", 1000)])
 Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])
+Steadiness = restricted_number_type("Steadiness", float, [(">=", 0), ("<", 1)])
 StrokeSize = restricted_number_type("StrokeSize", float, [(">=", 0.05), ("<=", 20)])
 
 
@@ -29,23 +31,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error of the user's or 130 after Ctrl-C, which are told in one line on stderr.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(_parser(serving="--serve" in arguments), _run, arguments)
+    needs_files = not any(argument.partition("=")[0] in ("--serve", "--webcam") for argument in arguments)
+    return run_command(_parser(needs_files), _run, arguments)
 
 
 def _run(options: Namespace) -> None:
     if options.serve:
         _serve(options)
-        return
-    from stylizing.repaint import write
+    elif options.webcam is not None:
+        from stylizing.webcam import show
 
-    write(options)
+        show(options)
+    else:
+        from stylizing.repaint import write
+
+        write(options)
 
 
 def _serve(options: Namespace) -> None:
     from norms.errors import SettingError
 
     if options.inputs or options.output:
-        raise SettingError("--serve: photos are chosen in the page, so leave out PHOTO and -o")
+        raise SettingError("--serve: photos are chosen in the page, so leave out FILE and -o")
     if find_spec("gradio") is None:
         raise SettingError("--serve needs Gradio: pip install 'normlab[web]'")
     from stylizing.page import serve
@@ -53,22 +60,17 @@ def _serve(options: Namespace) -> None:
     serve(options)
 
 
-def _parser(serving: bool) -> ArgumentParser:
-    parser = command_parser("Repaint photos with a trained style-transfer model.")
+def _parser(needs_files: bool) -> ArgumentParser:
+    parser = command_parser("Repaint photos and videos with a trained style-transfer model.")
     add = parser.add_argument
     run = (
         "a run folder such as runs/style_transfer, a checkpoint, an exported network, or bundled, which has five styles"
     )
     add("run", metavar="RUN", type=path_of, help=run)
-    add(
-        "inputs",
-        metavar="PHOTO",
-        type=path_of,
-        nargs="*" if serving else "+",
-        help="photos, and folders that are searched at any depth",
-    )
-    where = "where results go, under the photos' names"
-    add("-o", "--output", metavar="FOLDER", type=path_of, required=not serving, help=where)
+    inputs = "photos, videos, animations, and folders that are searched at any depth"
+    add("inputs", metavar="FILE", type=path_of, nargs="+" if needs_files else "*", help=inputs)
+    where = "the folder where results go, under the files' names; or the name of a single video's or animation's result"
+    add("-o", "--output", metavar="PATH", type=path_of, required=needs_files, help=where)
     style = (
         "one of several styles of the network, or a picture for a network of any style; repeated as NAME=SHARE, a "
         "mixture (default: the first)"
@@ -89,6 +91,12 @@ def _parser(serving: bool) -> ArgumentParser:
     colors = "painted (default); luma: only the brightness is painted, in the photo's colors; histogram or covariance: "
     colors += "painted colors with the photo's histogram, or with its mean color and covariance"
     add("--colors", metavar="WHICH", type=Colors, default="painted", help=colors)
+    steady = "how much each frame takes over from the one before where both show the same, from 0 to below 1"
+    add("--steady", metavar="S", type=Steadiness, default=0.6, help=f"{steady} (default: 0.6)")
+    frames = "take the photos of a folder, in the order of the numbers in their names, for frames of one video"
+    add("--frames", action="store_true", help=frames)
+    webcam = "show what camera N sees, painted, in a window, in the place of files; needs opencv-python"
+    add("--webcam", metavar="N", type=NonNegativeInt | None, help=webcam)
     device = "such as cpu or cuda:1 (default: the accelerator, if there is one)"
     add("--device", metavar="DEVICE", type=str | None, help=device)
     add("--overwrite", action="store_true", help="replace existing results")

@@ -26,9 +26,10 @@ from data.photos import bundled_photo
 from lightning_modules.painter import Painter, split_shares
 from norms.errors import SettingError, check_range
 from stylizing.gate import Gate
+from stylizing.jobs import KEPT_EXTENSIONS
 from stylizing.painting import Colors, Manner, paint
 from stylizing.photo import read
-from stylizing.repaint import KEPT_EXTENSIONS, OUT_OF_MEMORY, find_device
+from stylizing.repaint import OUT_OF_MEMORY, find_device
 from training.images import write_image
 from training.run import Run
 from training.shipped import with_shipped_networks

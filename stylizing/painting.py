@@ -32,6 +32,10 @@ FLATNESS = 1e-3
 """Variance of a square's brightness below which it counts as flat, without detail."""
 
 
+Filter = Callable[[Tensor, Tensor], Tensor]
+"""Takes what the network saw and what it has painted, both (3, H, W), and returns what it shall have painted."""
+
+
 class Manner(NamedTuple):
     """Say how photos are painted."""
 
@@ -57,6 +61,7 @@ def paint(
     manner: Manner = AS_TRAINED,
     advance: Callable[[float], None] = lambda share: None,
     in_place: bool = False,
+    steady: Filter | None = None,
 ) -> Image.Image:
     """Paint a photo.
 
@@ -70,6 +75,7 @@ def paint(
         manner: How.
         advance: Called with the share of the network's work that is done, in (0, 1].
         in_place: Whether the result takes the place of the photo, so that a large one is in memory once.
+        steady: What becomes of a painting, given what the network saw, before it is scaled up.
 
     Returns:
         RGB, of the same size.
@@ -82,6 +88,8 @@ def paint(
         region.check(photo.size)
     seen = _scaled(photo, model.hparams["photo_size"] / manner.stroke_size)
     painted = _paint_seen(model, seen, manner, advance)
+    if steady is not None:
+        painted = to_picture(steady(to_tensor(seen), to_tensor(painted)))
     result = photo if in_place else Image.new("RGB", photo.size)
     detailed, rows = max(seen.size) < max(photo.size), max(1, STRIP // photo.width)
     for top in range(0, photo.height, rows):

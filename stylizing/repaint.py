@@ -1,76 +1,79 @@
-"""Photos repainted by a trained style-transfer network, and their files."""
+"""Photos, videos and animations repainted by a trained style-transfer network."""
 
 import os
 import sys
 import warnings
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from data.files import find_images, image_extensions, listed
+from data.files import listed
 from data.images import ImageError
 from lightning_modules.painter import Painter
 from norms.errors import SettingError
+from stylizing.clips import Painted
+from stylizing.jobs import Job, find_jobs
 from stylizing.manners import find_manners
 from stylizing.masks import MaskError
 from stylizing.painting import Manner, paint
 from stylizing.photo import read
+from stylizing.steady import Steady
 from training.run import Run
 from training.shipped import with_shipped_networks
-
-KEPT_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-"""Results keep these extensions; photos of other kinds become PNG files."""
+from training.terminal import printable
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 """What torch says then, on accelerators and on the CPU."""
 
-
-class Job(NamedTuple):
-    """Name one photo, the file its result goes to, and how it is painted."""
-
-    source: Path
-    target: Path
-    manner: int = 0
-    """Which of several results that is."""
+WARM_UP = 8
+"""How many frames that are there already the filter sees again, so that the next one fits them."""
 
 
 class Outcome:
     """Note what became of the photos."""
 
     def __init__(self) -> None:
-        self.written = 0
+        self.images = 0
+        self.clips = 0
         self.scaled = 0
         self.skipped: list[str] = []
+        self.notes: list[str] = []
         self.lacking: defaultdict[str, list[Path]] = defaultdict(list)
 
 
 def write(options: Namespace) -> None:
-    """Stylize and write the photos that the command line names, and say where the results are.
+    """Stylize and write the photos and clips that the command line names, and say where the results are.
 
     Raises:
         SettingError: If there is no such network, style or device, no photo, or a result cannot be written.
     """
-    device = find_device(options.device)
-    jobs = _jobs(options.inputs, options.output, options.sweep)
-    model = Run.find(with_shipped_networks(options.run)).load(Painter).to(device)
-    manners = find_manners(options, model)
-    _make_folder(options.output)
-    waiting = [job for job in jobs if options.overwrite or not os.path.exists(job.target)]
+    model, manners = load(options)
+    jobs = find_jobs(options.inputs, options.output, options.sweep, options.frames)
+    waiting = {job for job in jobs if options.overwrite or not os.path.exists(job.target)}
+    shown = _with_warm_up(jobs, waiting, options)
     outcome = Outcome()
-    with warnings.catch_warnings(), _progress() as progress:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with warnings.catch_warnings(), Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata that are damaged, without saying where
-        task = progress.add_task("stylizing", total=len(waiting))
-        for done, job in enumerate(waiting):
-            advance = partial(_advance, progress, task, done)
-            _repaint(model, job, manners[job.manner], options, outcome, advance)
-            advance(1.0)
+        filters: dict[tuple[Path, int], Steady] = {}
+        task = progress.add_task("stylizing", total=len(shown))
+        for done, job in enumerate(shown):
+            manner = manners[job.manner]
+            if job.is_clip:
+                _repaint_clip(model, job, manner, options, outcome, progress, _made_of(job, options))
+            else:
+                key = job.source.parent, job.manner
+                steady = filters.setdefault(key, Steady(options.steady)) if options.frames else None
+                advance = partial(_advance, progress, task, done)
+                _repaint(model, job, manner, options, outcome, advance, steady, keep=job in waiting)
+            _advance(progress, task, done, 1.0)
     for reason in dict.fromkeys(outcome.skipped):  # which all of a sweep's results have
         print(f"skipped {reason}", file=sys.stderr)
     if outcome.skipped and len(outcome.skipped) == len(jobs):
@@ -78,8 +81,15 @@ def write(options: Namespace) -> None:
     _report(options, outcome, len(jobs) - len(waiting))
 
 
-def _progress() -> Progress:
-    return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+def load(options: Namespace) -> tuple[Painter, list[Manner]]:
+    """Load the network that the command line names, and find out how it shall paint: a manner for each result.
+
+    Raises:
+        SettingError: If there is no such network, style or device.
+    """
+    device = find_device(options.device)
+    model = Run.find(with_shipped_networks(options.run)).load(Painter).to(device)
+    return model, find_manners(options, model)
 
 
 def _advance(progress: Progress, task: TaskID, done: int, share: float) -> None:
@@ -93,10 +103,12 @@ def _repaint(
     options: Namespace,
     outcome: Outcome,
     advance: Callable[[float], None],
+    steady: Steady | None,
+    keep: bool,
 ) -> None:
     try:
         photo = read(job.source, job.target, options.size, options.max_pixels)
-        result = paint(model, photo.image, manner, advance, in_place=True)
+        result = paint(model, photo.image, manner, advance, in_place=True, steady=steady)
     except ImageError as error:
         outcome.skipped.append(str(error))
         return
@@ -104,110 +116,99 @@ def _repaint(
         outcome.skipped.append(f"{job.source}: {error}")
         return
     except RuntimeError as error:
-        if not any(words in str(error) for words in OUT_OF_MEMORY):
-            raise
         size = f"{photo.image.width}x{photo.image.height}"
-        outcome.skipped.append(
-            f"{job.source}: too large for the memory at {size}, try --size or a larger --stroke-size"
-        )
+        outcome.skipped.append(_too_large(job, f" at {size}", error))
+        return
+    if not keep:
         return
     for part in photo.write(result, job.target):
         outcome.lacking[part].append(job.source)
-    outcome.written += 1
+    outcome.images += 1
     outcome.scaled += photo.scaled
 
 
-def _report(options: Namespace, outcome: Outcome, existing: int) -> None:
-    print(f"wrote {outcome.written} {_images(outcome.written)} to {options.output}")
-    if outcome.scaled:
-        print(f"scaled {outcome.scaled} larger {_images(outcome.scaled)} down to {options.size} pixels (--size)")
-    for part, photos in outcome.lacking.items():
-        print(f"left out {part} of {len(photos)} {_images(len(photos))}: {listed(list(dict.fromkeys(photos)))}")
-    if existing:
-        print(f"left {existing} existing {_images(existing)} as they are (--overwrite to replace them)")
+def _repaint_clip(
+    model: Painter,
+    job: Job,
+    manner: Manner,
+    options: Namespace,
+    outcome: Outcome,
+    progress: Progress,
+    made_of: str,
+) -> None:
+    task = progress.add_task(printable(job.source.name), total=None)
+    try:
+        clip = Painted(
+            job.source,
+            lambda image, steady: paint(model, image, manner, steady=steady),
+            options.size,
+            options.max_pixels,
+            options.steady,
+            lambda frames: progress.advance(task, frames),
+        )
+        progress.update(task, total=clip.clip.count)
+        clip.write(job.target, made_of)
+    except ImageError as error:
+        outcome.skipped.append(str(error))
+        return
+    except MaskError as error:
+        outcome.skipped.append(f"{job.source}: {error}")
+        return
+    except RuntimeError as error:
+        outcome.skipped.append(_too_large(job, "", error))
+        return
+    finally:
+        progress.remove_task(task)
+    outcome.notes += [f"{job.source}: {note}" for note in clip.notes]
+    for part in clip.lacks:
+        outcome.lacking[part].append(job.source)
+    outcome.clips += 1
+    outcome.scaled += clip.scaled
 
 
-def _images(count: int) -> str:
-    return "image" if count == 1 else "images"
+def _too_large(job: Job, size: str, error: RuntimeError) -> str:
+    if not any(words in str(error) for words in OUT_OF_MEMORY):
+        raise error
+    return f"{job.source}: too large for the memory{size}, try --size or a larger --stroke-size"
 
 
-def _jobs(inputs: Sequence[Path], output: Path, sweep: int | None) -> list[Job]:
-    """Pair every photo with its results, and refuse what would replace a photo or another photo's result."""
-    photos = list(_photos(inputs, output))
-    if not photos:
-        raise SettingError(f"no images found in {', '.join(map(str, inputs))}")
-    originals = {os.path.realpath(source) for source, _ in photos}
-    sources: dict[Path, Path] = {}
-    names: dict[Path, Path] = {}
-    # Those that keep their names come first, so that a photo that becomes a PNG file takes none of theirs.
-    for source, name in sorted(photos, key=lambda photo: not _keeps_name(photo[1])):
-        target = _target(name, output, names)
-        for result in _results(target, sweep):
-            if os.path.realpath(result) in originals:
-                raise SettingError(f"a result would replace the photo {result}: name another folder with -o")
-        other = sources.setdefault(target, source)
-        if os.path.realpath(other) != os.path.realpath(source):
-            raise SettingError(f"{other} and {source} would both become {target}: stylize them separately")
-        names[target] = name
+def _with_warm_up(jobs: Sequence[Job], waiting: Collection[Job], options: Namespace) -> list[Job]:
+    """Return the jobs that wait, and before them those whose results the filter has to know, if there is one."""
+    reach = WARM_UP if options.frames and options.steady else 0
     return [
-        Job(source, result, step)
-        for target, source in sources.items()
-        for step, result in enumerate(_results(target, sweep))
+        job for number, job in enumerate(jobs) if any(later in waiting for later in jobs[number : number + reach + 1])
     ]
 
 
-def _results(target: Path, sweep: int | None) -> list[Path]:
-    """Return the files of a photo's results: ``a.png``, or ``a-1.png`` and so on."""
-    if sweep is None:
-        return [target]
-    digits = len(str(sweep))
-    return [target.with_stem(f"{target.stem}-{number:0{digits}}") for number in range(1, sweep + 1)]
+def _made_of(job: Job, options: Namespace) -> str:
+    """Return all that a result depends on, as far as it can be told without reading it."""
+    checkpoint = Run.find(with_shipped_networks(options.run)).checkpoint
+    files = [os.path.realpath(job.source), os.path.realpath(checkpoint)]
+    stamps = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
+    settings = {name: value for name, value in vars(options).items() if name not in ("inputs", "output", "overwrite")}
+    return "\n".join(map(repr, [*stamps, *sorted(settings.items())]))
 
 
-def _keeps_name(name: Path) -> bool:
-    return name.suffix.lower() in KEPT_EXTENSIONS
+def _report(options: Namespace, outcome: Outcome, existing: int) -> None:
+    written = [_images(outcome.images)] if outcome.images or not outcome.clips else []
+    written += [_counted(outcome.clips, "clip")] if outcome.clips else []
+    print(f"wrote {' and '.join(written)} to {options.output}")
+    for note in outcome.notes:
+        print(note)
+    if outcome.scaled:
+        print(f"scaled {_counted(outcome.scaled, 'larger image')} down to {options.size} pixels (--size)")
+    for part, photos in outcome.lacking.items():
+        print(f"left out {part} of {_images(len(photos))}: {listed(list(dict.fromkeys(photos)))}")
+    if existing:
+        print(f"left {_counted(existing, 'existing image')} as they are (--overwrite to replace them)")
 
 
-def _target(name: Path, output: Path, taken: Mapping[Path, Path]) -> Path:
-    """Return where a result goes: ``a.gif`` becomes ``a.png``, but beside another ``a.png`` ``a.gif.png``."""
-    if _keeps_name(name):
-        return output / name
-    longer = name.name
-    stem = name.stem if name.suffix.lower() in image_extensions() else longer
-    target = output / name.with_name(f"{stem}.png")
-    while taken.get(target, name) != name:
-        longer += ".png"
-        target = target.with_name(longer)
-    return target
+def _images(count: int) -> str:
+    return _counted(count, "image")
 
 
-def _photos(inputs: Sequence[Path], output: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the files that the arguments stand for, each with its path within the output folder."""
-    results = Path(os.path.realpath(output))
-    for path in inputs:
-        if os.path.isdir(path):
-            # Earlier results that lie in a folder among the photos are not photos.
-            nested = Path(os.path.realpath(path)) in results.parents
-            found = (
-                photo
-                for photo in find_images(path)
-                if not (nested and results in Path(os.path.realpath(photo)).parents)
-            )
-            own_name = Path(os.path.realpath(path)).name  # a folder that cannot be looked into
-            yield from ((photo, Path(own_name) if photo == path else photo.relative_to(path)) for photo in found)
-        elif os.path.lexists(path):
-            yield path, Path(path.name)
-        else:
-            raise SettingError(f"no such photo or folder: {path}")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"cannot write to {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise SettingError(f"cannot write to {folder}: no permission")
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def find_device(name: str | None) -> torch.device:

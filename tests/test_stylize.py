@@ -439,11 +439,11 @@ def test_folders_need_not_be_text(run, photos, tmp_path, capsys):
 
 def test_what_is_left_out_is_said(run, tmp_path, capsys):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
-    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
     Image.new("RGBA", (8, 8), (255, 0, 0, 100)).save(tmp_path / "clear.jpg", "PNG")
-    assert call(run, tmp_path / "moves.gif", tmp_path / "clear.jpg", "-o", tmp_path / "out") == 0
+    assert call(run, tmp_path / "pages.tif", tmp_path / "clear.jpg", "-o", tmp_path / "out") == 0
     assert set(capsys.readouterr().out.splitlines()[1:]) == {
-        f"left out further frames of 1 image: {tmp_path / 'moves.gif'}",
+        f"left out further frames of 1 image: {tmp_path / 'pages.tif'}",
         f"left out transparency of 1 image: {tmp_path / 'clear.jpg'}",
     }
 

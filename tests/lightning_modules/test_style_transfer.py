@@ -399,6 +399,25 @@ def test_a_norm_given_as_a_class_is_kept_as_its_path():
     assert class_path(torch.nn.BatchNorm2d) == "torch.nn.modules.batchnorm.BatchNorm2d"
 
 
+@pytest.mark.parametrize("styles", [None, ["night", "waves"]])
+def test_stability_is_a_term_that_costs_nothing_when_it_is_off(styles, monkeypatch):
+    calls = []
+    forward = StyleTransfer.forward
+    monkeypatch.setattr(StyleTransfer, "forward", lambda *images, **style: calls.append(1) or forward(*images, **style))
+    found = {}
+    for weight in (0.0, 50.0):
+        module, fit = make(stability_weight=weight, styles=styles, noise=0.1), trainer(1)
+        calls.clear()
+        fit.fit(module, datamodule=Noise())
+        found[weight] = {name: value.item() for name, value in fit.callback_metrics.items()}, len(calls)
+    (off, once), (on, twice) = found[0.0], found[50.0]
+    assert twice == 2 * once
+    assert set(on) - set(off) == {"train/stability", "val/stability"}
+    assert on["train/loss"] - off["train/loss"] == pytest.approx(50 * on["train/stability"], rel=1e-3)
+    with pytest.raises(SettingError, match="stability_weight must be at least 0"):
+        make(stability_weight=-1.0)
+
+
 @pytest.mark.parametrize("styles", [None, ["night", "photo"]])
 def test_scores_are_logged_where_validation_is_all_there_is(styles):
     module, fit = make(styles=styles), trainer()
