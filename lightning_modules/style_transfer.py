@@ -20,12 +20,9 @@ from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import (
     LossScaling,
     PerceptualLoss,
-    build_term,
-    split_layer,
-    usual_terms,
 )
+from lightning_modules.losses.settings import build_loss
 from lightning_modules.losses.view import View
-from lightning_modules.networks.loss_network import build_loss_network, default_layers
 from lightning_modules.networks.transformer import Style, TransformerNet, Upsampling
 from lightning_modules.painter import Painter, draw_samples, split_shares
 from lightning_modules.places import noise_at
@@ -58,7 +55,6 @@ class StyleTransfer(Painter):
         styles: In the place of ``style`` several such names and paths, or folders of pictures, for one network that
             paints in each of them: every norm has a gamma and beta for each style. They are served in turn, image by
             image.
-        style_colors: Another picture, whose mean color and covariance of colors the style pictures are given.
         start: A trained style network to begin with, in the place of random weights: a run, a checkpoint, an exported
             network or ``bundled``. It has the same ``widths`` and ``num_blocks``.
         add_to: Likewise a network of several styles, to which ``style`` or ``styles`` are added: their gamma and beta
@@ -68,6 +64,8 @@ class StyleTransfer(Painter):
         separate_norms: Whether each of several styles has norms of its own, so that it learns its own rho or switch
             weights. Otherwise styles differ by gamma and beta alone. A training step takes longer: every norm is
             computed once for each style.
+        style_colors: Another picture, a name or path likewise, whose mean color and covariance of colors the style
+            pictures are given before the training (:func:`data.colors.match_covariance`).
         noise: Standard deviation of the noise that is added to a photo, whose values are in [0, 1], before the network
             sees it: what strokes in a clear sky can grow from. The same in every evaluation.
         norm: The network's normalization, as :func:`norms.build` takes it.
@@ -125,11 +123,11 @@ class StyleTransfer(Painter):
         style: str = "night",
         style_size: int = 256,
         styles: list[str] | None = None,
-        style_colors: str | None = None,
         separate_norms: bool = False,
         start: str | None = None,
         add_to: str | None = None,
         first_style: int = 0,
+        style_colors: str | None = None,
         noise: float = 0.0,
         norm: str | Callable[..., nn.Module] = "batch_instance",
         norm_options: dict[str, Any] | None = None,
@@ -238,8 +236,8 @@ class StyleTransfer(Painter):
             SettingError: If one of them cannot be had.
         """
         for style in self.styles[self.first_style :]:
-            scaled_style(style, self.hparams["style_size"], self.hparams["style_colors"])
-        self._build_loss()
+            self._load_style(style)
+        build_loss(self.hparams)
 
     def setup(self, stage: str) -> None:
         """Build what only training and validation need."""
@@ -249,9 +247,8 @@ class StyleTransfer(Painter):
             self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
             if not self.get_buffer(name).numel():
-                picture = scaled_style(style, self.hparams["style_size"], self.hparams["style_colors"])
-                setattr(self, name, picture.to(self.device))
-        self.loss = self._build_loss().to(self.device).to(memory_format=self.memory_format)
+                setattr(self, name, self._load_style(style).to(self.device))
+        self.loss = build_loss(self.hparams).to(self.device).to(memory_format=self.memory_format)
 
     def on_train_start(self) -> None:
         """Keep running statistics as they are where styles share them that are not trained."""
@@ -350,16 +347,8 @@ class StyleTransfer(Painter):
     def _picture_names(self) -> list[str]:
         return [f"style_image{index or ''}" for index in range(len(self.styles))]
 
-    def _build_loss(self) -> PerceptualLoss:
-        options = self.hparams
-        customary = default_layers(options["loss_network"])
-        content_layers = options["content_layers"] or customary.content
-        style_layers = options["style_layers"] or customary.style
-        weights = {name: options[name] for name in ("content_weight", "style_weight", "tv_weight")}
-        terms = usual_terms(content_layers, style_layers, options["loss_scaling"], **weights)
-        terms += [build_term(description) for description in options["terms"] or ()]
-        layers = {split_layer(layer)[0] for term in terms for layer in term.layers}
-        return PerceptualLoss(build_loss_network(options["loss_network"], layers, options["weights"]), terms)
+    def _load_style(self, style: str) -> Tensor:
+        return scaled_style(style, self.hparams["style_size"], self.hparams["style_colors"])
 
     def _measure_style(self) -> None:
         styles, pictures = self.styles[self.first_style :], self._trained_pictures()

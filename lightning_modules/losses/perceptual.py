@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from lightning_modules.losses.view import View
 from norms.errors import SettingError, check_range, unknown
-from norms.imports import resolve_callable
 
 LossScaling = Literal["relative", "published"]
 Features = Mapping[str, Tensor]
@@ -363,24 +362,3 @@ def usual_terms(
         Style(usual.style_weight if style_weight is None else style_weight, style_layers, scaling),
         TotalVariation(usual.tv_weight if tv_weight is None else tv_weight),
     ]
-
-
-def build_term(description: Mapping[str, Any]) -> Term:
-    """Make a term as YAML describes it.
-
-    Args:
-        description: ``class_path``, such as ``mypackage.MyTerm``, and perhaps ``init_args``.
-
-    Raises:
-        SettingError: If there is no such class, or it does not take the arguments.
-    """
-    if not set(description) <= {"class_path", "init_args"} or not isinstance(description.get("class_path"), str):
-        raise SettingError(f"a term of the loss needs a class_path, and may have init_args, got {dict(description)}")
-    path, arguments = description["class_path"], description.get("init_args") or {}
-    try:
-        term = resolve_callable("loss term", path)(**arguments)
-    except TypeError as error:
-        raise SettingError(f"loss term '{path}' cannot be made: {error}") from error
-    if not isinstance(term, Term):
-        raise SettingError(f"loss term '{path}' is no Term")
-    return term

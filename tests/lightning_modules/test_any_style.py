@@ -248,11 +248,7 @@ class Likeness(Content):
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
         ({"loss_scaling": "absolute"}, "unknown loss_scaling 'absolute'"),
         ({"style_size": 20}, "style_size must be at least 32"),
-        ({"terms": [{"class_path": f"{__name__}.Content"}]}, "missing 2 required positional"),
-        (
-            {"terms": 2 * [{"class_path": "lightning_modules.losses.lattice.Lattice"}]},
-            "different names other than loss",
-        ),
+        ({"terms": 2 * [{"class_path": "lightning_modules.losses.lattice.Lattice"}]}, "need different names"),
         ({"style_weight": -1.0}, "style_weight must be at least 0"),
         ({"loss_network": "squeezenet1_1"}, "unknown loss_network of any style 'squeezenet1_1'"),
         ({"weights": "nonesuch.pth"}, "there is no file nonesuch.pth"),
@@ -275,3 +271,17 @@ def test_configs_describe_a_model_and_its_data(name):
     assert config["name"] == name
     assert config["model"]["class_path"] == "lightning_modules.AnyStyle"
     instantiate_class((), config["model"]).check_data(instantiate_class((), config["data"]))
+
+
+def test_identity_is_the_error_of_pictures_in_their_own_style():
+    data, validate, module = Pairs(), trainer(), make(identity_weight=3.0)
+    validate.validate(module, datamodule=data, verbose=False)
+    errors = []
+    for batch in data.val_dataloader():
+        picture = batch["style"]
+        own = module.network.decoder.eval()(module.network.encode(picture)).clamp(0, 1)
+        errors.append((own - picture).square().mean() / picture.square().mean())
+    logged = validate.callback_metrics
+    torch.testing.assert_close(logged["val/identity"], sum(errors).detach() / 2)
+    total = logged["val/content"] + logged["val/style"] + 3 * logged["val/identity"]
+    torch.testing.assert_close(logged["val/loss"], total)

@@ -7,7 +7,6 @@ from torch import nn
 from lightning_modules.losses.perceptual import (
     PerceptualLoss,
     Term,
-    build_term,
     gram_matrix,
     relative_error,
     split_layer,
@@ -15,6 +14,7 @@ from lightning_modules.losses.perceptual import (
     total_variation,
     usual_terms,
 )
+from lightning_modules.losses.settings import build_term
 from lightning_modules.losses.view import View
 from lightning_modules.networks.loss_network import LossNetwork
 from norms.errors import SettingError
