@@ -269,7 +269,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         # A profile of another kind than the image (a gray one on colors, say) was left behind by careless software.
         gray, cmyk = image.mode in ("1", "L"), image.mode == "CMYK"
         if cmyk if mode == "CMYK" else gray if mode == "L" else not cmyk:
-            converted = ImageCms.applyTransform(image.convert(mode), transform)
+            fitting = image if image.mode == mode else image.convert(mode)  # which would copy a large image
+            converted = ImageCms.applyTransform(fitting, transform)
             assert converted is not None  # it is None only for a conversion in place
             return converted
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -22,7 +22,7 @@ Colors = Literal["painted", "luma", "histogram", "covariance"]
 LUMA = (0.299, 0.587, 0.114)
 """Share of each color in the brightness, ITU-R BT.601."""
 
-STRIP = 2**19
+STRIP = 2**18
 """How many pixels of a large picture are worked on at once, in whole rows."""
 
 RADIUS = 3
