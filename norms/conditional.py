@@ -139,6 +139,10 @@ class NormPerCondition(nn.Module):
 
     Shape:
         Input and output: (N, C, \*), as the norms have it. Condition: as that of :class:`ConditionalNorm`.
+
+    Source:
+        Dumoulin et al., A Learned Representation for Artistic Style, ICLR 2017, section 2.2, carried further from gamma
+        and beta to all that a norm learns.
     """
 
     def __init__(self, norms: Mapping[str, nn.Module]) -> None:

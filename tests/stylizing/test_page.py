@@ -187,7 +187,8 @@ def test_programs_are_not_run(server):
 
 @pytest.mark.parametrize("how", [
     {"manner": (1e-9, 1, "painted")}, {"manner": (float("nan"), 1, "painted")}, {"manner": ("1", 1, "painted")},
-    {"manner": (1, 7, "painted")}, {"manner": (1, 1, "none")}, {"shares": (0, 0)}, {"shares": (float("nan"), 1)}, {"shares": (-1, 2)}, {"shares": (1,)},
+    {"manner": (1, 7, "painted")}, {"manner": (1, 1, "none")},
+    {"shares": (0, 0)}, {"shares": (float("nan"), 1)}, {"shares": (-1, 2)}, {"shares": (1,)},
 ])  # fmt: skip
 def test_senseless_numbers_are_refused(server, how):
     answer = server.join(None, **how)
