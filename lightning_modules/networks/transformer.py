@@ -1,6 +1,5 @@
 """The feed-forward network that turns a photo into a stylized image."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -94,20 +93,23 @@ class TransformerNet(nn.Module):
         if (style is None) != (self.num_styles is None):
             raise SettingError("a network of several styles, and no other, is told which one to paint in")
         height, width = image.shape[-2:]
-        right, bottom = self._padded(width) - width, self._padded(height) - height
+        right, bottom = self.padded(width) - width, self.padded(height) - height
         # Replication, since a reflection must be smaller than the image, and tiny images need more.
-        x = F.pad(image, (0, right, 0, bottom), mode="replicate")
-        x = (x - 0.5) / 0.25
+        return self.stylize_padded(F.pad(image, (0, right, 0, bottom), mode="replicate"), style)[..., :height, :width]
+
+    def stylize_padded(self, image: Tensor, style: Style | None = None) -> Tensor:
+        """Stylize images whose height and width are as :meth:`padded` returns them."""
+        x = (image - 0.5) / 0.25
         *blocks, last = self.children()
         for block in blocks:
             x = block(x, style)
         # Under autocast y has too few bits for the tones of an image.
-        return torch.sigmoid(last(x)[..., :height, :width].to(image.dtype))
+        return torch.sigmoid(last(x).to(image.dtype))
 
-    def _padded(self, size: int) -> int:
+    def padded(self, size: int) -> int:
         """Return the smallest size that halves evenly and is everywhere larger than the reflection padding."""
         full, low = 5, 2  # one pixel more than a 9x9 convolution pads at full resolution, and a 3x3 one at the lowest
-        return self.factor * max(low, math.ceil(max(size, full) / self.factor))
+        return self.factor * max(low, (max(size, full) + self.factor - 1) // self.factor)
 
 
 class _ConvBlock(nn.Module):
