@@ -100,6 +100,8 @@ class StyleTransfer(TrainingModule):
             serve them, show photos between ``image_size`` and their full size.
         channels_last: Whether the networks keep the channels of a pixel together in memory, which most CPUs and GPUs
             convolve faster. Results differ by rounding.
+        compile: Whether to compile the networks by ``torch.compile`` when a training or an evaluation begins, which
+            takes a minute or two and needs a C++ compiler. Results differ by rounding.
         rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
         seed: Key of everything random in the module.
 
@@ -147,6 +149,7 @@ class StyleTransfer(TrainingModule):
         schedule: Schedule = "constant",
         photo_size: int = 512,
         channels_last: bool = False,
+        compile: bool = False,
         rho_lr_multiplier: float = 10.0,
         seed: int = 0,
     ) -> None:
@@ -171,6 +174,11 @@ class StyleTransfer(TrainingModule):
         for name in self._picture_names():
             self.register_buffer(name, torch.empty(3, 0, 0, dtype=torch.uint8))
         self._photos: Tensor | None = None
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The style network and, where there is one, the loss network."""
+        return [self.transformer, *([self.loss.network] if hasattr(self, "loss") else [])]
 
     @property
     def style_names(self) -> list[str]:

@@ -81,12 +81,11 @@ def trace(model: StyleTransfer) -> ExportedProgram:
     """
     count = model.transformer.num_styles
     image, shares = torch.rand(2, 3, 37, 43), [] if count is None else [torch.full((count,), 1 / count)]
-    sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
     # How far an image is padded depends on its size, to which a guard would limit the graph.
     program = torch.export.export(
         PhotoPainter(model),
         (image, *shares),
-        dynamic_shapes=(sizes, *(None for _ in shares)),
+        dynamic_shapes=_shapes(1 + len(shares)),
         prefer_deferred_runtime_asserts_over_guards=True,
     )
     for node in program.graph.nodes:
@@ -117,7 +116,9 @@ def write_graph(model: StyleTransfer, path: Path, header: Mapping[str, str]) -> 
 
 def to_onnx(program: ExportedProgram, header: Mapping[str, str]) -> bytes:
     """Convert what :func:`trace` returns to the content of an ONNX file, with the header as its metadata."""
-    converted = torch.onnx.export(program, dynamo=True, output_names=["painting"], verbose=False)
+    # Named anew, since a program forgets what its sizes were called.
+    shapes = _shapes(len(program.graph_signature.user_inputs))
+    converted = torch.onnx.export(program, dynamo=True, output_names=["painting"], dynamic_shapes=shapes, verbose=False)
     assert converted is not None  # as it is without a file to write
     converted.model.metadata_props.update(header)
     return converted.model_proto.SerializeToString()
@@ -128,3 +129,8 @@ def to_archive(program: ExportedProgram, header: Mapping[str, str]) -> bytes:
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={HEADER: json.dumps(header, indent=1)})
     return file.getvalue()
+
+
+def _shapes(inputs: int) -> tuple[dict[int, Dim] | None, ...]:
+    """Return which sizes of the inputs are free: all of the image but its channels, and none of the style."""
+    return ({0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}, None)[:inputs]

@@ -32,7 +32,9 @@ def runners(model):
     """Paint by torch.export and by onnxruntime, from one trace."""
     program = graphs.trace(model)
     session = onnxruntime.InferenceSession(graphs.to_onnx(program, {}), providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
+    given, (made,) = session.get_inputs(), session.get_outputs()
+    assert given[0].shape == made.shape == ["batch", 3, "height", "width"]
+    names = [each.name for each in given]
 
     def by_onnx(*inputs):
         fed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
