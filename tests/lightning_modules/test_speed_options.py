@@ -1,4 +1,4 @@
-"""Options that make trainings faster, ``channels_last``, ``compile`` and half precision, in every module that trains."""
+"""Options for faster trainings, ``channels_last``, ``compile`` and half precision, in every module that has them."""
 
 import functools
 import shutil
@@ -83,7 +83,9 @@ def test_channels_last_changes_the_layout_and_not_the_losses(build):
     options = {"channels_last": True}
     module = build(**options)
     train(module, steps=1)
-    weights = [w for network in module.networks for w in network.state_dict().values() if w.ndim == 4 and w.shape[1] > 1]
+    weights = [
+        w for network in module.networks for w in network.state_dict().values() if w.ndim == 4 and w.shape[1] > 1
+    ]
     assert weights
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
     assert losses(build, options) == pytest.approx(losses(build, {}), rel=1e-3, abs=1e-4)
