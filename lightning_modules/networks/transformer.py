@@ -128,9 +128,11 @@ class _ConvBlock(nn.Module):
         self.norm = make_norm(out_channels)
 
     def forward(self, x: Tensor, style: Style | None) -> Tensor:
-        if self.upsampling is not None:
-            x = F.interpolate(x, scale_factor=2.0, mode=self.upsampling)
-        return F.relu(_normalized(self.norm, self.conv(x), style))
+        if self.upsampling == "nearest":
+            y = convolve_doubled(x, self.conv)
+        else:
+            y = self.conv(x if self.upsampling is None else F.interpolate(x, scale_factor=2.0, mode=self.upsampling))
+        return F.relu(_normalized(self.norm, y, style))
 
 
 class _ResidualBlock(nn.Module):
@@ -144,6 +146,23 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor, style: Style | None) -> Tensor:
         y = F.relu(_normalized(self.norm1, self.conv1(x), style))
         return x + _normalized(self.norm2, self.conv2(y), style)
+
+
+def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return the 3x3 convolution, with reflection padding, of an image doubled by nearest neighbors.
+
+    Each output pixel sees two by two pixels of ``x``, those under the same one through the sum of their weights. So
+    four 2x2 convolutions of ``x`` make the four pixels in the place of one, which one transposed convolution does in
+    less than half the multiplications and without the doubled image. Its kernel is the mirrored one of ``conv``, each
+    of whose weights is spread over two by two places. Where reflection meets the doubled image, it repeats the border
+    of ``x``.
+
+    Shape:
+        (B, C, H, W), any H and W of at least 1 -> (B, C', 2 * H, 2 * W)
+    """
+    spread = 4 * F.avg_pool2d(F.pad(conv.weight.flip(2, 3), (1, 1, 1, 1)), 2, stride=1)
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.conv_transpose2d(padded, spread.transpose(0, 1), conv.bias, stride=2, padding=3)
 
 
 def _normalized(norm: nn.Module, x: Tensor, style: Style | None) -> Tensor:
