@@ -2,6 +2,9 @@
 
 import inspect
 import math
+import os
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,6 +74,26 @@ class TrainingModule(LightningModule):
     def batches_per_step(self) -> int:
         """How many batches of images one training step consumes."""
         return 1
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks that the options ``channels_last`` and ``compile`` of a module, if it has them, are about."""
+        return []
+
+    def configure_model(self) -> None:
+        """Lay out and compile the networks as the options say, now that a training or an evaluation begins.
+
+        Compilation is in place, so that checkpoints name weights as ever.
+
+        Raises:
+            SettingError: If ``compile`` is set, and there is no C++ compiler.
+        """
+        for network in self.networks:
+            if self.hparams.get("channels_last"):
+                network.to(memory_format=torch.channels_last)
+            if self.hparams.get("compile"):
+                check_compiler()
+                network.compile()
 
     def check_data(self, data: Any) -> None:
         """Refuse data that does not fit the module, before any of it is read.
@@ -207,6 +230,21 @@ class TrainingModule(LightningModule):
         except RuntimeError as error:
             reason = textwrap.shorten(str(error), 200, placeholder=" ...")
             raise CheckpointError(f"the checkpoint does not fit the configured model: {reason}") from error
+
+
+def check_compiler() -> None:
+    """Refuse to compile where there is no C++ compiler, which ``torch.compile`` calls.
+
+    Raises:
+        SettingError: If there is none.
+    """
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    command = os.environ.get("CXX", usual)
+    if shutil.which(command) is None:
+        raise SettingError(
+            f"model.compile needs a C++ compiler, and there is no {command}: install one, name it in the environment "
+            "variable CXX, or leave compile out"
+        )
 
 
 def plain_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Classifier(TrainingModule):
         lr: Highest learning rate.
         weight_decay: L2 penalty on the weights of convolutions and of the linear layer.
         label_smoothing: Share of the target probability that all classes get alike, from 0 to 1.
+        channels_last: See :class:`StyleTransfer`.
+        compile: Likewise.
         seed: Key of everything random in the module.
     """
 
@@ -43,6 +45,8 @@ class Classifier(TrainingModule):
         lr: float = 5e-3,
         weight_decay: float = 1e-4,
         label_smoothing: float = 0.1,
+        channels_last: bool = False,
+        compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
@@ -57,6 +61,11 @@ class Classifier(TrainingModule):
         self.feature_net = FeatureNet(widths, depths, norm)
         self.head = nn.Linear(widths[-1], num_classes)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The feature network."""
+        return [self.feature_net]
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the logits (B, num_classes) of RGB or gray images (B, 3 or 1, H, W) in [0, 1]."""

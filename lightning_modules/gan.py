@@ -65,6 +65,8 @@ class GAN(TrainingModule):
             update of the discriminator.
         ema_half_life: Images after which a weight's share in the averaged generator has halved; 0 for no average.
         dequantize: Whether to spread the 256 levels of real images evenly over [-1, 1] by uniform noise.
+        channels_last: See :class:`StyleTransfer`.
+        compile: Likewise.
         seed: Key of all noise.
 
     Raises:
@@ -89,6 +91,8 @@ class GAN(TrainingModule):
         generator_batch_size: int | None = None,
         ema_half_life: float = 90_000,
         dequantize: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
@@ -119,6 +123,11 @@ class GAN(TrainingModule):
         )
         self.image_shape = (channels, self.generator.image_size, self.generator.image_size)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The generator, the discriminator and the averaged generator."""
+        return [self.generator, self.discriminator, self.generator_ema]
 
     @property
     def batches_per_step(self) -> int:

@@ -100,6 +100,8 @@ class StyleTransfer(Painter):
             serve them, show photos between ``image_size`` and their full size.
         channels_last: Whether the networks keep the channels of a pixel together in memory, which most CPUs and GPUs
             convolve faster. Results differ by rounding.
+        compile: Whether to compile the networks by ``torch.compile`` when a training or an evaluation begins, which
+            takes a minute or two and needs a C++ compiler. Results differ by rounding.
         rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
         seed: Key of everything random in the module.
 
@@ -153,6 +155,7 @@ class StyleTransfer(Painter):
         schedule: Schedule = "constant",
         photo_size: int = 512,
         channels_last: bool = False,
+        compile: bool = False,
         rho_lr_multiplier: float = 10.0,
         seed: int = 0,
     ) -> None:
@@ -189,6 +192,11 @@ class StyleTransfer(Painter):
             train_only_styles_from_(self.first_style, self.transformer)
 
     @property
+    def networks(self) -> list[nn.Module]:
+        """The style network and, where there is one, the loss network."""
+        return [self.transformer, *([self.loss.network] if hasattr(self, "loss") else [])]
+
+    @property
     def style_names(self) -> list[str]:
         """The names of the styles: those of the bundled pictures or files, without folder and extension."""
         return [name_of(style) for style in self.styles]
@@ -199,14 +207,7 @@ class StyleTransfer(Painter):
         return [self.get_buffer(name) for name in self._picture_names()]
 
     def find_style(self, chosen: Sequence[str]) -> Style:
-        """Find one of the network's styles by its name, or shares of several.
-
-        Returns:
-            An index, or shares of all styles.
-
-        Raises:
-            SettingError: If there is no such style, or the shares are none.
-        """
+        """Find one of the network's styles by its name, or shares of several; see :func:`find_trained`."""
         return find_trained(self.style_names, chosen)
 
     def forward(self, image: Tensor, style: Style = 0, corner: tuple[int, int] = (0, 0)) -> Tensor:
@@ -324,7 +325,8 @@ class StyleTransfer(Painter):
         """Return the settings for a file to hand on, in which the styles are called by the names of their files."""
         names = ["+".join(Path(part).name for part in style.split("+")) for style in self.styles]
         settings = super().shared_settings()
-        return settings | {"style": names[0], "styles": settings["styles"] and names}
+        folders = dict.fromkeys(("start", "add_to", "style_colors"))
+        return settings | folders | {"style": names[0], "styles": settings["styles"] and names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the checkpoint's style pictures, which need not have the size of this module's."""

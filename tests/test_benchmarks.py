@@ -1,6 +1,7 @@
 """The benchmarks of the norms run, and compare layers with formulas that say the same."""
 
 import importlib.util
+import json
 import logging
 import sys
 from pathlib import Path
@@ -166,3 +167,33 @@ def test_the_calls_of_norms_are_noted_and_nothing_else(steps):
         (layer, (2, 4, 5, 5), True) for layer in module[1:]
     ]
     assert steps.time_alone(list(watch.calls), 1) > 0
+
+
+@pytest.mark.slow
+def test_the_plain_loop_of_the_training_benchmark_has_the_losses_of_the_module(monkeypatch, tmp_path):
+    training = load("training")
+    arguments = ["--quick", "--image-size", "32", "--batch-size", "2", "--steps", "3", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/training.py", *arguments])
+    options, weights = training._parse(), tmp_path / "vgg16.pth"
+    with torch.device("meta"):
+        network = training.vgg16().features
+    keyed = torch.Generator().manual_seed(0)
+    state = {name: 0.05 * torch.randn(value.shape, generator=keyed) for name, value in network.state_dict().items()}
+    torch.save(state, weights)
+    plain = training.train_plainly(options, weights)
+    assert len(plain.seconds) == 3
+    assert plain.losses[0] > 0
+    for way in ("as it is", "channels_last"):
+        assert training.train(options, way, weights).losses == pytest.approx(plain.losses, rel=1e-3)
+
+
+def test_the_stylizing_benchmark_measures_a_way_and_writes_tables(monkeypatch, capsys):
+    stylizing = load("stylizing")
+    stylizing.measure_here("bundled", 80, "naive")
+    seconds, megabytes = json.loads(capsys.readouterr().out)
+    assert seconds > 0
+    assert megabytes > 100
+    monkeypatch.setattr(sys, "argv", ["benchmarks/stylizing.py", "--quick"])
+    written = stylizing.report({"Sizes": (("longer side", "way"), [("80", "naive")])}, threads=1)
+    assert written.endswith("## Sizes\n\n| longer side | way |\n| --- | --- |\n| 80 | naive |\n")
+    assert "    python benchmarks/stylizing.py --quick" in written

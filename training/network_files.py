@@ -24,11 +24,28 @@ FORMAT = "normlab network"
 THUMBNAIL = 96
 """Longer side of the style pictures in the file, in pixels."""
 
+_READ = {"format", "normlab", "settings"}
+"""What of a header the network is built from; all else is for people."""
+
+
+def header_of(model: Painter, told: Mapping[str, str]) -> dict[str, str]:
+    """Say what a network is: its settings, which name styles but no folders, and the versions that wrote it.
+
+    Args:
+        model: The trained network.
+        told: What else there is to say, such as ``data`` and ``licence``.
+
+    Returns:
+        Texts by name; ``normlab`` and ``settings`` are JSON.
+    """
+    writer = {"module": type(model).__name__, "version": normlab.__version__, "torch": torch.__version__}
+    return {**told, "format": FORMAT, "normlab": json.dumps(writer), "settings": json.dumps(model.shared_settings())}
+
 
 def write_network(model: Painter, path: Path, told: Mapping[str, str]) -> None:
     """Write a style network to a file that needs neither the training's folder nor unpickling.
 
-    Convolution weights are rounded to float16, all else is kept in float32. The settings name styles, but no folders.
+    Convolution weights are rounded to float16, all else is kept in float32. The header is that of :func:`header_of`.
 
     Args:
         model: The trained network.
@@ -38,22 +55,18 @@ def write_network(model: Painter, path: Path, told: Mapping[str, str]) -> None:
     Raises:
         SettingError: If it cannot be written.
     """
-    header = {
-        **told,
-        "format": FORMAT,
-        "normlab": json.dumps({"module": type(model).__name__, "version": normlab.__version__}),
-        "settings": json.dumps(model.shared_settings()),
-    }
     weights = {name: _handy(name, value) for name, value in model.state_dict().items()}
     try:
         with replacing(path) as partial:
-            partial.write_bytes(save(weights, header))  # which others may read, unlike what save_file makes
+            partial.write_bytes(
+                save(weights, header_of(model, told))
+            )  # which others may read, unlike what save_file makes
     except OSError as error:
         raise SettingError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_network(path: Path) -> dict[str, Any]:
-    """Read such a file into what a checkpoint holds of the same network.
+    """Read such a file into what a checkpoint holds of the same network, and what else its header says as ``told``.
 
     Raises:
         SettingError: If it is no such file.
@@ -67,6 +80,7 @@ def read_network(path: Path) -> dict[str, Any]:
     return {
         "normlab": json.loads(header["normlab"]),
         HYPER_PARAMETERS: json.loads(header["settings"]),
+        "told": {key: text for key, text in header.items() if key not in _READ},
         "state_dict": weights,
     }
 

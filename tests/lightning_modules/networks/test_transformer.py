@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import norms
-from lightning_modules.networks.transformer import TransformerNet
+from lightning_modules.networks.transformer import TransformerNet, convolve_doubled
 from norms.errors import SettingError
 
 
@@ -173,3 +173,18 @@ def test_bilinear_upsampling_leaves_an_even_picture_even():
     net = small(upsampling="bilinear")
     y = net(torch.full((1, 3, 32, 32), 0.3))
     assert (y - y.mean((2, 3), keepdim=True)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (7, 5)])
+def test_a_doubled_image_is_convolved_as_if_it_were_there(dtype, tolerance, size):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", dtype=dtype)
+    x = torch.randn(2, 3, *size, dtype=dtype, requires_grad=True)
+    expected, found = conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), convolve_doubled(x, conv)
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+    weights = torch.randn_like(expected)
+    inputs = (x, conv.weight, conv.bias)
+    gradients = [torch.autograd.grad((y * weights).sum(), inputs) for y in (found, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=100 * tolerance, rtol=0)
