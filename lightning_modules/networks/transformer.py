@@ -172,7 +172,9 @@ def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
         (B, C, H, W), any H and W of at least 1 -> (B, C', 2 * H, 2 * W)
     """
     spread = 4 * F.avg_pool2d(F.pad(conv.weight.flip(2, 3), (1, 1, 1, 1)), 2, stride=1)
-    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    # F.pad(x, (1, 1, 1, 1), mode="replicate"), whose gradient torch.compile gets wrong for channels_last.
+    rows = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
+    padded = torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=3)
     return F.conv_transpose2d(padded, spread.transpose(0, 1), conv.bias, stride=2, padding=3)
 
 

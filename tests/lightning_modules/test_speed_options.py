@@ -133,10 +133,11 @@ def test_a_compiled_training_resumes_as_if_it_had_never_stopped(build, compiled,
 
 
 @pytest.mark.slow
-def test_the_real_compiler_trains_alike():
+@pytest.mark.parametrize("build", [style, classifier])
+def test_the_real_compiler_trains_alike(build):
     torch.compiler.reset()
-    plain = losses(classifier, {})
-    assert losses(classifier, {"compile": True, "channels_last": True}) == pytest.approx(plain, rel=1e-3, abs=1e-4)
+    plain = losses(build, {})
+    assert losses(build, {"compile": True, "channels_last": True}) == pytest.approx(plain, rel=1e-3, abs=1e-4)
     torch.compiler.reset()
 
 
