@@ -170,20 +170,29 @@ class AnyStyle(Painter):
         pairs = split_shares(chosen or self.style_names[:1])
         return torch.stack([share * self._measure(name) for name, share in pairs]).sum(0)
 
+    def weakened(self, style: Style, strength: float) -> tuple[Style, float]:
+        """Keep a share of the photo's own statistics, as published: the alpha of :class:`AdaptiveNet`."""
+        statistics = self._statistics(style)
+        return torch.cat([statistics, torch.full_like(statistics[:1], strength)]), 1.0
+
     def forward(self, image: Tensor, style: Style = 0, alpha: float = 1.0) -> Tensor:
         """Paint photos.
 
         Args:
             image: (B, 3 or 1, H, W), values in [0, 1].
             style: Mean and standard deviation of a picture's features, (2, C), or of one for each photo, (B, 2, C), see
-                :meth:`find_style`; or the index of a bundled picture.
+                :meth:`find_style`; or the index of a bundled picture. A third row is a share by which alpha is taken.
             alpha: How much of the style, from 0 to 1.
 
         Returns:
             (B, 3, H, W), values in [0, 1].
         """
-        statistics = style if isinstance(style, Tensor) else self._measure(self.style_names[style])
-        return self.network(self._laid_out(image), statistics.to(image).unbind(-2), alpha)
+        mean, deviation, *shares = self._statistics(style).to(image).unbind(-2)
+        share: float | Tensor = alpha * shares[0][..., None, None] if shares else alpha
+        return self.network(self._laid_out(image), (mean, deviation), share)
+
+    def _statistics(self, style: Style) -> Tensor:
+        return style if isinstance(style, Tensor) else self._measure(self.style_names[style])
 
     def next_command(self, run_dir: Path) -> str:
         """Return the command that paints a photo in the style of a picture."""

@@ -71,6 +71,18 @@ class Painter(TrainingModule, ABC):
             SettingError: If there is no such style, or the shares are none.
         """
 
+    def weakened(self, style: Style, strength: float) -> tuple[Style, float]:
+        """Weaken a style inside the network, if it can do that.
+
+        Args:
+            style: What :meth:`find_style` returns.
+            strength: How much of the style the result has, in [0, 1].
+
+        Returns:
+            The style to paint in, and how much of the painting the result has, the rest being the photo.
+        """
+        return style, strength
+
     def shared_settings(self) -> dict[str, Any]:
         """Return the hyperparameters for a file to hand on, which name no folder and no file of the training."""
         return plain_settings({HYPER_PARAMETERS: self.hparams}) | {"weights": None}

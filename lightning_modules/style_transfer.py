@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms.v2 import functional as tvf
@@ -64,10 +65,8 @@ class StyleTransfer(Painter):
             those of its training.
         first_style: Index of the first style that is trained; found by itself.
         separate_norms: Whether each of several styles has norms of its own, so that it learns its own rho or switch
-            weights. Otherwise styles differ by gamma and beta alone. A training step takes longer: every norm is
-            computed once for each style.
-        style_colors: Another picture, a name or path likewise, whose mean color and covariance of colors the style
-            pictures are given before the training (:func:`data.colors.match_covariance`).
+            weights, at the cost of one pass of every norm for each style.
+        style_colors: Another picture, whose mean color and covariance of colors the style pictures are given.
         noise: Standard deviation of the noise that is added to a photo, whose values are in [0, 1], before the network
             sees it: what strokes in a clear sky can grow from. The same in every evaluation.
         norm: The network's normalization, as :func:`norms.build` takes it.
@@ -98,10 +97,8 @@ class StyleTransfer(Painter):
         photo_size: How many pixels a photo has on its longer side where ``stylize.py`` shows it to the network, so that
             strokes are as broad beside its objects as in training. Squares of random scales, as the project's data
             serve them, show photos between ``image_size`` and their full size.
-        channels_last: Whether the networks keep the channels of a pixel together in memory, which most CPUs and GPUs
-            convolve faster. Results differ by rounding.
-        compile: Whether to compile the networks by ``torch.compile`` when a training or an evaluation begins, which
-            takes a minute or two and needs a C++ compiler. Results differ by rounding.
+        channels_last: Whether the networks keep the channels of a pixel together in memory, which is mostly faster.
+        compile: Whether to compile the networks, see :meth:`TrainingModule.configure_model`.
         rho_lr_multiplier: The learning rate of Batch-Instance Normalization's rho, as a multiple of ``lr``.
         seed: Key of everything random in the module.
 
@@ -209,6 +206,14 @@ class StyleTransfer(Painter):
     def find_style(self, chosen: Sequence[str]) -> Style:
         """Find one of the network's styles by its name, or shares of several; see :func:`find_trained`."""
         return find_trained(self.style_names, chosen)
+
+    def weakened(self, style: Style, strength: float) -> tuple[Style, float]:
+        """Mix a style with ``photo``, if the network was trained for it; see :meth:`Painter.weakened`."""
+        if PHOTO not in self.styles or strength == 1:
+            return style, strength
+        shares = style if isinstance(style, Tensor) else one_hot(torch.tensor(style), len(self.styles)).float()
+        photo = one_hot(torch.tensor(self.styles.index(PHOTO)), len(self.styles))
+        return torch.lerp(photo.to(shares), shares, strength), 1.0
 
     def forward(self, image: Tensor, style: Style = 0, corner: tuple[int, int] = (0, 0)) -> Tensor:
         """Stylize images.

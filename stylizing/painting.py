@@ -88,6 +88,7 @@ def paint(
         region.check(photo.size)
     seen = _scaled(photo, model.hparams["photo_size"] / manner.stroke_size)
     painted = _paint_seen(model, seen, manner, advance)
+    manner = manner._replace(strength=model.weakened(manner.style, manner.strength)[1])
     if steady is not None:
         painted = to_picture(steady(to_tensor(seen), to_tensor(painted)))
     result = photo if in_place else Image.new("RGB", photo.size)
@@ -138,7 +139,9 @@ def _slope(photo: Tensor, painted: Tensor) -> Tensor:
 
 def _paint_seen(model: Painter, seen: Image.Image, manner: Manner, advance: Callable[[float], None]) -> Image.Image:
     """Paint what the network sees, in all styles and with the colors that are wanted."""
-    styles = [manner.style, *(region.style for region in manner.regions)]
+    styles = [
+        model.weakened(style, manner.strength)[0] for style in (manner.style, *(each.style for each in manner.regions))
+    ]
 
     def paint_in(number: int, style: Style) -> Image.Image:
         return paint_seen(model, seen, style, lambda share: advance((number + share) / len(styles)))

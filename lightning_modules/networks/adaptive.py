@@ -138,11 +138,11 @@ class AdaptiveNet(nn.Module):
         """Return the statistics of style pictures, (B, 3, H, W) -> (B, 2, C): mean and standard deviation."""
         return torch.stack(self.adain.statistics(self.encode(picture)), 1)
 
-    def target(self, image: Tensor, style: Statistics, alpha: float = 1.0) -> Tensor:
+    def target(self, image: Tensor, style: Statistics, alpha: float | Tensor = 1.0) -> Tensor:
         """Return what the decoder is given: the photo's features with the statistics of a style."""
         features = self.encode(image)
         styled = self.adain(features, style)
-        return styled if alpha == 1 else torch.lerp(features, styled, alpha)
+        return styled if isinstance(alpha, float) and alpha == 1 else torch.lerp(features, styled, alpha)
 
     def paint(self, target: Tensor, size: torch.Size) -> Tensor:
         """Return what the decoder paints, cut to a height and width; in training values may leave [0, 1] a little."""
@@ -150,7 +150,7 @@ class AdaptiveNet(nn.Module):
         # A bound in training would have no gradient where it holds.
         return painted if self.training else painted.clamp(0, 1)
 
-    def forward(self, image: Tensor, style: Statistics, alpha: float = 1.0) -> Tensor:
+    def forward(self, image: Tensor, style: Statistics, alpha: float | Tensor = 1.0) -> Tensor:
         """Paint photos.
 
         Args:

@@ -428,3 +428,13 @@ def test_scores_are_logged_where_validation_is_all_there_is(styles):
         assert logged["val/art_bundled"] == pytest.approx(product, rel=1e-5)
     fit.fit(module, datamodule=Noise())
     assert "val/content_bundled" not in fit.callback_metrics
+
+
+def test_a_style_weakens_towards_the_photo_where_the_network_knows_it():
+    shares, blend = make(styles=["night", "photo", "waves"]).weakened(2, 0.25)
+    assert blend == 1
+    torch.testing.assert_close(shares, torch.tensor([0.0, 0.75, 0.25]))
+    mixed, _ = make(styles=["night", "photo", "waves"]).weakened(torch.tensor([0.5, 0.0, 0.5]), 0.5)
+    torch.testing.assert_close(mixed, torch.tensor([0.25, 0.5, 0.25]))
+    assert make(styles=["night", "waves"]).weakened(1, 0.25) == (1, 0.25)
+    assert make(styles=["night", "photo"]).weakened(0, 1.0) == (0, 1.0)

@@ -10,6 +10,7 @@ from lightning_modules import AnyStyle
 from stylizing import export
 from stylizing.command import main
 from training.command import main as train
+from training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,19 @@ def test_a_run_on_photos_alone_is_refused(pictures, monkeypatch, capsys):
     assert train(["fit", "--config", "any_style", "--data", "data.BundledPhotos"]) == 2
     assert "which BundledPhotos does not have: take data.StyledPhotos" in capsys.readouterr().err
     assert not (pictures / "runs").exists()
+
+
+def test_less_strength_keeps_the_statistics_of_the_photo(run, pictures):
+    model = Run.find(run).load(AnyStyle)
+    photo = torch.rand(1, 3, 24, 32)
+    style = model.find_style(["waves"])
+    with torch.no_grad():
+        weaker, blended = model.weakened(style, 0.25)
+        assert blended == 1
+        torch.testing.assert_close(model(photo, weaker), model(photo, style, alpha=0.25))
+    options = ["-o", str(pictures / "weak"), "--style", "waves", "--strength"]
+    changes = []
+    for strength in ("1", "0.3"):
+        assert main([str(run), str(pictures / "photo.png"), *options, strength, "--overwrite"]) == 0
+        changes.append(np.asarray(Image.open(pictures / "weak" / "photo.png")).astype(float))
+    assert np.abs(changes[0] - changes[1]).mean() > 0.1
