@@ -37,7 +37,7 @@ REFERENCE, TARGET = "batch", 1.05
 TARGETED = ("batch_instance", "switchable")
 RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "default style run": ("style_transfer", {}, {}),
-    "published style network": ("style_transfer", {"widths": [32, 64, 128], "num_blocks": 5}, {"image_size": 256}),
+    "published style network": ("style_transfer", {"widths": [32, 64, 128], "start": None}, {"image_size": 256}),
     "default GAN": ("gan", {}, {}),
 }
 """By name, a config and what is changed of the arguments of its model and its data."""

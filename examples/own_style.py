@@ -37,7 +37,13 @@ settings = {
     "trainer.val_check_interval": steps // 2,
     "samples.every_n_steps": steps,
 }
-tiny = {"model.widths": [8, 16, 16], "model.num_blocks": 1, "model.style_size": 128, "data.image_size": 64}
+tiny = {
+    "model.start": "null",
+    "model.widths": [8, 16, 16],
+    "model.num_blocks": 1,
+    "model.style_size": 128,
+    "data.image_size": 64,
+}
 options = [f"--{key}={value}" for key, value in {**settings, **tiny}.items()]
 if status := main(["fit", "--config", "style_transfer", *options]):
     sys.exit(status)

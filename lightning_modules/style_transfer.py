@@ -233,11 +233,12 @@ class StyleTransfer(Painter):
         return self.transformer(image) if self.transformer.num_styles is None else self.transformer(image, style)
 
     def prepare_data(self) -> None:
-        """Try the style pictures and the loss network, before anything of the run is written.
+        """Try the style pictures and the networks, before anything of the run is written.
 
         Raises:
             SettingError: If one of them cannot be had.
         """
+        self._begin_with_other_network()
         for style in self.styles[self.first_style :]:
             self._load_style(style)
         build_loss(self.hparams)

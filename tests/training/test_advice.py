@@ -150,7 +150,17 @@ def test_the_profiler_of_a_gan(profiler, capsys, built):
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
 def test_the_precision_of_style_transfer(precision, capsys):
-    arguments = ["fit", "--config", "style_transfer", "--model.widths", "[4, 8]", "--model.num_blocks", "1"]
+    arguments = [
+        "fit",
+        "--config",
+        "style_transfer",
+        "--model.widths",
+        "[4, 8]",
+        "--model.num_blocks",
+        "1",
+        "--model.start",
+        "null",
+    ]
     arguments += ["--model.style_size", "32", "--data", "data.BundledPhotos", "--data.image_size", "32"]
     arguments += ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--trainer.max_steps", "1"]
     assert main([*arguments, "--trainer.precision", precision]) == 2
