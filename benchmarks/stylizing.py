@@ -98,7 +98,9 @@ def measure_sizes(options: argparse.Namespace) -> Rows:
         seconds = {way: statistics.median(each[0] for each in found[way]) for way in ways}
         memory = {way: max(each[1] for each in found[way]) for way in ways}
         for way in ways:
-            ratios = [f"{seconds['naive'] / seconds[way]:.2f}", f"{memory[way] / memory['naive']:.2f}"]
+            ratios = ["", ""]
+            if "naive" in ways:
+                ratios = [f"{seconds['naive'] / seconds[way]:.2f}", f"{memory[way] / memory['naive']:.2f}"]
             rows.append(
                 (
                     str(longer),
@@ -106,7 +108,7 @@ def measure_sizes(options: argparse.Namespace) -> Rows:
                     f"{seconds[way]:.2f}",
                     f"{longer * (longer * 3 // 4) / 1e6 / seconds[way]:.2f}",
                     f"{memory[way]:.0f} MB",
-                    *(ratios if "naive" in ways else ["", ""]),
+                    *ratios,
                 )
             )
     return rows
