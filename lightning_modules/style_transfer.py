@@ -318,7 +318,7 @@ class StyleTransfer(Painter):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def sample_grid(self) -> Tensor:
-        """Draw the first validation photos, and what the network makes of them in each style; see :func:`draw_samples`."""
+        """Draw the first validation photos, and what it makes of them in each style; see :func:`draw_samples`."""
         photos = self.sample_photos().to(next(self.transformer.parameters()))
         with self.evaluation():
             painted = [self(photos, style) for style in range(len(self.styles))]
