@@ -133,11 +133,10 @@ def test_a_compiled_training_resumes_as_if_it_had_never_stopped(build, compiled,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [style, classifier])
-def test_the_real_compiler_trains_alike(build):
+def test_the_real_compiler_trains_alike():
     torch.compiler.reset()
-    plain = losses(build, {})
-    assert losses(build, {"compile": True, "channels_last": True}) == pytest.approx(plain, rel=1e-3, abs=1e-4)
+    plain = losses(style, {})
+    assert losses(style, {"compile": True, "channels_last": True}) == pytest.approx(plain, rel=1e-3, abs=1e-4)
     torch.compiler.reset()
 
 
