@@ -60,7 +60,7 @@ def _serve(options: Namespace) -> None:
     serve(options)
 
 
-def _parser(needs_files: bool) -> ArgumentParser:
+def _parser(needs_files: bool = True) -> ArgumentParser:
     parser = command_parser("Repaint photos and videos with a trained style-transfer model.")
     add = parser.add_argument
     run = (

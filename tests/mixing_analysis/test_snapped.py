@@ -195,7 +195,8 @@ def test_the_images_of_a_gan_change_as_by_hand(tmp_path):
             lambda: StyleTransfer(widths=(4, 4, 4), num_blocks=1, style_size=64),
             "data.BundledPhotos",
             {"image_size": 32, "batch_size": 2},
-            {"val/loss", "val/content", "val/style", "val/tv"},
+            {f"val/{name}" for name in ("loss", "content", "style", "tv", "content_bundled", "style_fd_bundled")}
+            | {"val/art_bundled"},
         ),
     ],
     ids=["classifier", "style transfer"],
