@@ -78,7 +78,8 @@ def write(options: Namespace) -> None:
         print(f"skipped {reason}", file=sys.stderr)
     if outcome.skipped and len(outcome.skipped) == len(jobs):
         raise SettingError(f"none of the photos could be stylized ({len({job.source for job in jobs})})")
-    _report(options, outcome, len(jobs) - len(waiting))
+    one = len(jobs) == 1 or options.output.is_dir()
+    _report(options, outcome, len(jobs) - len(waiting), str(options.output) if one else f"{jobs[0].target} and so on")
 
 
 def load(options: Namespace) -> tuple[Painter, list[Manner]]:
@@ -189,10 +190,10 @@ def _made_of(job: Job, options: Namespace) -> str:
     return "\n".join(map(repr, [*stamps, *sorted(settings.items())]))
 
 
-def _report(options: Namespace, outcome: Outcome, existing: int) -> None:
+def _report(options: Namespace, outcome: Outcome, existing: int, where: str) -> None:
     written = [_images(outcome.images)] if outcome.images or not outcome.clips else []
     written += [_counted(outcome.clips, "clip")] if outcome.clips else []
-    print(f"wrote {' and '.join(written)} to {options.output}")
+    print(f"wrote {' and '.join(written)} to {where}")
     for note in outcome.notes:
         print(note)
     if outcome.scaled:

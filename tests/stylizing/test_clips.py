@@ -148,6 +148,9 @@ def test_one_photo_to_a_file(run, mixed, tmp_path, capsys):  # noqa: F811
     assert capsys.readouterr().out == f"wrote 1 image to {result}\n"
     with Image.open(result) as image, Image.open(mixed / "photo.png") as photo:
         assert (image.format, image.size) == ("JPEG", photo.size)
+    several = tmp_path / "new" / "swept.jpg"
+    assert call(run, mixed / "photo.png", "-o", several, "--sweep", 2, "--style", "night", "--style", "night") == 0
+    assert capsys.readouterr().out == f"wrote 2 images to {several.with_stem('swept-1')} and so on\n"
     result.unlink()
     result.mkdir()  # which is a folder then
     assert call(run, mixed / "photo.png", "-o", result) == 0
