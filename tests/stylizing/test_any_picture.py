@@ -138,3 +138,16 @@ def test_masks_may_have_as_many_pixels_as_photos(run, pictures, monkeypatch):
     words = ["--mask", f"{pictures / 'mask.png'}=waves"]
     assert main([*command, *words]) == 2
     assert main([*command, *words, "--max-pixels", "270000"]) == 0
+
+
+def test_names_of_photos_are_shown_and_not_obeyed(run, pictures, capsys):
+    (pictures / "\x1b[31mbad\n.png").write_text("no image")
+    with Image.open(pictures / "photo.png") as photo:
+        Image.merge("RGBA", [*photo.split(), Image.new("L", photo.size, 9)]).save(pictures / "\x1b[31mclear.jpg", "PNG")
+    assert main([str(run), str(pictures), "-o", str(pictures / "o\x1b[31mut")]) == 0
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert err.count("\n") == 1
+    assert r"\x1b[31mbad\n.png: not an image" in err
+    assert r"left out transparency of 1 image" in out
+    assert out.count(r"\x1b[31m") == 2
