@@ -142,7 +142,9 @@ def _kept(target: Path, made_of: str) -> Iterator[Path]:
     try:
         yield folder
     except KeyboardInterrupt:
-        print(f"what is painted is kept in {printable(str(folder))}; the same command goes on from there", file=sys.stderr)
+        print(
+            f"what is painted is kept in {printable(str(folder))}; the same command goes on from there", file=sys.stderr
+        )
         raise
     shutil.rmtree(folder)
 
