@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from data import styles
 from lightning_modules import AnyStyle
 from stylizing import export
 from stylizing.command import main
@@ -151,3 +152,18 @@ def test_names_of_photos_are_shown_and_not_obeyed(run, pictures, capsys):
     assert r"\x1b[31mbad\n.png: not an image" in err
     assert r"left out transparency of 1 image" in out
     assert out.count(r"\x1b[31m") == 2
+
+
+def test_a_sweep_measures_each_picture_once(run, pictures, monkeypatch):
+    measured, scaled_style = [], styles.scaled_style
+    monkeypatch.setattr(
+        styles, "scaled_style", lambda style, *size: measured.append(style) or scaled_style(style, *size)
+    )
+    ends = [str(pictures / "mine.jpg"), "waves"]
+    words = ["-o", str(pictures / "sweep"), "--sweep", "5", "--style", ends[0], "--style", ends[1]]
+    assert main([str(run), str(pictures / "photo.png"), *words]) == 0
+    assert measured == ends
+    for number, shares in ((1, (1, 0)), (2, (0.75, 0.25)), (5, (0, 1))):
+        expected = painted(run, pictures, *(f"{name}={share}" for name, share in zip(ends, shares, strict=True)))
+        with Image.open(pictures / "sweep" / f"photo-{number}.png") as image:
+            assert np.abs(np.asarray(image).astype(float) - expected).max() <= 1
