@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as tvf
 from data.colors import match_covariance
 from data.files import find_images
 from data.images import ImageError, load_image
-from norms.errors import SettingError
+from norms.errors import SettingError, did_you_mean
 
 PHOTO = "photo"
 """The name of the style that leaves photos as they are."""
@@ -96,7 +96,8 @@ def open_style(style: str | os.PathLike[str]) -> Image.Image:
     style = os.path.expanduser(style)
     if not os.path.lexists(style):
         raise SettingError(
-            f"no style picture {str(style)!r}: there is no such file, and the bundled ones are {', '.join(bundled)}"
+            f"no style picture {str(style)!r}: there is no such file, and the bundled ones are "
+            f"{', '.join(bundled)}{did_you_mean(str(style), bundled)}"
         )
     try:
         return load_image(style, lambda width, height: max(width, height) / _LONGEST_SIDE)

@@ -259,6 +259,8 @@ class AnyStyle(Painter):
         return image.expand(-1, 3, -1, -1).contiguous(memory_format=self.memory_format)
 
     def _measure(self, style: str) -> Tensor:
+        if style == styles.PHOTO:
+            raise SettingError("a network of any style has no style 'photo': --strength keeps more of the photo")
         picture = styles.scaled_style(style, self.hparams["style_size"])
         pixels = tvf.to_dtype(picture[None], torch.float32, scale=True).to(self.device)
         with torch.no_grad():

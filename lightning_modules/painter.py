@@ -1,5 +1,6 @@
 """Base of the modules that paint photos: what ``stylize.py`` asks of any of them."""
 
+import os
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -147,13 +148,19 @@ def _as_high(picture: Tensor, height: int) -> Tensor:
     return tvf.to_dtype(tvf.resize(picture, size, InterpolationMode.BICUBIC), torch.float32, scale=True)
 
 
+def split_share(text: str) -> tuple[str, str]:
+    """Split ``style=share`` into both; the share is empty if there is none, as in the path of a file with a ``=``."""
+    name, equals, share = text.rpartition("=")
+    return (name, share) if equals and not os.path.lexists(os.path.expanduser(text)) else (text, "")
+
+
 def split_shares(chosen: Sequence[str]) -> list[tuple[str, float]]:
     """Split what a command line says of styles, ``style`` or several ``style=share``, into styles and shares.
 
     Raises:
         SettingError: If several styles have no shares, a share is negative, or they do not sum to 1.
     """
-    pairs = [(name, text) if equals else (text, "") for name, equals, text in (each.rpartition("=") for each in chosen)]
+    pairs = [split_share(each) for each in chosen]
     if len(pairs) == 1 and not pairs[0][1]:
         return [(pairs[0][0], 1.0)]
     shares = []
@@ -165,7 +172,10 @@ def split_shares(chosen: Sequence[str]) -> list[tuple[str, float]]:
     for share in shares:
         check_range("the smallest share of a style", share, at_least=0)
     if shares and not abs(sum(shares) - 1) < 1e-3:
-        raise SettingError(f"the shares of the styles must sum to 1, got {sum(shares):g}")
+        raise SettingError(
+            f"the shares of the styles must sum to 1, got {sum(shares):g}: "
+            "repeat --style NAME=SHARE for each style, or weaken a single one with --strength"
+        )
     return [(name, share) for (name, _), share in zip(pairs, shares, strict=True)]
 
 

@@ -16,6 +16,7 @@ from stylizing.steady import Steady
 from stylizing.video import CONTAINERS, VIDEOS, Clip, Video, encode, join
 from training.errors import DISK_FAULTS
 from training.files import replacing
+from training.terminal import printable
 
 PART = 50
 """How many frames are encoded together: as many as are painted again at most after a kill."""
@@ -141,7 +142,9 @@ def _kept(target: Path, made_of: str) -> Iterator[Path]:
     try:
         yield folder
     except KeyboardInterrupt:
-        print(f"what is painted is kept in {folder}; the same command goes on from there", file=sys.stderr)
+        print(
+            f"what is painted is kept in {printable(str(folder))}; the same command goes on from there", file=sys.stderr
+        )
         raise
     shutil.rmtree(folder)
 

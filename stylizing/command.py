@@ -69,7 +69,7 @@ def _parser(needs_files: bool = True) -> ArgumentParser:
     add("run", metavar="RUN", type=path_of, help=run)
     inputs = "photos, videos, animations, and folders that are searched at any depth"
     add("inputs", metavar="FILE", type=path_of, nargs="+" if needs_files else "*", help=inputs)
-    where = "the folder where results go, under the files' names; or the name of a single video's or animation's result"
+    where = "the folder where results go, under the files' names; or the name of a single file's result"
     add("-o", "--output", metavar="PATH", type=path_of, required=needs_files, help=where)
     style = (
         "one of several styles of the network, or a picture for a network of any style; repeated as NAME=SHARE, a "
@@ -100,7 +100,7 @@ def _parser(needs_files: bool = True) -> ArgumentParser:
     device = "such as cpu or cuda:1 (default: the accelerator, if there is one)"
     add("--device", metavar="DEVICE", type=str | None, help=device)
     add("--overwrite", action="store_true", help="replace existing results")
-    add("--serve", action="store_true", help="show a page to try the network on a photo, without PHOTO and -o")
+    add("--serve", action="store_true", help="show a page to try the network on a photo, without FILE and -o")
     host = "where the page can be opened from; 0.0.0.0 is every computer that reaches this one (default: 127.0.0.1)"
     add("--host", metavar="ADDRESS", type=str, default="127.0.0.1", help=host)
     add("--port", metavar="N", type=Port, default=7860, help="port of the page, 0 for any that is free (default: 7860)")

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 
 from norms.errors import SettingError
 from training.doors import command_parser, path_of, run_command
+from training.terminal import printable
 
 if TYPE_CHECKING:
     from training.run import Run
@@ -80,7 +81,8 @@ def _run(options: Namespace) -> None:
             graphs.write_graph(model, target, header_of(model, told))
         else:
             write_folder(model, target, told)
-    print(f"wrote {target} ({_size(target) / 1e6:.1f} MB, styles: {', '.join(model.style_names)})")
+    names = printable(", ".join(model.style_names))
+    print(f"wrote {printable(str(target))} ({_size(target) / 1e6:.1f} MB, styles: {names})")
     print(f"next: {_next(target, kind == SUFFIX)}")
 
 

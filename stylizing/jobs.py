@@ -31,7 +31,7 @@ def find_jobs(inputs: Sequence[Path], output: Path, sweep: int | None, in_order:
 
     Args:
         inputs: Files, and folders that are searched at any depth.
-        output: The folder of the results, or the file of a single clip's.
+        output: The folder of the results, or the file of a single photo's or clip's.
         sweep: How many results each has; None for one without a number in its name.
         in_order: Whether photos are frames, in the order of the numbers in their names.
 
@@ -39,11 +39,12 @@ def find_jobs(inputs: Sequence[Path], output: Path, sweep: int | None, in_order:
         SettingError: If there is no photo or clip, a result would replace one or another's result, or the folder
             cannot be written to.
     """
-    if _is_one_clip(inputs, output):
-        if os.path.realpath(inputs[0]) == os.path.realpath(output):
-            raise SettingError(f"the result would replace {output}: choose another name with -o")
+    if _is_one_file(inputs, output):
+        results = _results(output, sweep)
+        if os.path.realpath(inputs[0]) in map(os.path.realpath, results):
+            raise SettingError(f"the result would replace {inputs[0]}: choose another name with -o")
         _make_folder(output.parent)
-        return [Job(inputs[0], result, True, step) for step, result in enumerate(_results(output, sweep))]
+        return [Job(inputs[0], result, is_clip(inputs[0]), step) for step, result in enumerate(results)]
     photos = [(source, name, _ending(source, name)) for source, name in _photos(inputs, output)]
     if not photos:
         raise SettingError(f"no images found in {', '.join(map(str, inputs))}")
@@ -77,18 +78,25 @@ def _results(target: Path, sweep: int | None) -> list[Path]:
     return [target.with_stem(f"{target.stem}-{number:0{digits}}") for number in range(1, sweep + 1)]
 
 
-def _is_one_clip(inputs: Sequence[Path], output: Path) -> bool:
-    """Return whether the output is the name of one video or animation, and not of a folder."""
+def _is_one_file(inputs: Sequence[Path], output: Path) -> bool:
+    """Return whether the output is the name of one file's result, and not of a folder."""
     ending = output.suffix.lower()
-    if ending not in VIDEOS | ANIMATIONS.keys() or output.is_dir():
+    if ending not in VIDEOS | ANIMATIONS.keys() | image_extensions() or output.is_dir():
         return False
-    if len(inputs) == 1 and os.path.isfile(inputs[0]) and is_clip(inputs[0]):
+    if not all(map(os.path.lexists, inputs)):
+        return False
+    is_one = len(inputs) == 1 and not os.path.isdir(inputs[0])
+    if is_one and is_clip(inputs[0]) and ending in VIDEOS | ANIMATIONS.keys():
         if ending in VIDEOS - CONTAINERS.keys():
             raise SettingError(f"-o {output}: videos are written as {', '.join(CONTAINERS)}")
         return True
-    if ending in VIDEOS and all(map(os.path.lexists, inputs)):
+    if ending in VIDEOS:
         raise SettingError(f"-o {output}: only a single video or animation becomes a video; for others name a folder")
-    return False
+    if is_one and not is_clip(inputs[0]):
+        if ending not in KEPT_EXTENSIONS:
+            raise SettingError(f"-o {output}: photos are written as {', '.join(sorted(KEPT_EXTENSIONS))}")
+        return True
+    raise SettingError(f"-o {output}: only a single photo becomes a picture; for others name a folder")
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

@@ -38,7 +38,7 @@ class Region(NamedTuple):
             MaskError: If it has others.
         """
         (width, height), (own_width, own_height) = size, self.mask.size
-        fits = abs(width * own_height - height * own_width) <= max(width + height, own_width + own_height) / 2
+        fits = abs(width * own_height - height * own_width) <= max(width + height, own_width + own_height)
         if not fits:
             raise MaskError(
                 f"the mask {self.path} has {own_width}x{own_height} pixels, and the photo {width}x{height}: "
@@ -46,17 +46,18 @@ class Region(NamedTuple):
             )
 
 
-def read_region(path: Path, style: Style) -> Region:
+def read_region(path: Path, style: Style, max_pixels: int | None = None) -> Region:
     """Read a mask.
 
     Args:
         path: An image file.
         style: What to paint in where it is white. What is transparent counts as black.
+        max_pixels: See :func:`data.images.opened`.
 
     Raises:
         ImageError: If it cannot be read.
     """
-    with opened(path) as file:
+    with opened(path, max_pixels=max_pixels) as file:
         picture, alpha = decode(file)
         mask = picture.convert("L")
     return Region(mask if alpha is None else ImageChops.multiply(mask, alpha), style, path)

@@ -75,10 +75,11 @@ def write(options: Namespace) -> None:
                 _repaint(model, job, manner, options, outcome, advance, steady, keep=job in waiting)
             _advance(progress, task, done, 1.0)
     for reason in dict.fromkeys(outcome.skipped):  # which all of a sweep's results have
-        print(f"skipped {reason}", file=sys.stderr)
+        print("skipped", printable(reason), file=sys.stderr)
     if outcome.skipped and len(outcome.skipped) == len(jobs):
         raise SettingError(f"none of the photos could be stylized ({len({job.source for job in jobs})})")
-    _report(options, outcome, len(jobs) - len(waiting))
+    one = len(jobs) == 1 or options.output.is_dir()
+    _report(options, outcome, len(jobs) - len(waiting), str(options.output) if one else f"{jobs[0].target} and so on")
 
 
 def load(options: Namespace) -> tuple[Painter, list[Manner]]:
@@ -189,16 +190,17 @@ def _made_of(job: Job, options: Namespace) -> str:
     return "\n".join(map(repr, [*stamps, *sorted(settings.items())]))
 
 
-def _report(options: Namespace, outcome: Outcome, existing: int) -> None:
+def _report(options: Namespace, outcome: Outcome, existing: int, where: str) -> None:
     written = [_images(outcome.images)] if outcome.images or not outcome.clips else []
     written += [_counted(outcome.clips, "clip")] if outcome.clips else []
-    print(f"wrote {' and '.join(written)} to {options.output}")
+    print(f"wrote {' and '.join(written)} to {printable(where)}")
     for note in outcome.notes:
-        print(note)
+        print(printable(note))
     if outcome.scaled:
         print(f"scaled {_counted(outcome.scaled, 'larger image')} down to {options.size} pixels (--size)")
     for part, photos in outcome.lacking.items():
-        print(f"left out {part} of {_images(len(photos))}: {listed(list(dict.fromkeys(photos)))}")
+        named = printable(listed(list(dict.fromkeys(photos))))
+        print(f"left out {part} of {_images(len(photos))}: {named}")
     if existing:
         print(f"left {_counted(existing, 'existing image')} as they are (--overwrite to replace them)")
 

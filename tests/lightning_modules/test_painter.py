@@ -34,7 +34,7 @@ def test_styles_are_found_by_name_or_mixed():
         (["wave"], "unknown style 'wave', did you mean 'waves'"),
         (["waves", "night"], "--style waves: several styles have shares, as in --style waves=0.5"),
         (["waves=a"], "--style waves: several styles have shares"),
-        (["waves=0.5"], r"the shares of the styles must sum to 1, got 0\.5"),
+        (["waves=0.5"], r"the shares of the styles must sum to 1, got 0\.5: repeat --style NAME=SHARE .* --strength"),
         (["waves=nan", "night=1"], "smallest share of a style must be at least 0, got nan"),
         (["waves=1.5", "night=-0.5"], "smallest share of a style must be at least 0, got -0.5"),
         (["my/a.jpg"], "my/a.jpg: the network is trained for the styles night, waves; one of configs/any_style.yaml"),

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from data import styles
 from lightning_modules import AnyStyle
 from stylizing import export
 from stylizing.command import main
@@ -64,8 +65,31 @@ def test_pictures_that_are_not_there(run, pictures, capsys, style):
     assert main([str(run), str(pictures / "photo.png"), "-o", str(pictures / "out"), "--style", style]) == 2
     error = capsys.readouterr().err
     assert f"no style picture '{style}': there is no such file, and the bundled ones are glass" in error
+    assert ("did you mean 'waves'?" in error) == (style == "wave")
     assert error.count("\n") == 1
     assert not (pictures / "out").exists()
+
+
+def test_the_style_that_leaves_photos_alone_is_refused(run, pictures, capsys):
+    assert main([str(run), str(pictures / "photo.png"), "-o", str(pictures / "out"), "--style", "photo"]) == 2
+    assert "--strength" in capsys.readouterr().err
+
+
+def test_equals_signs_in_paths_are_no_shares(run, pictures):
+    mine = pictures / "mi=ne.jpg"
+    (pictures / "mine.jpg").rename(mine)
+    whole, waves = painted(run, pictures, str(mine)), painted(run, pictures, "waves")
+    assert np.array_equal(painted(run, pictures, f"{mine}=1"), whole)
+    words = ["-o", str(pictures / "sweep"), "--style", str(mine), "--style", "waves", "--sweep", "2"]
+    assert main([str(run), str(pictures / "photo.png"), *words]) == 0
+    with Image.open(pictures / "sweep" / "photo-1.png") as image:
+        assert np.array_equal(np.asarray(image), whole)
+    Image.new("L", (47, 35), 255).save(pictures / "ma=sk.png")
+    words = ["-o", str(pictures / "mask"), "--style", "waves", "--mask", f"{pictures / 'ma=sk.png'}={mine}"]
+    assert main([str(run), str(pictures / "photo.png"), *words]) == 0
+    with Image.open(pictures / "mask" / "photo.png") as image:
+        assert np.array_equal(np.asarray(image), whole)
+    assert not np.array_equal(whole, waves)
 
 
 def test_the_configuration_trains_and_paints(pictures, monkeypatch, capsys):
@@ -105,3 +129,41 @@ def test_less_strength_keeps_the_statistics_of_the_photo(run, pictures):
         assert main([str(run), str(pictures / "photo.png"), *options, strength, "--overwrite"]) == 0
         changes.append(np.asarray(Image.open(pictures / "weak" / "photo.png")).astype(float))
     assert np.abs(changes[0] - changes[1]).mean() > 0.1
+
+
+def test_masks_may_have_as_many_pixels_as_photos(run, pictures, monkeypatch):
+    Image.new("L", (600, 450), 255).save(pictures / "mask.png")
+    Image.new("RGB", (600, 450), "red").save(pictures / "photo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 512 * 512)  # as many as a bundled style has
+    command = [str(run), str(pictures / "photo.png"), "-o", str(pictures / "out")]
+    words = ["--mask", f"{pictures / 'mask.png'}=waves"]
+    assert main([*command, *words]) == 2
+    assert main([*command, *words, "--max-pixels", "270000"]) == 0
+
+
+def test_names_of_photos_are_shown_and_not_obeyed(run, pictures, capsys):
+    (pictures / "\x1b[31mbad\n.png").write_text("no image")
+    with Image.open(pictures / "photo.png") as photo:
+        Image.merge("RGBA", [*photo.split(), Image.new("L", photo.size, 9)]).save(pictures / "\x1b[31mclear.jpg", "PNG")
+    assert main([str(run), str(pictures), "-o", str(pictures / "o\x1b[31mut")]) == 0
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert err.count("\n") == 1
+    assert r"\x1b[31mbad\n.png: not an image" in err
+    assert r"left out transparency of 1 image" in out
+    assert out.count(r"\x1b[31m") == 2
+
+
+def test_a_sweep_measures_each_picture_once(run, pictures, monkeypatch):
+    measured, scaled_style = [], styles.scaled_style
+    monkeypatch.setattr(
+        styles, "scaled_style", lambda style, *size: measured.append(style) or scaled_style(style, *size)
+    )
+    ends = [str(pictures / "mine.jpg"), "waves"]
+    words = ["-o", str(pictures / "sweep"), "--sweep", "5", "--style", ends[0], "--style", ends[1]]
+    assert main([str(run), str(pictures / "photo.png"), *words]) == 0
+    assert measured == ends
+    for number, shares in ((1, (1, 0)), (2, (0.75, 0.25)), (5, (0, 1))):
+        expected = painted(run, pictures, *(f"{name}={share}" for name, share in zip(ends, shares, strict=True)))
+        with Image.open(pictures / "sweep" / f"photo-{number}.png") as image:
+            assert np.abs(np.asarray(image).astype(float) - expected).max() <= 1

@@ -142,17 +142,36 @@ def test_one_clip_to_a_file(run, mixed, tmp_path, capsys):  # noqa: F811
     assert os.stat(tmp_path / "new" / "painted.webm").st_mtime_ns == before
 
 
+def test_one_photo_to_a_file(run, mixed, tmp_path, capsys):  # noqa: F811
+    result = tmp_path / "new" / "painted.jpg"
+    assert call(run, mixed / "photo.png", "-o", result) == 0
+    assert capsys.readouterr().out == f"wrote 1 image to {result}\n"
+    with Image.open(result) as image, Image.open(mixed / "photo.png") as photo:
+        assert (image.format, image.size) == ("JPEG", photo.size)
+    several = tmp_path / "new" / "swept.jpg"
+    assert call(run, mixed / "photo.png", "-o", several, "--sweep", 2, "--style", "night", "--style", "night") == 0
+    assert capsys.readouterr().out == f"wrote 2 images to {several.with_stem('swept-1')} and so on\n"
+    result.unlink()
+    result.mkdir()  # which is a folder then
+    assert call(run, mixed / "photo.png", "-o", result) == 0
+    assert files(result) == ["photo.png"]
+
+
 @pytest.mark.parametrize(
     ("inputs", "output", "message"),
     [
         (["clip.mp4"], "b.avi", "videos are written as .mp4, .m4v, .mov, .mkv, .webm"),
         (["photo.png"], "b.mp4", "only a single video or animation becomes a video"),
         (["clip.mp4", "old.avi"], "b.mp4", "only a single video or animation becomes a video"),
+        (["photo.png", "clip.mp4"], "b.png", "only a single photo becomes a picture"),
+        (["clip.mp4"], "b.jpg", "only a single photo becomes a picture"),
+        (["photo.png"], "b.gif", "photos are written as .bmp, .jpeg, .jpg, "),
+        (["photo.png"], "photo.png --overwrite", "the result would replace "),
         (["clip.mp4"], "photo.png/b.mp4", "cannot write to "),
         (["nonesuch.mp4"], "b.mp4", "no such photo or folder"),
         (["clip.mp4"], "clip.mp4", "the result would replace "),
         (["clip.mp4"], "b.mp4 --steady 1", "steady: must be at least 0 and below 1, got 1"),
-        ([], "b.mp4", "name photos, videos or folders of them"),
+        ([], "b.mp4", "no inputs given: see --help"),
     ],
 )
 def test_bad_commands_lose_nothing(run, mixed, capsys, inputs, output, message):  # noqa: F811

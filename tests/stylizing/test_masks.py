@@ -49,6 +49,11 @@ def test_masks_of_the_same_proportions_fit(size):
     assert row[70] == 0
 
 
+@pytest.mark.parametrize("height", [399, 400])
+def test_masks_fit_whichever_way_a_program_has_rounded(height):
+    region(half((600, height))).check((4001, 2667))
+
+
 @pytest.mark.parametrize("size", [(60, 100), (100, 64), (10, 10), (1000, 640)])
 def test_other_masks_do_not(size):
     message = rf"the mask mask\.png has {size[0]}x{size[1]} pixels, and the photo 100x60"
