@@ -86,7 +86,7 @@ def _parser(needs_files: bool = True) -> ArgumentParser:
     add("--size", metavar="N", type=PositiveInt | None, help=size)
     pixels = "skip photos of which more than N pixels would be decoded (default: Pillow's limit, about 89 million)"
     add("--max-pixels", metavar="N", type=PositiveInt | None, help=pixels)
-    strength = "blend with the photo, from 0 (photo) to 1 (default)"
+    strength = "how much of the style, from 0 (the photo, as far as the network can paint it) to 1 (default)"
     add("--strength", metavar="S", type=ClosedUnitInterval, default=1.0, help=strength)
     colors = "painted (default); luma: only the brightness is painted, in the photo's colors; histogram or covariance: "
     colors += "painted colors with the photo's histogram, or with its mean color and covariance"
