@@ -82,7 +82,7 @@ def _is_one_clip(inputs: Sequence[Path], output: Path) -> bool:
     ending = output.suffix.lower()
     if ending not in VIDEOS | ANIMATIONS.keys() or output.is_dir():
         return False
-    if len(inputs) == 1 and os.path.isfile(inputs[0]) and is_clip(inputs[0]):
+    if len(inputs) == 1 and os.path.lexists(inputs[0]) and not inputs[0].is_dir() and is_clip(inputs[0]):
         if ending in VIDEOS - CONTAINERS.keys():
             raise SettingError(f"-o {output}: videos are written as {', '.join(CONTAINERS)}")
         return True

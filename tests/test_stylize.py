@@ -482,7 +482,7 @@ def test_impossible_options(run, photos, tmp_path, capsys, option, message):
 
 
 def test_the_page_needs_gradio_and_no_photos(run, tmp_path, capsys, monkeypatch):
-    leave_out = "error: --serve: photos are chosen in the page, so leave out PHOTO and -o\n"
+    leave_out = "error: --serve: photos are chosen in the page, so leave out FILE and -o\n"
     assert fails(capsys, run, tmp_path, "--serve") == leave_out
     assert fails(capsys, run, "--serve", "-o", tmp_path) == leave_out
     assert "port: must be at least 0 and at most 65535" in fails(capsys, run, "--serve", "--port", 70000)

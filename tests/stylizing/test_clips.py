@@ -9,7 +9,7 @@ import torch
 from clip_files import convert_and_die, make_video, pictures, sound, through_the_filter, times
 from PIL import Image
 from processes import CONTEXT, ended
-from test_stylize import call, fails, files, run  # noqa: F401
+from test_stylize import call, fails, files, run, several  # noqa: F401
 
 from data.images import ImageError
 from lightning_modules.style_transfer import StyleTransfer
@@ -17,6 +17,7 @@ from stylizing import clips
 from stylizing.animation import Animation
 from stylizing.clips import Painted
 from stylizing.video import Video
+from training.run import Run
 
 
 def darken(image, steady):
@@ -152,7 +153,7 @@ def test_one_clip_to_a_file(run, mixed, tmp_path, capsys):  # noqa: F811
         (["nonesuch.mp4"], "b.mp4", "no such photo or folder"),
         (["clip.mp4"], "clip.mp4", "the result would replace "),
         (["clip.mp4"], "b.mp4 --steady 1", "steady: must be at least 0 and below 1, got 1"),
-        ([], "b.mp4", "name photos, videos or folders of them"),
+        ([], "b.mp4", "no inputs given: see --help"),
     ],
 )
 def test_bad_commands_lose_nothing(run, mixed, capsys, inputs, output, message):  # noqa: F811
@@ -166,11 +167,49 @@ def test_bad_commands_lose_nothing(run, mixed, capsys, inputs, output, message):
 
 def test_a_clip_without_pictures_is_an_error(run, tmp_path, capsys):  # noqa: F811
     (tmp_path / "a.mp4").write_text("no video")
-    err = fails(capsys, run, tmp_path / "a.mp4", "-o", tmp_path / "b.mp4")
-    assert err.startswith(f"skipped {tmp_path / 'a.mp4'}: ")
-    assert files(tmp_path) == ["a.mp4"]
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "gone.mp4").symlink_to("nonesuch.mp4")
+    before = files(tmp_path)
+    for name, reason in (("a", ""), ("empty", "an empty file\n"), ("gone", "No such file or directory\n")):
+        err = fails(capsys, run, tmp_path / f"{name}.mp4", "-o", tmp_path / "b.mp4")
+        assert err.startswith(f"skipped {tmp_path / name}.mp4: {reason}")
+    assert files(tmp_path) == before
     with pytest.raises(ImageError):
         painted(tmp_path / "a.mp4")
+
+
+def test_a_broken_link_in_a_folder_is_skipped(run, mixed, tmp_path, capsys):  # noqa: F811
+    (mixed / "gone.mp4").symlink_to("nonesuch.mp4")
+    assert call(run, mixed, "-o", tmp_path / "out") == 0
+    assert capsys.readouterr().err == f"skipped {mixed / 'gone.mp4'}: No such file or directory\n"
+    assert files(tmp_path / "out") == ["clip.mp4", "moves.gif", "old.mp4", "photo.png", "still.png"]
+
+
+def test_a_killed_conversion_whose_mask_has_changed_begins_anew(run, mixed, tmp_path, monkeypatch):  # noqa: F811
+    seen = []
+
+    def write(painted, target, made_of):
+        seen.append(made_of)
+        return original(painted, target, made_of)
+
+    original = Painted.write
+    monkeypatch.setattr(Painted, "write", write)
+    mask = tmp_path / "mask.png"
+    Image.new("L", (32, 24), 255).save(mask)
+    name = Run.find(run).load(StyleTransfer).style_names[0]
+    command = run, mixed / "clip.mp4", "-o", tmp_path / "b.mp4", "--overwrite", "--mask", f"{mask}={name}"
+    assert call(*command) == call(*command) == 0
+    Image.new("L", (32, 24), 0).save(mask)
+    os.utime(mask, (0, 0))
+    assert call(*command) == 0
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_the_files_of_a_sweep_are_named(run, mixed, tmp_path, capsys):  # noqa: F811
+    name = Run.find(run).load(StyleTransfer).style_names[0]
+    style = ("--style", name)
+    assert call(run, mixed / "moves.gif", "-o", tmp_path / "b.gif", *style, *style, "--sweep", 2) == 0
+    assert capsys.readouterr().out == f"wrote 2 clips to {tmp_path / 'b-1.gif'}; {tmp_path / 'b-2.gif'}\n"
 
 
 def save_frames(folder, count):
@@ -178,15 +217,15 @@ def save_frames(folder, count):
     draw = np.random.default_rng(0)
     ground = draw.integers(0, 200, (12, 16, 3))
     for number in range(count):
-        noisy = ground + draw.integers(0, 50, (12, 16, 3))
+        noisy = ground + draw.integers(0, 25, (12, 16, 3))
         Image.fromarray(noisy.astype(np.uint8)).save(folder / f"frame{number}.png")
 
 
-def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(run, tmp_path):  # noqa: F811
+def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(several, tmp_path):  # noqa: F811
     save_frames(tmp_path / "in", 12)
     for share, out in (("0", "apart"), ("0.6", "together")):
-        assert call(run, tmp_path / "in", "-o", tmp_path / out, "--frames", "--steady", share) == 0
-    assert call(run, tmp_path / "in", "-o", tmp_path / "photos") == 0
+        assert call(several, tmp_path / "in", "-o", tmp_path / out, "--frames", "--steady", share) == 0
+    assert call(several, tmp_path / "in", "-o", tmp_path / "photos") == 0
 
     def images(folder):
         return [np.asarray(Image.open(tmp_path / folder / f"frame{n}.png")).astype(int) for n in range(12)]
@@ -199,7 +238,7 @@ def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(run, tmp_pat
     whole = images("together")
     for number in (10, 11):
         (tmp_path / "together" / f"frame{number}.png").unlink()
-    assert call(run, tmp_path / "in", "-o", tmp_path / "together", "--frames", "--steady", "0.6") == 0
+    assert call(several, tmp_path / "in", "-o", tmp_path / "together", "--frames", "--steady", "0.6") == 0
     assert max(abs(a - b).max() for a, b in zip(images("together"), whole, strict=True)) <= 3
 
 
