@@ -205,6 +205,14 @@ def test_a_killed_conversion_whose_mask_has_changed_begins_anew(run, mixed, tmp_
     assert seen[0] == seen[1] != seen[2]
 
 
+def test_a_mask_of_another_shape_leaves_nothing_behind(run, mixed, tmp_path, capsys):  # noqa: F811
+    Image.new("L", (30, 90), 255).save(tmp_path / "mask.png")
+    name = Run.find(run).load(StyleTransfer).style_names[0]
+    err = fails(capsys, run, mixed / "clip.mp4", "-o", tmp_path / "b.mp4", "--mask", f"{tmp_path / 'mask.png'}={name}")
+    assert "the mask" in err
+    assert not (tmp_path / "b.mp4.parts").exists()
+
+
 def test_the_files_of_a_sweep_are_named(run, mixed, tmp_path, capsys):  # noqa: F811
     name = Run.find(run).load(StyleTransfer).style_names[0]
     style = ("--style", name)
