@@ -141,10 +141,13 @@ def _kept(target: Path, made_of: str) -> Iterator[Path]:
         raise SettingError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         yield folder
-    except KeyboardInterrupt:
-        print(
-            f"what is painted is kept in {printable(str(folder))}; the same command goes on from there", file=sys.stderr
-        )
+    except BaseException as error:
+        if next(_numbered(folder, ".nut")).exists():
+            if isinstance(error, KeyboardInterrupt):
+                place = printable(str(folder))
+                print(f"what is painted is kept in {place}; the same command goes on from there", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
 

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> None:
+    _check_place(options)
     if options.serve:
         _serve(options)
     elif options.webcam is not None:
@@ -48,11 +49,29 @@ def _run(options: Namespace) -> None:
         write(options)
 
 
+def _check_place(options: Namespace) -> None:
+    """Refuse options that say nothing where there is a page or a camera in the place of files."""
+    from norms.errors import SettingError
+
+    page, camera = options.serve, options.webcam is not None
+    if not page and not camera:
+        return
+    name, reason = ("--serve", "photos are chosen in the page") if page else ("--webcam", "the camera gives the frames")
+    if options.inputs or options.output:
+        raise SettingError(f"{name}: {reason}, so leave out FILE and -o")
+    idle = {
+        "--webcam": page and camera,
+        "--mask": page and options.mask,
+        "--sweep": options.sweep is not None,
+        "--frames": options.frames,
+    }
+    if given := [option for option, set_ in idle.items() if set_]:
+        raise SettingError(f"{name} cannot be combined with {' and '.join(given)}")
+
+
 def _serve(options: Namespace) -> None:
     from norms.errors import SettingError
 
-    if options.inputs or options.output:
-        raise SettingError("--serve: photos are chosen in the page, so leave out FILE and -o")
     if find_spec("gradio") is None:
         raise SettingError("--serve needs Gradio: pip install 'normlab[web]'")
     from stylizing.page import serve

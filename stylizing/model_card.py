@@ -158,5 +158,5 @@ def _listed(styles: list[str]) -> str:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
+    lines = [f"| {' | '.join(' '.join(cell.split()).replace('|', '&#124;') for cell in row)} |" for row in rows]
     return [lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:]]

@@ -67,7 +67,7 @@ def write(options: Namespace) -> None:
         for done, job in enumerate(shown):
             manner = manners[job.manner]
             if job.is_clip:
-                _repaint_clip(model, job, manner, options, outcome, progress, _made_of(job, options))
+                _repaint_clip(model, job, manner, options, outcome, progress)
             else:
                 key = job.source.parent, job.manner
                 steady = filters.setdefault(key, Steady(options.steady)) if options.frames else None
@@ -135,7 +135,6 @@ def _repaint_clip(
     options: Namespace,
     outcome: Outcome,
     progress: Progress,
-    made_of: str,
 ) -> None:
     task = progress.add_task(printable(job.source.name), total=None)
     try:
@@ -148,7 +147,7 @@ def _repaint_clip(
             lambda frames: progress.advance(task, frames),
         )
         progress.update(task, total=clip.clip.count)
-        clip.write(job.target, made_of)
+        clip.write(job.target, _made_of(job, options))
     except ImageError as error:
         outcome.skipped.append(str(error))
         return
@@ -184,7 +183,10 @@ def _with_warm_up(jobs: Sequence[Job], waiting: Collection[Job], options: Namesp
 def _made_of(job: Job, options: Namespace) -> str:
     """Return all that a result depends on, as far as it can be told without reading it."""
     checkpoint = Run.find(with_shipped_networks(options.run)).checkpoint
-    files = [os.path.realpath(job.source), os.path.realpath(checkpoint)]
+    # Styles and masks may be pictures, and may end in a share or a style.
+    named = [each for text in options.style + options.mask for each in (text, text.rpartition("=")[0])]
+    pictures = filter(os.path.isfile, map(os.path.expanduser, named))
+    files = map(os.path.realpath, [job.source, checkpoint, *pictures])
     stamps = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
     settings = {name: value for name, value in vars(options).items() if name not in ("inputs", "output", "overwrite")}
     return "\n".join(map(repr, [*stamps, *sorted(settings.items())]))

@@ -237,6 +237,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise ImageError(message) from error
     try:
         check_file(path)
+        if not path.stat().st_size:
+            raise ImageError(f"{path}: an empty file")
         with path.open("rb") as file, av.open(file, metadata_errors="replace") as container:
             cover = av.stream.Disposition.attached_pic
             streams = [stream for stream in container.streams.video if not stream.disposition & cover]

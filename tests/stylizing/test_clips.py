@@ -9,7 +9,7 @@ import torch
 from clip_files import convert_and_die, make_video, pictures, sound, through_the_filter, times
 from PIL import Image
 from processes import CONTEXT, ended
-from test_stylize import call, fails, files, run  # noqa: F401
+from test_stylize import call, fails, files, run, several  # noqa: F401
 
 from data.images import ImageError
 from lightning_modules.style_transfer import StyleTransfer
@@ -17,6 +17,7 @@ from stylizing import clips
 from stylizing.animation import Animation
 from stylizing.clips import Painted
 from stylizing.video import Video
+from training.run import Run
 
 
 def darken(image, steady):
@@ -148,9 +149,9 @@ def test_one_photo_to_a_file(run, mixed, tmp_path, capsys):  # noqa: F811
     assert capsys.readouterr().out == f"wrote 1 image to {result}\n"
     with Image.open(result) as image, Image.open(mixed / "photo.png") as photo:
         assert (image.format, image.size) == ("JPEG", photo.size)
-    several = tmp_path / "new" / "swept.jpg"
-    assert call(run, mixed / "photo.png", "-o", several, "--sweep", 2, "--style", "night", "--style", "night") == 0
-    assert capsys.readouterr().out == f"wrote 2 images to {several.with_stem('swept-1')} and so on\n"
+    swept_files = tmp_path / "new" / "swept.jpg"
+    assert call(run, mixed / "photo.png", "-o", swept_files, "--sweep", 2, "--style", "night", "--style", "night") == 0
+    assert capsys.readouterr().out == f"wrote 2 images to {swept_files.with_stem('swept-1')} and so on\n"
     result.unlink()
     result.mkdir()  # which is a folder then
     assert call(run, mixed / "photo.png", "-o", result) == 0
@@ -185,11 +186,57 @@ def test_bad_commands_lose_nothing(run, mixed, capsys, inputs, output, message):
 
 def test_a_clip_without_pictures_is_an_error(run, tmp_path, capsys):  # noqa: F811
     (tmp_path / "a.mp4").write_text("no video")
-    err = fails(capsys, run, tmp_path / "a.mp4", "-o", tmp_path / "b.mp4")
-    assert err.startswith(f"skipped {tmp_path / 'a.mp4'}: ")
-    assert files(tmp_path) == ["a.mp4"]
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "gone.mp4").symlink_to("nonesuch.mp4")
+    before = files(tmp_path)
+    for name, reason in (("a", ""), ("empty", "an empty file\n"), ("gone", "No such file or directory\n")):
+        err = fails(capsys, run, tmp_path / f"{name}.mp4", "-o", tmp_path / "b.mp4")
+        assert err.startswith(f"skipped {tmp_path / name}.mp4: {reason}")
+    assert files(tmp_path) == before
     with pytest.raises(ImageError):
         painted(tmp_path / "a.mp4")
+
+
+def test_a_broken_link_in_a_folder_is_skipped(run, mixed, tmp_path, capsys):  # noqa: F811
+    (mixed / "gone.mp4").symlink_to("nonesuch.mp4")
+    assert call(run, mixed, "-o", tmp_path / "out") == 0
+    assert capsys.readouterr().err == f"skipped {mixed / 'gone.mp4'}: No such file or directory\n"
+    assert files(tmp_path / "out") == ["clip.mp4", "moves.gif", "old.mp4", "photo.png", "still.png"]
+
+
+def test_a_killed_conversion_whose_mask_has_changed_begins_anew(run, mixed, tmp_path, monkeypatch):  # noqa: F811
+    seen = []
+
+    def write(painted, target, made_of):
+        seen.append(made_of)
+        return original(painted, target, made_of)
+
+    original = Painted.write
+    monkeypatch.setattr(Painted, "write", write)
+    mask = tmp_path / "mask.png"
+    Image.new("L", (32, 24), 255).save(mask)
+    name = Run.find(run).load(StyleTransfer).style_names[0]
+    command = run, mixed / "clip.mp4", "-o", tmp_path / "b.mp4", "--overwrite", "--mask", f"{mask}={name}"
+    assert call(*command) == call(*command) == 0
+    Image.new("L", (32, 24), 0).save(mask)
+    os.utime(mask, (0, 0))
+    assert call(*command) == 0
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_mask_of_another_shape_leaves_nothing_behind(run, mixed, tmp_path, capsys):  # noqa: F811
+    Image.new("L", (30, 90), 255).save(tmp_path / "mask.png")
+    name = Run.find(run).load(StyleTransfer).style_names[0]
+    err = fails(capsys, run, mixed / "clip.mp4", "-o", tmp_path / "b.mp4", "--mask", f"{tmp_path / 'mask.png'}={name}")
+    assert "the mask" in err
+    assert not (tmp_path / "b.mp4.parts").exists()
+
+
+def test_the_files_of_a_sweep_are_named(run, mixed, tmp_path, capsys):  # noqa: F811
+    name = Run.find(run).load(StyleTransfer).style_names[0]
+    style = ("--style", name)
+    assert call(run, mixed / "moves.gif", "-o", tmp_path / "b.gif", *style, *style, "--sweep", 2) == 0
+    assert capsys.readouterr().out == f"wrote 2 clips to {tmp_path / 'b-1.gif'} and so on\n"
 
 
 def save_frames(folder, count):
@@ -197,15 +244,15 @@ def save_frames(folder, count):
     draw = np.random.default_rng(0)
     ground = draw.integers(0, 200, (12, 16, 3))
     for number in range(count):
-        noisy = ground + draw.integers(0, 50, (12, 16, 3))
+        noisy = ground + draw.integers(0, 25, (12, 16, 3))
         Image.fromarray(noisy.astype(np.uint8)).save(folder / f"frame{number}.png")
 
 
-def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(run, tmp_path):  # noqa: F811
+def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(several, tmp_path):  # noqa: F811
     save_frames(tmp_path / "in", 12)
     for share, out in (("0", "apart"), ("0.6", "together")):
-        assert call(run, tmp_path / "in", "-o", tmp_path / out, "--frames", "--steady", share) == 0
-    assert call(run, tmp_path / "in", "-o", tmp_path / "photos") == 0
+        assert call(several, tmp_path / "in", "-o", tmp_path / out, "--frames", "--steady", share) == 0
+    assert call(several, tmp_path / "in", "-o", tmp_path / "photos") == 0
 
     def images(folder):
         return [np.asarray(Image.open(tmp_path / folder / f"frame{n}.png")).astype(int) for n in range(12)]
@@ -218,7 +265,7 @@ def test_frames_of_a_folder_are_taken_in_the_order_of_their_numbers(run, tmp_pat
     whole = images("together")
     for number in (10, 11):
         (tmp_path / "together" / f"frame{number}.png").unlink()
-    assert call(run, tmp_path / "in", "-o", tmp_path / "together", "--frames", "--steady", "0.6") == 0
+    assert call(several, tmp_path / "in", "-o", tmp_path / "together", "--frames", "--steady", "0.6") == 0
     assert max(abs(a - b).max() for a, b in zip(images("together"), whole, strict=True)) <= 3
 
 

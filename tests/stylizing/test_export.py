@@ -108,7 +108,7 @@ def test_a_graph_is_written(network, tmp_path, capsys):
 
 def test_a_folder_for_the_hub_has_a_card_whose_parts_are_there(network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([str(network), "hub/", "--licence", "CC0", "--data", "my | photos"]) == 0
+    assert main([str(network), "hub/", "--licence", "CC0", "--data", "my |\nphotos"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "next: look at hub/README.md, then: hf upload YOU/NAME hub"
     card = Path("hub/README.md").read_text()
     _, matter, text = card.split("---\n", 2)

@@ -60,3 +60,17 @@ def test_without_camera_or_opencv(run, opencv, monkeypatch, capsys):  # noqa: F8
     assert "--webcam 3: there is no such camera" in fails(capsys, run, "--webcam", 3)
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert fails(capsys, run, "--webcam", 0) == "error: --webcam needs OpenCV: pip install opencv-python\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["a.png", "--webcam", 0], "--webcam: the camera gives the frames, so leave out FILE and -o"),
+        (["--webcam", 0, "-o", "out"], "--webcam: the camera gives the frames, so leave out FILE and -o"),
+        (["--webcam", 0, "--sweep", 3], "--webcam cannot be combined with --sweep"),
+        (["--serve", "--webcam", 0], "--serve cannot be combined with --webcam"),
+        (["--serve", "--mask", "a.png=b", "--frames"], "--serve cannot be combined with --mask and --frames"),
+    ],
+)
+def test_options_that_would_say_nothing_are_refused(options, message, run, opencv, capsys):  # noqa: F811
+    assert fails(capsys, run, *options) == f"error: {message}\n"
