@@ -239,8 +239,9 @@ class StyleTransfer(Painter):
             SettingError: If one of them cannot be had.
         """
         self._begin_with_other_network()
-        for style in [] if self.resumes else self.styles[self.first_style :]:
-            self._load_style(style)
+        for name, style in zip(self._picture_names(), self.styles, strict=True):
+            if not self.resumes and not self.get_buffer(name).numel():
+                self._load_style(style)
         build_loss(self.hparams)
 
     def setup(self, stage: str) -> None:
@@ -340,7 +341,7 @@ class StyleTransfer(Painter):
 
     def _begin_with_other_network(self) -> None:
         path = self.hparams["add_to"] or self.hparams["start"]
-        if path is None or self.resumes:
+        if path is None or self.resumes or self.style_image.numel():  # or it was loaded, and is trained
             return
         base = Base(path)
         base.copy_to_(self.transformer, self.first_style)

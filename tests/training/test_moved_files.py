@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pytorch_lightning import Trainer
 from torchvision.transforms.v2.functional import to_pil_image
 
+from data import BundledPhotos
+from lightning_modules import StyleTransfer
 from training.command import main
+from training.run import Run
 
 SMALL = {
     "widths": [4, 8],
@@ -47,6 +51,9 @@ def goes_on(name):
             shutil.move(path, f"{path}_moved")
     run = Path("runs", name, "version_0")
     assert main(["validate", "--config", str(run / "config.yaml"), "--ckpt_path", str(run)]) == 0
+    loaded, weights = Run.find(run).load(StyleTransfer), Run.find(run).weights
+    Trainer(logger=False, limit_val_batches=1).validate(loaded, BundledPhotos(image_size=32, batch_size=2))
+    assert all(value.equal(weights[key]) for key, value in loaded.state_dict().items() if key in weights)
     before = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert main(["fit", "--config", str(run / "config.yaml"), "--ckpt_path", "last", "--trainer.max_steps", "3"]) == 0
     after = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
