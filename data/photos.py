@@ -121,6 +121,9 @@ class ImageFolder(ImageDataModule):
         batches_per_step: How many batches of images one training step consumes.
     """
 
+    val_option = "val_folder"
+    """The option that names ``val_folder``."""
+
     def __init__(
         self,
         folder: str,
@@ -154,7 +157,7 @@ class ImageFolder(ImageDataModule):
             return Files(train, self.max_pixels), Files(self._scan(self.val_folder), self.max_pixels)
         if len(train) < 2:
             raise SettingError(
-                f"{self.folder} holds a single image, so none can be held out: add images or set data.val_folder"
+                f"{self.folder} holds a single image, so none can be held out: add images or set data.{self.val_option}"
             )
         root = os.path.expanduser(self.folder)
         # Chosen by name: the seed has no say in it, and adding images moves hardly any from one side to the other.

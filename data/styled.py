@@ -84,6 +84,8 @@ class StyledPhotos(ImageDataModule):
                 raise SettingError(f"data.{name} is set, and the pictures to train on are not: set both, or none")
         self.photos = self._source(folder, val_folder, resize, max_pixels)
         self.styles = None if styles is None else self._source(styles, val_styles, resize, max_pixels)
+        if isinstance(self.styles, ImageFolder):
+            self.styles.val_option = "val_styles"
         self.train_transform, self.val_transform = self.photos.train_transform, self.photos.val_transform
         self.style_transform = partial(
             _style, recolor=recolor, size=image_size, resize=None if styles is None else resize

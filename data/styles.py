@@ -75,7 +75,10 @@ def check_names(styles: Sequence[str]) -> None:
     name, count = Counter(map(name_of, styles)).most_common(1)[0]
     if count > 1:
         alike = [style for style in styles if name_of(style) == name]
-        raise SettingError(f"styles: {' and '.join(alike)} would both be called {name}: rename one of them")
+        advice = (
+            "rename one of them" if len(set(alike)) > 1 else "name it once, or give a copy of its file another name"
+        )
+        raise SettingError(f"styles: {' and '.join(alike)} would both be called {name}: {advice}")
 
 
 def open_style(style: str | os.PathLike[str]) -> Image.Image:
@@ -118,7 +121,7 @@ def scaled_style(style: str, size: int, colors: str | None = None) -> Tensor:
         RGB, uint8, (3, H, W).
 
     Raises:
-        SettingError: If a picture cannot be read, is too narrow, or has a single color.
+        SettingError: If a picture cannot be read, is too narrow, or it or that of the colors has a single color.
     """
     if style == PHOTO:
         return torch.full((3, SMALLEST_STYLE, SMALLEST_STYLE), 255, dtype=torch.uint8)
@@ -143,4 +146,9 @@ def _scaled_picture(style: str, size: int, colors: str | None) -> Tensor:
     if picture.getcolors(1) is not None:
         raise SettingError(f"style picture {style} has one single color, and no texture to paint with")
     picture = ImageOps.contain(picture, (size, size))
-    return tvf.pil_to_tensor(picture if colors is None else match_covariance(picture, open_style(colors)))
+    if colors is not None:
+        palette = open_style(colors)
+        if palette.getcolors(1) is not None:
+            raise SettingError(f"style_colors {colors} has one single color, and would leave the style no other")
+        picture = match_covariance(picture, palette)
+    return tvf.pil_to_tensor(picture)

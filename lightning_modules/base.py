@@ -65,6 +65,9 @@ class TrainingModule(LightningModule):
         SettingError: If an argument is outside its range.
     """
 
+    resumes = False
+    """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
+
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         check_range("seed", seed, at_least=0, at_most=2**63 - 1)

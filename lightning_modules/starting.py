@@ -74,23 +74,23 @@ class Base:
                 average over the styles here.
 
         Raises:
-            SettingError: If a convolution does not fit.
+            SettingError: If a convolution does not fit, is missing or is left over.
         """
         known = _by_style(self.weights)
-        for place, own in _by_style(transformer.state_dict(prefix="transformer.", keep_vars=True)).items():
-            if (given := known.get(place)) is None:
-                continue
-            average = torch.stack(given).double().mean(0)
-            for index, value in enumerate(own):
+        places = _by_style(transformer.state_dict(prefix="transformer.", keep_vars=True))
+        there, wanted = _convolutions(known), _convolutions(places)
+        if different := [place for place in wanted | there if wanted.get(place) != there.get(place)]:
+            shape = " and ".join(f"{key} {self.settings.get(key)}" for key in ("widths", "num_blocks"))
+            raise SettingError(
+                f"model.start: {different[0]} has another shape than in the network to begin with, which has {shape}: "
+                "give the same, or --model.start null"
+            )
+        for place in places.keys() & known.keys():
+            given, average = known[place], torch.stack(known[place]).double().mean(0)
+            for index, value in enumerate(places[place]):
                 source = given[index] if index < min(kept_styles, len(given)) else average
                 if source.shape == value.shape:
                     value.copy_(source)
-                elif value.ndim == 4:
-                    shape = " and ".join(f"{key} {self.settings.get(key)}" for key in ("widths", "num_blocks"))
-                    raise SettingError(
-                        f"model.start: {place} has another shape than in the network to begin with, which has {shape}: "
-                        "give the same, or --model.start null"
-                    )
 
 
 def train_only_styles_from_(first: int, transformer: nn.Module) -> None:
@@ -114,3 +114,9 @@ def _by_style(weights: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         # Tables of gamma and beta are all there is of two dimensions.
         places.setdefault(place, []).extend(value if value.ndim == 2 else [value])
     return places
+
+
+def _convolutions(places: Mapping[str, list[Tensor]]) -> dict[str, torch.Size]:
+    """Return the shapes of all that the convolutions have, which is all of a network but its norms."""
+    own = {place: values for place, values in places.items() if place.startswith("transformer.")}
+    return {place: values[0].shape for place, values in own.items() if ".norm" not in place}

@@ -179,7 +179,7 @@ class StyleTransfer(Painter):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.styles, self.first_style = styles or [style], first_style
         self.scores: StyleScores | None = None
-        separate = [name.replace(".", "_") for name in self.style_names] if styles and separate_norms else []
+        separate = self.style_names if styles and separate_norms else []
         num_styles = None if styles is None else len(styles)
         self.transformer = TransformerNet(widths, num_blocks, norm, norm_options, upsampling, num_styles, separate)
         self.transformer.to(memory_format=self.memory_format)
@@ -239,8 +239,9 @@ class StyleTransfer(Painter):
             SettingError: If one of them cannot be had.
         """
         self._begin_with_other_network()
-        for style in self.styles[self.first_style :]:
-            self._load_style(style)
+        for name, style in zip(self._picture_names(), self.styles, strict=True):
+            if not self.resumes and not self.get_buffer(name).numel():
+                self._load_style(style)
         build_loss(self.hparams)
 
     def setup(self, stage: str) -> None:
@@ -250,7 +251,7 @@ class StyleTransfer(Painter):
         if stage == "fit":
             self._begin_with_other_network()
         for name, style in zip(self._picture_names(), self.styles, strict=True):
-            if not self.get_buffer(name).numel():
+            if not self.get_buffer(name).numel() and not self.resumes:
                 setattr(self, name, self._load_style(style).to(self.device))
         self.loss = build_loss(self.hparams).to(self.device).to(memory_format=self.memory_format)
 
@@ -318,7 +319,7 @@ class StyleTransfer(Painter):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def sample_grid(self) -> Tensor:
-        """Draw the first validation photos, and what it makes of them in each style; see :func:`draw_samples`."""
+        """Draw some validation photos, and what the network makes of them in each style; see :func:`draw_samples`."""
         photos = self.sample_photos().to(next(self.transformer.parameters()))
         with self.evaluation():
             painted = [self(photos, style) for style in range(len(self.styles))]
@@ -340,7 +341,7 @@ class StyleTransfer(Painter):
 
     def _begin_with_other_network(self) -> None:
         path = self.hparams["add_to"] or self.hparams["start"]
-        if path is None or self.trainer.ckpt_path is not None:
+        if path is None or self.resumes or self.style_image.numel():  # or it was loaded, and is trained
             return
         base = Base(path)
         base.copy_to_(self.transformer, self.first_style)

@@ -129,13 +129,15 @@ class NormPerCondition(nn.Module):
     one norm, any other condition one norm for each of them.
 
     Args:
-        norms: The norms by the names of their conditions, in their order. Names hold no dots.
+        norms: The norms by the names of their conditions, in their order. Names hold no dots, and are none of those
+            that ``ModuleDict`` has for itself, such as ``clear``.
 
     Attributes:
         norms (ModuleDict): The norms.
 
     Raises:
-        SettingError: If there are none, a name has a dot, or, in the forward pass, the condition does not fit.
+        SettingError: If there are none, a name cannot be a layer's, or, in the forward pass, the condition does not
+            fit.
 
     Shape:
         Input and output: (N, C, \*), as the norms have it. Condition: as that of :class:`ConditionalNorm`.
@@ -147,8 +149,11 @@ class NormPerCondition(nn.Module):
 
     def __init__(self, norms: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        if not norms or any("." in name for name in norms):
-            raise SettingError(f"conditions need names without dots, got {', '.join(norms) or 'none'}")
+        if not norms or any("." in name or hasattr(nn.ModuleDict(), name) for name in norms):
+            raise SettingError(
+                f"conditions need names without dots, none of which ModuleDict has as an attribute, got "
+                f"{', '.join(norms) or 'none'}"
+            )
         self.norms = nn.ModuleDict(norms)
         self.num_conditions = len(norms)
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.files import check_file
-from lightning_modules.base import CheckpointError, TrainingModule
+from lightning_modules.base import HYPER_PARAMETERS, CheckpointError, TrainingModule, plain_settings
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
@@ -219,6 +219,7 @@ class TrainCLI(CLI):
             raise cause from None
         if self._resumed is not None:
             self._resumed.check_finite(self.model)
+            self.model.resumes = True
 
     def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -253,6 +254,14 @@ class TrainCLI(CLI):
             look_for_unused_parameters(trainer)
         return trainer
 
+    def _found_options(self) -> Any:
+        """Return the options with what the model made of its own, such as the files of a folder, for what resumes."""
+        options = self._options.clone()
+        settings, found = options.model.init_args, plain_settings({HYPER_PARAMETERS: self.model.hparams})
+        for key in found.keys() & vars(settings).keys():
+            settings[key] = found[key]
+        return options
+
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()
         if self.subcommand != "fit":
@@ -260,7 +269,7 @@ class TrainCLI(CLI):
         if not trainer.fast_dev_run:
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
-            resolved = parser.dump(without_enums(self._options), "yaml", skip_nulls)
+            resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             callbacks.append(Guard())
             callbacks += [self._companions, self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
             if trainer.enable_checkpointing is not False:

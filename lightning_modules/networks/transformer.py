@@ -44,7 +44,8 @@ class TransformerNet(nn.Module):
         upsampling: ``nearest`` or ``bilinear``.
         num_styles: How many styles there are; None for one, whose network is not conditional.
         separate_norms: Names of the styles if each shall have norms of its own, with a rho or switch weights of its own
-            beside gamma and beta, see :class:`norms.NormPerCondition`.
+            beside gamma and beta, see :class:`norms.NormPerCondition`. Underscores take the place of dots, and make
+            different what no layer can be called, such as ``clear``.
 
     Raises:
         SettingError: If a width is not positive, the number of blocks is negative, or there is no such upsampling.
@@ -79,7 +80,7 @@ class TransformerNet(nn.Module):
             raise unknown("upsampling", upsampling, get_args(Upsampling))
         make_norm = with_options(norm, norm_options, None if separate_norms else num_styles)
         if separate_norms:
-            make_norm = partial(_norm_by_style, make_norm, separate_norms)
+            make_norm = partial(_norm_by_style, make_norm, _layer_names(separate_norms))
         self.num_styles = num_styles
         self.factor = 2 ** (len(widths) - 1)
         self.first = _ConvBlock(3, widths[0], 9, make_norm)
@@ -153,6 +154,16 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor, style: Style | None) -> Tensor:
         y = F.relu(_normalized(self.norm1, self.conv1(x), style))
         return x + _normalized(self.norm2, self.conv2(y), style)
+
+
+def _layer_names(styles: Sequence[str]) -> list[str]:
+    taken: list[str] = []
+    for style in styles:
+        name = style.replace(".", "_")
+        while name in taken or hasattr(nn.ModuleDict(), name):
+            name += "_"
+        taken.append(name)
+    return taken
 
 
 def _norm_by_style(make_norm: NormFactory, styles: Sequence[str], channels: int) -> nn.Module:

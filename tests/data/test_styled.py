@@ -91,3 +91,11 @@ def test_colors_are_exchanged_and_nothing_else():
 def test_folders_that_do_not_fit(options, message):
     with pytest.raises(SettingError, match=message):
         StyledPhotos(image_size=16, **options).setup()
+
+
+def test_a_single_style_picture_is_told_from_a_single_photo(folders, tmp_path):
+    single = folder(tmp_path / "single", [7])
+    for option, wanted in (("folder", "val_folder"), ("styles", "val_styles")):
+        given = {name: path for name, path in folders.items() if name != wanted} | {option: single}
+        with pytest.raises(SettingError, match=rf"single image.* set data\.{wanted}$"):
+            StyledPhotos(**given, image_size=16).setup()

@@ -112,7 +112,11 @@ def test_a_norm_of_another_kind_takes_what_it_has_in_common(base):
 def test_what_does_not_fit(base, tmp_path):
     with pytest.raises(SettingError, match=r"first.conv.weight.*widths \[4, 8\] and num_blocks 1.*start null"):
         trainer(0).fit(make(style="glass", start=str(base), widths=[8, 8]), datamodule=Noise())
-    with pytest.raises(SettingError, match="both be called night"):
+    for num_blocks, missing in ((0, "residual1.conv1"), (2, "residual2.conv1")):
+        model = make(style="glass", start=str(base), num_blocks=num_blocks)
+        with pytest.raises(SettingError, match=rf"{missing}.* num_blocks 1: give the same"):
+            trainer(0).fit(model, datamodule=Noise())
+    with pytest.raises(SettingError, match="both be called night: name it once, or give a copy of its file"):
         make(style="night", add_to=str(base))
     single = make(style="night")
     single.setup("validate")

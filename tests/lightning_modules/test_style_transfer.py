@@ -289,6 +289,9 @@ def test_style_pictures_take_the_colors_of_another_picture(tmp_path):
             torch.testing.assert_close(values.cov(), wanted.cov(), rtol=0, atol=10)
     with pytest.raises(SettingError, match=r"no style picture 'nonesuch\.png'"):
         make(style_colors="nonesuch.png").prepare_data()
+    to_pil_image(torch.full((3, 40, 40), 200, dtype=torch.uint8)).save(tmp_path / "gray.png")
+    with pytest.raises(SettingError, match=r"style_colors .*gray\.png has one single color"):
+        make(style_colors=str(tmp_path / "gray.png")).prepare_data()
 
 
 def test_noise_is_the_same_in_every_evaluation_and_other_in_every_step():

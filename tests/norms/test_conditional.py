@@ -317,6 +317,6 @@ def test_norms_by_condition_refuse_what_does_not_fit():
     for condition in (3, -1, torch.tensor([0, 1, 3]), torch.tensor([0, 1]), torch.ones(3, 2)):
         with pytest.raises(norms.errors.SettingError, match="condition must be"):
             layer(batch(), condition)
-    for impossible in ({}, {"a.b": nn.Identity()}):
+    for impossible in ({}, {"a.b": nn.Identity()}, {"clear": nn.Identity()}):
         with pytest.raises(norms.errors.SettingError, match="names without dots"):
             norms.NormPerCondition(impossible)

@@ -188,3 +188,11 @@ def test_a_doubled_image_is_convolved_as_if_it_were_there(dtype, tolerance, size
     gradients = [torch.autograd.grad((y * weights).sum(), inputs) for y in (found, expected)]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=100 * tolerance, rtol=0)
+
+
+def test_styles_may_have_any_names():
+    torch.manual_seed(0)
+    styles = ["a.b", "a_b", "clear", "type", "first+second", "training"]
+    network = TransformerNet([2, 4], 1, "batch_instance", num_styles=len(styles), separate_norms=styles)
+    assert list(network.first.norm.norms) == ["a_b", "a_b_", "clear_", "type_", "first+second", "training_"]
+    assert network(torch.rand(2, 3, 8, 8), 5).shape == (2, 3, 8, 8)
