@@ -134,7 +134,7 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
     for name, message in (
         ("heard.mp4", "no video stream, only sound"),
         ("text.mp4", "Invalid data"),
-        ("empty.mkv", "end of file|End of file|Invalid data"),
+        ("empty.mkv", "end of file|End of file|Invalid data|an empty file"),
         ("nonesuch.mp4", "No such file"),
         ("folder.mp4", "Is a directory"),
     ):
