@@ -179,8 +179,10 @@ def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, ...]) 
     # What is interpolated by cubes overshoots.
     smooth = Image.Resampling.BILINEAR if image.mode == "F" else Image.Resampling.BICUBIC
     # Rounding may leave the picture.
-    inside = (box[0], max(0.0, box[1]), min(box[2], image.width), min(box[3], image.height))
-    return image.resize(size, smooth, box=cast(Any, inside))
+    left, top, right, bottom = box[0], max(0.0, box[1]), min(box[2], image.width), min(box[3], image.height)
+    # Sideways first, whatever Pillow would choose, so that strips are scaled as the whole would be.
+    wide = image.resize((size[0], image.height), smooth, box=cast(Any, (left, 0, right, image.height)))
+    return wide.resize(size, smooth, box=cast(Any, (0, top, size[0], bottom)))
 
 
 def _finish(photo: Image.Image, parts: Sequence[Image.Image], detailed: bool, manner: Manner) -> Image.Image:
