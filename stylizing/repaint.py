@@ -22,7 +22,7 @@ from stylizing.jobs import Job, find_jobs
 from stylizing.manners import find_manners
 from stylizing.masks import MaskError
 from stylizing.painting import Manner, paint
-from stylizing.photo import read
+from stylizing.photo import Photo, read
 from stylizing.steady import Steady
 from training.run import Run
 from training.shipped import with_shipped_networks
@@ -107,18 +107,12 @@ def _repaint(
     steady: Steady | None,
     keep: bool,
 ) -> None:
+    photo = None
     try:
         photo = read(job.source, job.target, options.size, options.max_pixels)
         result = paint(model, photo.image, manner, advance, in_place=True, steady=steady)
-    except ImageError as error:
-        outcome.skipped.append(str(error))
-        return
-    except MaskError as error:
-        outcome.skipped.append(f"{job.source}: {error}")
-        return
-    except RuntimeError as error:
-        size = f"{photo.image.width}x{photo.image.height}"
-        outcome.skipped.append(_too_large(job, f" at {size}", error))
+    except (ImageError, MaskError, RuntimeError) as error:
+        outcome.skipped.append(_why_skipped(job, error, photo))
         return
     if not keep:
         return
@@ -148,14 +142,8 @@ def _repaint_clip(
         )
         progress.update(task, total=clip.clip.count)
         clip.write(job.target, _made_of(job, options))
-    except ImageError as error:
-        outcome.skipped.append(str(error))
-        return
-    except MaskError as error:
-        outcome.skipped.append(f"{job.source}: {error}")
-        return
-    except RuntimeError as error:
-        outcome.skipped.append(_too_large(job, "", error))
+    except (ImageError, MaskError, RuntimeError) as error:
+        outcome.skipped.append(_why_skipped(job, error))
         return
     finally:
         progress.remove_task(task)
@@ -166,9 +154,15 @@ def _repaint_clip(
     outcome.scaled += clip.scaled
 
 
-def _too_large(job: Job, size: str, error: RuntimeError) -> str:
+def _why_skipped(job: Job, error: Exception, photo: Photo | None = None) -> str:
+    """Return why a photo or clip is skipped; what is no fault of its file, nor a lack of memory, is raised again."""
+    if isinstance(error, ImageError):  # which names the file
+        return str(error)
+    if isinstance(error, MaskError):
+        return f"{job.source}: {error}"
     if not any(words in str(error) for words in OUT_OF_MEMORY):
         raise error
+    size = "" if photo is None else f" at {photo.image.width}x{photo.image.height}"
     return f"{job.source}: too large for the memory{size}, try --size or a larger --stroke-size"
 
 

@@ -149,6 +149,10 @@ class LayerTerm(Term):
         self.factors = list(layers.values()) if isinstance(layers, Mapping) else [1.0] * len(layers)
         for layer, factor in zip(layers, self.factors, strict=True):
             check_range(f"the factor of {layer} in {self.name}_layers", factor, at_least=0, below=math.inf)
+        if not any(self.factors):
+            raise SettingError(
+                f"{self.name}_layers: no layer has a factor above 0; model.{self.name}_weight 0 does that"
+            )
 
     def _error(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         errors = [f * self.scaling.error(*pair) for f, pair in zip(self.factors, pairs, strict=True)]

@@ -346,6 +346,8 @@ def test_factors_of_layers_in_closed_form():
     assert float(loss(image, photo)["style"]) == pytest.approx((0.5 * alone[0] + 3 * alone[1]) / 2, rel=1e-5)
     with pytest.raises(SettingError, match=r"factor of power1 in style_layers must be at least 0"):
         make(style={"power1": -1.0})
+    with pytest.raises(SettingError, match=r"style_layers: no layer has a factor above 0"):
+        make(style={"power1": 0.0, "power2": 0.0})
 
 
 def test_a_style_can_be_that_of_the_photos_themselves():
