@@ -19,7 +19,7 @@ from data.stream import generator
 from lightning_modules import ema
 from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.losses.adversarial import AdversarialLoss, adversarial_loss
-from lightning_modules.networks.sngan import ARCHITECTURES, build_networks
+from lightning_modules.networks.gan_presets import ARCHITECTURES, build_networks
 from norms.errors import SettingError, check_range
 from norms.recalibration import recalibrate
 
