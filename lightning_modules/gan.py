@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -19,8 +20,9 @@ from lightning_modules.base import class_path
 from lightning_modules.generation import ImageGenerator
 from lightning_modules.losses.adversarial import AdversarialLoss, adversarial_loss
 from lightning_modules.losses.penalties import check_penalties, gradient_penalty, orthogonal, zero_centered
-from lightning_modules.networks.sngan import build_networks
+from lightning_modules.networks.gan_presets import build_networks
 from norms.errors import SettingError, check_range, unknown
+from norms.precision import without_autocast
 
 # Streams of noise within one step; the discriminator's k-th batch takes FIRST_DISCRIMINATOR_LATENTS + k.
 GENERATOR_LATENTS, DEQUANTIZATION, FIRST_DISCRIMINATOR_LATENTS = range(3)
@@ -67,9 +69,9 @@ class GAN(ImageGenerator):
         loss: ``hinge``, ``non_saturating``, ``least_squares``, ``wasserstein``, ``relativistic``, or an
             :class:`AdversarialLoss` or its class path.
         penalties: Weights of gradient penalties of the discriminator: ``r1`` on real and ``r2`` on generated images,
-            each times half the mean squared gradient norm, and ``wgan_gp``.
-        penalty_every: The penalties count every so many updates of the discriminator, and so many times as much.
-        orthogonal: Weight of BigGAN's orthogonal regularization of the generator.
+            each times half the mean squared gradient norm, and ``wgan_gp``; and of ``orthogonal``, BigGAN's, of the
+            generator. They are computed in float32.
+        penalty_every: Penalties of the discriminator count every so many of its updates, and so many times as much.
         augment: ``none``, ``diff`` or ``adaptive``: what both real and generated images go through before the
             discriminator, or a class path.
         augment_options: Its arguments.
@@ -114,7 +116,6 @@ class GAN(ImageGenerator):
         loss: str | type[AdversarialLoss] = "hinge",
         penalties: dict[str, float] | None = None,
         penalty_every: int = 1,
-        orthogonal: float = 0.0,
         augment: str | Callable[..., nn.Module] = "none",
         augment_options: dict[str, Any] | None = None,
         lr: float = 2e-4,
@@ -148,7 +149,7 @@ class GAN(ImageGenerator):
         check_range("gradient_clip", gradient_clip, above=0, below=math.inf)
         check_range("generator_batch_size", generator_batch_size, at_least=1, at_most=2**20)
         rates = {"lr": lr, "discriminator_lr_multiplier": discriminator_lr_multiplier}
-        rates |= {"rho_lr_multiplier": rho_lr_multiplier, "orthogonal": orthogonal, "ema_half_life": ema_half_life}
+        rates |= {"rho_lr_multiplier": rho_lr_multiplier, "ema_half_life": ema_half_life}
         for name, value in rates.items():
             check_range(name, value, at_least=0, below=math.inf)
         for name, pair in (("betas", betas), ("discriminator_betas", discriminator_betas or betas)):
@@ -157,7 +158,7 @@ class GAN(ImageGenerator):
         if schedule not in SCHEDULES:
             raise unknown("schedule", schedule, SCHEDULES)
         self.latent_dim, self.num_classes = latent_dim, num_classes
-        self.penalties, self.penalty_every, self.orthogonal = check_penalties(penalties), penalty_every, orthogonal
+        self.penalties, self.penalty_every = check_penalties(penalties), penalty_every
         self.lr, self.discriminator_lr = lr, lr * discriminator_lr_multiplier
         self.betas, self.discriminator_betas = betas, discriminator_betas or betas
         self.rho_lr_multiplier = rho_lr_multiplier
@@ -185,13 +186,18 @@ class GAN(ImageGenerator):
         self._check_together(compile)
 
     def _check_together(self, compile: bool) -> None:
-        if compile and any(self.penalties.values()):
+        if compile and self.is_penalized:
             raise SettingError(
                 "compile has no second derivatives, which penalties need: leave out model.init_args.compile or "
                 "model.init_args.penalties"
             )
         if self.paired and self.generator_batch_size is not None:
             raise SettingError("a relativistic loss pairs real and generated images: leave out generator_batch_size")
+
+    @property
+    def is_penalized(self) -> bool:
+        """Whether there are gradient penalties of the discriminator."""
+        return any(self.penalties[name] for name in ("r1", "r2", "wgan_gp"))
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -245,7 +251,7 @@ class GAN(ImageGenerator):
         self.log_dict({"train/loss_d": loss_d, "train/loss_g": loss_g}, prog_bar=True)
         self.log_dict({"train/d_real": d_real, "train/d_fake": d_fake})
         self.log_dict({"train/lr_g": rates[0], "train/lr_d": rates[1]})
-        if any(self.penalties.values()):
+        if self.is_penalized:
             self.log("train/penalty", penalty)
         if isinstance(self.augment, AdaptiveAugment):
             self.log("train/augment_probability", self.augment.probability)
@@ -279,16 +285,14 @@ class GAN(ImageGenerator):
         """Return the loss, the scores of real and generated images, and the weighted penalties."""
         weights = self.penalties if penalized else dict.fromkeys(self.penalties, 0.0)
         images, fakes = (part[0].detach().requires_grad_(bool(weights[n])) for part, n in ((real, "r1"), (fake, "r2")))
-        seen = self._augmented(images, REAL_AUGMENTATION + stream), self._augmented(fakes, FAKE_AUGMENTATION + stream)
-        if self.shared_power_iteration:
-            labels = None if real[1] is None or fake[1] is None else torch.cat([real[1], fake[1]])
-            scores, logits = self._scores(torch.cat(seen), labels)
-            d_real, d_fake = scores[: len(images)], scores[len(images) :]
-        else:
-            (d_real, logits), (d_fake, _) = self._scores(seen[0], real[1]), self._scores(seen[1], fake[1])
+        # The backward pass of what is differentiated twice has the precision of its forward pass.
+        exact = without_autocast(images.device) if weights["r1"] or weights["r2"] else nullcontext()
+        with exact:
+            seen = self._augmented(images, REAL_AUGMENTATION + stream), self._augmented(fakes, FAKE_AUGMENTATION + stream)
+            d_real, d_fake, logits = self._scores_of_both((seen[0], real[1]), (seen[1], fake[1]))
         loss = self.loss.discriminator(d_real, d_fake)
         if logits is not None and real[1] is not None:
-            loss = loss + F.cross_entropy(logits[: len(images)], real[1])
+            loss = loss + F.cross_entropy(logits, real[1])
         penalty = loss.new_zeros(())
         if weights["r1"]:
             penalty = penalty + weights["r1"] / 2 * zero_centered(d_real, images)
@@ -310,8 +314,8 @@ class GAN(ImageGenerator):
                 # The first batch has the key that it always had; the others follow those of the discriminator.
                 stream = FIRST_DISCRIMINATOR_LATENTS + self.batches_per_step + number if number else GENERATOR_LATENTS
                 loss = self._generator_loss(real, self._generated(stream, batch_size), stream)
-                if self.orthogonal:
-                    loss = loss + self.orthogonal * orthogonal(self.generator)
+                if self.penalties["orthogonal"]:
+                    loss = loss + self.penalties["orthogonal"] * orthogonal(self.generator)
                 self.manual_backward(loss / len(parts))
                 losses.append(loss.detach())
             self._clip(self.generator)
@@ -344,6 +348,16 @@ class GAN(ImageGenerator):
         if self.auxiliary:
             return self.discriminator(images)
         return self.discriminator(images) if labels is None else self.discriminator(images, labels), None
+
+    def _scores_of_both(self, real: Part, fake: Part) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the scores of real and of generated images, and an auxiliary classifier's logits of the former."""
+        if not self.shared_power_iteration:
+            (d_real, logits), (d_fake, _) = self._scores(*real), self._scores(*fake)
+            return d_real, d_fake, logits
+        count = len(real[0])
+        labels = None if real[1] is None or fake[1] is None else torch.cat([real[1], fake[1]])
+        scores, logits = self._scores(torch.cat([real[0], fake[0]]), labels)
+        return scores[:count], scores[count:], None if logits is None else logits[:count]
 
     def _augmented(self, images: Tensor, stream: int) -> Tensor:
         return images if self.augment is None else self.augment(images, self.keyed(stream))

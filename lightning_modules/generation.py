@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from data.stream import generator
 from lightning_modules.base import TrainingModule
-from lightning_modules.networks.sngan import ARCHITECTURES
+from lightning_modules.networks.gan_presets import ARCHITECTURES
 from norms.errors import SettingError, check_range
 from norms.recalibration import recalibrate
 
