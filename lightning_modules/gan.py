@@ -288,7 +288,10 @@ class GAN(ImageGenerator):
         # The backward pass of what is differentiated twice has the precision of its forward pass.
         exact = without_autocast(images.device) if weights["r1"] or weights["r2"] else nullcontext()
         with exact:
-            seen = self._augmented(images, REAL_AUGMENTATION + stream), self._augmented(fakes, FAKE_AUGMENTATION + stream)
+            seen = (
+                self._augmented(images, REAL_AUGMENTATION + stream),
+                self._augmented(fakes, FAKE_AUGMENTATION + stream),
+            )
             d_real, d_fake, logits = self._scores_of_both((seen[0], real[1]), (seen[1], fake[1]))
         loss = self.loss.discriminator(d_real, d_fake)
         if logits is not None and real[1] is not None:
