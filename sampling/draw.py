@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from data.stream import generator
-from lightning_modules.gan import GAN, TILE, enlarged_grid
+from lightning_modules.gan import GAN
+from lightning_modules.generation import TILE, enlarged_grid
 from norms.errors import SettingError, check_range
 from training.images import write_image
 from training.run import Run
