@@ -27,7 +27,8 @@ def export(run: str | Path, out: str | Path, data: str, licence: str, whole: boo
         whole: Whether to write a whole classifier, with its last layer, as numbers for generated images need it.
 
     Raises:
-        SettingError: If there is no such run, its norm is not ``batch`` and it is not kept whole, or ``out`` cannot be written.
+        SettingError: If there is no such run, its norm is not ``batch``, as it has to be unless the classifier is kept
+            whole, or ``out`` cannot be written.
     """
     if Path(out).exists():
         raise SettingError(f"{out} exists, choose another name for the feature network")
@@ -69,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=path_of, help="safetensors file to write")
     parser.add_argument("--data", default="not stated", help="what it was trained on, for the file's header")
     parser.add_argument("--licence", default="not stated", help="licence of the weights, for the file's header")
-    parser.add_argument("--whole", action="store_true", help="write a whole classifier, for numbers of generated images")
+    parser.add_argument(
+        "--whole", action="store_true", help="write a whole classifier, for numbers of generated images"
+    )
     return parser
 
 

@@ -228,6 +228,11 @@ class Run:
         """The checkpoint with the best value of what ``checkpoint.monitor`` names."""
         return self.checkpoints / "best.ckpt"
 
+    @property
+    def best_record(self) -> Path:
+        """Which value that is, and of which step."""
+        return self.checkpoints / "best.json"
+
     def step_checkpoint(self, step: int) -> Path:
         """Return where the checkpoint of ``step`` is kept, if the run keeps all of them."""
         return self.checkpoints / f"step_{step:07d}.ckpt"

@@ -98,7 +98,7 @@ class ClassifierFeatures(Extractor):
         if known[0] != shape[0]:
             raise SettingError(
                 f"metrics.features: {self.name} is a classifier of images with {_channels(known[0])}, and the model "
-                f"makes images with {_channels(shape[0])}: take inception, or a run folder of a Classifier of such images"
+                f"makes images with {_channels(shape[0])}: take inception, or the run folder of a Classifier of such"
             )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,5 +181,3 @@ def _quiet_and_in_time() -> Iterator[None]:
 
 def _channels(count: int) -> str:
     return {1: "one channel (gray)", 3: "three channels (RGB)"}.get(count, f"{count} channels")
-
-

@@ -1,14 +1,13 @@
 """Features of images that a generator draws."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from lightning_modules.generation import ImageGenerator
 from lightning_modules.metrics.extractors import Extractor
 
 METRICS = 2**32 - 3
-"""Key of the latent vectors that numbers are computed from, beside those of ``generation.py``."""
+"""Key of the latent vectors that numbers are computed from, beside the keys in ``generation.py``."""
 
 BATCH = 256
 
@@ -19,13 +18,13 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def generated_features(model: Any, extractor: Extractor, count: int) -> tuple[Tensor, Tensor]:
+def generated_features(model: ImageGenerator, extractor: Extractor, count: int) -> tuple[Tensor, Tensor]:
     """Draw images by the averaged generator from the same latent vectors at any time, and compute their features.
 
     Classes, if there are any, come in turn.
 
     Args:
-        model: Draws images, as :class:`GAN` does.
+        model: Draws the images.
         extractor: On the device of the model.
         count: How many images.
 

@@ -58,6 +58,15 @@ def fewest_images(name: str, dimension: int) -> int:
     return fewest.get(name, DENSITY_NEIGHBORS + 1)
 
 
+def estimators(names: Collection[str], real: int, fake: int) -> dict[str, str]:
+    """Return in words how numbers of so many images are estimated."""
+    kid = "all pairs" if _takes_all_pairs(real, fake) else f"{SUBSETS} subsets of {SUBSET_SIZE}"
+    words = {"fd": "unbiased covariances", "kid": f"unbiased, {kid}", "is": f"{SPLITS} splits"}
+    words |= dict.fromkeys(("precision", "recall"), f"k = {NEIGHBORS}")
+    words |= dict.fromkeys(("density", "coverage"), f"k = {DENSITY_NEIGHBORS}")
+    return {name: words[name] for name in names}
+
+
 def frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
     r"""Compute the squared Fréchet distance of two Gaussians.
 
@@ -105,10 +114,11 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
         Bińkowski et al., Demystifying MMD GANs, ICLR 2018, section 4.
     """
     real, fake = real.double(), fake.double()
-    if max(len(real), len(fake)) <= ALL_PAIRS or min(len(real), len(fake)) < SUBSET_SIZE:
+    if _takes_all_pairs(len(real), len(fake)):
         return _discrepancy(real, fake)
     random = np.random.RandomState(_SEED)
-    return float(np.mean([_discrepancy(y=_subset(fake, random), x=_subset(real, random)) for _ in range(SUBSETS)]))
+    # torch-fidelity draws the generated ones first.
+    return float(np.mean([_discrepancy(_subset(fake, random), _subset(real, random)) for _ in range(SUBSETS)]))
 
 
 def inception_score(logits: Tensor) -> float:
@@ -165,6 +175,10 @@ def neighborhoods(real: Tensor, fake: Tensor) -> dict[str, float]:
         "density": _mean(balls) / DENSITY_NEIGHBORS,
         "coverage": _mean(torch.cat(covered)),
     }
+
+
+def _takes_all_pairs(real: int, fake: int) -> bool:
+    return max(real, fake) <= ALL_PAIRS or min(real, fake) < SUBSET_SIZE
 
 
 def _subset(features: Tensor, random: np.random.RandomState) -> Tensor:
