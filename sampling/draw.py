@@ -40,7 +40,7 @@ def draw(run: str | Path | GAN, count: int, seed: int = 0, averaged: bool = True
     """
     gan = run if isinstance(run, GAN) else Run.find(run).load(GAN)
     latents = [torch.randn(gan.latent_dim, generator=generator(seed, i)) for i in range(count)]
-    return gan.sample(torch.stack(latents), averaged).clamp(0, 1)
+    return gan.sample(torch.stack(latents), averaged=averaged).clamp(0, 1)
 
 
 def write(options: Namespace) -> None:
