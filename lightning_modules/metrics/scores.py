@@ -54,8 +54,7 @@ def compute_scores(names: Collection[str], real: Tensor, fake: Tensor, logits: T
 
 def fewest_images(name: str, dimension: int) -> int:
     """Return from how many images on a number means something, for features of a dimension."""
-    fewest = {"fd": dimension + 1, "kid": 2, "is": SPLITS, "precision": NEIGHBORS + 1, "recall": NEIGHBORS + 1}
-    return fewest.get(name, DENSITY_NEIGHBORS + 1)
+    return {"fd": dimension + 1, "kid": 2, "is": SPLITS}.get(name, DENSITY_NEIGHBORS + 1)
 
 
 def estimators(names: Collection[str], real: int, fake: int) -> dict[str, str]:
@@ -152,15 +151,15 @@ def neighborhoods(real: Tensor, fake: Tensor) -> dict[str, float]:
 
     Args:
         real: Features of real images, shape (M, D), M at least 6.
-        fake: Features of generated ones, shape (N, D), N at least 4.
+        fake: Features of generated ones, shape (N, D), N at least 6.
 
     Source:
         Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, NeurIPS 2019,
         equation 2; Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020, equations 5
         and 6, whose balls are open.
     """
-    radii, dense_radii = _radii(real, NEIGHBORS), _radii(real, DENSITY_NEIGHBORS)
-    fake_radii = _radii(fake, NEIGHBORS)
+    nearest = _nearest(real)
+    radii, dense_radii, fake_radii = nearest[:, NEIGHBORS], nearest[:, DENSITY_NEIGHBORS], _nearest(fake)[:, NEIGHBORS]
     precise = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
     balls = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     recalled, covered = [], []
@@ -212,9 +211,10 @@ def _rows(y: Tensor) -> int:
     return max(1, _AT_ONCE // len(y))
 
 
-def _radii(x: Tensor, k: int) -> Tensor:
-    # The nearest one to an image is itself.
-    return torch.cat([distances.kthvalue(k + 1, dim=1).values for _, distances in _distances(x, x)])
+def _nearest(x: Tensor) -> Tensor:
+    """Return how far the nearest images are from each, the first of which is itself."""
+    count = DENSITY_NEIGHBORS + 1
+    return torch.cat([distances.topk(count, largest=False).values for _, distances in _distances(x, x)])
 
 
 def _mean(values: Tensor) -> float:
