@@ -25,6 +25,7 @@ from lightning_modules.base import HYPER_PARAMETERS, CheckpointError, TrainingMo
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
+from training.callbacks.generation_metrics import GenerationMetrics
 from training.callbacks.guard import Guard
 from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
@@ -141,6 +142,7 @@ class TrainCLI(CLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(MixingValues, "mixing")
         parser.add_lightning_class_args(SampleImages, "samples")
+        parser.add_lightning_class_args(GenerationMetrics, "metrics")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -264,6 +266,9 @@ class TrainCLI(CLI):
 
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()
+        if self.subcommand in ("validate", "test"):
+            self._built.metrics.run = self._resumed
+            return [self._built.metrics]
         if self.subcommand != "fit":
             return callbacks
         if not trainer.fast_dev_run:
@@ -271,7 +276,8 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             callbacks.append(Guard())
-            callbacks += [self._companions, self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
+            callbacks += [self._companions, self._signals, RunFolder(resolved)]
+            callbacks += [self._built.mixing, self._built.samples, self._built.metrics]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:

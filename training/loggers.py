@@ -123,6 +123,11 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         self._attempt(lambda run: run.log(row, step=step))
 
     @rank_zero_only
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Put values into the run's summary, which otherwise has the last of each metric."""
+        self._attempt(lambda run: run.summary.update(dict(values)))
+
+    @rank_zero_only
     def log_made(self, make: Callable[[], Mapping[str, Any]], step: int) -> None:
         """Log what ``make`` makes of W&B's own types, such as pictures; if that fails, the training has lost only that.
 
