@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SettingError
-from .parametrized import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from .parametrized import CONVOLUTIONS
 from .precision import wide_dtype, without_autocast
-from .spectral import convolution, sigmas
+from .spectral import convolution, matrix, sigmas
 
 ITERATIONS = 30
 """Power iterations for the norm of a convolution.
@@ -63,8 +63,8 @@ def singular_values(layer: Layer) -> Tensor:
         Of shape (min(outputs, numel / outputs),), float64.
     """
     weight = layer.weight.detach().cpu().double()
-    matrix = weight.movedim(1 if isinstance(layer, TRANSPOSED_CONVOLUTIONS) else 0, 0).flatten(1)
-    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    rows = weight.movedim(matrix(layer).dim, 0).flatten(1)
+    wide = rows if len(rows) <= rows.shape[1] else rows.T
     return torch.linalg.eigvalsh(wide @ wide.T).clamp(min=0).sqrt().flip(0)
 
 
@@ -87,24 +87,24 @@ def effective_rank(values: Tensor) -> float:
 
 
 @torch.no_grad()
-def operator_norm(layer: Convolution, input_size: tuple[int, ...], iterations: int = ITERATIONS) -> float:
-    r"""Return the norm of a convolution as the linear map from its inputs of this size to its outputs.
+def operator_norm(layer: Layer, input_size: tuple[int, ...] | None = None, iterations: int = ITERATIONS) -> float:
+    r"""Return the norm of the linear map from the inputs of a layer to its outputs.
 
     Power iteration, :math:`v \leftarrow A^\top A v / \lVert A^\top A v \rVert`, ends at :math:`\lVert A v \rVert`,
     which is never above the norm. It starts at a random v that is the same at every call, and draws from no generator
     but one of its own.
 
     Args:
-        layer: A convolution, in evaluation mode.
-        input_size: Spatial size of its inputs.
+        layer: One of :func:`linear_layers`, in evaluation mode, so that reading its weight moves nothing.
+        input_size: Spatial size of a convolution's inputs; without, its weight counts as a matrix.
         iterations: See :data:`ITERATIONS`.
 
     Raises:
-        SettingError: If the convolution does not take inputs of this size.
+        SettingError: If the layer does not take inputs of this size.
     """
     weight = layer.weight.detach()
     weight = weight.to(wide_dtype(weight))
-    operator = convolution(layer, weight, input_size)
+    operator = matrix(layer) if input_size is None else convolution(layer, weight, input_size)
     start = torch.randn(operator.input_shape(weight), generator=torch.Generator().manual_seed(0))
     v, norm = start.to(weight), weight.new_zeros(())
     with without_autocast(weight.device):

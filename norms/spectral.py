@@ -257,7 +257,7 @@ def spectral_norm(
         raise unknown("update", update, UPDATES)
     operator: _Matrix | _Convolution
     if input_size is None:
-        operator = _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
+        operator = matrix(module)
     else:
         operator = convolution(module, weight, tuple(input_size), name)
     parametrization = _SpectralNorm(weight, operator, n_power_iterations, eps, update)
@@ -294,6 +294,11 @@ def _power_iterate_in_training(module: nn.Module, args: tuple[Any, ...], *, name
         originals: Any = module.get_submodule(f"parametrizations.{name}")
         if originals[0].update == "forward" or originals[0].is_lost():
             originals[0].power_iterate_(whole(originals.original))
+
+
+def matrix(module: nn.Module) -> _Matrix:
+    """Return the linear map that the weight of a layer is as a matrix with a row per output."""
+    return _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
 
 
 def convolution(module: nn.Module, weight: Tensor, size: tuple[int, ...], name: str = "weight") -> _Convolution:

@@ -159,6 +159,21 @@ class Run:
         return self.folder / "metrics.csv"
 
     @property
+    def events(self) -> Path:
+        """The list of what the guard has told, one JSON object a line."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def spectral(self) -> Path:
+        """The table of what the spectral monitor has seen of each layer."""
+        return self.folder / "spectral.csv"
+
+    @property
+    def spectral_plot(self) -> Path:
+        """The picture of it."""
+        return self.folder / "spectral.png"
+
+    @property
     def samples(self) -> Path:
         """The folder of sample pictures."""
         return self.folder / "samples"
@@ -187,9 +202,11 @@ class Run:
         return dict(sorted((int(match[1]), path) for match, path in files if match))
 
     def records_from(self, step: int) -> list[Path]:
-        """List the files of mixing values and the sample pictures of ``step`` and later ones."""
+        """List the mixing values, sample pictures and configurations gone on with of ``step`` and later ones."""
         files = [*self.mixing.glob("step_*.npz"), *self.samples.glob("step_*.png")]
-        return [path for path in files if (match := re.fullmatch(r"step_(\d+)", path.stem)) and int(match[1]) >= step]
+        files += self.folder.glob("config_resumed_*.yaml")
+        numbered = ((path, re.fullmatch(r"(?:step|config_resumed)_(\d+)", path.stem)) for path in files)
+        return [path for path, match in numbered if match and int(match[1]) >= step]
 
     def partials(self) -> list[Path]:
         """List the files that a process which was killed has half written."""
@@ -204,6 +221,11 @@ class Run:
     def last(self) -> Path:
         """The checkpoint that a run goes on from."""
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def good(self) -> Path:
+        """The last checkpoint after which the guard has seen nothing wrong, if it is to go back to such ones."""
+        return self.checkpoints / "good.ckpt"
 
     def step_checkpoint(self, step: int) -> Path:
         """Return where the checkpoint of ``step`` is kept, if the run keeps all of them."""

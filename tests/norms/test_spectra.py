@@ -79,6 +79,13 @@ def test_the_usual_iterations_end_at_most_4_percent_below(source, target, size):
     assert operator_norm(layer, (size, size)) >= 0.96 * operator_norm(layer, (size, size), iterations=200)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_without_a_size_the_weight_counts_as_a_matrix(name):
+    torch.manual_seed(0)
+    layer = LAYERS[name]().eval()
+    assert operator_norm(layer, iterations=200) == pytest.approx(np.linalg.norm(matrix_of(layer), 2), rel=1e-4)
+
+
 def test_a_weight_of_zero_has_no_norm():
     layer = nn.Conv2d(2, 2, 3)
     nn.init.zeros_(layer.weight)
