@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from normlab import as_installed
 from norms.errors import SettingError, check_range, unknown
@@ -21,7 +21,7 @@ from training.callbacks.signs import SIGNS_IN_GANS, SIGNS_IN_LOSSES, GANLook, Si
 from training.checkpoint_files import CheckpointFiles, read_checkpoint
 from training.errors import RollbackError, end_training
 from training.files import or_warn, replacing
-from training.finite import logits, may_be_infinite, named_values, not_finite
+from training.finite import may_be_infinite, named_values, not_finite
 from training.loggers import WandbLogger
 from training.run import Run
 
@@ -316,11 +316,6 @@ def training_losses(trainer: Trainer, outputs: Any) -> dict[str, float]:
     if [str(value) for value in values].count(str(losses.get(RETURNED))) > 1:
         del losses[RETURNED]  # it is logged under a better name
     return losses
-
-
-def has_finite_weights(module: nn.Module) -> bool:
-    """Return whether all parameters are finite; if not, nothing can be shown of the module."""
-    return not not_finite(module.named_parameters(), logits(module))
 
 
 def _look(module: LightningModule, batch: Any) -> GANLook | None:
