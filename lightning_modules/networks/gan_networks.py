@@ -20,7 +20,7 @@ from lightning_modules.networks.conditioning import (
 )
 from lightning_modules.networks.gan_blocks import Seed, UpBlock, UpConvolution
 from norms.errors import SettingError, check_range, unknown
-from norms.precision import without_autocast
+from norms.precision import wide_dtype, without_autocast
 
 Spectral = Literal["none", "discriminator", "both"]
 Conditioning = Literal["projection", "auxiliary"]
@@ -192,7 +192,7 @@ class Generator(nn.Module):
         Raises:
             SettingError: If the labels do not fit, or are missing where there are classes.
         """
-        check_labels(labels, len(latents), self.num_classes)
+        check_labels(labels, latents.shape[0], self.num_classes)
         first, conditions = self._inputs(latents, labels)
         x = self.linear(first)
         for block in self.blocks:
@@ -201,7 +201,8 @@ class Generator(nn.Module):
                 x = block(x, condition)
             else:
                 x = block(x)
-        return torch.tanh(self.to_image(x).float())
+        image = self.to_image(x)
+        return torch.tanh(image.to(wide_dtype(image)))
 
     def _inputs(self, latents: Tensor, labels: Tensor | None) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Return what the first layer is given, and what the norms of each block that doubles the size are told."""
@@ -263,7 +264,7 @@ class Discriminator(nn.Module):
         x = self.blocks(images)
         # A sum over hundreds of positions and the loss behind it need more than the 8 bits of a bfloat16 significand.
         with without_autocast(images.device):
-            return self.pooled(x.float())
+            return self.pooled(x.to(wide_dtype(x)))
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Score each image.
@@ -271,7 +272,7 @@ class Discriminator(nn.Module):
         Raises:
             SettingError: If the labels do not fit, or are missing where there are classes.
         """
-        check_labels(labels, len(images), self.num_classes)
+        check_labels(labels, images.shape[0], self.num_classes)
         features = self.features(images)
         with without_autocast(images.device):
             scores = self.linear(features).squeeze(1)
