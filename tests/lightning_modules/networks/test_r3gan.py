@@ -80,9 +80,7 @@ def count(widths, blocks, expansion, group_width, ends):
 @pytest.mark.parametrize("classes", [0, 10])
 def test_parameters_are_those_of_the_formula(name, g, d, blocks, base, classes):
     with torch.device("meta"):
-        networks = build_networks(
-            name, channels=3, latent_dim=64, norm="batch", norm_options=None, num_classes=classes
-        )
+        networks = build_networks(name, channels=3, latent_dim=64, norm="batch", norm_options=None, num_classes=classes)
     found = [sum(p.numel() for p in network.parameters()) for network in networks]
     latents = 64 + (64 if classes else 0)
     ends = g[0] * base**2, latents * g[0], g[-1] * 3, classes * 64
