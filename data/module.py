@@ -133,6 +133,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the endless stream of training items, indexed by position."""
         return StreamDataset(self._ready()[0], self.train_transform, self.seed)
 
+    def train_images(self) -> Dataset[Any]:
+        """Return the training images in order, each once, transformed as those for validation."""
+        return Mapped(self._ready()[0], self.val_transform)
+
     def val_images(self) -> Dataset[Any]:
         """Return the validation items in order."""
         return Mapped(self._ready()[1], self.val_transform)

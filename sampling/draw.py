@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from data.stream import generator
-from lightning_modules.gan import GAN, TILE, enlarged_grid
+from lightning_modules.gan import GAN
+from lightning_modules.generation import TILE, enlarged_grid
 from norms.errors import SettingError, check_range
 from training.images import write_image
 from training.run import Run
@@ -39,7 +40,7 @@ def draw(run: str | Path | GAN, count: int, seed: int = 0, averaged: bool = True
     """
     gan = run if isinstance(run, GAN) else Run.find(run).load(GAN)
     latents = [torch.randn(gan.latent_dim, generator=generator(seed, i)) for i in range(count)]
-    return gan.sample(torch.stack(latents), averaged).clamp(0, 1)
+    return gan.sample(torch.stack(latents), averaged=averaged).clamp(0, 1)
 
 
 def write(options: Namespace) -> None:

@@ -11,8 +11,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-import normlab
 from lightning_modules.base import HYPER_PARAMETERS
+from lightning_modules.classifier import Classifier
 from lightning_modules.painter import Painter
 from norms.errors import SettingError
 from training.files import replacing
@@ -28,7 +28,7 @@ _READ = {"format", "normlab", "settings"}
 """What of a header the network is built from; all else is for people."""
 
 
-def header_of(model: Painter, told: Mapping[str, str]) -> dict[str, str]:
+def header_of(model: Painter | Classifier, told: Mapping[str, str]) -> dict[str, str]:
     """Say what a network is: its settings, which name styles but no folders, and the versions that wrote it.
 
     Args:
@@ -38,12 +38,14 @@ def header_of(model: Painter, told: Mapping[str, str]) -> dict[str, str]:
     Returns:
         Texts by name; ``normlab`` and ``settings`` are JSON.
     """
-    writer = {"module": type(model).__name__, "version": normlab.__version__, "torch": torch.__version__}
+    record: dict[str, Any] = {}
+    model.on_save_checkpoint(record)
+    writer = {**record["normlab"], "torch": torch.__version__}
     return {**told, "format": FORMAT, "normlab": json.dumps(writer), "settings": json.dumps(model.shared_settings())}
 
 
-def write_network(model: Painter, path: Path, told: Mapping[str, str]) -> None:
-    """Write a style network to a file that needs neither the training's folder nor unpickling.
+def write_network(model: Painter | Classifier, path: Path, told: Mapping[str, str]) -> None:
+    """Write a style network or a classifier to a file that needs neither the training's folder nor unpickling.
 
     Convolution weights are rounded to float16, all else is kept in float32. The header is that of :func:`header_of`.
 

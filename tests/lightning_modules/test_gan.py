@@ -194,9 +194,9 @@ def test_dequantization_spreads_the_levels_evenly(tmp_path):
         seen = []
 
         class Recording(GAN):
-            def _update_discriminator(self, optimizer, real, k, seen=seen):
-                seen.append(real)
-                return super()._update_discriminator(optimizer, real, k)
+            def _update_discriminator(self, optimizer, parts, k, seen=seen):
+                seen.append(parts[0][0])
+                return super()._update_discriminator(optimizer, parts, k)
 
         fit(Recording(**SMALL, dequantize=True), 1, tmp_path, data=Constant(level))
         within = (seen[0].double() + 1) * 128 - level
@@ -217,7 +217,8 @@ def test_rho_stays_in_the_unit_interval(tmp_path):
 def test_logs(tmp_path):
     trainer = fit(GAN(**SMALL), 1, tmp_path)
     logged = trainer.callback_metrics
-    assert set(logged) == {"train/loss_d", "train/loss_g", "train/d_real", "train/d_fake"}
+    losses = {"train/loss_d", "train/loss_g", "train/d_real", "train/d_fake"}
+    assert set(logged) == losses | {"train/lr_g", "train/lr_d"}
     assert logged["train/loss_d"] >= 0
     assert all(value.isfinite() for value in logged.values())
 
@@ -372,7 +373,8 @@ def test_next_command_is_understood(tmp_path):
 
 DISTRIBUTED = """
 import sys, torch, pytorch_lightning as pl
-from tests.lightning_modules.test_gan import GAN, SMALL, Images
+sys.path.insert(0, sys.argv[2])
+from test_gan import GAN, SMALL, Images
 from training.lightning_private import look_for_unused_parameters
 
 class Recording(GAN):
@@ -403,7 +405,9 @@ def test_two_processes_agree_on_weights_and_differ_in_noise(tmp_path, monkeypatc
     script = tmp_path / "two.py"
     script.write_text(DISTRIBUTED)
     monkeypatch.chdir(tmp_path)
-    assert [ended(process) for process in start_two(script, tmp_path)] == [0, 0], Path("log0.txt").read_text()
+    assert [ended(process) for process in start_two(script, tmp_path, Path(__file__).parent)] == [0, 0], Path(
+        "log0.txt"
+    ).read_text()
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert first["step"] == second["step"] == 3
     for kind in ("parameters", "vectors"):
