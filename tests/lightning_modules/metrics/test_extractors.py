@@ -56,7 +56,7 @@ def test_images_of_another_size(known, given, words):
 
 @pytest.mark.parametrize(("known", "given"), [((1, 8, 8), (3, 8, 8)), ((3, 8, 8), (1, 8, 8))])
 def test_gray_and_color_are_not_mixed_up(known, given):
-    with pytest.raises(SettingError, match="classifier is a classifier of images with .* makes images with .*: take"):
+    with pytest.raises(SettingError, match=r"classifier is a classifier of images with .* makes images with .*: take"):
         ClassifierFeatures(classifier(known), "classifier").check_images(given)
     ClassifierFeatures(classifier(None), "classifier").check_images(given)
 
@@ -110,7 +110,7 @@ class TestInception:
         file = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
         file.parent.mkdir()
         file.write_bytes(b"no weights")
-        with pytest.raises(SettingError, match="metrics.features: inception has no weights"):
+        with pytest.raises(SettingError, match=r"metrics.features: inception has no weights"):
             InceptionFeatures()
 
     def test_without_the_package_says_what_to_install(self, monkeypatch):

@@ -142,7 +142,13 @@ def test_another_metric_begins_anew():
 def test_a_run_goes_on_from_its_best_checkpoint():
     train("run", RunCheckpoint(3, monitor="val/score"), max_steps=6)
     assert best()["step"] == 4
-    train("run", RunCheckpoint(3, monitor="val/score"), ckpt_path="run/checkpoints/best.ckpt", values={6: 0.1, 8: 0.4}, max_steps=8)
+    train(
+        "run",
+        RunCheckpoint(3, monitor="val/score"),
+        ckpt_path="run/checkpoints/best.ckpt",
+        values={6: 0.1, 8: 0.4},
+        max_steps=8,
+    )
     assert best()["step"] == 6
 
 
