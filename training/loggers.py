@@ -148,6 +148,16 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         self._attempt(log)
 
     @rank_zero_only
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert, which W&B passes on by mail or Slack to who has asked for that.
+
+        Args:
+            title: At most 64 characters.
+            text: The rest.
+        """
+        self._attempt(lambda run: run.alert(title=title[:64], text=text, level="WARN"))
+
+    @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         """Log pictures."""
 

@@ -166,6 +166,21 @@ class Run:
         return self.folder / "metrics.csv"
 
     @property
+    def events(self) -> Path:
+        """The list of what the guard has told, one JSON object a line."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def spectral(self) -> Path:
+        """The table of what the spectral monitor has seen of each layer."""
+        return self.folder / "spectral.csv"
+
+    @property
+    def spectral_plot(self) -> Path:
+        """The picture of it."""
+        return self.folder / "spectral.png"
+
+    @property
     def samples(self) -> Path:
         """The folder of sample pictures."""
         return self.folder / "samples"
@@ -204,9 +219,10 @@ class Run:
 
     def records_from(self, step: int) -> list[Path]:
         """List the files that a run which goes on at ``step`` writes again: numbers come before a checkpoint."""
-        first = {self.mixing: step, self.samples: step, self.scores: step + 1}
-        files = [(path, least) for folder, least in first.items() for path in folder.glob("step_*.*")]
-        matches = [(path, re.fullmatch(r"step_(\d+)", path.stem), least) for path, least in files]
+        files = [(path, step) for folder in (self.mixing, self.samples) for path in folder.glob("step_*.*")]
+        files += [(path, step) for path in self.folder.glob("config_resumed_*.yaml")]
+        files += [(path, step + 1) for path in self.scores.glob("step_*.*")]
+        matches = [(path, re.fullmatch(r"(?:step|config_resumed)_(\d+)", path.stem), least) for path, least in files]
         return [path for path, match, least in matches if match and int(match[1]) >= least]
 
     def partials(self) -> list[Path]:
@@ -232,6 +248,11 @@ class Run:
     def best_record(self) -> Path:
         """Which value that is, and of which step."""
         return self.checkpoints / "best.json"
+
+    @property
+    def good(self) -> Path:
+        """The last checkpoint after which the guard has seen nothing wrong, if it is to go back to such ones."""
+        return self.checkpoints / "good.ckpt"
 
     def step_checkpoint(self, step: int) -> Path:
         """Return where the checkpoint of ``step`` is kept, if the run keeps all of them."""

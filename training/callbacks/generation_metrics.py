@@ -14,9 +14,9 @@ from lightning_modules.metrics.extractors import Extractor
 from lightning_modules.metrics.generated import generated_features
 from lightning_modules.metrics.scores import SCORES, compute_scores, estimators, fewest_images
 from norms.errors import SettingError, check_range, unknown
-from training.callbacks.guard import has_finite_weights
 from training.features import build_extractor, real_features
 from training.files import or_warn, replacing
+from training.finite import has_finite_weights
 from training.run import Run
 
 CHEAP = ("fd", "kid")
