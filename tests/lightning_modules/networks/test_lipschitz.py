@@ -25,8 +25,8 @@ def test_a_residual_network_is_the_sum_of_branch_and_shortcut_times_the_pooling(
     torch.manual_seed(0)
     network = Discriminator(RESNET).eval()
     norm = {name: 0.5 + 0.1 * number for number, (name, _) in enumerate(linear_layers(network))}
-    first, second, third = network.blocks
-    assert second.shortcut is not None and third.shortcut is None, "each kind of shortcut is meant to be there"
+    kinds = [block.shortcut is None for block in network.blocks]
+    assert kinds == [False, False, True], "each kind of shortcut is meant to be there"
     expected = 0.5 * (norm["blocks.0.conv1"] * norm["blocks.0.conv2"] + norm["blocks.0.shortcut"])
     expected *= norm["blocks.1.conv1"] * norm["blocks.1.conv2"] + norm["blocks.1.shortcut"]
     expected *= norm["blocks.2.conv1"] * norm["blocks.2.conv2"] + 1

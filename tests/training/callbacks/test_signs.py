@@ -134,7 +134,8 @@ def test_a_look_moves_nothing_and_sees_what_there_is(networks, classes):
     seen = look_at_gan(gan, batch)
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(before[key], value) for key, value in gan.state_dict().items())
-    assert gan.training and not gan.generator.training
+    assert gan.training
+    assert not gan.generator.training
     assert seen == look_at_gan(gan, batch)
     gan.discriminator.eval()
     labels = (batch["label"],) if classes and networks is conditional_networks else ()
