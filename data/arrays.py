@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import InterpolationMode
@@ -18,6 +19,13 @@ from torchvision.transforms.v2 import functional as tvf
 from data.module import ImageDataModule
 from data.stream import Items, generator
 from norms.errors import SettingError
+
+DIGITS = tuple("0123456789")
+
+GARMENTS = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+"""The classes of Fashion-MNIST, as its authors call them."""
 
 _CHUNK = 4096
 _PATIENCE = 30.0
@@ -48,6 +56,21 @@ class ArrayImages:
         return item
 
 
+def padded(images: Tensor, size: int) -> Tensor:
+    """Pad images of 28 pixels to 32 with black, as is usual for those of the MNIST family.
+
+    Args:
+        images: (N, 1, 28, 28).
+        size: Height and width that are wanted. Of any other than 32 the images are returned as they are.
+    """
+    return F.pad(images, (2, 2, 2, 2)) if size == 32 else images
+
+
+def mirrored(item: dict[str, Any]) -> dict[str, Any]:
+    """Flip the image of an item left to right every other time; draws from torch's default generator."""
+    return {**item, "image": item["image"].flip(-1)} if float(torch.rand(())) < 0.5 else item
+
+
 def _resized(images: Tensor, size: int) -> Tensor:
     resized: Tensor = tvf.resize(images, [size, size], InterpolationMode.BICUBIC, antialias=True)
     return resized
@@ -64,6 +87,7 @@ class BundledDigits(ImageDataModule):
         num_workers: Processes that load images beside the training.
         seed: Key of the order.
         batches_per_step: How many batches of images one training step consumes.
+        limit: Train on so many images only.
     """
 
     def __init__(
@@ -73,8 +97,9 @@ class BundledDigits(ImageDataModule):
         num_workers: int = 0,
         seed: int = 0,
         batches_per_step: int = 1,
+        limit: int | None = None,
     ) -> None:
-        super().__init__(batch_size, image_size, num_workers, seed, batches_per_step)
+        super().__init__(batch_size, image_size, num_workers, seed, batches_per_step, limit)
 
     @property
     def channels(self) -> int:
@@ -82,9 +107,9 @@ class BundledDigits(ImageDataModule):
         return 1
 
     @property
-    def num_classes(self) -> int:
-        """Return 10, one for each digit."""
-        return 10
+    def class_names(self) -> list[str]:
+        """Return the digits, 0 to 9."""
+        return list(DIGITS)
 
     def load(self) -> tuple[Items, Items]:
         """Read and enlarge the digits."""
@@ -110,14 +135,16 @@ class TorchvisionImages(ImageDataModule):
         root: Folder of the files.
         download: Fetch what is missing, and unpack what is there. Without it, the unpacked files must be there.
         batch_size: Images per batch.
-        image_size: Height and width to resize to; by default as the images are.
+        image_size: Height and width to resize to; by default those of the model's images, or else as the images are.
         num_workers: Processes that load images beside the training.
-        seed: Key of the order.
+        seed: Key of the order and the flips.
         batches_per_step: How many batches of images one training step consumes.
+        limit: Train on so many images only.
+        flip: Flip training images left to right every other time.
     """
 
-    native_size: ClassVar[int]
     files: ClassVar[str]
+    names: ClassVar[tuple[str, ...]] = ()
     subfolder: ClassVar[str] = ""
 
     def __init__(
@@ -129,11 +156,19 @@ class TorchvisionImages(ImageDataModule):
         num_workers: int = 0,
         seed: int = 0,
         batches_per_step: int = 1,
+        limit: int | None = None,
+        flip: bool = False,
     ) -> None:
-        size = self.native_size if image_size is None else image_size
-        super().__init__(batch_size, size, num_workers, seed, batches_per_step)
+        super().__init__(batch_size, image_size, num_workers, seed, batches_per_step, limit)
         self.root = root
         self.download = download
+        if flip:
+            self.train_transform = mirrored
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return what the labels stand for, in order; empty for images without labels."""
+        return list(self.names)
 
     @abstractmethod
     def read(self, train: bool, download: bool) -> ArrayImages:
@@ -179,17 +214,35 @@ class CIFAR10(TorchvisionImages):
 
     native_size = 32
     files = "cifar-10-python.tar.gz"
-
-    @property
-    def num_classes(self) -> int:
-        """Return 10: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck."""
-        return 10
+    names: ClassVar[tuple[str, ...]] = (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
+    dataset: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
 
     def read(self, train: bool, download: bool) -> ArrayImages:
         """Read one half of the set."""
-        dataset = datasets.CIFAR10(self.root, train=train, download=download)
+        dataset = self.dataset(self.root, train=train, download=download)
         images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
         return ArrayImages(images, self.image_size, torch.tensor(dataset.targets))
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100: 50,000 + 10,000 color images of 32 x 32 pixels in a hundred classes (Krizhevsky, 2009)."""
+
+    files = "cifar-100-python.tar.gz"
+    names = (
+        "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
+        "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
+        "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish",
+        "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion",
+        "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange",
+        "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine",
+        "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk",
+        "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+        "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
+        "willow_tree", "wolf", "woman", "worm",
+    )  # fmt: skip
+    dataset = datasets.CIFAR100
 
 
 class STL10(TorchvisionImages):
@@ -208,13 +261,17 @@ class STL10(TorchvisionImages):
 
 
 class MNIST(TorchvisionImages):
-    """MNIST: 60,000 + 10,000 handwritten digits of 28 x 28 pixels (LeCun et al., 1998)."""
+    """MNIST: 60,000 + 10,000 handwritten digits of 28 x 28 pixels (LeCun et al., 1998).
+
+    They are padded to 32 pixels with black, and resized to other sizes.
+    """
 
     native_size = 28
     files = (
         "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz"
     )
     subfolder = "MNIST/raw"
+    names = DIGITS
     dataset: ClassVar[type[datasets.MNIST]] = datasets.MNIST
 
     @property
@@ -222,19 +279,18 @@ class MNIST(TorchvisionImages):
         """Return 1: the images are gray."""
         return 1
 
-    @property
-    def num_classes(self) -> int:
-        """Return 10: digits, or kinds of garments."""
-        return 10
-
     def read(self, train: bool, download: bool) -> ArrayImages:
         """Read one half of the set."""
         dataset = self.dataset(self.root, train=train, download=download)
-        return ArrayImages(dataset.data[:, None], self.image_size, dataset.targets)
+        return ArrayImages(padded(dataset.data[:, None], self.image_size), self.image_size, dataset.targets)
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 60,000 + 10,000 gray pictures of garments, 28 x 28 pixels (Xiao et al., 2017)."""
+    """Fashion-MNIST: 60,000 + 10,000 gray pictures of garments, 28 x 28 pixels (Xiao et al., 2017).
+
+    They are padded to 32 pixels with black, and resized to other sizes.
+    """
 
     subfolder = "FashionMNIST/raw"
+    names = GARMENTS
     dataset = datasets.FashionMNIST

@@ -1,14 +1,15 @@
 """Base of all data modules: an endless training stream and finite, ordered validation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from data.stream import Items, StreamDataset, StreamSampler, generator
-from norms.errors import check_range
+from norms.errors import SettingError, check_range
 
 MOST_IMAGES = 2**20
 """In a step; far fewer fill any memory."""
@@ -18,6 +19,9 @@ SMALLEST_SIZE, LARGEST_SIZE = 4, 2**14
 
 MOST_WORKERS = 256
 """For one training process; many more would fill the machine before the first step."""
+
+_LIMIT = 0
+"""Key of the order of which ``limit`` takes the first images."""
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -31,12 +35,18 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         batch_size: Images per batch, and in training per ``batches_per_step``.
-        image_size: Height and width of the images in pixels, from 4 to 16384.
+        image_size: Height and width of the images in pixels, from 4 to 16384. None leaves it to the model, see
+            :meth:`take_shape`, and without one to ``native_size``.
         num_workers: Processes that load images beside the training, at most 256; the images are the same for any
             number.
         seed: Key of the order and of random crops and flips.
         batches_per_step: How many batches of images one training step consumes, given together as one.
+        limit: Train on so many images only, the first ones of a random order that does not depend on ``seed``. So fewer
+            images are always some of more.
     """
+
+    native_size: ClassVar[int | None] = None
+    """Height and width in pixels if neither a setting nor the model says one."""
 
     has_styles: ClassVar[bool] = False
     """Whether batches have a style picture for each image, ``style``, (B, 3, H, W) in [0, 1]."""
@@ -45,7 +55,13 @@ class ImageDataModule(LightningDataModule, ABC):
     val_transform: Callable[[Any], Any] | None = None
 
     def __init__(
-        self, batch_size: int, image_size: int, num_workers: int = 0, seed: int = 0, batches_per_step: int = 1
+        self,
+        batch_size: int,
+        image_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        batches_per_step: int = 1,
+        limit: int | None = None,
     ) -> None:
         super().__init__()
         check_range("data.batch_size", batch_size, at_least=1)
@@ -53,12 +69,26 @@ class ImageDataModule(LightningDataModule, ABC):
         check_range("data.batch_size times batches_per_step", batch_size * batches_per_step, at_most=MOST_IMAGES)
         check_range("data.image_size", image_size, at_least=SMALLEST_SIZE, at_most=LARGEST_SIZE)
         check_range("data.num_workers", num_workers, at_least=0, at_most=MOST_WORKERS)
+        check_range("data.limit", limit, at_least=1)
         self.batch_size = batch_size
-        self.image_size = image_size
+        self._image_size = image_size
         self.num_workers = num_workers
         self.seed = seed
         self.batches_per_step = batches_per_step
+        self.limit = limit
         self._images: tuple[Items, Items] | None = None
+
+    @property
+    def image_size(self) -> int:
+        """Return height and width in pixels.
+
+        Raises:
+            SettingError: If nothing says one.
+        """
+        size = self.native_size if self._image_size is None else self._image_size
+        if size is None:
+            raise SettingError("data.image_size is not set, and the model makes images of no certain size: set it")
+        return size
 
     @property
     def channels(self) -> int:
@@ -66,9 +96,24 @@ class ImageDataModule(LightningDataModule, ABC):
         return 3
 
     @property
+    def class_names(self) -> list[str]:
+        """Return what the labels stand for, in order; empty if there are none or their names are unknown."""
+        return []
+
+    @property
     def num_classes(self) -> int:
         """Return the number of labels, 0 for images without."""
-        return 0
+        return len(self.class_names)
+
+    def take_shape(self, channels: int, image_size: int) -> None:
+        """Take over the shape of a model's images, as far as the settings leave it open; before :meth:`setup`.
+
+        Args:
+            channels: 3 for RGB, 1 for gray; of use to images that can be either.
+            image_size: Height and width in pixels.
+        """
+        if self._image_size is None:
+            self._image_size = image_size
 
     @abstractmethod
     def load(self) -> tuple[Items, Items]:
@@ -81,7 +126,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Make the images ready; Lightning calls this in every process and before every stage."""
         if self._images is None:
-            self._images = self.load()
+            train, val = self.load()
+            self._images = train if self.limit is None else _limited(train, self.limit), val
 
     def train_stream(self) -> Dataset[Any]:
         """Return the endless stream of training items, indexed by position."""
@@ -130,6 +176,31 @@ class ImageDataModule(LightningDataModule, ABC):
             generator=generator(self.seed),
             **batches,
         )
+
+
+def _limited(items: Items, limit: int) -> Items:
+    if limit > len(items):
+        raise SettingError(f"data.limit must be at most {len(items)}, the number of images to train on, got {limit}")
+    return Chosen(items, torch.randperm(len(items), generator=generator(_LIMIT))[:limit].tolist())
+
+
+class Chosen:
+    """Hold some of a dataset's items, in an order of their own.
+
+    Args:
+        items: The dataset.
+        indices: Which of its items.
+    """
+
+    def __init__(self, items: Items, indices: Sequence[int]) -> None:
+        self.items = items
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[self.indices[index]]
 
 
 class Mapped(Dataset[Any]):

@@ -136,8 +136,11 @@ class TrainingModule(LightningModule):
         Returns:
             Noise on the module's device.
         """
-        keyed = generator(self.seed, self.global_rank, self.global_step, stream, device=self.device)
-        return torch.randn(shape, generator=keyed, device=self.device)
+        return torch.randn(shape, generator=self.keyed(stream), device=self.device)
+
+    def keyed(self, stream: int) -> torch.Generator:
+        """Return a random generator that is a pure function of seed, rank, step and ``stream``."""
+        return generator(self.seed, self.global_rank, self.global_step, stream, device=self.device)
 
     def adam(
         self,

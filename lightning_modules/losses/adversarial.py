@@ -1,5 +1,6 @@
 """Adversarial losses as pure functions of the discriminator's scores (unbounded logits, higher is more real)."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch.nn.functional as F
@@ -10,13 +11,18 @@ from norms.imports import resolve
 
 
 class AdversarialLoss(Protocol):
-    """Give the losses of the two sides of one game, each a scalar."""
+    """Give the losses of the two sides of one game, each a scalar.
+
+    A class with the attribute ``paired = True`` compares each generated image with a real one. Its ``generator`` takes
+    the scores of real images as a second argument, and both of its methods need as many real scores as generated ones.
+    """
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return the discriminator's loss, given its scores of real and of generated images."""
 
-    def generator(self, fake: Tensor) -> Tensor:
-        """Return the generator's loss, given the discriminator's scores of generated images."""
+    @property
+    def generator(self) -> Callable[..., Tensor]:
+        """Return the generator's loss, given scores of generated images and, if ``paired``, of real ones."""
 
 
 class Hinge:
@@ -57,7 +63,91 @@ class NonSaturating:
         return F.softplus(-fake).mean()
 
 
-LOSSES: dict[str, type[AdversarialLoss]] = {"hinge": Hinge, "non_saturating": NonSaturating}
+class LeastSquares:
+    """Compute the squared distance of the scores from their targets, 1 for real and 0 for generated images.
+
+    Source:
+        Mao et al. 2017 (arXiv 1611.04076), equation 9.
+    """
+
+    @staticmethod
+    def discriminator(real: Tensor, fake: Tensor) -> Tensor:
+        """Return mean (D(x) - 1)^2 / 2 + mean D(G(z))^2 / 2, at least 0; 1/4 if the discriminator cannot tell."""
+        return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+    @staticmethod
+    def generator(fake: Tensor) -> Tensor:
+        """Return mean (D(G(z)) - 1)^2 / 2, at least 0."""
+        return (fake - 1).square().mean() / 2
+
+
+class Wasserstein:
+    """Compute the difference of the mean scores.
+
+    It estimates a distance only if something bounds how steep the discriminator is, such as spectral normalization or
+    :func:`lightning_modules.losses.penalties.gradient_penalty`. The weights are not clipped.
+
+    Source:
+        Arjovsky et al. 2017 (arXiv 1701.07875), section 3 and algorithm 1.
+    """
+
+    @staticmethod
+    def discriminator(real: Tensor, fake: Tensor) -> Tensor:
+        """Return mean D(G(z)) - mean D(x), of either sign; 0 if the discriminator cannot tell."""
+        return fake.mean() - real.mean()
+
+    @staticmethod
+    def generator(fake: Tensor) -> Tensor:
+        """Return -mean D(G(z)), of either sign."""
+        return -fake.mean()
+
+
+class Relativistic:
+    """Compute by how much each real image is scored above the generated one that it is paired with.
+
+    Source:
+        Jolicoeur-Martineau 2019 (arXiv 1807.00734), the relativistic standard GAN; Huang et al. 2024
+        (arXiv 2501.05441), section 2, who pair it with R1 and R2, without which it may not converge.
+    """
+
+    paired = True
+
+    @staticmethod
+    def discriminator(real: Tensor, fake: Tensor) -> Tensor:
+        """Return mean softplus(-(D(x) - D(G(z)))), above 0; log 2 if the discriminator cannot tell.
+
+        Raises:
+            SettingError: If the scores are not as many on both sides.
+        """
+        _check_pairs(real, fake)
+        return F.softplus(fake - real).mean()
+
+    @staticmethod
+    def generator(fake: Tensor, real: Tensor) -> Tensor:
+        """Return mean softplus(-(D(G(z)) - D(x))), above 0.
+
+        Raises:
+            SettingError: If the scores are not as many on both sides.
+        """
+        _check_pairs(real, fake)
+        return F.softplus(real - fake).mean()
+
+
+def _check_pairs(real: Tensor, fake: Tensor) -> None:
+    # A single score would be taken for a partner of all others.
+    if real.shape != fake.shape:
+        raise SettingError(
+            f"a relativistic loss needs as many generated images as real ones, got {len(fake)} and {len(real)}"
+        )
+
+
+LOSSES: dict[str, type[AdversarialLoss]] = {
+    "hinge": Hinge,
+    "non_saturating": NonSaturating,
+    "least_squares": LeastSquares,
+    "wasserstein": Wasserstein,
+    "relativistic": Relativistic,
+}
 
 
 def adversarial_loss(choice: str | type[AdversarialLoss]) -> AdversarialLoss:

@@ -1,7 +1,6 @@
 """The feed-forward network that turns a photo into a stylized image."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -9,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from norms import NormPerCondition
+from lightning_modules.networks.conditioning import NormFactory, norm_factory, normalized
 from norms.errors import SettingError, check_range, unknown
-from norms.registry import with_options
 
-NormFactory = Callable[[int], nn.Module]
 Upsampling = Literal["nearest", "bilinear"]
 Style = Tensor | int
 
@@ -78,9 +75,7 @@ class TransformerNet(nn.Module):
         check_range("num_blocks", num_blocks, at_least=0, at_most=1000)
         if upsampling not in get_args(Upsampling):
             raise unknown("upsampling", upsampling, get_args(Upsampling))
-        make_norm = with_options(norm, norm_options, None if separate_norms else num_styles)
-        if separate_norms:
-            make_norm = partial(_norm_by_style, make_norm, _layer_names(separate_norms))
+        make_norm = norm_factory(norm, norm_options, num_styles, separate_norms)
         self.num_styles = num_styles
         self.factor = 2 ** (len(widths) - 1)
         self.first = _ConvBlock(3, widths[0], 9, make_norm)
@@ -140,7 +135,7 @@ class _ConvBlock(nn.Module):
             y = convolve_doubled(x, self.conv)
         else:
             y = self.conv(x if self.upsampling is None else F.interpolate(x, scale_factor=2.0, mode=self.upsampling))
-        return F.relu(_normalized(self.norm, y, style))
+        return F.relu(normalized(self.norm, y, style))
 
 
 class _ResidualBlock(nn.Module):
@@ -152,22 +147,8 @@ class _ResidualBlock(nn.Module):
         self.norm2 = make_norm(channels)
 
     def forward(self, x: Tensor, style: Style | None) -> Tensor:
-        y = F.relu(_normalized(self.norm1, self.conv1(x), style))
-        return x + _normalized(self.norm2, self.conv2(y), style)
-
-
-def _layer_names(styles: Sequence[str]) -> list[str]:
-    taken: list[str] = []
-    for style in styles:
-        name = style.replace(".", "_")
-        while name in taken or hasattr(nn.ModuleDict(), name):
-            name += "_"
-        taken.append(name)
-    return taken
-
-
-def _norm_by_style(make_norm: NormFactory, styles: Sequence[str], channels: int) -> nn.Module:
-    return NormPerCondition({style: make_norm(channels) for style in styles})
+        y = F.relu(normalized(self.norm1, self.conv1(x), style))
+        return x + normalized(self.norm2, self.conv2(y), style)
 
 
 def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -187,11 +168,6 @@ def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     rows = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
     padded = torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=3)
     return F.conv_transpose2d(padded, spread.transpose(0, 1), conv.bias, stride=2, padding=3)
-
-
-def _normalized(norm: nn.Module, x: Tensor, style: Style | None) -> Tensor:
-    y: Tensor = norm(x) if style is None else norm(x, style)
-    return y
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:

@@ -217,7 +217,8 @@ def test_rho_stays_in_the_unit_interval(tmp_path):
 def test_logs(tmp_path):
     trainer = fit(GAN(**SMALL), 1, tmp_path)
     logged = trainer.callback_metrics
-    assert set(logged) == {"train/loss_d", "train/loss_g", "train/d_real", "train/d_fake"}
+    losses = {"train/loss_d", "train/loss_g", "train/d_real", "train/d_fake"}
+    assert set(logged) == losses | {"train/lr_g", "train/lr_d"}
     assert logged["train/loss_d"] >= 0
     assert all(value.isfinite() for value in logged.values())
 

@@ -8,16 +8,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import norms
-from lightning_modules.networks.sngan import (
-    ARCHITECTURES,
-    CNN,
-    Discriminator,
-    DownBlock,
-    Generator,
-    ResNet,
-    UpBlock,
-    find_architecture,
-)
+from lightning_modules.networks.gan_blocks import DownBlock, UpBlock
+from lightning_modules.networks.gan_presets import ARCHITECTURES, find_architecture
+from lightning_modules.networks.sngan import CNN, Discriminator, Generator, ResNet
 from norms.errors import SettingError
 
 SMALL = {
