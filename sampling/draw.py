@@ -1,6 +1,7 @@
 """Images drawn from a trained GAN, and their files."""
 
 import math
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from lightning_modules.gan import GAN
 from lightning_modules.generation import TILE, enlarged_grid
 from norms.errors import SettingError, check_range
 from sampling.files import Add, check_latents, check_new, write_latents, writer
-from sampling.plan import Plan, find_labels
+from sampling.plan import WIDEST, Plan, find_labels
 from sampling.trained import TrainedGenerator
 from training.devices import find_device
 from training.images import write_image
@@ -30,6 +31,9 @@ MOST = 1_000_000
 
 MOST_PIXELS = 150_000_000
 """In a grid; Pillow refuses to open files of many more."""
+
+COUNT, COLUMNS = 64, 8
+"""How many images are drawn if nobody says it, and how many columns, places or rows of other pictures than a grid."""
 
 BATCH = 64
 """Images that are drawn at once. The last batch is filled up: how an image is rounded depends on how many there are."""
@@ -86,7 +90,7 @@ def find_generator(options: Namespace) -> TrainedGenerator:
     Raises:
         SettingError: If there is no such generator or device.
     """
-    device = find_device(None if options.device == "auto" else options.device)
+    device = find_device(options.device)
     return TrainedGenerator.find(options.run, not options.no_ema).to(device)
 
 
@@ -99,14 +103,18 @@ def plan_of(options: Namespace, trained: TrainedGenerator, count: int) -> Plan:
         count: How many images or, in a sweep over classes, how many latent vectors.
 
     Raises:
-        SettingError: If there are no such classes.
+        SettingError: If there are no such classes, or the latent vectors cannot be written to where they should be.
     """
+    check_range("--truncation", options.truncation, above=0, at_most=WIDEST)
     if options.classes and not trained.num_classes:
         raise SettingError("--classes: this generator knows no classes: it was trained with num_classes: 0")
     labels = find_labels(options.label, trained.num_classes, trained.class_names)
     count *= len(labels) if options.classes else 1
     check_range("the number of images", count, at_most=MOST)
-    return Plan(count, trained.latent_dim, options.seed, options.truncation, labels, options.classes)
+    plan = Plan(count, trained.latent_dim, options.seed, options.truncation, labels, options.classes)
+    if options.save_latents is not None:
+        check_latents(options.save_latents, plan, options.overwrite)
+    return plan
 
 
 def write(options: Namespace) -> None:
@@ -115,7 +123,7 @@ def write(options: Namespace) -> None:
     Raises:
         SettingError: If there is no GAN in the run, a file cannot be written, or the grid would be too large.
     """
-    count = options.count or (8 if options.classes else 64)
+    count = options.count or (COLUMNS if options.classes else COUNT)
     check_range("--count", count, at_most=MOST)
     output, each = options.output, options.each
     if output is None and each is None:
@@ -126,41 +134,48 @@ def write(options: Namespace) -> None:
     plan = plan_of(options, trained, count)
     columns = min(options.columns or (plan.columns if plan.sweeps else math.ceil(math.sqrt(plan.count))), plan.count)
     if output is not None:
-        _check_grid(trained, plan.count, columns, options.scale)
-    if options.save_latents is not None:
-        check_latents(options.save_latents, plan, options.overwrite)
+        check_grid(trained, plan.count, columns, options.scale)
     shown: list[Tensor] = []
     with ExitStack() as stack:
-        adds: list[Add] = [] if output is None else [shown.append]
+        takers: list[Add] = [] if output is None else [shown.append]
         if each is not None:
-            adds.append(stack.enter_context(writer(each, plan, trained.image_shape, options.overwrite)))
+            takers.append(stack.enter_context(writer(each, plan, trained.image_shape, options.overwrite)))
         for batch in _watched(batches(trained, plan), plan.count):
-            for add in adds:
-                add(tvf.to_dtype(batch, torch.uint8, scale=True))
+            for take in takers:
+                take(tvf.to_dtype(batch, torch.uint8, scale=True))
     if output is not None:
-        grid = enlarged_grid(torch.cat(shown), columns, options.scale)
-        write_image(grid, output)
-        print(f"wrote {printable(str(output))}: {plan.count} images, {grid.shape[2]}x{grid.shape[1]} pixels")
-        if plan.sweeps:
-            print(f"rows: {printable(', '.join(name_of_class(trained, label) for label in plan.labels))}")
+        _write_grid(enlarged_grid(torch.cat(shown), columns, options.scale), output, trained, plan)
     if each is not None:
         size = f"{trained.image_shape[2]}x{trained.image_shape[1]}"
         print(f"wrote {plan.count} images of {size} pixels to {printable(str(each))}")
+    finish(options, plan, "--interpolate", "24", "-o", "walk.gif")
+
+
+def _write_grid(grid: Tensor, output: Path, trained: TrainedGenerator, plan: Plan) -> None:
+    write_image(grid, output)
+    print(f"wrote {printable(str(output))}: {plan.count} images, {grid.shape[2]}x{grid.shape[1]} pixels")
+    if plan.sweeps:
+        print(f"rows: {printable(', '.join(name_of_class(trained, label) for label in plan.labels))}")
+
+
+def finish(options: Namespace, plan: Plan, *following: str) -> None:
+    """Write the latent vectors if the command line asks for them, and say what could be drawn next.
+
+    Args:
+        options: The command line.
+        plan: What has been drawn.
+        following: The options of the next command.
+    """
     if options.save_latents is not None:
         write_latents(options.save_latents, plan)
         print(f"wrote {printable(str(options.save_latents))}: what the images are drawn from")
-    print_next(options.run, "--interpolate", "24", "-o", "walk.gif")
+    command = shlex.join(["python", "sample.py", str(options.run), *following])
+    print(f"next: {printable(normlab.as_installed(command))}")
 
 
 def name_of_class(trained: TrainedGenerator, label: int) -> str:
     """Return what a class is called, or else its number."""
     return trained.class_names[label] if label < len(trained.class_names) else str(label)
-
-
-def print_next(run: Path, *options: str) -> None:
-    """Say what could be drawn next."""
-    command = " ".join(["python", "sample.py", str(run), *options])
-    print(f"next: {printable(normlab.as_installed(command))}")
 
 
 def check_picture(path: Path, overwrite: bool) -> None:
@@ -182,7 +197,12 @@ def _watched(parts: Iterator[Tensor], count: int) -> Iterator[Tensor]:
     return iter(track(parts, "drawing", math.ceil(count / BATCH), console=console, transient=True, disable=quiet))
 
 
-def _check_grid(trained: TrainedGenerator, count: int, columns: int, scale: int | None) -> None:
+def check_grid(trained: TrainedGenerator, count: int, columns: int, scale: int | None) -> None:
+    """Refuse a grid of more than :data:`MOST_PIXELS`.
+
+    Raises:
+        SettingError: If it is such.
+    """
     _, height, width = trained.image_shape
     scale = scale or math.ceil(TILE / width)
     pixels = columns * math.ceil(count / columns) * height * width * scale**2

@@ -46,7 +46,7 @@ def writer(path: Path, plan: Plan, shape: tuple[int, int, int], overwrite: bool)
         SettingError: If files exist, cannot be written, or the ending is of another kind.
     """
     kind = "" if path.is_dir() else path.suffix.lower()
-    if kind == ARCHIVE or kind == ARRAYS:
+    if kind in (ARCHIVE, ARRAYS):
         check_new(path, overwrite)
         return _archive(path) if kind == ARCHIVE else _arrays(path, plan, shape)
     if kind:
@@ -162,7 +162,7 @@ def _member(
     """Yield what appends to an array of an npz file."""
 
     def append(values: np.ndarray[Any, Any]) -> None:
-        file.write(np.ascontiguousarray(values, dtype).data)
+        file.write(np.ascontiguousarray(values, dtype).tobytes())
 
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with archive.open(zipfile.ZipInfo(f"{name}.npy", _TIME), "w", force_zip64=True) as file:

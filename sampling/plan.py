@@ -148,5 +148,7 @@ def _find_label(given: str, num_classes: int, names: Sequence[str]) -> int:
         check_range("--label", int(given), at_least=0, at_most=num_classes - 1)
         return int(given)
     if not names:
-        raise SettingError(f"--label {given}: what the classes are called is unknown: give one of 0 to {num_classes - 1}")
+        raise SettingError(
+            f"--label {given}: what the classes are called is unknown: give one of 0 to {num_classes - 1}"
+        )
     raise unknown("class", given, names)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
-from lightning_modules.networks.sngan import build_networks
+from lightning_modules.networks.gan_presets import build_networks
 from norms.errors import SettingError
 from training.run import Run
 from training.run_data import class_names_of

@@ -4,6 +4,9 @@ import torch
 
 from norms.errors import SettingError
 
+AUTO = "auto"
+"""The accelerator, if there is one."""
+
 
 def find_device(name: str | None) -> torch.device:
     """Find the device of a name; by default the accelerator, if there is one.
@@ -11,7 +14,7 @@ def find_device(name: str | None) -> torch.device:
     Raises:
         SettingError: If it cannot be used.
     """
-    if name is None:
+    if name in (None, AUTO):
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         found = torch.zeros(1, device=name)
