@@ -20,7 +20,7 @@ from lightning_modules.gan import (
 from norms.errors import SettingError
 
 CLASSES = 3
-CONDITIONAL = {"num_classes": CLASSES, "norm": "batch_instance"}
+CONDITIONAL = {"num_classes": CLASSES}
 
 
 class LabeledImages(Images):
@@ -239,7 +239,15 @@ def test_shared_power_iteration_makes_fewer(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        {**CONDITIONAL, "penalties": {"r1": 1.0}, "penalty_every": 2, "augment": "adaptive", "n_dis": 2},
+        {
+            **CONDITIONAL,
+            "norm": "batch_instance",
+            "penalties": {"r1": 1.0},
+            "penalty_every": 2,
+            "augment": "adaptive",
+            "augment_options": {"target": 0.0, "images": 40},
+            "n_dis": 2,
+        },
         {"loss": "relativistic", "augment": "diff", "accumulate": 2, "schedule": "cosine"},
     ],
 )
