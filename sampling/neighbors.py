@@ -19,7 +19,6 @@ from lightning_modules.gan import GAN
 from lightning_modules.generation import TILE, enlarged_grid
 from norms.errors import SettingError, check_range
 from sampling.draw import COLUMNS, batches, check_grid, check_picture, finish, plan_of
-from sampling.files import write_latents
 from sampling.trained import TrainedGenerator
 from training.devices import find_device
 from training.images import write_image
@@ -107,7 +106,9 @@ def features_of(gan: GAN) -> tuple[Features, str]:
         SettingError: If the discriminator tells no features.
     """
     if not hasattr(gan.discriminator, "features"):
-        raise SettingError(f"--neighbors needs the method features of a {type(gan.discriminator).__name__}: it has none")
+        raise SettingError(
+            f"--neighbors needs the method features of a {type(gan.discriminator).__name__}: it has none"
+        )
 
     def features(images: Tensor) -> Tensor:
         found: Tensor = gan.discriminator.features(2 * images - 1)
