@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def through_train_py(options: argparse.Namespace) -> list[float]:
     if status:
         raise SystemExit(f"train.py ended with status {status}")
     times = timed.starts
-    return [after - begin for begin, after in zip(times, times[1:], strict=False)][WARM_UP:]
+    return [after - begin for begin, after in pairwise(times)][WARM_UP:]
 
 
 def plainly(options: argparse.Namespace) -> list[float]:

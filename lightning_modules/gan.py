@@ -181,7 +181,8 @@ class GAN(ImageGenerator):
             options=architecture_options,
         )
         self.auxiliary = bool(getattr(self.discriminator, "auxiliary", False))
-        self.image_shape = (channels, self.generator.image_size, self.generator.image_size)
+        size: Any = self.generator.image_size
+        self.image_shape = (channels, size, size)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
         self._check_together(compile)
 
@@ -288,7 +289,10 @@ class GAN(ImageGenerator):
         # The backward pass of what is differentiated twice has the precision of its forward pass.
         exact = without_autocast(images.device) if weights["r1"] or weights["r2"] else nullcontext()
         with exact:
-            seen = self._augmented(images, REAL_AUGMENTATION + stream), self._augmented(fakes, FAKE_AUGMENTATION + stream)
+            seen = (
+                self._augmented(images, REAL_AUGMENTATION + stream),
+                self._augmented(fakes, FAKE_AUGMENTATION + stream),
+            )
             d_real, d_fake, logits = self._scores_of_both((seen[0], real[1]), (seen[1], fake[1]))
         loss = self.loss.discriminator(d_real, d_fake)
         if logits is not None and real[1] is not None:
@@ -300,7 +304,7 @@ class GAN(ImageGenerator):
             penalty = penalty + weights["r2"] / 2 * zero_centered(d_fake, fakes)
         if weights["wgan_gp"]:
             share = torch.rand(len(images), generator=self.keyed(INTERPOLATION + stream), device=self.device)
-            along = gradient_penalty(lambda x: self._scores(x, real[1])[0], *(s.detach() for s in seen), share)
+            along = gradient_penalty(lambda x: self._scores(x, real[1])[0], seen[0], seen[1], share)
             penalty = penalty + weights["wgan_gp"] * along
         return loss, (d_real, d_fake), penalty
 

@@ -73,7 +73,9 @@ class ImageGenerator(TrainingModule):
 
     def _check_classes(self, data: str, given: int) -> None:
         if self.num_classes and not given:
-            raise SettingError(f"the model has {self.num_classes} classes, and {data} has no labels: set num_classes: 0")
+            raise SettingError(
+                f"the model has {self.num_classes} classes, and {data} has no labels: set num_classes: 0"
+            )
         if self.num_classes and given != self.num_classes:
             raise SettingError(f"{data} has {given} classes: set model.init_args.num_classes: {given}")
 

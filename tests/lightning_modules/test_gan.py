@@ -373,7 +373,8 @@ def test_next_command_is_understood(tmp_path):
 
 DISTRIBUTED = """
 import sys, torch, pytorch_lightning as pl
-from tests.lightning_modules.test_gan import GAN, SMALL, Images
+sys.path.insert(0, sys.argv[2])
+from test_gan import GAN, SMALL, Images
 from training.lightning_private import look_for_unused_parameters
 
 class Recording(GAN):
@@ -404,7 +405,9 @@ def test_two_processes_agree_on_weights_and_differ_in_noise(tmp_path, monkeypatc
     script = tmp_path / "two.py"
     script.write_text(DISTRIBUTED)
     monkeypatch.chdir(tmp_path)
-    assert [ended(process) for process in start_two(script, tmp_path)] == [0, 0], Path("log0.txt").read_text()
+    assert [ended(process) for process in start_two(script, tmp_path, Path(__file__).parent)] == [0, 0], Path(
+        "log0.txt"
+    ).read_text()
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert first["step"] == second["step"] == 3
     for kind in ("parameters", "vectors"):

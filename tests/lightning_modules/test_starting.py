@@ -4,13 +4,13 @@ import re
 
 import pytest
 import torch
+from test_style_transfer import Noise, trainer
 from torchvision.transforms.v2.functional import to_pil_image
 
 import norms
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
-from tests.lightning_modules.test_style_transfer import Noise, trainer
 from training.network_files import write_network
 from training.run import Run
 

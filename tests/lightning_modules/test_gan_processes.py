@@ -1,0 +1,83 @@
+"""A GAN on two processes with synchronized norms is one on the joined batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ended, start_two
+from test_gan import SMALL, Spy, fit
+from test_gan_options import CLASSES, LabeledImages
+
+from data.stream import generator
+from lightning_modules.gan import GAN
+from training.layer_sync import NormSync
+
+CASES = {
+    "classes": {"num_classes": CLASSES, "norm": "batch_instance"},
+    "penalized": {"norm": "switchable", "penalties": {"r1": 1.0}, "loss": "relativistic"},
+    "adaptive": {"norm": "batch", "augment": "adaptive", "augment_options": {"target": 0.0, "images": 1e6}},
+}
+
+
+class Joined(GAN):
+    """Draws for all processes alike, and takes the part of its own; in float64, where little is rounded."""
+
+    def on_fit_start(self):
+        pass
+
+    def noise(self, stream, *shape):
+        world = self.trainer.world_size
+        keyed = generator(self.seed, self.global_step, stream)
+        drawn = torch.randn((shape[0] * world, *shape[1:]), generator=keyed, dtype=torch.float64)
+        return drawn.chunk(world)[self.global_rank]
+
+    def _generated(self, stream, count):
+        latents = self.noise(stream, count, self.latent_dim)
+        if not self.num_classes:
+            return self.generator(latents), None
+        world = self.trainer.world_size
+        labels = (torch.arange(count * world) % CLASSES).chunk(world)[self.global_rank]
+        return self.generator(latents, labels), labels
+
+
+def gradients(case, root, **options):
+    """Take a step; return the gradients of both networks, and the augmentation's probability."""
+    torch.manual_seed(0)
+    module = Joined(**{**SMALL, **CASES[case]})
+    found = {}
+
+    def record(name, module):
+        network = {"g": module.generator, "d": module.discriminator}[name]
+        found.update({f"{name}.{key}": p.grad.clone() for key, p in network.named_parameters()})
+
+    data = LabeledImages(1)
+    data.per_step = 8 // options.get("devices", 1)
+    fit(module, 1, root, data=data, callbacks=[Spy(record)], plugins=[NormSync()], precision="64-true", **options)
+    return found | {"probability": getattr(module.augment, "probability", torch.zeros(()))}
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from test_gan_processes import CASES, gradients
+for case in CASES:
+    found = gradients(case, sys.argv[1], devices=2, strategy="ddp_find_unused_parameters_true")
+    torch.save(found, f"{sys.argv[1]}/{case}{torch.distributed.get_rank()}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_step_of_one_on_the_joined_batch(tmp_path, monkeypatch):
+    script = tmp_path / "two.py"
+    script.write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    processes = start_two(script, tmp_path, Path(__file__).parent)
+    assert [ended(process) for process in processes] == [0, 0], Path("log0.txt").read_text()
+    for case in CASES:
+        expected = gradients(case, tmp_path)
+        size = torch.cat([g.flatten() for g in expected.values()]).abs().max()
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{case}{rank}.pt", weights_only=True)
+            for name, value in found.items():
+                assert (value - expected[name]).abs().max() <= 1e-6 * size, (case, name)
+    assert expected["probability"] > 0
