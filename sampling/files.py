@@ -115,7 +115,7 @@ def _folder(folder: Path) -> Iterator[Add]:
     def add(images: Tensor) -> None:
         nonlocal written
         for image in images:
-            write_image(image, folder / name_of(written))
+            write_image(image, folder / name_of(written), synced=False)
             written += 1
 
     yield add

@@ -142,13 +142,14 @@ def find_labels(given: Sequence[str], num_classes: int, names: Sequence[str]) ->
 
 
 def _find_label(given: str, num_classes: int, names: Sequence[str]) -> int:
-    if given in names:
-        return list(names).index(given)
+    for known, wanted in ((list(names), given), ([name.lower() for name in names], given.lower())):
+        if wanted in known:
+            return known.index(wanted)
     if given.removeprefix("-").isdecimal():
         check_range("--label", int(given), at_least=0, at_most=num_classes - 1)
         return int(given)
     if not names:
         raise SettingError(
-            f"--label {given}: what the classes are called is unknown: give one of 0 to {num_classes - 1}"
+            f"--label {given}: nobody knows what the classes are called: give one of 0 to {num_classes - 1}"
         )
     raise unknown("class", given, names)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,9 +89,11 @@ def to_onnx(graph: Graph, header: Mapping[str, str]) -> bytes:
     """Convert a graph to the content of an ONNX file, with the header as its metadata."""
     # Sizes are named anew, since a program forgets what they were called.
     shapes = _shapes(graph.sizes)
-    converted = torch.onnx.export(
-        graph.program, dynamo=True, output_names=[graph.output], dynamic_shapes=shapes, verbose=False
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*axis name", UserWarning)  # which several inputs share
+        converted = torch.onnx.export(
+            graph.program, dynamo=True, output_names=[graph.output], dynamic_shapes=shapes, verbose=False
+        )
     assert converted is not None  # as it is without a file to write
     converted.model.metadata_props.update(header)
     return converted.model_proto.SerializeToString()
