@@ -90,13 +90,7 @@ class ConditionalNorm(nn.Module):
         if isinstance(x, torch.fx.Proxy):
             return trace_call(self, x, condition)
         check_floating(x, type(self).__name__)
-        weight, bias = self._affine(condition, x.shape[0])
-        if isinstance(self.norm, MomentNorm):
-            normalized: Tensor = self.norm(x, weight, bias)
-            return normalized
-        y = self.norm(x)
-        weight, bias = (t.reshape(t.shape + (1,) * (x.ndim - 2)) for t in (weight, bias))
-        return torch.addcmul(bias, y, weight).to(y.dtype)
+        return apply_affine(self.norm, x, *self._affine(condition, x.shape[0]))
 
     def _affine(self, condition: Tensor | int, samples: int) -> tuple[Tensor, Tensor]:
         """Return gamma and beta: of each sample, shape (N, C), or of all, shape (C,)."""
@@ -174,6 +168,16 @@ class NormPerCondition(nn.Module):
         shares = condition if condition.is_floating_point() else F.one_hot(condition.long(), self.num_conditions)
         shares = shares.expand(x.shape[0], -1).to(x.dtype).T.reshape(-1, x.shape[0], *(1,) * (x.ndim - 1))
         return torch.stack([share * norm(x) for share, norm in zip(shares, self.norms.values(), strict=True)]).sum(0)
+
+
+def apply_affine(norm: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Normalize ``x`` by a norm without gamma and beta, and apply these: of each sample, (N, C), or of all, (C,)."""
+    if isinstance(norm, MomentNorm):
+        normalized: Tensor = norm(x, weight, bias)
+        return normalized
+    y = norm(x)
+    weight, bias = (t.reshape(t.shape + (1,) * (x.ndim - 2)) for t in (weight, bias))
+    return torch.addcmul(bias, y, weight).to(y.dtype)
 
 
 def check_condition(condition: Tensor, samples: int, num_conditions: int) -> None:

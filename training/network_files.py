@@ -11,7 +11,6 @@ from safetensors.torch import save
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-import normlab
 from lightning_modules.base import HYPER_PARAMETERS
 from norms.errors import SettingError
 from training.files import replacing
@@ -36,6 +35,9 @@ class Shared(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return the weights."""
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which module it is, under ``normlab``."""
+
 
 def header_of(model: Shared, told: Mapping[str, str]) -> dict[str, str]:
     """Say what a network is: its settings, which name no folders, and the versions that wrote it.
@@ -47,7 +49,9 @@ def header_of(model: Shared, told: Mapping[str, str]) -> dict[str, str]:
     Returns:
         Texts by name; ``normlab`` and ``settings`` are JSON.
     """
-    writer = {"module": type(model).__name__, "version": normlab.__version__, "torch": torch.__version__}
+    record: dict[str, Any] = {}
+    model.on_save_checkpoint(record)
+    writer = {**record["normlab"], "torch": torch.__version__}
     return {**told, "format": FORMAT, "normlab": json.dumps(writer), "settings": json.dumps(model.shared_settings())}
 
 

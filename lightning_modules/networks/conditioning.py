@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from norms import NormPerCondition
+from norms.conditional import apply_affine
 from norms.errors import SettingError, check_range
 from norms.registry import Builder, with_options
 
@@ -44,6 +45,42 @@ def normalized(norm: nn.Module, x: Tensor, condition: Tensor | int | None) -> Te
     return y
 
 
+class ModulatedNorm(nn.Module):
+    r"""Give any norm a gamma and beta that a vector decides.
+
+    .. math::
+        y_n = (1 + A c_n) \odot \mathrm{norm}(x)_n + B c_n
+
+    with the vector :math:`c_n` of sample n.
+
+    Args:
+        norm: As :func:`norms.build` takes it.
+        norm_options: Further arguments of that layer.
+        condition_dim: Length of the vector.
+        num_features: Number of channels C.
+
+    Shape:
+        Input and output: (N, C, H, W). Condition: (N, condition_dim).
+
+    Source:
+        Brock, Donahue & Simonyan, Large Scale GAN Training for High Fidelity Natural Image Synthesis, ICLR 2019, arXiv
+        1809.11096, appendix B.
+    """
+
+    def __init__(
+        self, norm: str | Builder, norm_options: Mapping[str, Any] | None, condition_dim: int, num_features: int
+    ) -> None:
+        super().__init__()
+        # A norm that is built for conditions has no gamma and beta of its own.
+        self.norm: nn.Module = norm_factory(norm, norm_options, num_conditions=1)(num_features).get_submodule("norm")
+        self.gain = nn.Linear(condition_dim, num_features, bias=False)
+        self.offset = nn.Linear(condition_dim, num_features, bias=False)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Normalize ``x``, and apply gamma and beta of the vectors."""
+        return apply_affine(self.norm, x, 1 + self.gain(condition).float(), self.offset(condition).float())
+
+
 class ClassEmbedding(nn.Embedding):
     """Look up a vector for each class, or mix the vectors of all.
 
@@ -53,7 +90,7 @@ class ClassEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return one vector per label."""
-        return labels @ self.weight if labels.is_floating_point() else super().forward(labels)
+        return labels.to(self.weight.dtype) @ self.weight if labels.is_floating_point() else super().forward(labels)
 
 
 def check_labels(labels: Tensor | None, samples: int, num_classes: int) -> None:
@@ -82,7 +119,7 @@ def check_labels(labels: Tensor | None, samples: int, num_classes: int) -> None:
             f"labels must be integers of shape ({samples},) or shares of shape ({samples}, {num_classes}), got "
             f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
         )
-    if labels.is_floating_point() or labels.device.type != "cpu" or not samples or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or labels.is_floating_point() or labels.device.type != "cpu" or not samples:
         return
     for label in labels.aminmax():
         check_range("a label", int(label), at_least=0, at_most=num_classes - 1)

@@ -8,7 +8,8 @@ from torch import nn
 
 import norms
 from lightning_modules import ema
-from lightning_modules.networks.sngan import Discriminator, ResNet
+from lightning_modules.networks.gan_networks import Discriminator
+from lightning_modules.networks.sngan import ResNet
 
 unit = st.floats(0, 1, width=32)
 
