@@ -241,6 +241,17 @@ def test_copies_compute_the_same(family, num_classes):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_channels_last_computes_the_same(family):
+    z, x, y = drawn()
+    for network, inputs in zip(built(family), (z, x), strict=True):
+        network = scrambled(network).eval()
+        other = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        if inputs.ndim == 4:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(other(inputs, y), network(inputs, y), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_second_derivatives_of_the_discriminator(family):
     _, d = built(family)
     d = scrambled(d).double().eval()
@@ -259,17 +270,22 @@ def test_second_derivatives_of_the_discriminator(family):
     assert any(p.grad.any() for p in weights)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("num_classes", [0, CLASSES])
-def test_generators_export_for_any_batch(family, num_classes):
-    g = scrambled(built(family, num_classes, norm="batch_instance")[0]).eval()
-    z, _, y = drawn()
+@pytest.mark.parametrize(
+    ("family", "labels"),
+    [*itertools.product(FAMILIES, ["none", "integers"]), ("resnet", "shares")],
+)
+def test_generators_export_for_any_batch(family, labels):
+    g = scrambled(built(family, 0 if labels == "none" else CLASSES, norm="batch_instance")[0]).eval()
+
+    def inputs(count):
+        y = torch.arange(count) % CLASSES
+        given = {"none": (), "integers": (y,), "shares": (nn.functional.one_hot(y, CLASSES).float(),)}
+        return torch.randn(count, LATENTS), *given[labels]
+
     batch = torch.export.Dim("batch", min=2, max=64)
-    labels = (y,) if num_classes else ()
-    program = torch.export.export(g, (z, *labels), dynamic_shapes=({0: batch},) * (1 + len(labels)))
-    other = torch.randn(7, LATENTS)
-    labels = (torch.arange(7) % CLASSES,) if num_classes else ()
-    torch.testing.assert_close(program.module()(other, *labels), g(other, *labels))
+    program = torch.export.export(g, inputs(4), dynamic_shapes=({0: batch},) * len(inputs(4)))
+    other = inputs(7)
+    torch.testing.assert_close(program.module()(*other), g(*other))
 
 
 @pytest.mark.slow
