@@ -248,16 +248,26 @@ class CIFAR100(CIFAR10):
 class STL10(TorchvisionImages):
     """STL-10's 100,000 unlabeled color images of 96 x 96 pixels, validated on its 8,000 test images (Coates, 2011).
 
-    No labels are given. Reading them takes about 3 GB of memory for a moment.
+    No labels are given. GANs are usually trained on them at 48 pixels. Reading them takes about 3 GB of memory for a
+    moment.
     """
 
     native_size = 96
     files = "stl10_binary.tar.gz"
+    train_split: ClassVar[str] = "unlabeled"
 
     def read(self, train: bool, download: bool) -> ArrayImages:
-        """Read the unlabeled or the test images."""
-        dataset = datasets.STL10(self.root, split="unlabeled" if train else "test", download=download)
-        return ArrayImages(torch.from_numpy(dataset.data), self.image_size)
+        """Read the images for training or the test images."""
+        dataset = datasets.STL10(self.root, split=self.train_split if train else "test", download=download)
+        labels = torch.from_numpy(dataset.labels).long() if self.names else None
+        return ArrayImages(torch.from_numpy(dataset.data), self.image_size, labels)
+
+
+class LabeledSTL10(STL10):
+    """STL-10's 5,000 labeled color images of 96 x 96 pixels in ten classes, validated on its 8,000 test images."""
+
+    names = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+    train_split = "train"
 
 
 class MNIST(TorchvisionImages):

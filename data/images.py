@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as tvf
 
+from data.archives import ImageFile, Member
 from data.files import RAW_EXTENSIONS, check_file, is_heif
 from norms.errors import SettingError
 
@@ -41,7 +42,7 @@ class Decoded(NamedTuple):
 
 
 def load_image(
-    path: str | os.PathLike[str],
+    path: ImageFile,
     shrink: Callable[[int, int], float] | None = None,
     max_pixels: int | None = None,
 ) -> Image.Image:
@@ -51,7 +52,7 @@ def load_image(
     transparency is laid over white; palettes, CMYK, and gray become RGB. Of several frames the first counts.
 
     Args:
-        path: A file in any format that Pillow decodes, and HEIF where ``pillow-heif`` is installed.
+        path: See :func:`opened`.
         shrink: See :func:`opened`.
         max_pixels: See :func:`opened`.
 
@@ -74,7 +75,7 @@ def load_image(
 
 
 def check_image(
-    path: str | os.PathLike[str],
+    path: ImageFile,
     shrink: Callable[[int, int], float] | None = None,
     max_pixels: int | None = None,
 ) -> tuple[int, int]:
@@ -84,7 +85,7 @@ def check_image(
     to be sure. So a truncated file is found, while damage amid the data may not be.
 
     Args:
-        path: A file in any format that Pillow decodes, and HEIF where ``pillow-heif`` is installed.
+        path: See :func:`opened`.
         shrink: See :func:`opened`.
         max_pixels: See :func:`opened`.
 
@@ -109,14 +110,15 @@ def check_image(
 
 @contextmanager
 def opened(
-    path: str | os.PathLike[str],
+    path: ImageFile,
     shrink: Callable[[int, int], float] | None = None,
     max_pixels: int | None = None,
 ) -> Iterator[Image.Image]:
     """Open an image, of which only the header is read; whatever goes wrong, also in the block, is an ImageError.
 
     Args:
-        path: A file in any format that Pillow decodes, and HEIF where ``pillow-heif`` is installed.
+        path: A file in any format that Pillow decodes, and HEIF where ``pillow-heif`` is installed; or one within an
+            archive.
         shrink: By how much width and height may be divided, given both as stored. A JPEG file is then decoded at a
             half, a quarter or an eighth, whichever is enough, which takes less time and memory. Others are not shrunk.
         max_pixels: How many pixels may be decoded; by default ``PIL.Image.MAX_IMAGE_PIXELS``.
@@ -128,8 +130,9 @@ def opened(
         ImageError: As ``load_image``.
     """
     try:
-        check_file(path)
-        if Path(path).suffix.lower() in RAW_EXTENSIONS:
+        if not isinstance(path, Member):
+            check_file(path)
+        if Path(str(path) if isinstance(path, Member) else path).suffix.lower() in RAW_EXTENSIONS:
             raise SettingError(f"{path}: the raw data of a camera, save it as JPEG, PNG or TIFF")
     except SettingError as error:
         raise ImageError(str(error)) from error
@@ -198,7 +201,7 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return tvf.to_dtype(tvf.pil_to_tensor(image), torch.float32, scale=True)
 
 
-def _open(path: str | os.PathLike[str]) -> tuple[Image.Image, int | None]:
+def _open(path: ImageFile) -> tuple[Image.Image, int | None]:
     """Open an image of any size, and return Pillow's limit with it.
 
     Pillow holds the stored size against a number that all threads share, and warns or raises; here it is the size that
@@ -207,7 +210,7 @@ def _open(path: str | os.PathLike[str]) -> tuple[Image.Image, int | None]:
     with _PILLOWS_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path), limit
+            return Image.open(BytesIO(path.read()) if isinstance(path, Member) else path), limit
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -230,7 +233,9 @@ def _register_heif() -> None:
         pillow_heif.register_heif_opener()
 
 
-def _why_unknown(path: str | os.PathLike[str]) -> str:
+def _why_unknown(path: ImageFile) -> str:
+    if isinstance(path, Member):
+        return "not an image in a format that can be decoded"
     if is_heif(path) and "HEIF" in Image.OPEN:
         return "a damaged HEIC file"
     if is_heif(path):
@@ -238,8 +243,10 @@ def _why_unknown(path: str | os.PathLike[str]) -> str:
     return "not an image in a format that Pillow knows"
 
 
-def _tail(path: str | os.PathLike[str]) -> bytes:
+def _tail(path: ImageFile) -> bytes:
     """Read the end of a file; long enough to look past the zeros that some programs pad with."""
+    if isinstance(path, Member):
+        return path.read()[-256:]
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 256))
         return file.read()

@@ -1,14 +1,14 @@
 """Base of all data modules: an endless training stream and finite, ordered validation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from data.stream import Items, StreamDataset, StreamSampler, generator
+from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator
 from norms.errors import SettingError, check_range
 
 MOST_IMAGES = 2**20
@@ -133,6 +133,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the endless stream of training items, indexed by position."""
         return StreamDataset(self._ready()[0], self.train_transform, self.seed)
 
+    def train_images(self) -> Dataset[Any]:
+        """Return the training images in order, each once, transformed as those for validation."""
+        return Mapped(self._ready()[0], self.val_transform)
+
     def val_images(self) -> Dataset[Any]:
         """Return the validation items in order."""
         return Mapped(self._ready()[1], self.val_transform)
@@ -181,26 +185,7 @@ class ImageDataModule(LightningDataModule, ABC):
 def _limited(items: Items, limit: int) -> Items:
     if limit > len(items):
         raise SettingError(f"data.limit must be at most {len(items)}, the number of images to train on, got {limit}")
-    return Chosen(items, torch.randperm(len(items), generator=generator(_LIMIT))[:limit].tolist())
-
-
-class Chosen:
-    """Hold some of a dataset's items, in an order of their own.
-
-    Args:
-        items: The dataset.
-        indices: Which of its items.
-    """
-
-    def __init__(self, items: Items, indices: Sequence[int]) -> None:
-        self.items = items
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.items[self.indices[index]]
+    return Chosen(items, torch.randperm(len(items), generator=generator(_LIMIT))[:limit].numpy())
 
 
 class Mapped(Dataset[Any]):

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from data.files import find_images, listed
 from data.images import ImageError, check_image, load_image, to_tensor
 from data.module import ImageDataModule
+from data.stored import held_out, rank
 from data.stream import Items
 from norms.errors import SettingError, check_range
 
@@ -51,7 +52,7 @@ class Photo:
         Raises:
             SettingError: If all photos of the folder are damaged.
         """
-        return self.files.decode(self.index, shrink)
+        return self.files.decode(self.index, shrink)[:2]
 
 
 def random_crop(image: Image.Image | Photo, size: int, resize: int | None = None) -> dict[str, Tensor]:
@@ -160,12 +161,10 @@ class ImageFolder(ImageDataModule):
                 f"{self.folder} holds a single image, so none can be held out: add images or set data.{self.val_option}"
             )
         root = os.path.expanduser(self.folder)
-        # Chosen by name: the seed has no say in it, and adding images moves hardly any from one side to the other.
-        ranked = sorted(train, key=lambda path: blake2b(os.fsencode(path.relative_to(root).as_posix())).digest())
-        held_out = set(ranked[: min(self.val_count, max(1, len(train) // 10))])
+        held = held_out([rank(path.relative_to(root).as_posix()) for path in train], self.val_count)
         return (
-            Files([path for path in train if path not in held_out], self.max_pixels),
-            Files([path for path in train if path in held_out], self.max_pixels),
+            Files([path for path, out in zip(train, held, strict=True) if not out], self.max_pixels),
+            Files([path for path, out in zip(train, held, strict=True) if out], self.max_pixels),
         )
 
     def _scan(self, folder: str) -> list[Path]:
@@ -200,13 +199,15 @@ class Files:
     """Hold image files, decoded when asked for; one that turns out damaged is replaced by the next one that is not.
 
     Args:
-        paths: The files.
+        paths: The files, on disk or in an archive: each a ``Path`` or a ``Member``.
         max_pixels: How many pixels may be decoded, see :func:`data.images.opened`.
+        smallest: Take images for damaged whose shorter side has fewer pixels.
     """
 
-    def __init__(self, paths: list[Path], max_pixels: int | None = None) -> None:
+    def __init__(self, paths: Items, max_pixels: int | None = None, smallest: int = 1) -> None:
         self.paths = paths
         self.max_pixels = max_pixels
+        self.smallest = smallest
         # Shared between processes, so that each damaged file is reported once and not by every worker.
         self.reported = torch.zeros(len(paths), dtype=torch.bool).share_memory_()
 
@@ -216,18 +217,20 @@ class Files:
     def __getitem__(self, index: int) -> Photo:
         return Photo(self, index)
 
-    def decode(self, index: int, shrink: Callable[[int], float] | None = None) -> tuple[Image.Image, int]:
-        """Decode a photo, see :meth:`Photo.decode`."""
+    def decode(self, index: int, shrink: Callable[[int], float] | None = None) -> tuple[Image.Image, int, int]:
+        """Decode a photo, see :meth:`Photo.decode`, and return its place beside it."""
         shorter = 0
 
         def shrink_file(width: int, height: int) -> float:
             nonlocal shorter
             shorter = min(width, height)
+            if shorter < self.smallest:
+                raise ValueError(f"{width}x{height} pixels are fewer than the {self.smallest} that are asked for")
             return 1 if shrink is None or width * height < _LARGE else shrink(shorter) / _GAP
 
-        for place in (*range(index, len(self)), *range(index)):
+        for place in chain(range(index, len(self)), range(index)):
             try:
-                return load_image(self.paths[place], shrink_file, self.max_pixels), shorter
+                return load_image(self.paths[place], shrink_file, self.max_pixels), shorter, place
             except ImageError as error:
                 if not self.reported[place]:
                     self.reported[place] = True

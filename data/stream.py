@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from norms.errors import SettingError, check_range
@@ -24,6 +25,25 @@ class Items(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Any: ...
+
+
+class Chosen:
+    """Hold some of a dataset's items, in an order of their own.
+
+    Args:
+        items: The dataset.
+        indices: Which of its items, (N,).
+    """
+
+    def __init__(self, items: Items, indices: NDArray[np.int64]) -> None:
+        self.items = items
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[self.indices[index]]
 
 
 def seed_for(*key: int) -> int:

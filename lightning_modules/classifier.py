@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from lightning_modules.base import TrainingModule, class_path
+from lightning_modules.base import HYPER_PARAMETERS, TrainingModule, class_path, plain_settings
 from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
 from norms.errors import SettingError, check_range
 
@@ -61,6 +61,8 @@ class Classifier(TrainingModule):
         self.feature_net = FeatureNet(widths, depths, norm)
         self.head = nn.Linear(widths[-1], num_classes)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.image_shape: tuple[int, ...] | None = None
+        """Channels, height and width of the images that it was trained on, once it was; part of a checkpoint."""
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -69,7 +71,11 @@ class Classifier(TrainingModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the logits (B, num_classes) of RGB or gray images (B, 3 or 1, H, W) in [0, 1]."""
-        return self.head(self.feature_net(imagenet_normalize(image)).mean(dim=(2, 3)))
+        return self.head(self.features(image))
+
+    def features(self, image: Tensor) -> Tensor:
+        """Compute what the last layer sees of such images: the mean of each activation, (B, widths[-1]), at least 0."""
+        return self.feature_net(imagenet_normalize(image)).mean(dim=(2, 3))
 
     def check_data(self, data: Any) -> None:
         """Refuse images without labels, and more labels than the classifier knows.
@@ -92,6 +98,7 @@ class Classifier(TrainingModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one labelled batch."""
         label, logits = batch["label"], self(batch["image"])
+        self.image_shape = tuple(batch["image"].shape[1:])
         loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True)
         accuracy = multiclass_accuracy(logits, label, self.num_classes, average="micro")
@@ -116,6 +123,28 @@ class Classifier(TrainingModule):
         optimizer = self.adam(self, self.lr, weight_decay=self.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: warm_up_then_cosine(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record, besides the module, which images it was trained on."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["normlab"]["image_shape"] = self.image_shape and list(self.image_shape)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the checkpoint as any module does, and take over which images it was trained on.
+
+        Raises:
+            SettingError: If it does not belong to this module, or what it says of the images means nothing.
+        """
+        super().on_load_checkpoint(checkpoint)
+        shape = checkpoint["normlab"].get("image_shape")
+        if shape is not None:
+            if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(side, int) for side in shape):
+                raise SettingError(f"the checkpoint's image_shape is no list of three numbers: {shape!r}")
+            self.image_shape = tuple(shape)
+
+    def shared_settings(self) -> dict[str, Any]:
+        """Return the hyperparameters for a file to hand on."""
+        return plain_settings({HYPER_PARAMETERS: self.hparams})
 
     def next_command(self, run_dir: Path) -> str | None:
         """Return the command that makes a feature network of the run, which batch norm alone allows."""

@@ -90,7 +90,8 @@ class GAN(ImageGenerator):
         ema_half_life: Images after which a weight's share in the averaged generator has halved; 0 for no average.
         dequantize: Whether to spread the 256 levels of real images evenly over [-1, 1] by uniform noise.
         shared_power_iteration: Whether the discriminator scores real and generated images in one pass, so that they
-            share a power iteration of spectral normalization: n_dis + 1 in a step in the place of 2 n_dis + 1.
+            share a power iteration of spectral normalization: n_dis + 1 in a step in the place of 2 n_dis + 1. The
+            relativistic loss has a further one in the generator's update.
         channels_last: See :class:`StyleTransfer`.
         compile: Likewise.
         seed: Key of all noise.
@@ -161,15 +162,13 @@ class GAN(ImageGenerator):
         self.penalties, self.penalty_every = check_penalties(penalties), penalty_every
         self.lr, self.discriminator_lr = lr, lr * discriminator_lr_multiplier
         self.betas, self.discriminator_betas = betas, discriminator_betas or betas
-        self.rho_lr_multiplier = rho_lr_multiplier
-        self.schedule = SCHEDULES[schedule]
+        self.rho_lr_multiplier, self.schedule = rho_lr_multiplier, SCHEDULES[schedule]
         self.n_dis, self.accumulate, self.gradient_clip = n_dis, accumulate, gradient_clip
-        self.generator_batch_size = generator_batch_size
-        self.ema_half_life = ema_half_life
-        self.dequantize = dequantize
-        self.shared_power_iteration = shared_power_iteration
+        self.generator_batch_size, self.ema_half_life = generator_batch_size, ema_half_life
+        self.dequantize, self.shared_power_iteration = dequantize, shared_power_iteration
         self.loss: Any = adversarial_loss(loss)
         self.paired = bool(getattr(self.loss, "paired", False))
+        self.boundary = getattr(self.loss, "boundary", 0.0)
         self.augment = build_augmentation(augment, augment_options)
         self.generator, self.discriminator = build_networks(
             architecture,
@@ -192,6 +191,8 @@ class GAN(ImageGenerator):
                 "compile has no second derivatives, which penalties need: leave out model.init_args.compile or "
                 "model.init_args.penalties"
             )
+        if isinstance(self.augment, AdaptiveAugment) and self.boundary is None:
+            raise SettingError(f"no score of the {self.hparams['loss']} loss means real: take augment: diff or none")
         if self.paired and self.generator_batch_size is not None:
             raise SettingError("a relativistic loss pairs real and generated images: leave out generator_batch_size")
 
@@ -368,7 +369,7 @@ class GAN(ImageGenerator):
 
     def _adapt(self, real_scores: Tensor) -> None:
         if isinstance(self.augment, AdaptiveAugment):
-            signs = self.trainer.strategy.reduce(real_scores.sign().mean(), reduce_op="mean")
+            signs = self.trainer.strategy.reduce((real_scores - self.boundary).sign().mean(), reduce_op="mean")
             self.augment.update_(signs, len(real_scores) * self.trainer.world_size)
 
     def _clip(self, network: nn.Module) -> None:

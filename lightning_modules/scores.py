@@ -11,6 +11,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import get_model_weights
 
 from lightning_modules.losses.perceptual import relative_error
+from lightning_modules.metrics.scores import frechet
 from lightning_modules.networks.loss_network import build_loss_network
 
 LAYER = "relu3_2"
@@ -56,10 +57,7 @@ class FrechetDistance(Metric):
     def compute(self) -> Tensor:
         """Compute the distance of all images so far."""
         mean, covariance = _moments(self.count, self.total, self.products)
-        # The product of two covariances has the eigenvalues of a symmetric matrix without negative ones.
-        root = torch.linalg.eigvals((covariance @ self.covariance).cpu()).real.clamp_min(0).sqrt().sum()
-        spread = covariance.trace() + self.covariance.trace() - 2 * root.to(mean.device)
-        distance = (mean - self.mean).square().sum() + spread
+        distance = frechet(mean, covariance, self.mean, self.covariance)
         return distance / (self.mean.square().sum() + self.covariance.trace())
 
 

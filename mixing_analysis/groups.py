@@ -11,7 +11,7 @@ from training.terminal import printable
 
 SEED = re.compile(r"seed_everything|(.*\.)?seed")
 
-IRRELEVANT = re.compile(r"(name|runs_dir|ckpt_path|weights_only|_.*)|(mixing|samples|checkpoint)\..*")
+IRRELEVANT = re.compile(r"(name|runs_dir|ckpt_path|weights_only|_.*)|(mixing|samples|checkpoint|spectral|guard)\..*")
 """Settings of how a run is recorded, which do not change what it learns."""
 
 MOST_SETTINGS = 3

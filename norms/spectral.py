@@ -255,11 +255,7 @@ def spectral_norm(
     check_range("eps", eps, above=0)
     if update not in UPDATES:
         raise unknown("update", update, UPDATES)
-    operator: _Matrix | _Convolution
-    if input_size is None:
-        operator = _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
-    else:
-        operator = _convolution(module, name, weight, tuple(input_size))
+    operator = matrix(module) if input_size is None else convolution(module, weight, tuple(input_size), name)
     parametrization = _SpectralNorm(weight, operator, n_power_iterations, eps, update)
     nn.utils.parametrize.register_parametrization(module, name, parametrization)
     parametrization.hook = module.register_forward_pre_hook(partial(_power_iterate_in_training, name=name))
@@ -296,7 +292,13 @@ def _power_iterate_in_training(module: nn.Module, args: tuple[Any, ...], *, name
             originals[0].power_iterate_(whole(originals.original))
 
 
-def _convolution(module: nn.Module, name: str, weight: Tensor, size: tuple[int, ...]) -> _Convolution:
+def matrix(module: nn.Module) -> _Matrix:
+    """Return the linear map that the weight of a layer is as a matrix with a row per output."""
+    return _Matrix(1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0)
+
+
+def convolution(module: nn.Module, weight: Tensor, size: tuple[int, ...], name: str = "weight") -> _Convolution:
+    """Return the linear map that a convolution with this weight is, or say why there is none."""
     kind = type(module).__name__
     if not isinstance(module, CONVOLUTIONS) or name != "weight":
         raise SettingError(f"input_size is for the weight of a convolution, not for {kind}.{name}")

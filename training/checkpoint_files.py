@@ -141,6 +141,26 @@ def weights_of(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
     return weights
 
 
+def missing_parts(state: Mapping[str, Any], resuming: bool) -> list[str]:
+    """List the parts of a checkpoint that Lightning reads and that are missing, or of another type.
+
+    Args:
+        state: What the checkpoint holds.
+        resuming: Whether a training shall go on from it.
+    """
+    wanted: dict[str, type] = {"state_dict": Mapping, "loops": Mapping, "pytorch-lightning_version": str}
+    if resuming:
+        wanted |= {"optimizer_states": list, "lr_schedulers": list, "global_step": int, "epoch": int}
+    wrong = [key for key, kind in wanted.items() if not isinstance(state.get(key), kind)]
+    for key in {"optimizer_states", "lr_schedulers"} & wanted.keys() - set(wrong):
+        wrong += [f"{key}.{i}" for i, each in enumerate(state[key]) if not isinstance(each, Mapping)]
+    loops = state.get("loops")
+    if isinstance(loops, Mapping):
+        names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
+        wrong += [f"loops.{name}" for name in names if not isinstance(loops.get(name), Mapping)]
+    return wrong
+
+
 def whole_neighbors(path: Path) -> list[Path]:
     """Return the checkpoints beside ``path`` that can be read and whose weights are finite, the newest first."""
     others = (other for other in path.parent.glob("*.ckpt") if other != path)

@@ -1,10 +1,7 @@
 """Lightning's command line with run folders, loggers and callbacks of normlab's own."""
 
-import logging
 import os
-import re
 import sys
-import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,20 +22,24 @@ from lightning_modules.base import HYPER_PARAMETERS, CheckpointError, TrainingMo
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
+from training.callbacks.generation_metrics import GenerationMetrics
 from training.callbacks.guard import Guard
 from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.callbacks.signals import EndOnSignal
+from training.callbacks.spectral import SpectralMonitor
 from training.callbacks.summary import print_summary
 from training.environment import from_environment
+from training.errors import RollbackError
 from training.files import replacing
 from training.guarded_loggers import guarded
 from training.layer_sync import NormSync
 from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters
 from training.lock import locked
 from training.loggers import CSVLogger
+from training.messages import relevant_messages
 from training.parser_errors import shorten, with_whole_number
 from training.paths import local_path
 from training.run import Run
@@ -69,21 +70,6 @@ TRAINER_DEFAULTS = {
 }
 
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
-
-IRRELEVANT_LOGS = re.compile(r"Tip: |(TPU|HPU) available|GPU available: False|Seed set to")
-LIGHTNING_LOGS = (
-    "pytorch_lightning.utilities.rank_zero",
-    "lightning_fabric.utilities.seed",
-    "lightning_fabric.utilities.rank_zero",
-)
-
-IRRELEVANT_WARNINGS = (
-    ".*does not have many workers",  # small images need few
-    ".*isinstance.treespec, LeafSpec",  # between Lightning and torch
-    "(?s).*JsonargparseDeprecationWarning",
-    "(?s).*deprecated in v4.*removed in v5",  # jsonargparse's, of what Lightning calls
-    "(?s).*add_instantiator",  # its successor is younger than the oldest jsonargparse that is supported
-)
 
 
 class TrainCLI(CLI):
@@ -141,6 +127,9 @@ class TrainCLI(CLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(MixingValues, "mixing")
         parser.add_lightning_class_args(SampleImages, "samples")
+        parser.add_lightning_class_args(GenerationMetrics, "metrics")
+        parser.add_lightning_class_args(SpectralMonitor, "spectral")
+        parser.add_lightning_class_args(Guard, "guard")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -262,16 +251,23 @@ class TrainCLI(CLI):
             settings[key] = found[key]
         return options
 
+    def _resolved(self) -> str:
+        parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
+        skip_nulls = False  # by position, since jsonargparse has renamed the parameter
+        return parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
+
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()
+        if self.subcommand in ("validate", "test"):
+            self._built.metrics.run = self._resumed
+            return [self._built.metrics]
         if self.subcommand != "fit":
             return callbacks
         if not trainer.fast_dev_run:
-            parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
-            skip_nulls = False  # by position, since jsonargparse has renamed the parameter
-            resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
-            callbacks.append(Guard())
-            callbacks += [self._companions, self._signals, RunFolder(resolved), self._built.mixing, self._built.samples]
+            self._folder = RunFolder(self._resolved())
+            built = self._built
+            callbacks += [built.guard, self._companions, self._signals, self._folder]
+            callbacks += [built.mixing, built.samples, built.metrics, built.spectral]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:
@@ -288,7 +284,7 @@ class TrainCLI(CLI):
         with lasting_output(), self._run() as run, signals, watched(self.trainer, run, self._given):
             self.trainer.loggers = [CSVLogger(run.folder), *guarded(self._loggers)]
             try:
-                self.trainer.fit(**kwargs)
+                self._fit(**kwargs)
             except RuntimeError:
                 self._companions.blame()
                 raise
@@ -298,6 +294,16 @@ class TrainCLI(CLI):
                     raise SystemExit(130) from error  # for which Lightning exits with 1
                 raise
             print_summary(self.trainer, run)
+
+    def _fit(self, **kwargs: Any) -> None:
+        """Train, and where the guard goes back, go on from there in the same run."""
+        while True:
+            try:
+                return self.trainer.fit(**kwargs)
+            except RollbackError as back:
+                # The checkpoint's rates are scaled to the setting when it is loaded.
+                self.model.hparams["lr"], self.model.resumes = back.rate, True
+                self._folder.config, kwargs["ckpt_path"] = self._resolved(), str(back.checkpoint)
 
     def predict(self, **kwargs: Any) -> None:
         """Predict on the data's held-out images, and write what comes out into the run's folder."""
@@ -335,24 +341,6 @@ class TrainCLI(CLI):
                         path.rmdir()
 
 
-@contextmanager
-def _relevant_messages() -> Iterator[None]:
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    for name in LIGHTNING_LOGS:
-        logging.getLogger(name).addFilter(_is_relevant)
-    with warnings.catch_warnings():
-        for pattern in IRRELEVANT_WARNINGS:
-            warnings.filterwarnings("ignore", pattern)
-        warnings.showwarning = show
-        yield
-
-
-def _is_relevant(record: logging.LogRecord) -> bool:
-    return not IRRELEVANT_LOGS.search(record.getMessage())
-
-
 def train(args: Sequence[str]) -> None:
     """Run the command line.
 
@@ -369,7 +357,7 @@ def train(args: Sequence[str]) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise SettingError(f"{os.fsencode(value)!r} is no UTF-8, as a configuration must be: rename it") from error
-    with _relevant_messages():
+    with relevant_messages():
         try:
             TrainCLI(args)
         except MisconfigurationException as error:

@@ -33,6 +33,15 @@ class TrainingError(Exception):
     """Tell of a training that went wrong, or a disk that failed it, told in one line."""
 
 
+class RollbackError(TrainingError):
+    """Tell of a training that has to go back to a checkpoint, and on at a lower learning rate."""
+
+    def __init__(self, message: str, checkpoint: Path, rate: float) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
+        self.rate = rate
+
+
 def disk_fault(error: OSError, path: Path | str) -> str:
     """Tell in one line that ``path`` could not be written, and why."""
     return f"cannot write {path}: {error.strerror or error}"

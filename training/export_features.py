@@ -1,4 +1,4 @@
-"""Make a feature network, such as the bundled one, of a distillation or a trained classifier."""
+"""Make a feature network, such as the bundled ones, of a distillation or a trained classifier."""
 
 import argparse
 import csv
@@ -12,10 +12,11 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
 from norms.errors import SettingError
 from training.doors import path_of, run_command
+from training.network_files import write_network
 from training.run import Run
 
 
-def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
+def export(run: str | Path, out: str | Path, data: str, licence: str, whole: bool = False) -> None:
     """Write the feature network of a run, and how it came to be, to a safetensors file.
 
     Args:
@@ -23,16 +24,18 @@ def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
         out: File to write; it must not exist.
         data: What the network was trained on.
         licence: Licence of the weights.
+        whole: Whether to write a whole classifier, with its last layer, as numbers for generated images need it.
 
     Raises:
-        SettingError: If there is no such run, its norm is not ``batch``, or ``out`` cannot be written.
+        SettingError: If there is no such run, its norm is not ``batch``, as it has to be unless the classifier is kept
+            whole, or ``out`` cannot be written.
     """
     if Path(out).exists():
         raise SettingError(f"{out} exists, choose another name for the feature network")
     if not Path(out).parent.is_dir():
         raise SettingError(f"there is no folder {Path(out).parent} for the feature network")
     found = Run.find(run)
-    module = _load(found)
+    module = found.load(Classifier) if whole else _load(found)
     metadata = {
         "made_by": f"normlab {normlab.__version__}",
         "recipe": f"{type(module).__name__} {json.dumps(_without_folders(module.hparams))}",
@@ -41,7 +44,10 @@ def export(run: str | Path, out: str | Path, data: str, licence: str) -> None:
     }
     if scores := _last_scores(found.metrics):
         metadata["scores"] = json.dumps(scores)
-    module.feature_net.save(out, metadata)
+    if isinstance(module, Classifier) and whole:
+        write_network(module, Path(out), metadata)
+    else:
+        module.feature_net.save(out, metadata)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    export(options.run, options.out, options.data, options.licence)
+    export(options.run, options.out, options.data, options.licence, options.whole)
     print(f"wrote {options.out}")
 
 
@@ -64,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=path_of, help="safetensors file to write")
     parser.add_argument("--data", default="not stated", help="what it was trained on, for the file's header")
     parser.add_argument("--licence", default="not stated", help="licence of the weights, for the file's header")
+    parser.add_argument(
+        "--whole", action="store_true", help="write a whole classifier, for numbers of generated images"
+    )
     return parser
 
 

@@ -51,3 +51,8 @@ def named_values(state: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from named_values(value, f"{name}.{index}")
     else:
         yield name, state
+
+
+def has_finite_weights(module: nn.Module) -> bool:
+    """Return whether all parameters are finite; if not, nothing can be shown of the module."""
+    return not not_finite(module.named_parameters(), logits(module))

@@ -123,6 +123,11 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         self._attempt(lambda run: run.log(row, step=step))
 
     @rank_zero_only
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Put values into the run's summary, which otherwise has the last of each metric."""
+        self._attempt(lambda run: run.summary.update(dict(values)))
+
+    @rank_zero_only
     def log_made(self, make: Callable[[], Mapping[str, Any]], step: int) -> None:
         """Log what ``make`` makes of W&B's own types, such as pictures; if that fails, the training has lost only that.
 
@@ -141,6 +146,16 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
                     self._background.report(f"W&B could not log all pictures and tables ({_one_line(error)})")
 
         self._attempt(log)
+
+    @rank_zero_only
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert, which W&B passes on by mail or Slack to who has asked for that.
+
+        Args:
+            title: At most 64 characters.
+            text: The rest.
+        """
+        self._attempt(lambda run: run.alert(title=title[:64], text=text, level="WARN"))
 
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:

@@ -56,6 +56,10 @@ class MetricsFile:
             warnings.warn(f"{damaged} rows of {self.path} are damaged: it is now {aside}", stacklevel=2)
         self._rewrite([row for row in rows if int(row["step"]) < step])
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows that have been written, whose values are texts."""
+        return self._read()[1]
+
     def _read(self) -> tuple[list[str], list[dict[str, Any]], int]:
         """Read the columns and the rows that can be read, and count those that cannot."""
         if not self.path.is_file():

@@ -19,7 +19,14 @@ from torch import Tensor
 from data.files import check_file
 from lightning_modules.base import TrainingModule, plain_settings
 from norms.errors import SettingError
-from training.checkpoint_files import NoWeightsError, check_size, read_checkpoint, weights_of, whole_neighbors
+from training.checkpoint_files import (
+    NoWeightsError,
+    check_size,
+    missing_parts,
+    read_checkpoint,
+    weights_of,
+    whole_neighbors,
+)
 from training.finite import may_be_infinite, not_finite
 from training.lock import LOCK, locked
 from training.yaml_text import check_yaml
@@ -159,6 +166,21 @@ class Run:
         return self.folder / "metrics.csv"
 
     @property
+    def events(self) -> Path:
+        """The list of what the guard has told, one JSON object a line."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def spectral(self) -> Path:
+        """The table of what the spectral monitor has seen of each layer."""
+        return self.folder / "spectral.csv"
+
+    @property
+    def spectral_plot(self) -> Path:
+        """The picture of it."""
+        return self.folder / "spectral.png"
+
+    @property
     def samples(self) -> Path:
         """The folder of sample pictures."""
         return self.folder / "samples"
@@ -166,6 +188,15 @@ class Run:
     def sample(self, step: int) -> Path:
         """Return where the picture after ``step`` steps is kept."""
         return self.samples / f"step_{step:07d}.png"
+
+    @property
+    def scores(self) -> Path:
+        """The folder of the numbers for generated images, with what they are of."""
+        return self.folder / "metrics"
+
+    def score(self, step: int, stage: str = "") -> Path:
+        """Return where the numbers after ``step`` steps are kept: the training's own, or those of ``stage``."""
+        return self.scores / f"{f'{stage}_' if stage else ''}step_{step:07d}.json"
 
     @property
     def mixing(self) -> Path:
@@ -187,9 +218,12 @@ class Run:
         return dict(sorted((int(match[1]), path) for match, path in files if match))
 
     def records_from(self, step: int) -> list[Path]:
-        """List the files of mixing values and the sample pictures of ``step`` and later ones."""
-        files = [*self.mixing.glob("step_*.npz"), *self.samples.glob("step_*.png")]
-        return [path for path in files if (match := re.fullmatch(r"step_(\d+)", path.stem)) and int(match[1]) >= step]
+        """List the files that a run which goes on at ``step`` writes again: numbers come before a checkpoint."""
+        files = [(path, step) for folder in (self.mixing, self.samples) for path in folder.glob("step_*.*")]
+        files += [(path, step) for path in self.folder.glob("config_resumed_*.yaml")]
+        files += [(path, step + 1) for path in self.scores.glob("step_*.*")]
+        matches = [(path, re.fullmatch(r"(?:step|config_resumed)_(\d+)", path.stem), least) for path, least in files]
+        return [path for path, match, least in matches if match and int(match[1]) >= least]
 
     def partials(self) -> list[Path]:
         """List the files that a process which was killed has half written."""
@@ -204,6 +238,21 @@ class Run:
     def last(self) -> Path:
         """The checkpoint that a run goes on from."""
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best value of what ``checkpoint.monitor`` names."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def best_record(self) -> Path:
+        """Which value that is, and of which step."""
+        return self.checkpoints / "best.json"
+
+    @property
+    def good(self) -> Path:
+        """The last checkpoint after which the guard has seen nothing wrong, if it is to go back to such ones."""
+        return self.checkpoints / "good.ckpt"
 
     def step_checkpoint(self, step: int) -> Path:
         """Return where the checkpoint of ``step`` is kept, if the run keeps all of them."""
@@ -301,24 +350,12 @@ class Run:
             raise self.damaged(SettingError(f"{self.checkpoint} {error}")) from error
 
     def check_parts(self, resuming: bool) -> None:
-        """Refuse a checkpoint that lacks what Lightning reads of it.
-
-        Args:
-            resuming: Whether a training shall go on from it.
+        """Refuse a checkpoint that lacks what Lightning reads of it, or what it reads of one that a training resumes.
 
         Raises:
             SettingError: If something is missing or of another type.
         """
-        wanted: dict[str, type] = {"state_dict": Mapping, "loops": Mapping, "pytorch-lightning_version": str}
-        if resuming:
-            wanted |= {"optimizer_states": list, "lr_schedulers": list, "global_step": int, "epoch": int}
-        wrong = [key for key, kind in wanted.items() if not isinstance(self.state.get(key), kind)]
-        for key in {"optimizer_states", "lr_schedulers"} & wanted.keys() - set(wrong):
-            wrong += [f"{key}.{i}" for i, each in enumerate(self.state[key]) if not isinstance(each, Mapping)]
-        loops = self.state.get("loops")
-        if isinstance(loops, Mapping):
-            names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
-            wrong += [f"loops.{name}" for name in names if not isinstance(loops.get(name), Mapping)]
+        wrong = missing_parts(self.state, resuming)
         if wrong:
             use = "a training cannot go on from it" if resuming else "Lightning cannot use it"
             raise self.damaged(SettingError(f"{self.checkpoint} is not complete, {use}: it lacks {', '.join(wrong)}"))

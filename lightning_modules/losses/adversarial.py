@@ -15,6 +15,9 @@ class AdversarialLoss(Protocol):
 
     A class with the attribute ``paired = True`` compares each generated image with a real one. Its ``generator`` takes
     the scores of real images as a second argument, and both of its methods need as many real scores as generated ones.
+
+    The attribute ``boundary`` is the score above which an image counts as real; 0 for a loss without the attribute, and
+    None if only differences of scores mean something. Adaptive augmentation asks for it.
     """
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -70,6 +73,8 @@ class LeastSquares:
         Mao et al. 2017 (arXiv 1611.04076), equation 9.
     """
 
+    boundary = 0.5
+
     @staticmethod
     def discriminator(real: Tensor, fake: Tensor) -> Tensor:
         """Return mean (D(x) - 1)^2 / 2 + mean D(G(z))^2 / 2, at least 0; 1/4 if the discriminator cannot tell."""
@@ -91,6 +96,8 @@ class Wasserstein:
         Arjovsky et al. 2017 (arXiv 1701.07875), section 3 and algorithm 1.
     """
 
+    boundary = None
+
     @staticmethod
     def discriminator(real: Tensor, fake: Tensor) -> Tensor:
         """Return mean D(G(z)) - mean D(x), of either sign; 0 if the discriminator cannot tell."""
@@ -111,6 +118,7 @@ class Relativistic:
     """
 
     paired = True
+    boundary = None
 
     @staticmethod
     def discriminator(real: Tensor, fake: Tensor) -> Tensor:

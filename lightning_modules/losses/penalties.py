@@ -101,7 +101,8 @@ def orthogonal(module: nn.Module) -> Tensor:
     convolution have different inputs and are not compared, and a layer of one output adds nothing. Embeddings are left
     out. The source weights it by 1e-4.
 
-    A normalized weight is taken as it acts, after the division. The published code takes it before.
+    A normalized weight is taken as it acts, after the division. The published code takes it before, and adds half of
+    this gradient.
 
     Args:
         module: A network, usually a generator.
@@ -128,5 +129,8 @@ def _resemblance(layer: nn.Module) -> Tensor:
         groups = groups.transpose(1, 2)
     filters = groups.flatten(2)
     with without_autocast(weight.device):
+        if filters.shape[1] > filters.shape[2]:
+            # The same sum without a matrix of outputs by outputs, of which a generator's first layer has thousands.
+            return (filters.mT @ filters).square().sum() - filters.square().sum(2).square().sum()
         products = filters @ filters.mT
     return (products - torch.diag_embed(products.diagonal(dim1=1, dim2=2))).square().sum()

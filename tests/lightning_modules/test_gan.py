@@ -287,8 +287,8 @@ def test_integer_betas(tmp_path):
     ("settings", "message"),
     [
         ({"architecture": "resnet33"}, r"^unknown architecture 'resnet33', did you mean"),
-        ({"norm": "swichable"}, r"^unknown norm 'swichable', did you mean 'switchable'\?"),
-        ({"norm": "batch", "norm_options": {"epsilon": 1}}, r"^norm 'batch' has no option 'epsilon'"),
+        ({"norm": "swichable"}, r"unknown norm 'swichable', did you mean 'switchable'\?"),
+        ({"norm": "batch", "norm_options": {"epsilon": 1}}, r"norm 'batch' has no option 'epsilon'"),
         ({"norm": "batch_instance", "norm_options": {"initial_rho": 1.5}}, "1.5"),
         ({"loss": "wgan"}, r"^unknown adversarial loss 'wgan'"),
         ({"n_dis": 0}, r"^n_dis must be at least 1 and at most 1000, got 0$"),

@@ -330,6 +330,7 @@ def test_classes_that_the_data_has_not(known, given, message):
         ({"loss": "relativistic", "generator_batch_size": 3}, "a relativistic loss pairs real and generated images"),
         ({"schedule": "linaer"}, "unknown schedule 'linaer', did you mean 'linear'"),
         ({"penalties": {"r3": 1}}, "r3"),
+        ({"augment": "adaptive", "loss": "wasserstein"}, "no score of the wasserstein loss means real"),
         ({"augment": "dif"}, "unknown augmentation 'dif', did you mean 'diff'"),
         ({"gradient_clip": 0}, "gradient_clip must be above 0"),
         ({"accumulate": 0}, "accumulate must be at least 1"),

@@ -1,6 +1,9 @@
 """Checkpoints that no kill can destroy."""
 
-from typing import Any
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
@@ -9,11 +12,17 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from normlab import as_installed
-from norms.errors import check_range
+from norms.errors import check_range, unknown
+from training.callbacks.generation_metrics import GenerationMetrics
 from training.checkpoint_files import CheckpointFiles
 from training.errors import end_training
+from training.files import or_warn, replacing
 from training.lightning_private import number_log_rows_by_steps, uncount_batch_that_has_not_begun
+from training.loggers import WandbLogger
 from training.run import Run
+
+THE_MORE_THE_BETTER = ("accuracy", "is", "precision", "recall", "density", "coverage")
+"""How the names of metrics begin, after ``val/``, of which the highest is best."""
 
 
 class RunCheckpoint(Checkpoint):
@@ -26,13 +35,31 @@ class RunCheckpoint(Checkpoint):
     Args:
         every_n_train_steps: Optimizer steps between two checkpoints.
         keep_all: Whether to keep every checkpoint, as ``checkpoints/step_0000500.ckpt``, besides the last one.
+        monitor: A metric of validations, such as ``val/kid_garments``. The checkpoint of its best value is kept too, as
+            ``checkpoints/best.ckpt``, and the value and its step in ``checkpoints/best.json``; of equal ones the first.
+        mode: Whether the lowest (``min``) or the highest (``max``) value is best; null for the highest accuracy,
+            Inception Score, precision, recall, density and coverage, and the lowest of all else.
+
+    Raises:
+        SettingError: If ``every_n_train_steps`` is below 1.
     """
 
-    def __init__(self, every_n_train_steps: int = 500, keep_all: bool = False) -> None:
+    def __init__(
+        self,
+        every_n_train_steps: int = 500,
+        keep_all: bool = False,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
         check_range("checkpoint.every_n_train_steps", every_n_train_steps, at_least=1)
         self.every_n_train_steps = every_n_train_steps
         self.keep_all = keep_all
+        self.monitor = monitor
+        kind = (monitor or "").rpartition("/")[2].partition("_")[0]
+        self.mode = mode or ("max" if kind in THE_MORE_THE_BETTER else "min")
         self._saved_step: int | None = None
+        self._best: dict[str, Any] | None = None
+        self._best_is_saved = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let checkpoints be written as a disk needs it, unless a plugin does something else."""
@@ -40,13 +67,46 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.checkpoint_io = CheckpointFiles()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the step at which the run begins or goes on."""
+        """Note the step at which the run begins or goes on, and the best value so far, if its checkpoint is there."""
         self._saved_step = trainer.global_step
+        if self.monitor is None:
+            return
+        run = Run.of(trainer)
+        # A run that goes on from an earlier step may have lost its best checkpoint to a later one, which is void now.
+        if not trainer.strategy.broadcast(self._best is not None and self._best == read_best(run)):
+            self._best = None
+            if trainer.is_global_zero:
+                run.best_record.unlink(missing_ok=True)
+                run.best.unlink(missing_ok=True)
+        self._summarize(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note a value that is better than the best so far.
+
+        Raises:
+            SettingError: If a training's validation logs no such metric.
+        """
+        if self.monitor is None or trainer.sanity_checking:
+            return
+        found = trainer.callback_metrics
+        if self.monitor not in found:
+            # Not each validation has those.
+            metrics = (each for each in _callbacks(trainer) if isinstance(each, GenerationMetrics))
+            computed = {name for each in metrics for name in each.logged}
+            if self.monitor not in computed:
+                raise unknown("metric in checkpoint.monitor", self.monitor, sorted(computed | found.keys()))
+            return
+        # Processes may disagree on a metric, and have to save together.
+        value = float(trainer.strategy.broadcast(float(found[self.monitor])))
+        if self._is_better(value):
+            self._best = {"metric": self.monitor, "mode": self.mode, "value": value, "step": trainer.global_step}
+            self._best_is_saved = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save the last step if it is time; here, where its row is on disk and its validation done."""
         # Lightning's own count can be one off in a resumed run.
         number_log_rows_by_steps(trainer)
+        self._save_best(trainer)
         if trainer.global_step % self.every_n_train_steps == 0:
             self._save_if_new(trainer)
 
@@ -56,12 +116,24 @@ class RunCheckpoint(Checkpoint):
         Raises:
             TrainingError: If it cannot be written.
         """
+        self._save_best(trainer)
         self._save_if_new(trainer, at_the_end=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save if a signal ended a training that had begun; an error may leave half a step behind."""
         if isinstance(exception, SIGTERMException) and self._saved_step is not None:
+            self._save_best(trainer)
             self._save_if_new(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value so far, with its step."""
+        return {} if self._best is None else {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best value, if it is one of the same metric."""
+        best = state_dict.get("best", {})
+        if isinstance(best, dict) and (best.get("metric"), best.get("mode")) == (self.monitor, self.mode):
+            self._best = best
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Leave out of Lightning's counts the batch that is there, but has not begun."""
@@ -71,14 +143,37 @@ class RunCheckpoint(Checkpoint):
         if trainer.global_step != self._saved_step:
             self._save(trainer, at_the_end)
 
+    def _is_better(self, value: float) -> bool:
+        if self._best is None or math.isnan(value):
+            return not math.isnan(value)
+        return value > self._best["value"] if self.mode == "max" else value < self._best["value"]
+
+    def _save_best(self, trainer: Trainer) -> None:
+        """Save the best checkpoint, if its validation was the last thing that happened."""
+        if self._best_is_saved:
+            return
+        self._best_is_saved = True
+        run = Run.of(trainer)
+        if fault := self._write(trainer, run.best):
+            rank_zero_warn(f"{fault}; {run.best} is as before, and the training goes on")
+            return
+        if trainer.is_global_zero:
+            with or_warn(), replacing(run.best_record) as partial:
+                partial.write_text(json.dumps(self._best) + "\n")
+        self._summarize(trainer)
+
+    def _summarize(self, trainer: Trainer) -> None:
+        """Tell W&B of the best value; the last one it has."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and self._best is not None:
+                metric, value, step = (self._best[key] for key in ("metric", "value", "step"))
+                logger.log_summary({f"best/{metric}": value, "best/step": step})
+
     def _save(self, trainer: Trainer, at_the_end: bool) -> None:
         run = Run.of(trainer)
         # The last one last: it says that the others are there.
         for path in (run.step_checkpoint(trainer.global_step), run.last) if self.keep_all else (run.last,):
-            trainer.save_checkpoint(path, weights_only=False)
-            files = trainer.strategy.checkpoint_io
-            # One process writes, and all go on alike.
-            fault = trainer.strategy.broadcast(files.fault if isinstance(files, CheckpointFiles) else None)
+            fault = self._write(trainer, path)
             if fault is not None:
                 whole = f"{run.last} of an earlier step is whole" if run.last.is_file() else "there is none yet"
                 if at_the_end:
@@ -87,3 +182,25 @@ class RunCheckpoint(Checkpoint):
                 rank_zero_warn(f"{fault}; {whole}, and the training goes on to its next save")
                 return
         self._saved_step = trainer.global_step
+
+    def _write(self, trainer: Trainer, path: Path) -> str | None:
+        """Write a checkpoint; return what has gone wrong, if anything has."""
+        trainer.save_checkpoint(path, weights_only=False)
+        files = trainer.strategy.checkpoint_io
+        # One process writes, and all go on alike.
+        return trainer.strategy.broadcast(files.fault if isinstance(files, CheckpointFiles) else None)
+
+
+def _callbacks(trainer: Any) -> list[Any]:
+    return trainer.callbacks  # which is not declared
+
+
+def read_best(run: Run) -> dict[str, Any] | None:
+    """Read which value of which metric the best checkpoint of a run has, at which step; None if there is none."""
+    try:
+        record = json.loads(run.best_record.read_text())
+    except (OSError, ValueError):
+        return None
+    known = {"metric": str, "mode": str, "value": float, "step": int}
+    whole = isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in known.items())
+    return record if whole and run.best.is_file() else None

@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from normlab import again, as_installed
 from norms.pooling import is_distributed
-from training.errors import ENDING, TrainingError, name_of
+from training.errors import ENDING, RollbackError, TrainingError, name_of
 from training.lightning_private import take_started_processes
 from training.run import Run
 
@@ -85,8 +85,8 @@ class Companions(Callback):
             os.close(wake)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let the main thread end this process, which it is about to do."""
-        self._leaving = True
+        """Let the main thread end this process, which it is about to do, unless the training goes on."""
+        self._leaving = not isinstance(exception, RollbackError)
         self._at_once = isinstance(exception, KeyboardInterrupt)
 
     def blame(self) -> None:

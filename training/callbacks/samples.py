@@ -9,8 +9,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from lightning_modules.base import TrainingModule
 from norms.errors import check_range
-from training.callbacks.guard import has_finite_weights
 from training.files import or_warn, replacing
+from training.finite import has_finite_weights
 from training.run import Run
 
 

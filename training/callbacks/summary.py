@@ -8,6 +8,7 @@ from rich.table import Table
 
 from lightning_modules.base import TrainingModule
 from normlab import again, as_installed
+from training.callbacks.checkpoint import read_best
 from training.loggers import WandbLogger
 from training.run import Run
 
@@ -32,6 +33,11 @@ def print_summary(trainer: Trainer, run: Run, interrupted: Sequence[str] | None 
         console.print(f"  {line}")
     if trainer.logged_metrics:
         console.print(_metrics(trainer))
+    if best := read_best(run):
+        at = f"{best['value']:.5g} at step {best['step']}"
+        last = trainer.logged_metrics.get(best["metric"])
+        then = "" if last is None else f", last {float(last):.5g}"
+        console.print(f"best {best['metric']}: {at}, in {run.best.relative_to(run.folder)}{then}")
     if interrupted is not None and not run.last.is_file():
         console.print(f"there is no checkpoint yet; begin anew with: {again(interrupted)}")
     commands = _commands(trainer, run, interrupted is not None)

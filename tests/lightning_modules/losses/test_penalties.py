@@ -168,6 +168,15 @@ def test_orthogonal_does_not_compare_filters_of_different_groups():
         torch.testing.assert_close(orthogonal(layer), expected)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(6, 4), (4, 6), (5, 5)])
+def test_orthogonal_gradient_closed_form(inputs, outputs):
+    layer = nn.Linear(inputs, outputs).double()
+    orthogonal(layer).backward()
+    weight = layer.weight.detach()
+    expected = 4 * ((weight @ weight.T) * (1 - torch.eye(outputs))) @ weight
+    torch.testing.assert_close(layer.weight.grad, expected)
+
+
 def test_orthogonal_filters_of_any_length_cost_nothing():
     layer = nn.Linear(6, 4).double()
     nn.init.orthogonal_(layer.weight)

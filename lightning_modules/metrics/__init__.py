@@ -1,0 +1,1 @@
+"""Numbers for generated images: features of them, and what follows from those."""
