@@ -169,6 +169,19 @@ def test_a_size_that_is_given_beside_a_base_and_an_attention():
     assert (adapted.image_size, adapted.attention, adapted.generator) == (48, 24, (128, 64, 32, 16))
 
 
+@pytest.mark.parametrize(
+    ("options", "image_size", "attention"),
+    [
+        ({"base": 6, "image_size": 96}, 96, 24),
+        ({"base": 8}, 256, 64),
+        ({"image_size": 32, "attention": None}, 32, None),
+    ],
+)
+def test_attention_stays_at_the_same_share_of_the_size(options, image_size, attention):
+    adapted = adapt(ARCHITECTURES["sagan"], options)
+    assert (adapted.image_size, adapted.attention) == (image_size, attention)
+
+
 def test_no_options_leave_the_row_as_it_is():
     for row in ARCHITECTURES.values():
         assert adapt(row, {}) == row
