@@ -76,6 +76,22 @@ def test_images_of_one_class_are_those_of_a_network_with_its_gamma_and_beta(fami
             break
 
 
+@pytest.mark.parametrize("family", ["resnet", "cnn", "biggan"])
+@pytest.mark.parametrize("norm", norms.names())
+def test_classes_around_any_norm(family, norm):
+    options = {} if norm in ("none", "mean_only_batch") else {"eps": 1e-3}
+    g = built(family, norm=norm, norm_options=options)[0]
+    z, _, y = drawn()
+    images = g(z, y)
+    assert images.shape == (4, 1, 16, 16)
+    images.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in g.parameters())
+    assert not torch.allclose(scrambled(g)(z, y), g(z, y.flip(0)))
+    if options:
+        layers = [m for m in g.modules() if getattr(m, "eps", None) == 1e-3]
+        assert len(layers) == {"resnet": 5, "cnn": 2, "biggan": 5}[family]
+
+
 @pytest.mark.parametrize("norm", ["batch_instance", "switchable"])
 def test_separate_norms_learn_how_to_normalize_for_each_class(norm):
     g = scrambled(built("resnet", norm=norm, separate_norms=True)[0])
