@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -55,11 +56,11 @@ def test_parameters_of_sagan_are_those_of_its_description():
     g, d = built("sagan", num_classes=1000, latent_dim=128, options=PLAIN)
     up, down = (1024, 1024, 512, 256, 128, 64), (3, 64, 128, 256, 512, 1024, 1024)
     expected = 129 * 1024 * 16 + attention(256) + 2 * 64 + conv(64, 3, 3)
-    for a, b in zip(up, up[1:], strict=False):
+    for a, b in itertools.pairwise(up):
         expected += conv(a, b, 3) + conv(b, b, 3) + conv(a, b, 1) + 2 * 1000 * (a + b)
     assert count(g) == expected
     expected = attention(128) + 1025 + 1000 * 1024
-    for a, b in zip(down, down[1:], strict=False):
+    for a, b in itertools.pairwise(down):
         expected += conv(a, b, 3) + conv(b, b, 3) + (conv(a, b, 1) if a != b else 0)
     assert count(d) == expected
     assert [b.gamma.shape for b in g.blocks if hasattr(b, "gamma")] == [()]
