@@ -10,12 +10,13 @@ from pathlib import Path
 from PIL import Image
 
 from norms.errors import SettingError
-from stylizing.animation import Animation, Frame, is_animation, write_animation
+from stylizing.animation import Animation, is_animation
 from stylizing.photo import TRANSPARENCY
 from stylizing.steady import Steady
-from stylizing.video import CONTAINERS, VIDEOS, Clip, Video, encode, join
+from stylizing.video import VIDEOS, Clip, Video, join
 from training.errors import DISK_FAULTS
 from training.files import replacing
+from training.moving import CONTAINERS, Frame, encode, write_animation
 from training.terminal import printable
 
 PART = 50

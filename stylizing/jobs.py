@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from data.files import find_images, image_extensions
 from norms.errors import SettingError
-from stylizing.animation import ANIMATIONS
 from stylizing.clips import is_clip
-from stylizing.video import CONTAINERS, VIDEOS
+from stylizing.video import VIDEOS
+from training.moving import ANIMATIONS, CONTAINERS
 
 KEPT_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 """Results keep these extensions; photos of other kinds become PNG files."""

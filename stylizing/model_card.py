@@ -1,28 +1,21 @@
 """A folder for the Hugging Face Hub: a network's file, and a model card that shows what it paints and has learned."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from PIL import ImageOps
 
-import norms
 from data.photos import VAL_PHOTOS, bundled_photo
 from lightning_modules.style_transfer import StyleTransfer
-from norms.errors import SettingError
 from stylizing.painting import Manner, paint
-from training.files import replacing
 from training.images import to_picture, write_image
+from training.model_cards import front_matter, learned, settings, table, write_card
 from training.network_files import SUFFIX, THUMBNAIL, header_of, write_network
 
 NETWORK = f"network{SUFFIX}"
 
 LONGEST = 512
 """Longer side of the pictures, in pixels."""
-
-LICENCES = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "mit", "unlicense")
-"""Some of the licences that the Hub knows, by its names; any other one is written as it is."""
 
 _SHOWN = (
     ("norm", "normalization"),
@@ -65,40 +58,23 @@ def write_folder(model: StyleTransfer, folder: Path, told: Mapping[str, str]) ->
             write_image(paint(model, photo, Manner(index - 1)), folder / file)
             row.append(f"![{_name(name)} in the style {style}]({file})")
         rows.append(row)
-    try:
-        with replacing(folder / "README.md") as partial:
-            partial.write_text(_card(model, folder.resolve().name, told, rows), encoding="utf-8")
-    except OSError as error:
-        raise SettingError(f"cannot write {folder / 'README.md'}: {error.strerror or error}") from error
+    header = header_of(model, told)
+    tags = ["style-transfer", "image-to-image"]
+    matter = front_matter(told, model.hparams["norm"], "image-to-image", tags)
+    write_card(folder, matter, _text(model, folder.resolve().name, header, rows))
 
 
 def _name(photo: str) -> str:
     return Path(photo).stem
 
 
-def _card(model: StyleTransfer, name: str, told: Mapping[str, str], rows: list[list[str]]) -> str:
-    header = header_of(model, told)
-    writer, training = json.loads(header["normlab"]), json.loads(told.get("training", "{}"))
+def _text(model: StyleTransfer, name: str, header: Mapping[str, str], rows: list[list[str]]) -> list[str]:
     styles = model.style_names
-    facts = {title: model.hparams[key] for key, title in _SHOWN}
-    facts |= {
-        "size of the training images, in pixels": training.get("image_size"),
-        "training steps": training.get("steps"),
-        "training data": told.get("data"),
-        "licence of the weights": told.get("licence"),
-        "written by": f"normlab {writer['version']}, torch {writer['torch']}",
-    }
-    lines = [
-        "---",
-        yaml.safe_dump(_front_matter(model, told.get("licence", "")), sort_keys=False).strip(),
-        "---",
-        "",
-        f"# {name}",
-        "",
+    return [
         f"A style-transfer network that paints any photo in {_listed(styles)}, "
         f"by {model.hparams['norm']} normalization.",
         "",
-        *_table(rows),
+        *table(rows),
         "",
         "The photographs come with scikit-image (chelsea, CC0, and coffee, CC0) and scikit-learn (china.jpg, CC BY "
         "2.0, by danielbuechele). The network has not seen them in a training on `data.BundledPhotos`.",
@@ -123,40 +99,12 @@ def _card(model: StyleTransfer, name: str, told: Mapping[str, str], rows: list[l
         'paint(model, Image.open("photo.jpg").convert("RGB")).save("painted.jpg")',
         "```",
         "",
-        "## Settings",
-        "",
-        *_table([["setting", "value"], *([title, str(value)] for title, value in facts.items() if value is not None)]),
-        "",
+        *settings({title: model.hparams[key] for key, title in _SHOWN}, header),
+        *learned(model.transformer),
     ]
-    return "\n".join(lines + _learned(model))
-
-
-def _front_matter(model: StyleTransfer, licence: str) -> dict[str, object]:
-    known = licence.lower().replace(" ", "-")
-    known = {"cc0": "cc0-1.0"}.get(known, known)
-    found: dict[str, object] = {"license": known}
-    if known not in LICENCES:
-        found = {"license": "other", "license_name": licence} if licence not in ("", "not stated") else {}
-    norm = model.hparams["norm"].rpartition(".")[2].replace("_", "-")
-    tags = ["style-transfer", "image-to-image", "safetensors", f"{norm}-normalization"]
-    return {**found, "library_name": "normlab", "pipeline_tag": "image-to-image", "tags": tags}
-
-
-def _learned(model: StyleTransfer) -> list[str]:
-    report = norms.report(model.transformer)
-    if not report:
-        return []
-    kinds = dict.fromkeys(f"`{kind.name}`" for layer in report for kind in layer.kinds)
-    said = f"The values of {' and '.join(kinds)}, layer by layer, as `norms.report` sums them up:"
-    return ["## What the norms have learned", "", said, "", "```", str(report), "```", ""]
 
 
 def _listed(styles: list[str]) -> str:
     if len(styles) == 1:
         return f"the style *{styles[0]}*"
     return f"the styles {', '.join(f'*{style}*' for style in styles[:-1])} and *{styles[-1]}*, and in mixtures of them"
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(' '.join(cell.split()).replace('|', '&#124;') for cell in row)} |" for row in rows]
-    return [lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:]]

@@ -29,7 +29,8 @@ from stylizing.gate import Gate
 from stylizing.jobs import KEPT_EXTENSIONS
 from stylizing.painting import Colors, Manner, paint
 from stylizing.photo import read
-from stylizing.repaint import OUT_OF_MEMORY, find_device
+from stylizing.repaint import OUT_OF_MEMORY
+from training.devices import find_device
 from training.images import write_image
 from training.run import Run
 from training.shipped import with_shipped_networks

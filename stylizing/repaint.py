@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -24,6 +23,7 @@ from stylizing.masks import MaskError
 from stylizing.painting import Manner, paint
 from stylizing.photo import Photo, read
 from stylizing.steady import Steady
+from training.devices import find_device
 from training.run import Run
 from training.shipped import with_shipped_networks
 from training.terminal import printable
@@ -207,20 +207,3 @@ def _images(count: int) -> str:
 
 def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
-def find_device(name: str | None) -> torch.device:
-    """Find the device of a name; by default the accelerator, if there is one.
-
-    Raises:
-        SettingError: If it cannot be used.
-    """
-    if name is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        found = torch.zeros(1, device=name)
-        found.cpu()  # a device such as meta, which holds nothing, cannot
-        return found.device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0]  # what follows is for torch's developers
-        raise SettingError(f"--device: cannot use device {name!r}: {reason}") from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,36 +17,26 @@ from PIL import Image
 from data.files import check_file
 from data.images import ImageError
 from norms.errors import SettingError
-from stylizing.animation import Animation, Frame
+from stylizing.animation import Animation
 from stylizing.photo import TONES
 from training.files import replacing
+from training.moving import CONTAINERS, Frame, written
 
 if TYPE_CHECKING:
     from av import AudioStream, Packet, VideoFrame, VideoStream
     from av.container import InputContainer, OutputContainer
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""Containers that are written, as FFmpeg calls them, by their extensions."""
-
 VIDEOS = {*CONTAINERS, ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts", ".ogv"}
 """Extensions of video files."""
-
-_H264 = "libx264", {"crf": "17", "preset": "medium"}
-_VP9 = "libvpx-vp9", {"crf": "22", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-"""Encoders and their settings, of a quality at which strokes stay sharp."""
 
 _ODD = (
     "an odd number of pixels, which H.264 holds in its profile High 4:4:4 alone; not every player shows that, "
     "but all show .webm"
 )
 
-_PARTS = "nut"
-"""A container that holds any of these codecs and any unit of time."""
-
-_BT709 = 1
-"""Number of these colors, primaries and transfer in ITU-T H.273; and of the limited range, as it happens."""
-
 _UNKNOWN = 2
+"""Number of a color space of which a video says nothing, in ITU-T H.273."""
+
 _HIGH_DEFINITION = 720
 """Rows from which on a video without a word on its colors has those of BT.709."""
 
@@ -143,36 +133,6 @@ class Video:
 Clip = Video | Animation
 
 
-def encode(frames: Iterable[Frame], path: Path, kind: str, clip: Clip) -> None:
-    """Encode a part of a video.
-
-    Args:
-        frames: At least one, all of the same size.
-        path: The file to write, a container for :func:`join` alone.
-        kind: The extension of the whole video.
-        clip: Where the frames are from.
-
-    Raises:
-        SettingError: If it cannot be written.
-    """
-    import av
-
-    stream = None
-    try:
-        with _written(path, _PARTS) as out:
-            for frame in frames:
-                if stream is None:
-                    stream = _encoder(out, frame.image.size, kind, clip)
-                picture = av.VideoFrame.from_image(frame.image)
-                picture = picture.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
-                picture.pts, picture.time_base = round(frame.time / clip.time_base), clip.time_base
-                out.mux(stream.encode(picture))
-            if stream is not None:
-                out.mux(stream.encode(None))
-    except av.error.FFmpegError as error:
-        raise SettingError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def join(parts: Sequence[Path], path: Path, rate: Fraction, source: Path | None) -> list[str]:
     """Join the parts of a video, and give it the sound and the title of another.
 
@@ -194,7 +154,7 @@ def join(parts: Sequence[Path], path: Path, rate: Fraction, source: Path | None)
 
     notes: list[str] = []
     try:
-        with replacing(path) as partial, _written(partial, CONTAINERS[path.suffix.lower()]) as out:
+        with replacing(path) as partial, written(partial, CONTAINERS[path.suffix.lower()]) as out:
             with av.open(str(parts[0])) as first:
                 video = out.add_stream_from_template(first.streams.video[0])
                 video.time_base = first.streams.video[0].time_base
@@ -209,22 +169,6 @@ def join(parts: Sequence[Path], path: Path, rate: Fraction, source: Path | None)
     except av.error.FFmpegError as error:
         raise SettingError(f"cannot write {path}: {error.strerror or error}") from error
     return notes
-
-
-@contextmanager
-def _written(path: Path, container: str) -> Iterator[OutputContainer]:
-    """Open a container to write."""
-    import av
-
-    with path.open("w+b") as file:
-        out = av.open(file, "w", format=container)
-        try:
-            yield out
-        except BaseException:
-            with suppress(Exception):  # on a full disk closing fails too, and that error would hide the first one
-                out.close()
-            raise
-        out.close()
 
 
 @contextmanager
@@ -308,19 +252,6 @@ def _signs(frame: VideoFrame) -> tuple[int, ...]:
 def _rgb(frame: VideoFrame) -> Image.Image:
     usual = "ITU709" if frame.height >= _HIGH_DEFINITION else "ITU601"
     return frame.to_image(src_colorspace=usual if frame.colorspace == _UNKNOWN else None)
-
-
-def _encoder(out: OutputContainer, size: tuple[int, int], kind: str, clip: Clip) -> Any:
-    codec, options = _VP9 if kind == ".webm" else _H264
-    stream: Any = out.add_stream(codec, rate=clip.rate, options=options)
-    stream.width, stream.height = size
-    stream.pix_fmt = "yuv444p" if kind != ".webm" and (size[0] % 2 or size[1] % 2) else "yuv420p"
-    context = stream.codec_context
-    context.time_base = clip.time_base
-    context.max_b_frames = 0  # without these, what is encoded in parts can be joined at any frame
-    context.sample_aspect_ratio = clip.aspect
-    context.colorspace = context.color_primaries = context.color_trc = context.color_range = _BT709
-    return stream
 
 
 def _decoding_time(packet: Packet[Any]) -> Fraction:

@@ -11,7 +11,7 @@ from training.errors import disk_fault
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, synced: bool = True) -> Iterator[Path]:
     """Yield a neighbor of ``path`` to write to, which takes its place, in one step, when the block ends without error.
 
     After an error or Ctrl-C the neighbor is gone; only a killed process leaves it. What has taken its place is on the
@@ -19,6 +19,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: The file to write; it may exist. Its folder is made.
+        synced: Whether to wait until the disk has it, which takes milliseconds. Without, a power failure may leave an
+            empty file, which is no loss where there are thousands.
 
     Raises:
         OSError: If the disk fails; it names ``path``.
@@ -29,10 +31,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)  # which may be a link or a pipe
         yield partial
-        with partial.open("r+b") as written:
-            os.fsync(written.fileno())
+        if synced:
+            with partial.open("r+b") as written:
+                os.fsync(written.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        if synced:
+            _sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             partial.unlink()

@@ -25,7 +25,7 @@ def format_of(path: Path) -> str:
     return Image.registered_extensions()[path.suffix.lower()]
 
 
-def write_image(image: Tensor | Image.Image, path: Path, **options: Any) -> None:
+def write_image(image: Tensor | Image.Image, path: Path, synced: bool = True, **options: Any) -> None:
     """Write an image in the format that the ending of ``path`` names, as a whole or not at all.
 
     JPEG files are written in good quality and with the colors of every pixel.
@@ -33,6 +33,7 @@ def write_image(image: Tensor | Image.Image, path: Path, **options: Any) -> None
     Args:
         image: (C, H, W), values in [0, 1], or a picture of Pillow's.
         path: The file to write; it may exist. Its folder is made.
+        synced: See :func:`training.files.replacing`.
         options: What Pillow shall do in that format, such as ``quality``.
 
     Raises:
@@ -41,7 +42,7 @@ def write_image(image: Tensor | Image.Image, path: Path, **options: Any) -> None
     picture = to_picture(image) if isinstance(image, Tensor) else image
     kind = format_of(path)
     try:
-        with replacing(path) as partial:
+        with replacing(path, synced) as partial:
             picture.save(partial, kind, **(_OPTIONS.get(kind, {}) | options))
     except OSError as error:
         raise SettingError(f"cannot write {path}: {error.strerror or error}") from error

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -12,8 +12,6 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from lightning_modules.base import HYPER_PARAMETERS
-from lightning_modules.classifier import Classifier
-from lightning_modules.painter import Painter
 from norms.errors import SettingError
 from training.files import replacing
 
@@ -28,8 +26,21 @@ _READ = {"format", "normlab", "settings"}
 """What of a header the network is built from; all else is for people."""
 
 
-def header_of(model: Painter | Classifier, told: Mapping[str, str]) -> dict[str, str]:
-    """Say what a network is: its settings, which name styles but no folders, and the versions that wrote it.
+class Shared(Protocol):
+    """Describe a trained network that can be handed on."""
+
+    def shared_settings(self) -> dict[str, Any]:
+        """Return the settings that build it, plain types that name no folder."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which module it is, under ``normlab``."""
+
+
+def header_of(model: Shared, told: Mapping[str, str]) -> dict[str, str]:
+    """Say what a network is: its settings, which name no folders, and the versions that wrote it.
 
     Args:
         model: The trained network.
@@ -44,20 +55,23 @@ def header_of(model: Painter | Classifier, told: Mapping[str, str]) -> dict[str,
     return {**told, "format": FORMAT, "normlab": json.dumps(writer), "settings": json.dumps(model.shared_settings())}
 
 
-def write_network(model: Painter | Classifier, path: Path, told: Mapping[str, str]) -> None:
-    """Write a style network or a classifier to a file that needs neither the training's folder nor unpickling.
+def write_network(
+    model: Shared, path: Path, told: Mapping[str, str], convolutions: torch.dtype = torch.float16
+) -> None:
+    """Write a network to a file that needs neither the training's folder nor unpickling.
 
-    Convolution weights are rounded to float16, all else is kept in float32. The header is that of :func:`header_of`.
+    All but the weights of convolutions is kept in float32. The header is that of :func:`header_of`.
 
     Args:
         model: The trained network.
         path: The file; its name ends in ``.safetensors``.
         told: What else its header says, such as ``data`` and ``licence``.
+        convolutions: What the weights of convolutions are rounded to.
 
     Raises:
         SettingError: If it cannot be written.
     """
-    weights = {name: _handy(name, value) for name, value in model.state_dict().items()}
+    weights = {name: _handy(name, value, convolutions) for name, value in model.state_dict().items()}
     try:
         with replacing(path) as partial:
             partial.write_bytes(
@@ -87,13 +101,13 @@ def read_network(path: Path) -> dict[str, Any]:
     }
 
 
-def _handy(name: str, value: Tensor) -> Tensor:
+def _handy(name: str, value: Tensor, convolutions: torch.dtype) -> Tensor:
     value = value.detach().cpu()
     if name.startswith("style_image") and value.numel():
         scale = THUMBNAIL / max(value.shape[-2:])
         value = tvf.resize(value, [max(1, round(side * scale)) for side in value.shape[-2:]])
     elif value.is_floating_point():
-        value = value.to(torch.float16 if value.ndim == 4 else torch.float32)
+        value = value.to(convolutions if value.ndim == 4 else torch.float32)
     return value.contiguous()
 
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data.images import ImageError
-from stylizing.animation import Animation, Frame, is_animation, write_animation
+from stylizing.animation import Animation, is_animation
+from training.moving import Frame, write_animation
 
 COLORS = "red", "lime", "blue", "white"
 DURATIONS = 100, 40, 500, 250

@@ -11,9 +11,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from lightning_modules.style_transfer import StyleTransfer
-from stylizing import graphs
 from stylizing.command import main as stylize
-from stylizing.export import main, told_of
+from stylizing.export import main
+from training import graphs
+from training.exporting import told_of
 from training.network_files import write_network
 from training.run import Run
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import norms
+import training.graphs
 from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
 from stylizing import graphs
+from training.graphs import HEADER, check_packages, to_onnx, write_graph
 
 SIZES = [(1, 3, 32, 48), (2, 3, 37, 21), (1, 3, 5, 3)]
 
@@ -30,8 +32,8 @@ def make(**options):
 
 def runners(model):
     """Paint by torch.export and by onnxruntime, from one trace."""
-    program = graphs.trace(model)
-    session = onnxruntime.InferenceSession(graphs.to_onnx(program, {}), providers=["CPUExecutionProvider"])
+    graph = graphs.trace(model)
+    session = onnxruntime.InferenceSession(to_onnx(graph, {}), providers=["CPUExecutionProvider"])
     given, (made,) = session.get_inputs(), session.get_outputs()
     assert given[0].shape == made.shape == ["batch", 3, "height", "width"]
     names = [each.name for each in given]
@@ -40,7 +42,7 @@ def runners(model):
         fed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
         return torch.from_numpy(session.run(["painting"], fed)[0])
 
-    return program.module(), by_onnx
+    return graph.program.module(), by_onnx
 
 
 @pytest.mark.slow
@@ -80,10 +82,10 @@ def test_noise_is_a_square_that_is_repeated(monkeypatch):
 @pytest.mark.slow
 def test_an_archive_holds_the_header_and_no_folder_of_its_writer(tmp_path):
     model, photo = make(noise=0.1, num_blocks=0), torch.rand(1, 3, 20, 18)
-    graphs.write_graph(model, tmp_path / "net.pt2", {"licence": "CC0"})
-    said = {graphs.HEADER: ""}
+    write_graph(graphs.trace(model), tmp_path / "net.pt2", {"licence": "CC0"})
+    said = {HEADER: ""}
     loaded = torch.export.load(tmp_path / "net.pt2", extra_files=said).module()
-    assert said[graphs.HEADER] == '{\n "licence": "CC0"\n}'
+    assert said[HEADER] == '{\n "licence": "CC0"\n}'
     torch.testing.assert_close(loaded(photo), graphs.PhotoPainter(model)(photo), atol=1e-5, rtol=0)
     assert str(graphs.__file__).encode() not in (tmp_path / "net.pt2").read_bytes()
 
@@ -91,7 +93,7 @@ def test_an_archive_holds_the_header_and_no_folder_of_its_writer(tmp_path):
 @pytest.mark.slow
 def test_onnx_files_hold_the_header_and_no_folder_of_their_writer():
     onnx = pytest.importorskip("onnx")
-    content = graphs.to_onnx(graphs.trace(make(num_blocks=0, widths=[4])), {"licence": "CC0"})
+    content = to_onnx(graphs.trace(make(num_blocks=0, widths=[4])), {"licence": "CC0"})
     model = onnx.load(io.BytesIO(content))
     onnx.checker.check_model(model)
     assert {each.key: each.value for each in model.metadata_props} == {"licence": "CC0"}
@@ -99,8 +101,8 @@ def test_onnx_files_hold_the_header_and_no_folder_of_their_writer():
 
 
 def test_a_missing_package_is_named_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(graphs, "find_spec", lambda name: None)
+    monkeypatch.setattr(training.graphs, "find_spec", lambda name: None)
     with pytest.raises(
         SettingError, match=r"^an ONNX file is written with onnx and onnxscript: pip install '.*onnx\]'$"
     ):
-        graphs.write_graph(make(), tmp_path / "net.onnx", {})
+        check_packages(".onnx")

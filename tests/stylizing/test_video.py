@@ -8,7 +8,8 @@ from clip_files import make_video, picture, pictures, sound, times
 
 from data.images import ImageError
 from norms.errors import SettingError
-from stylizing.video import Video, encode, join
+from stylizing.video import Video, join
+from training.moving import encode
 
 TURNED = {
     # Display matrices, row by row, and what they make of an array of (H, W, C).
