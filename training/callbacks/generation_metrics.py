@@ -19,6 +19,9 @@ from training.files import or_warn, replacing
 from training.finite import has_finite_weights
 from training.run import Run
 
+MOST_IMAGES = 10**7
+"""More would not fit into memory."""
+
 CHEAP = ("fd", "kid")
 """What a validation computes by default."""
 
@@ -60,8 +63,8 @@ class GenerationMetrics(Callback):
         for name in names or ():
             if name not in SCORES and not (name == "fid" and features == "inception"):
                 raise unknown("metric in metrics.names", name, SCORES)
-        check_range("metrics.val_images", val_images, at_least=1)
-        check_range("metrics.images", images, at_least=1)
+        check_range("metrics.val_images", val_images, at_least=1, at_most=MOST_IMAGES)
+        check_range("metrics.images", images, at_least=1, at_most=MOST_IMAGES)
         check_range("metrics.every_n_steps", every_n_steps, at_least=1)
         self.features, self.split, self.every_n_steps = features, split, every_n_steps
         self.names = names and ["fd" if name == "fid" else name for name in names]
