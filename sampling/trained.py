@@ -69,7 +69,7 @@ class TrainedGenerator(TrainingModule):
             averaged: Whether to take the averaged generator or the live one.
             class_names: What the classes are called.
         """
-        known = inspect.signature(cls).parameters.keys() & gan.hparams.keys()
+        known = [name for name in inspect.signature(cls).parameters if name in gan.hparams]
         trained = cls(**{key: gan.hparams[key] for key in known}, class_names=list(class_names))
         trained.network = gan.sampler(averaged)
         return trained.requires_grad_(False).eval()
