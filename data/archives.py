@@ -104,4 +104,4 @@ class ZipMember(Member):
 
 def _is_hidden(name: str) -> bool:
     """Return whether it is what Unix hides, or what macOS adds to archives."""
-    return any(part == "__MACOSX" or part.startswith(".") for part in name.split("/"))
+    return any(part == "__MACOSX" or (part[:1] == "." and part.strip(".")) for part in name.split("/"))

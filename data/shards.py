@@ -8,9 +8,11 @@ that images in random order would make it index them again and again.
 import glob
 import json
 import os
+import posixpath
 import tarfile
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -109,7 +111,9 @@ def find_shards(path: str, labeled: bool) -> Stored:
             if sample.image is None:
                 continue
             if labeled and sample.label is None:
-                raise SettingError(f"{shard}: sample {sample.key} has no .cls file: add it or set data.labels: false")
+                raise SettingError(
+                    f"{shard}: sample {sample.key.lstrip('/')} has no .cls file: add it or set data.labels: false"
+                )
             ranks.append(rank(f"{os.path.basename(shard)}/{sample.key}"))
             rows.extend((number, sample.image.offset_data, sample.image.size))
             labels.append(_UNKNOWN if sample.label is None else sample.label)
@@ -159,10 +163,10 @@ def _samples(shard: str, labeled: bool) -> Iterator[Sample]:
     extensions, sample = image_extensions(), Sample("")
     try:
         with tarfile.open(shard, "r:") as archive:
-            for member in _members(archive, shard):
+            for member in _members(archive):
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
+                key = f"{folder}/{stem}"
                 if key != sample.key:
                     yield sample
                     sample = Sample(key)
@@ -170,29 +174,31 @@ def _samples(shard: str, labeled: bool) -> Iterator[Sample]:
                     sample.label = _label(archive.extractfile(member), f"{shard}: {member.name}")
                 elif sample.image is None and f".{extension.lower().rpartition('.')[2]}" in extensions:
                     sample.image = member
+            end = archive.offset
+            whole = _ends(shard, end)
     except OSError as error:
         raise SettingError(f"{shard}: {error.strerror or error}") from error
     except tarfile.TarError as error:
         raise SettingError(f"{shard}: not a plain tar file (a compressed one has to be unpacked: {error})") from error
-    yield sample
-
-
-def _members(archive: tarfile.TarFile, shard: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the files of a shard that are not hidden, as far as it is whole."""
-    whole = True
-    try:
-        for member in archive:
-            if member.isreg() and not member.issparse() and not os.path.basename(member.name).startswith("."):
-                yield member
-        # At a damaged header, the loop ends as at the zeros behind the last file.
-        file = archive.fileobj
-        assert file is not None
-        file.seek(archive.offset)
-        whole = not file.read(tarfile.BLOCKSIZE).strip(b"\0")
-    except tarfile.ReadError:
-        whole = False
     if not whole:
-        rank_zero_warn(f"{shard}: damaged or cut off, what is behind byte {archive.offset} is left out")
+        rank_zero_warn(f"{shard}: damaged or cut off, what is behind byte {end} is left out")
+    if whole or not labeled or sample.label is not None:
+        yield sample
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the files of a shard that are not hidden, as far as it is whole."""
+    with suppress(tarfile.ReadError):
+        for member in archive:
+            if member.isreg() and not member.issparse() and not posixpath.basename(member.name).startswith("."):
+                yield member
+
+
+def _ends(shard: str, offset: int) -> bool:
+    """Return whether a shard is whole up to a byte, and has only zeros or nothing from there on."""
+    with open(shard, "rb") as file:
+        file.seek(offset)
+        return os.path.getsize(shard) >= offset and not file.read(tarfile.BLOCKSIZE).strip(b"\0")
 
 
 def _label(file: IO[bytes] | None, name: str) -> int:

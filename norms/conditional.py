@@ -190,7 +190,9 @@ def check_condition(condition: Tensor, samples: int, num_conditions: int) -> Non
     """
     mixed = condition.is_floating_point()
     shapes = [(num_conditions,), (samples, num_conditions)] if mixed else [(), (samples,)]
-    if tuple(condition.shape) not in shapes or condition.dtype == torch.bool:
+    # Only shapes of as many dimensions are compared: comparing N with K would fix N where a network is exported.
+    fitting = [shape for shape in shapes if len(shape) == condition.ndim]
+    if tuple(condition.shape) not in fitting or condition.dtype == torch.bool:
         raise SettingError(
             f"condition must be integers of shape () or ({samples},), or shares of a floating dtype and shape "
             f"({num_conditions},) or ({samples}, {num_conditions}), got {condition.dtype} of shape "

@@ -248,7 +248,8 @@ def check_affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
     """Refuse a gamma or beta that does not fit ``x``."""
     shared, own = x.shape[1:2], x.shape[:2]
     for name, t in (("weight", weight), ("bias", bias)):
-        if t is not None and t.shape != shared and t.shape != own:
+        # Only shapes of as many dimensions are compared: comparing N with C would fix N where a network is exported.
+        if t is not None and t.shape != (shared if t.ndim == 1 else own):
             raise SettingError(f"{name} needs shape {tuple(shared)} or {tuple(own)}, got {tuple(t.shape)}")
 
 

@@ -255,9 +255,7 @@ def spectral_norm(
     check_range("eps", eps, above=0)
     if update not in UPDATES:
         raise unknown("update", update, UPDATES)
-    operator: _Matrix | _Convolution = (
-        matrix(module) if input_size is None else convolution(module, weight, tuple(input_size), name)
-    )
+    operator = matrix(module) if input_size is None else convolution(module, weight, tuple(input_size), name)
     parametrization = _SpectralNorm(weight, operator, n_power_iterations, eps, update)
     nn.utils.parametrize.register_parametrization(module, name, parametrization)
     parametrization.hook = module.register_forward_pre_hook(partial(_power_iterate_in_training, name=name))

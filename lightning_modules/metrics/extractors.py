@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from data.arrays import padded
 from lightning_modules.classifier import Classifier
 from norms.errors import SettingError
 
@@ -34,10 +35,9 @@ class Extractor(nn.Module, ABC):
         super().__init__()
         self.name, self.dimension = name, dimension
 
-    @property
     @abstractmethod
-    def resize(self) -> str:
-        """How it resizes images, in words."""
+    def resize(self, shape: Sequence[int]) -> str:
+        """Say in words how it resizes images of a shape (C, H, W)."""
 
     @abstractmethod
     def check_images(self, shape: Sequence[int]) -> None:
@@ -70,7 +70,7 @@ class ClassifierFeatures(Extractor):
     """Take what the last layer of a trained :class:`Classifier` sees, and its logits.
 
     Images of another size than those that the classifier was trained on are resized to that, bicubic with
-    antialiasing.
+    antialiasing; but gray ones of 28 pixels are padded to 32 with black, as the data modules of such images do.
 
     Args:
         classifier: It knows what images it was trained on, unless it was trained by an earlier version.
@@ -82,11 +82,13 @@ class ClassifierFeatures(Extractor):
         self.classifier = classifier
         self.eval().requires_grad_(False)
 
-    @property
-    def resize(self) -> str:
-        """How it resizes images, in words."""
-        shape = self.classifier.image_shape
-        return "none" if shape is None else f"to {shape[1]}x{shape[2]}, bicubic with antialiasing"
+    def resize(self, shape: Sequence[int]) -> str:
+        """Say in words how it resizes images of a shape (C, H, W)."""
+        size = tuple(self.classifier.image_shape or shape)[1:]
+        if tuple(shape)[1:] == size:
+            return "none"
+        to = "x".join(map(str, size))
+        return f"padded with black to {to}" if _is_padded(shape, size) else f"to {to}, bicubic with antialiasing"
 
     def check_images(self, shape: Sequence[int]) -> None:
         """Refuse color images for a classifier of gray ones, and the other way round.
@@ -103,10 +105,12 @@ class ClassifierFeatures(Extractor):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute features (N, D) and logits (N, K) of images, uint8 (N, C, H, W)."""
+        size = tuple(self.classifier.image_shape or images.shape[1:])[1:]
+        if _is_padded(images.shape[1:], size):
+            images = padded(images, size[0])
         scaled = images.float() / 255
-        size = list((self.classifier.image_shape or images.shape[1:])[1:])
-        if list(scaled.shape[-2:]) != size:
-            scaled = tvf.resize(scaled, size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        if scaled.shape[-2:] != size:
+            scaled = tvf.resize(scaled, list(size), InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
         features = self.classifier.features(scaled)
         return features, self.classifier.head(features)
 
@@ -126,9 +130,8 @@ class InceptionFeatures(Extractor):
         self.network = _inception()
         self.eval().requires_grad_(False)
 
-    @property
-    def resize(self) -> str:
-        """How it resizes images, in words."""
+    def resize(self, shape: Sequence[int]) -> str:
+        """Say in words how it resizes images of a shape (C, H, W)."""
         return "to 299x299, bilinear as in TensorFlow 1"
 
     def check_images(self, shape: Sequence[int]) -> None:
@@ -177,6 +180,10 @@ def _quiet_and_in_time() -> Iterator[None]:
             yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def _is_padded(shape: Sequence[int], size: tuple[int, ...]) -> bool:
+    return tuple(shape) == (1, 28, 28) and size == (32, 32)
 
 
 def _channels(count: int) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from norms import NormPerCondition
 from norms.conditional import apply_affine
 from norms.errors import SettingError, check_range
+from norms.precision import wide_dtype
 from norms.registry import Builder, with_options
 
 NormFactory = Callable[[int], nn.Module]
@@ -78,7 +79,8 @@ class ModulatedNorm(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Normalize ``x``, and apply gamma and beta of the vectors."""
-        return apply_affine(self.norm, x, 1 + self.gain(condition).float(), self.offset(condition).float())
+        gain, offset = self.gain(condition), self.offset(condition)
+        return apply_affine(self.norm, x, 1 + gain.to(wide_dtype(gain)), offset.to(wide_dtype(offset)))
 
 
 class ClassEmbedding(nn.Embedding):

@@ -272,7 +272,7 @@ class Discriminator(nn.Module):
         Raises:
             SettingError: If the labels do not fit, or are missing where there are classes.
         """
-        check_labels(labels, len(images), self.num_classes)
+        check_labels(labels, images.shape[0], self.num_classes)
         features = self.features(images)
         with without_autocast(images.device):
             scores = self.linear(features).squeeze(1)

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torchvision
 
-from data import CIFAR10, MNIST, STL10, BundledDigits, FashionMNIST
-from data.arrays import ArrayImages
+from data import CIFAR10, CIFAR100, MNIST, STL10, BundledDigits, FashionMNIST, LabeledSTL10
+from data.arrays import ArrayImages, mirrored, padded
 from norms.errors import SettingError
 
 REAL = os.environ.get("NORMLAB_DATA")
@@ -58,6 +58,25 @@ def write_cifar10(root: Path, monkeypatch) -> np.ndarray:
     return images.reshape(6, 4, 3, 32, 32)
 
 
+def write_cifar100(root: Path, monkeypatch) -> np.ndarray:
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 3072), dtype=np.uint8)
+    contents = {
+        name: {"data": part, "fine_labels": [99, 0, 50, 7]}
+        for name, part in zip(("train", "test"), images, strict=True)
+    }
+    contents["meta"] = {"fine_label_names": [str(number) for number in range(100)]}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in contents}
+    for half in ("train", "test"):
+        monkeypatch.setattr(torchvision.datasets.CIFAR100, f"{half}_list", [[half, sums[half]]])
+    meta = {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]}
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, "meta", meta)
+    return images.reshape(2, 4, 3, 32, 32)
+
+
 def write_stl10(root: Path, monkeypatch) -> dict[str, np.ndarray]:
     """Files of the official layout, whose images are stored column by column."""
     folder = root / "stl10_binary"
@@ -68,7 +87,7 @@ def write_stl10(root: Path, monkeypatch) -> dict[str, np.ndarray]:
         for name, count in (("unlabeled", 6), ("test", 3))
     }
     contents = {f"{name}_X.bin": values.transpose(0, 1, 3, 2).tobytes() for name, values in images.items()}
-    contents |= {"train_X.bin": bytes(27648), "train_y.bin": bytes([1]), "test_y.bin": bytes([1, 2, 3])}
+    contents |= {"train_X.bin": bytes(2 * 27648), "train_y.bin": bytes([10, 4]), "test_y.bin": bytes([1, 2, 3])}
     contents |= {"class_names.txt": b"bird\n", "fold_indices.txt": b"0\n"}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -173,6 +192,58 @@ def test_cifar10_layout(tmp_path, monkeypatch):
     assert torch.equal(train.images, torch.from_numpy(images[:5].reshape(20, 3, 32, 32)))
     assert train[2]["label"] == 4
     assert torch.equal(everything(data.val_dataloader()), torch.from_numpy(images[5]) / 255)
+
+
+def test_cifar100_layout(tmp_path, monkeypatch):
+    images = write_cifar100(tmp_path, monkeypatch)
+    data = CIFAR100(str(tmp_path), download=False, batch_size=3)
+    train, val = data.load()
+    assert (data.channels, data.num_classes, data.image_size) == (3, 100, 32)
+    assert len(set(data.class_names)) == 100
+    assert data.class_names == sorted(data.class_names)
+    assert torch.equal(train.images, torch.from_numpy(images[0]))
+    assert [val[index]["label"] for index in range(4)] == [99, 0, 50, 7]
+
+
+def test_labeled_stl10(tmp_path, monkeypatch):
+    images = write_stl10(tmp_path, monkeypatch)
+    data = LabeledSTL10(str(tmp_path), download=False)
+    train, val = data.load()
+    assert [train[index]["label"] for index in range(2)] == [9, 3]
+    assert [data.class_names[val[index]["label"]] for index in range(3)] == ["airplane", "bird", "car"]
+    assert torch.equal(val.images, torch.from_numpy(images["test"]))
+
+
+def test_names_of_classes():
+    assert MNIST().class_names == [str(digit) for digit in range(10)] == BundledDigits().class_names
+    assert FashionMNIST().class_names[9] == "Ankle boot"
+    assert CIFAR10().class_names[3] == "cat"
+    assert STL10().class_names == []
+
+
+def test_the_mnist_family_is_padded_to_32_pixels(tmp_path):
+    contents = write_mnist(tmp_path, "MNIST")
+    train, _ = MNIST(str(tmp_path), download=False, image_size=32).load()
+    images = torch.from_numpy(contents["train"]).byte()
+    assert torch.equal(train.images[:, 0, 2:30, 2:30], images)
+    assert train.images.long().sum() == images.long().sum()
+    assert torch.equal(padded(train.images, 28), train.images)
+    assert MNIST(str(tmp_path), download=False, image_size=20).load()[0].images.shape == (12, 1, 20, 20)
+
+
+def test_flips_are_by_choice_and_half_of_them(tmp_path):
+    write_mnist(tmp_path, "MNIST")
+
+    def images(**options):
+        data = MNIST(str(tmp_path), download=False, batch_size=200, **options)
+        return next(iter(data.train_dataloader()))["image"], next(iter(data.val_dataloader()))["image"]
+
+    (straight, validated), (flipped, validated_too) = images(), images(flip=True)
+    turned = (flipped != straight).flatten(1).any(dim=1)
+    assert 0.35 < turned.float().mean() < 0.65
+    assert torch.equal(flipped[turned], straight[turned].flip(-1))
+    assert torch.equal(validated, validated_too)
+    assert set(mirrored({"image": torch.zeros(1, 2, 2), "label": 3})) == {"image", "label"}
 
 
 def test_stl10_layout(tmp_path, monkeypatch):

@@ -135,6 +135,51 @@ def test_overfitting_sees_the_same_batches_again(tmp_path):
     assert not torch.equal(first, second)
 
 
+def test_a_limit_takes_the_same_images_for_any_seed_and_fewer_of_more():
+    def labels(**options):
+        batches = itertools.islice(Numbered(**options).train_dataloader(), 40)
+        return set(torch.cat([batch["label"] for batch in batches]).tolist())
+
+    assert labels(limit=5, seed=1) == labels(limit=5, seed=2)
+    assert len(labels(limit=5)) == 5
+    assert labels(limit=5) < labels(limit=9)
+    assert labels(limit=5) != set(range(5))
+    assert labels(limit=13) == set(range(13))
+    assert len(Numbered(limit=5).val_images()) == 7
+    with pytest.raises(SettingError, match=r"^data\.limit must be at most 13, the number of images .*, got 14$"):
+        Numbered(limit=14).setup()
+
+
+def test_limited_trainings_resume(tmp_path):
+    whole = train(tmp_path, 6, data=Numbered(limit=5))
+    first = train(tmp_path, 4, data=Numbered(limit=5, num_workers=1))
+    rest = train(tmp_path, 6, data=Numbered(limit=5), checkpoint=tmp_path / "last.ckpt")
+    assert torch.equal(torch.cat([first, rest]), whole)
+
+
+def test_the_model_says_the_size_where_it_is_left_open():
+    data = Numbered(image_size=None)
+    with pytest.raises(SettingError, match=r"^data\.image_size is not set"):
+        _ = data.image_size
+    data.take_shape(3, 8)
+    assert data.image_size == 8
+    data.take_shape(3, 9)
+    assert data.image_size == 8
+    data = Numbered(image_size=4)
+    data.take_shape(3, 8)
+    assert data.image_size == 4
+
+
+def test_a_size_of_its_own_is_for_when_nobody_says_one():
+    class Native(Numbered):
+        native_size = 4
+
+    data = Native(image_size=None)
+    assert data.image_size == 4
+    data.take_shape(3, 8)
+    assert data.image_size == 8
+
+
 def test_ranks_take_different_images():
     class Rank:
         world_size, global_step, accumulate_grad_batches, overfit_batches = 3, 5, 1, 0.0
@@ -155,7 +200,14 @@ def test_ranks_take_different_images():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("batch_size", 0), ("image_size", 1), ("image_size", 10**6), ("num_workers", -1), ("num_workers", 10**6)],
+    [
+        ("batch_size", 0),
+        ("image_size", 1),
+        ("image_size", 10**6),
+        ("num_workers", -1),
+        ("num_workers", 10**6),
+        ("limit", 0),
+    ],
 )
 def test_impossible_numbers_are_refused(name, value):
     with pytest.raises(

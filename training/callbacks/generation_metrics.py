@@ -66,8 +66,8 @@ class GenerationMetrics(Callback):
         self.features, self.split, self.every_n_steps = features, split, every_n_steps
         self.names = names and ["fd" if name == "fid" else name for name in names]
         self.counts = {"val": val_images, "test": images}
-        self.run: Run | None = None
-        """The run that is scored, if it is not the one that is trained."""
+        self.run = Run("")
+        """The run that is scored: the one that is trained, unless this is set."""
         self.logged: list[str] = []
         """What validations log."""
         self._chosen: list[str] = []
@@ -83,6 +83,8 @@ class GenerationMetrics(Callback):
         """
         if self.features is None:
             return
+        if stage == "fit":
+            self.run = Run.of(trainer)  # in all processes, which agree on it
         fault: str | None = None
         if trainer.is_global_zero:
             try:
@@ -164,9 +166,8 @@ class GenerationMetrics(Callback):
             real, fake, logits = real.cpu(), fake.cpu(), logits.cpu()
         found = compute_scores(self._chosen, real, fake, logits)
         scores = {extractor.score_name(name): value for name, value in found.items()}
-        run = self.run or Run.of(trainer)
         # Lightning restores the step of a training alone.
-        step = trainer.global_step if self.run is None else int(run.state.get("global_step", 0))
+        step = trainer.global_step if not kept_as else int(self.run.state.get("global_step", 0))
         protocol = {
             "step": step,
             "generated_images": len(fake),
@@ -176,19 +177,19 @@ class GenerationMetrics(Callback):
             "real_hash": content,
             "extractor": extractor.name,
             "extractor_hash": extractor.digest(),
-            "resize": extractor.resize,
+            "resize": extractor.resize(module.image_shape),
             "averaged_weights": bool(module.hparams.get("ema_half_life", True)),
             "norm_statistics": f"estimated anew from {SAMPLING_BATCH * STATISTICS_BATCHES} generated images",
             "labels": f"{module.num_classes} classes in turn" if module.num_classes else "none",
             "seed": module.seed,
             "estimators": estimators(self._chosen, len(real), len(fake)),
         }
-        file = run.score(step, kept_as)
+        file = self.run.score(step, kept_as)
         with or_warn(), replacing(file) as partial:
             partial.write_text(json.dumps({"scores": scores, "protocol": protocol}, indent=2) + "\n")
         of = f"{len(real):,} real images ({self.split}) and {len(fake):,} generated ones, features of {extractor.name}"
         if kept_as:
             print(f"wrote {file}: {', '.join(f'{name} {value:.5g}' for name, value in scores.items())} ({of})")
         elif first:
-            rank_zero_info(f"{', '.join(scores)} in {run.scores}: {of}")
+            rank_zero_info(f"{', '.join(scores)} in {self.run.scores}: {of}")
         return scores

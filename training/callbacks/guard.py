@@ -44,7 +44,9 @@ class Guard(Callback):
     processes: there, every ``trainer.log_every_n_steps`` steps, when their values are read in any case. Weights are
     looked at before a checkpoint is written and at the end: every parameter and buffer, and the states of the
     optimizers. What holds infinities from the beginning, such as a mask, is meant to. GANs are looked at every
-    ``every_n_steps`` steps, for the signs of :mod:`training.callbacks.signs`; what is seen is logged as ``guard/...``.
+    ``every_n_steps`` steps, for the signs of :mod:`training.callbacks.signs`, and what is seen is logged: as
+    ``guard/diversity`` the distance of images from fixed noise as a share of that of real ones, as ``guard/learning``
+    what the discriminator has left to learn, as ``guard/sigma`` the largest singular value in the generator.
 
     What is not finite ends the training, or has it go back, whatever ``action`` is: it never replaces a checkpoint.
     Each sign is told once, by a warning, an alert of Weights & Biases and a line of ``events.jsonl``, and then
@@ -254,10 +256,10 @@ class Guard(Callback):
                 partial.write_text("".join(f"{json.dumps(event)}\n" for event in self._events))
 
     def _log(self, trainer: Trainer, values: dict[str, float]) -> None:
-        # In the row of the step that has just been made, as its losses.
-        row = {f"guard/{name}": value for name, value in values.items()}
+        share = values["diversity"] / values["real_diversity"] if values["real_diversity"] else 0.0
+        row = {"guard/diversity": share, "guard/learning": values["learning"], "guard/sigma": values["sigma"]}
         for logger in trainer.loggers:
-            logger.log_metrics(row, trainer.global_step - 1)
+            logger.log_metrics(row, trainer.global_step - 1)  # as the losses of the step that has just been made
             logger.save()
 
     def _go_back(self, trainer: Trainer, reason: str, target: int, rate: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
+from torch import nn
 
 from lightning_modules.networks.lipschitz import lipschitz_bound
 from norms.errors import SettingError, check_range, unknown
@@ -139,10 +140,10 @@ class SpectralMonitor(Callback):
     def _bound(self, gan: Any, name: str, found: Mapping[str, Spectrum]) -> float | None:
         if name != "discriminator":
             return None
-        layers = dict(linear_layers(gan.discriminator))
-        norms: dict[Any, float] = {
-            layers[name]: spectrum.operator for name, spectrum in found.items() if spectrum.operator is not None
-        }
+        norms: dict[nn.Module, float] = {}
+        for label, layer in linear_layers(gan.discriminator):
+            if (norm := found[label].operator) is not None:
+                norms[layer] = norm
         return lipschitz_bound(gan.discriminator, norms, torch.zeros(1, *gan.image_shape, device=gan.device))
 
     def _finish(self, trainer: Trainer) -> None:

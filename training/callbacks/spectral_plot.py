@@ -42,7 +42,7 @@ def _curves(rows: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], Curves]:
     curves: dict[tuple[str, str], Curves] = {}
     for row in rows:
         for column, text in row.items():
-            network, *label, value = column.split("/")
+            network, *label, value = column.split("/") if "/" in column else ("", "")
             if value in TITLES and text:
                 points = curves.setdefault((network, value), {}).setdefault("/".join(label), [])
                 points.append((int(row["step"]), float(text)))

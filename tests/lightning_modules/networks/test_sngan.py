@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 import norms
 from lightning_modules.networks.gan_blocks import DownBlock, UpBlock
 from lightning_modules.networks.gan_networks import Discriminator, Generator
-from lightning_modules.networks.gan_presets import ARCHITECTURES, find_architecture
+from lightning_modules.networks.gan_presets import find_architecture
 from lightning_modules.networks.sngan import CNN, ResNet
 from norms.errors import SettingError
 
@@ -45,8 +45,8 @@ def test_published_parameter_counts_and_sizes(name, generator, discriminator):
         assert d.eval()(images).shape == (1,)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("name", ["resnet16", "cnn28", "biggan32", "r3gan28"])
+@pytest.mark.parametrize("channels", [2, 4])
 def test_any_channels(name, channels):
     architecture = find_architecture(name)
     with torch.device("meta"):

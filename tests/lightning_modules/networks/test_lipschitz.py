@@ -1,0 +1,60 @@
+"""The bound on what a discriminator makes of a difference, against a hand's product and against what is reached."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.networks.lipschitz import lipschitz_bound
+from lightning_modules.networks.sngan import CNN, Discriminator, ResNet
+from norms.spectra import input_sizes, linear_layers, spectra
+
+RESNET, SMALL_CNN = ResNet(4, (4, 4), (4, 6, 6), 1), CNN(4, (4, 4), (4, 6), 1)
+
+
+def bound_of(network, size=8):
+    network.eval()
+    images = torch.zeros(1, 3, size, size)
+    labels = torch.zeros(1, dtype=torch.int64) if network.num_classes else None
+    found = spectra(network, input_sizes(network, lambda: network(images, labels)))
+    return lipschitz_bound(network, {layer: found[name].operator for name, layer in linear_layers(network)}, images)
+
+
+def test_a_residual_network_is_the_sum_of_branch_and_shortcut_times_the_pooling():
+    torch.manual_seed(0)
+    network = Discriminator(RESNET).eval()
+    norm = {name: 0.5 + 0.1 * number for number, (name, _) in enumerate(linear_layers(network))}
+    kinds = [block.shortcut is None for block in network.blocks]
+    assert kinds == [False, False, True], "each kind of shortcut is meant to be there"
+    expected = 0.5 * (norm["blocks.0.conv1"] * norm["blocks.0.conv2"] + norm["blocks.0.shortcut"])
+    expected *= norm["blocks.1.conv1"] * norm["blocks.1.conv2"] + norm["blocks.1.shortcut"]
+    expected *= norm["blocks.2.conv1"] * norm["blocks.2.conv2"] + 1
+    expected *= math.sqrt(4 * 4) * norm["linear"]  # the sum over 4 x 4 positions
+    layers = {layer: norm[name] for name, layer in linear_layers(network)}
+    assert lipschitz_bound(network, layers, torch.zeros(1, 3, 8, 8)) == pytest.approx(expected)
+
+
+def test_a_chain_of_convolutions_is_their_product():
+    network = Discriminator(SMALL_CNN).eval()
+    layers = {layer: 1.1 for _, layer in linear_layers(network)}
+    assert lipschitz_bound(network, layers, torch.zeros(1, 3, 8, 8)) == pytest.approx(1.1 ** len(layers))
+
+
+@pytest.mark.parametrize("architecture", [RESNET, SMALL_CNN])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_no_gradient_is_longer(architecture, classes):
+    torch.manual_seed(1)
+    network = Discriminator(architecture, num_classes=classes)
+    bound = bound_of(network)
+    images = torch.randn(256, 3, 8, 8, requires_grad=True)
+    scores = network(images, torch.arange(256) % classes if classes else None)
+    (slopes,) = torch.autograd.grad(scores.sum(), images)
+    assert 0.001 * bound < slopes.flatten(1).norm(dim=1).max() <= bound
+
+
+def test_attention_and_other_networks_have_none():
+    network = Discriminator(RESNET)
+    network.blocks.append(nn.MultiheadAttention(2, 1))
+    assert lipschitz_bound(network.eval(), {}, torch.zeros(1, 3, 8, 8)) is None
+    assert lipschitz_bound(nn.Linear(2, 1), {}, torch.zeros(1, 3, 8, 8)) is None

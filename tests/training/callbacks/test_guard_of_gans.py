@@ -1,0 +1,299 @@
+"""GANs that collapse, explode or saturate: what is told, and a training that ends or goes back and on."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import wandb_stand_ins
+import yaml
+from processes import ended, start_two
+from stand_ins import TinyData, TinyModel, fit
+from torch import nn
+
+from lightning_modules.gan import GAN
+from lightning_modules.networks.sngan import Generator, ResNet
+from norms.errors import SettingError
+from training.callbacks.checkpoint import RunCheckpoint
+from training.callbacks.guard import Guard
+from training.callbacks.run_folder import RunFolder
+from training.command import main
+from training.errors import TrainingError
+from training.run import Run
+
+pytestmark = pytest.mark.filterwarnings("always")  # which others take for errors
+
+TINY = """
+name: tiny
+trainer: {max_steps: 16, accelerator: cpu, val_check_interval: 50, log_every_n_steps: 1, enable_progress_bar: false}
+checkpoint: {every_n_train_steps: 3}
+guard: {action: rollback, every_n_steps: 1}
+spectral: {every_n_steps: null}
+data: {class_path: stand_ins.TinyData, init_args: {batch_size: 8}}
+model:
+  class_path: test_guard_of_gans.Faulty
+  init_args: {architecture: test_guard_of_gans.small_networks, latent_dim: 4, n_dis: 1, lr: 0.001}
+"""
+
+
+def small_networks(spectral="discriminator", **options):
+    return ResNet(4, (4, 4), (8, 8), 1, spectral=spectral)(**options)
+
+
+def free_networks(**options):
+    return small_networks("none", **options)
+
+
+class Deaf(Generator):
+    """Hears no noise."""
+
+    def forward(self, latents, labels=None):
+        return super().forward(0 * latents, labels)
+
+
+def deaf_networks(**options):
+    _, discriminator = small_networks(**options)
+    return Deaf(ResNet(4, (4, 4), (8, 8), 1), **options), discriminator
+
+
+class Faulty(GAN):
+    """Collapses in its eighth step, unless its learning rate is low."""
+
+    fails_at = -1
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+        if self.global_step >= 8 and self.hparams["lr"] >= self.settles_below:
+            for parameter in self.generator.linear.parameters():
+                nn.init.zeros_(parameter)
+        if self.global_step == self.fails_at and self.hparams["lr"] < 1e-3:
+            raise RuntimeError("killed")
+
+    settles_below = 1e-3
+
+
+def events(folder):
+    return [json.loads(line) for line in Run(folder).events.read_text().splitlines()]
+
+
+def gan(networks=small_networks, **options):
+    torch.manual_seed(0)
+    return GAN(networks, **{"latent_dim": 4, "n_dis": 1, **options})
+
+
+def warnings_of(recwarn):
+    return [str(each.message) for each in recwarn if str(each.message).startswith("step ")]
+
+
+COLLAPSES = {
+    "explosion": (lambda: gan(free_networks, discriminator_lr_multiplier=1e4), "has exploded"),
+    "collapse": (lambda: gan(deaf_networks), "the generator has collapsed"),
+    "saturation": (
+        lambda: gan(free_networks, n_dis=4, lr=1e-9, discriminator_lr_multiplier=1e7),
+        "the discriminator is saturated",
+    ),
+}
+
+
+@pytest.mark.parametrize("sign", COLLAPSES)
+def test_a_provoked_collapse_is_told_of(sign, tmp_path, recwarn):
+    make, reason = COLLAPSES[sign]
+    model = make()
+    data = TinyData(batch_size=16, batches_per_step=model.batches_per_step)
+    fit(tmp_path, [Guard(every_n_steps=2)], model, max_steps=40, data=data)
+    told = [event for event in events(tmp_path) if event["sign"] == sign]
+    assert len(told) == 1, "once"
+    assert reason in told[0]["reason"]
+    assert told[0]["action"] == "warn"
+    assert told[0]["values"]
+    assert any(reason in message for message in warnings_of(recwarn))
+
+
+def test_a_gan_in_health_has_no_sign(tmp_path, recwarn):
+    fit(tmp_path, [Guard(every_n_steps=2)], gan(lr=1e-3), max_steps=60, data=TinyData(batch_size=16))
+    assert not Run(tmp_path).events.exists()
+    assert warnings_of(recwarn) == []
+
+
+def test_what_is_seen_is_logged_and_changes_nothing(tmp_path):
+    seen = fit(tmp_path / "seen", [Guard(every_n_steps=2)], gan(), max_steps=6).lightning_module.state_dict()
+    blind = fit(tmp_path / "blind", [Guard(every_n_steps=None)], gan(), max_steps=6).lightning_module.state_dict()
+    assert all(torch.equal(value, blind[key]) for key, value in seen.items())
+    assert "guard" not in (tmp_path / "blind/metrics.csv").read_text()
+    header, *rows = (tmp_path / "seen/metrics.csv").read_text().splitlines()
+    names = [name for name in header.split(",") if name.startswith("guard/")]
+    assert names == ["guard/diversity", "guard/learning", "guard/sigma"]
+    # In the rows of the steps that have been made, of which the first is 0.
+    filled = [row.split(",")[0] for row in rows if row.split(",")[header.split(",").index("guard/sigma")]]
+    assert filled == ["1", "3", "5"]
+
+
+def test_stop_ends_the_training_with_the_reason_and_the_command(tmp_path):
+    with pytest.raises(TrainingError) as error:
+        fit(tmp_path, [Guard("stop", 1), RunCheckpoint(2)], gan(deaf_networks))
+    assert re.fullmatch(
+        r"step 5: the generator has collapsed: .*, so the training ends; the last checkpoint is \S+last\.ckpt; "
+        r"go on with a lower learning rate: python train\.py fit --config .* --model\.lr=2e-05",
+        str(error.value),
+    )
+    assert [event["action"] for event in events(tmp_path)] == ["stop"]
+
+
+def start(*options):
+    Path("tiny.yaml").write_text(TINY)
+    return main(["fit", "--config", "tiny.yaml", *options])
+
+
+def last(folder="runs/tiny/version_0"):
+    return torch.load(Path(folder) / "checkpoints/last.ckpt", weights_only=True)
+
+
+def rates(state):
+    return [group["lr"] for optimizer in state["optimizer_states"] for group in optimizer["param_groups"]]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    return tmp_path
+
+
+def test_a_collapse_is_gone_back_from_and_the_training_ends_well(folder, capsys):
+    assert start() == 0
+    text = capsys.readouterr()
+    assert "going back" not in text.out
+    (line,) = [line for line in text.err.splitlines() if "goes back" in line]
+    assert re.match(r"warning: step 12: the generator has collapsed: .*; the training goes back to step 6 and on", line)
+    assert "at a learning rate of 0.0001, 1 of at most 2 times" in line
+    run = Run("runs/tiny/version_0")
+    (event,) = events(run.folder)
+    assert [event[key] for key in ("step", "sign", "action", "to_step")] == [12, "collapse", "rollback", 6]
+    assert event["lr"] == pytest.approx(1e-4)
+    # The rows of the dropped steps are made anew, and no step stands there twice.
+    rows = (run.metrics).read_text().splitlines()
+    column = rows[0].split(",").index("train/loss_d")
+    assert [row.split(",")[0] for row in rows[1:] if row.split(",")[column]] == [str(n) for n in range(16)]
+    assert yaml.safe_load(run.resumed_config(6).read_text())["model"]["init_args"]["lr"] == pytest.approx(1e-4)
+    state = last()
+    assert state["global_step"] == 16
+    assert state["hyper_parameters"]["lr"] == pytest.approx(1e-4)
+    assert torch.load(run.good, weights_only=True)["global_step"] == 15
+
+
+def test_a_run_that_is_killed_after_it_went_back_resumes_exactly(folder, monkeypatch, capsys):
+    assert start() == 0
+    monkeypatch.setattr(Faulty, "fails_at", 8)
+    with pytest.raises(RuntimeError, match="killed"):
+        start()
+    monkeypatch.setattr(Faulty, "fails_at", -1)
+    killed = Run("runs/tiny/version_1")
+    assert last(killed.folder)["global_step"] == 6
+    assert rates(last(killed.folder))[0] == pytest.approx(1e-3 * (1 - 6 / 16)), "of the good one, to be scaled"
+    command = shlex.split(killed.resume_command())
+    assert main(command[2:]) == 0
+    whole, resumed = last(), last(killed.folder)
+    assert rates(whole) == rates(resumed)
+    assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
+    assert whole["callbacks"]["Guard"] == resumed["callbacks"]["Guard"]
+    assert events(killed.folder) == events("runs/tiny/version_0")
+
+
+def test_after_the_most_times_the_training_ends(folder, monkeypatch, capsys):
+    monkeypatch.setattr(Faulty, "settles_below", 0)
+    assert start("--guard.lr_factor", "0.5") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "so the training ends; it has gone back 2 times already; the last checkpoint is" in line
+    assert [event["action"] for event in events("runs/tiny/version_0")] == ["rollback", "rollback", "stop"]
+    assert [event.get("lr") for event in events("runs/tiny/version_0")] == [5e-4, 2.5e-4, None]
+
+
+def test_what_is_not_finite_is_gone_back_from_too(folder, monkeypatch, capsys):
+    def broken(self, images):
+        return images * torch.nan if self.global_step == 8 and self.hparams["lr"] >= 1e-3 else 2 * images - 1
+
+    monkeypatch.setattr(Faulty, "_to_model_range", broken)
+    monkeypatch.setattr(Faulty, "settles_below", 1)
+    assert start() == 0
+    (event,) = events("runs/tiny/version_0")
+    assert [event[key] for key in ("step", "sign", "action", "to_step")] == [9, "not_finite", "rollback", 6]
+
+
+def test_without_a_good_checkpoint_the_training_ends(folder, capsys):
+    assert start("--checkpoint.every_n_train_steps", "10") == 1
+    assert "there is no good checkpoint to go back to; the last checkpoint is" in capsys.readouterr().err
+
+
+def test_a_rate_that_is_set_back_by_hand_is_warned_of(folder, monkeypatch, capsys):
+    assert start("--trainer.max_steps", "14") == 0
+    capsys.readouterr()
+    monkeypatch.setattr(Faulty, "settles_below", 1)
+    assert start("--ckpt_path", "runs/tiny/version_0") == 0
+    expected = "the learning rate had been lowered to 0.0001 when the training went back; this run goes on at 0.001"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_resumed_run_tells_the_same(tmp_path, recwarn):
+    fit(tmp_path / "whole", [Guard(every_n_steps=1)], gan(deaf_networks), max_steps=8)
+    fit(tmp_path / "parts", [Guard(every_n_steps=1), RunCheckpoint(3)], gan(deaf_networks), max_steps=3)
+    assert not Run(tmp_path / "parts").events.exists()
+    path = tmp_path / "parts/checkpoints/last.ckpt"
+    torch.load(path, weights_only=True)
+    fit(tmp_path / "parts", [Guard(every_n_steps=1)], gan(deaf_networks), max_steps=8, ckpt_path=path)
+    (whole,), (parts,) = events(tmp_path / "whole"), events(tmp_path / "parts")
+    assert (whole["step"], whole["sign"]) == (parts["step"], parts["sign"]) == (5, "collapse")
+
+
+def test_events_of_steps_that_are_made_again_are_dropped(tmp_path):
+    fit(tmp_path, [Guard(every_n_steps=1), RunCheckpoint(4)], gan(deaf_networks), max_steps=4)
+    Run(tmp_path).events.write_text('{"step": 5}\n')
+    path = tmp_path / "checkpoints/last.ckpt"
+    fit(tmp_path, [Guard(every_n_steps=None)], gan(deaf_networks), max_steps=6, ckpt_path=path)
+    assert events(tmp_path) == []
+
+
+def test_wandb_gets_an_alert(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    fit(tmp_path, [Guard(every_n_steps=1), RunFolder("name: tiny\n")], gan(deaf_networks), max_steps=6)
+    (alert,) = wandb_stand_ins.records(tmp_path, "alert")
+    assert alert["title"] == "collapse at step 5"
+    assert alert["text"].startswith("the generator has collapsed")
+    assert alert["level"] == "WARN"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"action": "stpo"}, r"unknown guard\.action 'stpo', did you mean 'stop'\? \(known: warn, stop, rollback\)"),
+        ({"every_n_steps": 0}, "guard.every_n_steps must be at least 1, got 0"),
+        ({"lr_factor": 1.0}, "guard.lr_factor must be above 0 and below 1, got 1.0"),
+        ({"most_rollbacks": 0}, "guard.most_rollbacks must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(SettingError, match=message):
+        Guard(**options)
+
+
+def test_going_back_needs_checkpoints_and_a_rate(folder, capsys):
+    assert start("--trainer.enable_checkpointing", "false") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: guard.action rollback needs checkpoints: leave out trainer.enable_checkpointing: false"
+    assert not Path("runs").exists()
+    with pytest.raises(SettingError, match="lowers the setting lr, which TinyModel lacks"):
+        fit(folder, [Guard("rollback"), RunCheckpoint(2)], TinyModel())
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_together(folder, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    Path("tiny.yaml").write_text(TINY)
+    options = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    two = start_two("train.py", "fit", "--config", "tiny.yaml", *options)
+    statuses = [ended(process, 120) for process in two]
+    assert statuses == [0, 0], Path("log0.txt").read_text() + Path("log1.txt").read_text()
+    (event,) = events("runs/tiny/version_0")
+    assert [event[key] for key in ("step", "action", "to_step")] == [12, "rollback", 6]
+    assert last()["global_step"] == 16
