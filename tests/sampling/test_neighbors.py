@@ -10,9 +10,12 @@ from gan_runs import make_gan, write_run
 from PIL import Image
 
 from data import BundledDigits
+from lightning_modules.metrics.generated import to_bytes
 from sampling.command import main
 from sampling.neighbors import features_of, nearest
 from sampling.trained import TrainedGenerator
+from training.features import build_extractor
+from training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +40,21 @@ def test_a_copy_is_at_distance_0():
     assert found.numbers.tolist() == [[40], [3]]
 
 
-def test_features_are_what_the_last_layer_of_the_discriminator_sees():
+def test_features_are_what_the_last_layer_of_the_discriminator_sees(tmp_path):
     gan = make_gan()
-    features, name = features_of(gan)
+    features, name = features_of(Run(tmp_path), gan)
     images = torch.rand(3, 1, 16, 16)
     scores = gan.discriminator.linear(features(images)).squeeze(1)
     torch.testing.assert_close(scores, gan.discriminator(2 * images - 1))
     assert name == "features of the discriminator"
+
+
+def test_features_are_those_of_the_metrics_if_the_run_has_any(tmp_path):
+    (tmp_path / "config.yaml").write_text("metrics: {features: digits}")
+    gan, images = make_gan(), torch.rand(3, 1, 16, 16)
+    features, name = features_of(Run(tmp_path), gan)
+    assert name == "features of digits"
+    torch.testing.assert_close(features(images), build_extractor("digits")(to_bytes(images))[0])
 
 
 def report(capsys):
@@ -61,7 +72,7 @@ def test_a_picture_shows_samples_and_neighbors(run, tmp_path, capsys):
     for row in range(2):
         number = int(re.match(rf"  sample {row}: \S+ \((\d+)\)", lines[2 + row])[1])
         shown = np.asarray(Image.open(path))[2 + 18 * row : 18 + 18 * row, 24:40, 0]
-        expected = 255 * data.train_stream().dataset[number]["image"][0].numpy()
+        expected = 255 * data.train_images()[number]["image"][0].numpy()
         np.testing.assert_allclose(shown, expected, atol=1)
     distances = [float(text) for text in re.findall(r"(\S+) \(\d+\)", lines[2])]
     assert distances == sorted(distances)
@@ -73,7 +84,7 @@ def test_a_picture_shows_samples_and_neighbors(run, tmp_path, capsys):
 def test_a_gan_that_draws_its_training_images_is_found_out(run, tmp_path, capsys, monkeypatch):
     data = BundledDigits()
     data.setup()
-    known = torch.stack([data.train_stream().dataset[number]["image"] for number in range(64)])
+    known = torch.stack([data.train_images()[number]["image"] for number in range(64)])
     monkeypatch.setattr(TrainedGenerator, "draw", lambda self, latents, labels: known[: len(latents)])
     assert main([str(run), "--neighbors", "1", "--count", "3", "-o", str(tmp_path / "a.png")]) == 0
     lines = report(capsys)
