@@ -85,13 +85,11 @@ def batches(trained: TrainedGenerator, plan: Plan) -> Iterator[Tensor]:
 def find_generator(options: Namespace) -> TrainedGenerator:
     """Find the generator and the device that the command line names.
 
-    Statistics are settled on the CPU, so that images are the same whatever device draws them.
-
     Raises:
         SettingError: If there is no such generator or device.
     """
     device = find_device(options.device)
-    return TrainedGenerator.find(options.run, not options.no_ema).to(device)
+    return TrainedGenerator.find(options.run, not options.no_ema, device)
 
 
 def plan_of(options: Namespace, trained: TrainedGenerator, count: int) -> Plan:

@@ -77,13 +77,13 @@ def write(options: Namespace) -> None:
     run = Run.find(options.run)
     if run.module_name == TrainedGenerator.__name__:
         raise SettingError(f"--neighbors needs the run that {options.run} was made of, which knows its training images")
-    gan = run.load(GAN)
-    trained = TrainedGenerator.of(gan, not options.no_ema, class_names_of(run, gan)).to(device)
+    gan = run.load(GAN).to(device)
+    trained = TrainedGenerator.of(gan, not options.no_ema, class_names_of(run, gan))
     check_grid(trained, shown * (neighbors + 1), neighbors + 1, options.scale)
     training, held_out = _images(data_of(run, gan))
     check_range("--neighbors", neighbors, at_most=len(training))
     plan = plan_of(options, trained, max(shown, min(COMPARED, len(held_out))))
-    features, name = features_of(run, gan.to(device))
+    features, name = features_of(run, gan)
     samples = torch.cat(list(batches(trained, plan)))
     queries = torch.cat(
         [_passed(features, samples.split(BATCH), device), _passed(features, _stacked(held_out, COMPARED), device)]
@@ -128,9 +128,8 @@ def _images(data: Any) -> tuple[Items, Items]:
     data.prepare_data()
     data.setup("fit")
     if not hasattr(data, "train_images") or not hasattr(data, "val_images"):
-        raise SettingError(
-            f"--neighbors needs data with train_images() and val_images(): {type(data).__name__} has none"
-        )
+        name = type(data).__name__
+        raise SettingError(f"--neighbors needs data with train_images() and val_images(), which {name} lacks")
     return data.train_images(), data.val_images()
 
 

@@ -14,7 +14,7 @@ from lightning_modules.generation import TILE
 from lightning_modules.metrics.generated import to_bytes
 from norms.errors import SettingError, check_range
 from sampling.draw import BATCH, COLUMNS, MOST_PIXELS, find_generator, finish, name_of_class, plan_of
-from sampling.files import check_new
+from sampling.files import check_new, told
 from sampling.plan import Plan, slerp
 from sampling.trained import TrainedGenerator
 from training.files import replacing
@@ -84,7 +84,7 @@ def write(options: Namespace) -> None:
     if kind in ANIMATIONS:
         write_animation(frames, output, plays=0)
     else:
-        with replacing(output) as partial:
+        with told(output), replacing(output) as partial:
             encode(frames, partial, kind, Pace(rate, 1 / rate), CONTAINERS[kind])
     seconds = float(count * steps / rate)
     print(f"wrote {printable(str(output))}: {count * steps} frames of {width * scale}x{height * scale}, {seconds:g} s")
