@@ -143,8 +143,8 @@ class ImageGenerator(TrainingModule):
             count: How many.
             index: Tells apart several draws.
         """
-        keyed = generator(self.seed, key, index, device=self.device)
-        return torch.randn((count, self.latent_dim), generator=keyed, device=self.device)
+        # Of the CPU, since generators of other devices draw other numbers.
+        return torch.randn((count, self.latent_dim), generator=generator(self.seed, key, index)).to(self.device)
 
     def fixed_labels(self, count: int) -> Tensor | None:
         """Return each class in turn, (count,), or None if there are no classes."""

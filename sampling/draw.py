@@ -13,11 +13,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 import normlab
 from lightning_modules.gan import GAN
 from lightning_modules.generation import TILE, enlarged_grid
+from lightning_modules.metrics.generated import to_bytes
 from norms.errors import SettingError, check_range
 from sampling.files import Add, check_latents, check_new, write_latents, writer
 from sampling.plan import WIDEST, Plan, find_labels
@@ -85,13 +85,11 @@ def batches(trained: TrainedGenerator, plan: Plan) -> Iterator[Tensor]:
 def find_generator(options: Namespace) -> TrainedGenerator:
     """Find the generator and the device that the command line names.
 
-    Statistics are settled on the CPU, so that images are the same whatever device draws them.
-
     Raises:
         SettingError: If there is no such generator or device.
     """
     device = find_device(options.device)
-    return TrainedGenerator.find(options.run, not options.no_ema).to(device)
+    return TrainedGenerator.find(options.run, not options.no_ema, device)
 
 
 def plan_of(options: Namespace, trained: TrainedGenerator, count: int) -> Plan:
@@ -142,7 +140,7 @@ def write(options: Namespace) -> None:
             takers.append(stack.enter_context(writer(each, plan, trained.image_shape, options.overwrite)))
         for batch in _watched(batches(trained, plan), plan.count):
             for take in takers:
-                take(tvf.to_dtype(batch, torch.uint8, scale=True))
+                take(to_bytes(batch))
     if output is not None:
         _write_grid(enlarged_grid(torch.cat(shown), columns, options.scale), output, trained, plan)
     if each is not None:

@@ -99,7 +99,7 @@ def write_latents(path: Path, plan: Plan) -> None:
     arrays = {"latents": plan.latents(numbers).numpy(), "seeds": plan.seeds(numbers)}
     if (labels := plan.classes(numbers)) is not None:
         arrays["labels"] = labels.numpy()
-    with _told(path), replacing(path) as partial:
+    with told(path), replacing(path) as partial:
         partial.write_bytes(save(arrays, {"seed": str(plan.seed), "truncation": str(plan.truncation or "none")}))
 
 
@@ -124,7 +124,7 @@ def _folder(folder: Path) -> Iterator[Add]:
 @contextmanager
 def _archive(path: Path) -> Iterator[Add]:
     written = 0
-    with _told(path), replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with told(path), replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
 
         def add(images: Tensor) -> None:
             nonlocal written
@@ -141,7 +141,7 @@ def _archive(path: Path) -> Iterator[Add]:
 def _arrays(path: Path, plan: Plan, shape: tuple[int, int, int]) -> Iterator[Add]:
     """Write ``arr_0`` and ``arr_1`` as evaluations of guided diffusion read them, then ``seeds`` and ``latents``."""
     channels, height, width = shape
-    with _told(path), replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with told(path), replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         with _member(archive, "arr_0", np.dtype(np.uint8), (plan.count, height, width, channels)) as images:
             yield lambda batch: images(batch.permute(0, 2, 3, 1).numpy())
         parts = [range(first, min(first + _STEP, plan.count)) for first in range(0, plan.count, _STEP)]
@@ -171,7 +171,8 @@ def _member(
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
+    """Turn a disk that refuses a file in this block into one line that names it."""
     try:
         yield
     except OSError as error:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torchvision.transforms.v2 import functional as tvf
 
 from lightning_modules.generation import enlarged_grid
+from lightning_modules.metrics.generated import to_bytes
 from sampling.draw import COLUMNS, batches, name_of_class
 from sampling.plan import Plan
 from sampling.trained import TrainedGenerator
@@ -36,7 +36,7 @@ def write_folder(trained: TrainedGenerator, folder: Path, told: Mapping[str, str
     write_network(trained, folder / GENERATOR, told, convolutions=torch.float32)
     classes = tuple(range(min(trained.num_classes, ROWS)))
     plan = Plan(COLUMNS * (len(classes) or COLUMNS), trained.latent_dim, labels=classes, sweeps=bool(classes))
-    images = tvf.to_dtype(torch.cat(list(batches(trained, plan))), torch.uint8, scale=True)
+    images = to_bytes(torch.cat(list(batches(trained, plan))))
     write_image(enlarged_grid(images, COLUMNS), folder / PICTURE)
     norm = trained.hparams["norm"]
     matter = front_matter(told, norm, "unconditional-image-generation", ["gan", "image-generation"])
@@ -74,10 +74,10 @@ def _text(trained: TrainedGenerator, name: str, header: Mapping[str, str], class
         "",
         "```python",
         "from sampling.draw import draw",
-        "from training.images import write_image",
+        "from training.images import to_picture",
         "",
         f'images = draw("{GENERATOR}", count=16, seed=1)  # in [0, 1], (16, {channels}, {height}, {width})',
-        'write_image(images[0], "image.png")',
+        'to_picture(images[0]).save("image.png")',
         "```",
         "",
         *settings(facts, header),

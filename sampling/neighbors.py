@@ -3,24 +3,24 @@
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
-from data.module import ImageDataModule, Mapped
-from data.stream import Items, StreamDataset
+from data.stream import Items
 from lightning_modules.gan import GAN
 from lightning_modules.generation import TILE, enlarged_grid
+from lightning_modules.metrics.generated import to_bytes
 from norms.errors import SettingError, check_range
 from sampling.draw import COLUMNS, batches, check_grid, check_picture, finish, plan_of
 from sampling.trained import TrainedGenerator
 from training.devices import find_device
+from training.features import build_extractor
 from training.images import write_image
 from training.run import Run
 from training.run_data import class_names_of, data_of
@@ -77,13 +77,13 @@ def write(options: Namespace) -> None:
     run = Run.find(options.run)
     if run.module_name == TrainedGenerator.__name__:
         raise SettingError(f"--neighbors needs the run that {options.run} was made of, which knows its training images")
-    gan = run.load(GAN)
-    trained = TrainedGenerator.of(gan, not options.no_ema, class_names_of(run, gan)).to(device)
+    gan = run.load(GAN).to(device)
+    trained = TrainedGenerator.of(gan, not options.no_ema, class_names_of(run, gan))
     check_grid(trained, shown * (neighbors + 1), neighbors + 1, options.scale)
     training, held_out = _images(data_of(run, gan))
     check_range("--neighbors", neighbors, at_most=len(training))
     plan = plan_of(options, trained, max(shown, min(COMPARED, len(held_out))))
-    features, name = features_of(gan.to(device))
+    features, name = features_of(run, gan)
     samples = torch.cat(list(batches(trained, plan)))
     queries = torch.cat(
         [_passed(features, samples.split(BATCH), device), _passed(features, _stacked(held_out, COMPARED), device)]
@@ -99,32 +99,38 @@ def write(options: Namespace) -> None:
     finish(options, plan, "--each", "images.npz", "--count", "50000")
 
 
-def features_of(gan: GAN) -> tuple[Features, str]:
+def features_of(run: Run, gan: GAN) -> tuple[Features, str]:
     """Return what images are compared by, and what that is called.
 
+    That is the network whose features the run's metrics are of or, without metrics, the discriminator.
+
+    Args:
+        run: The run of the GAN.
+        gan: The GAN, on the device that compares.
+
     Raises:
-        SettingError: If the discriminator tells no features.
+        SettingError: If the network cannot be loaded, or the discriminator tells no features.
     """
+    metrics = (run.read_config() or {}).get("metrics")
+    choice = metrics.get("features") if isinstance(metrics, Mapping) else None
+    if choice is not None:
+        extractor = build_extractor(str(choice)).to(gan.device)
+        extractor.check_images(gan.image_shape)
+        return lambda images: extractor(to_bytes(images))[0], f"features of {extractor.name}"
     if not hasattr(gan.discriminator, "features"):
-        raise SettingError(
-            f"--neighbors needs the method features of a {type(gan.discriminator).__name__}: it has none"
-        )
-
-    def features(images: Tensor) -> Tensor:
-        found: Tensor = gan.discriminator.features(2 * images - 1)
-        return found.flatten(1).float()
-
-    return features, "features of the discriminator"
+        name = type(gan.discriminator).__name__
+        raise SettingError(f"--neighbors needs a discriminator with the method features, and {name} has none")
+    return lambda images: gan.discriminator.features(2 * images - 1).flatten(1), "features of the discriminator"
 
 
 def _images(data: Any) -> tuple[Items, Items]:
     """Return the training images, without what is random about them, and the held-out ones."""
     data.prepare_data()
     data.setup("fit")
-    stream: Any = data.train_stream() if isinstance(data, ImageDataModule) else None
-    if not isinstance(stream, StreamDataset):
-        raise SettingError(f"--neighbors needs a data module of normlab's kind, and {type(data).__name__} is another")
-    return Mapped(stream.dataset, data.val_transform), cast(Items, data.val_images())
+    if not hasattr(data, "train_images") or not hasattr(data, "val_images"):
+        name = type(data).__name__
+        raise SettingError(f"--neighbors needs data with train_images() and val_images(), which {name} lacks")
+    return data.train_images(), data.val_images()
 
 
 def _stacked(images: Items, most: int | None = None) -> Iterator[Tensor]:
@@ -143,8 +149,7 @@ def _picture(samples: Tensor, training: Items, numbers: Tensor, scale: int | Non
     scale = scale or math.ceil(TILE / samples.shape[-1])
     images = torch.stack([training[int(number)]["image"] for number in numbers.flatten()])
     left, right = (
-        enlarged_grid(tvf.to_dtype(part, torch.uint8, scale=True), columns, scale)
-        for part, columns in ((samples, 1), (images, numbers.shape[1]))
+        enlarged_grid(to_bytes(part), columns, scale) for part, columns in ((samples, 1), (images, numbers.shape[1]))
     )
     return torch.cat([left, left.new_full((3, left.shape[1], 2 * scale), 255), right], 2)
 

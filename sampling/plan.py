@@ -78,7 +78,8 @@ def truncated(latents: Tensor, threshold: float) -> Tensor:
         z' = \sqrt 2 \operatorname{erf}^{-1}\left(\operatorname{erf}(z / \sqrt 2) \operatorname{erf}(t / \sqrt 2)\right)
 
     has the distribution of values that are drawn again until they lie within the threshold t, as in BigGAN's truncation
-    trick, and grows with z. So an image with truncation is akin to the one without.
+    trick, and grows with z. So an image with truncation is akin to the one without. Running statistics of a generator
+    stay those of all noise, where the authors' models have some for each threshold.
 
     Args:
         latents: Standard normal values of any shape.

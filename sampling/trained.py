@@ -1,7 +1,8 @@
 """A trained generator that is ready to draw, whether it lies in a run or in a file of its own."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,32 +70,34 @@ class TrainedGenerator(TrainingModule):
             averaged: Whether to take the averaged generator or the live one.
             class_names: What the classes are called.
         """
-        known = inspect.signature(cls).parameters.keys() & gan.hparams.keys()
+        known = [name for name in inspect.signature(cls).parameters if name in gan.hparams]
         trained = cls(**{key: gan.hparams[key] for key in known}, class_names=list(class_names))
-        trained.network = gan.sampler(averaged)
-        return trained.requires_grad_(False).eval()
+        with exact_convolutions():
+            trained.network = gan.sampler(averaged)
+        return trained.requires_grad_(False).eval().to(gan.device)
 
     @classmethod
-    def find(cls, path: str | Path, averaged: bool = True) -> Self:
+    def find(cls, path: str | Path, averaged: bool = True, device: torch.device | str = "cpu") -> Self:
         """Find the generator that a user means.
 
         Args:
             path: A run folder or checkpoint of a GAN, or an exported generator.
             averaged: As for :meth:`of`; an exported file holds one generator alone.
+            device: Where it shall draw, and statistics are settled.
 
         Returns:
-            The generator on the CPU, in evaluation mode.
+            The generator, in evaluation mode.
 
         Raises:
             SettingError: If there is none, or it cannot be loaded.
         """
         run = Run.find(path)
         if run.module_name != cls.__name__:
-            gan = run.load(GAN)
+            gan = run.load(GAN).to(device)
             return cls.of(gan, averaged, class_names_of(run, gan) if gan.num_classes else ())
         if not averaged:
             raise SettingError(f"--no-ema: {path} holds one generator alone; name the run that it was made of")
-        return run.load(cls).requires_grad_(False)
+        return run.load(cls).requires_grad_(False).to(device)
 
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings that the file of the generator holds."""
@@ -111,5 +114,13 @@ class TrainedGenerator(TrainingModule):
         Returns:
             Images in [0, 1], shape (N, C, H, W).
         """
-        images: Tensor = self.network(latents) if labels is None else self.network(latents, labels)
+        with exact_convolutions():
+            images: Tensor = self.network(latents) if labels is None else self.network(latents, labels)
         return ((images + 1) / 2).clamp(0, 1)
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Let GPUs compute convolutions in float32, which they round to 10 bits otherwise, and always in the same way."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from lightning_modules.generation import TILE
+from lightning_modules.metrics.generated import to_bytes
 from norms.errors import SettingError, check_range
 from sampling.draw import BATCH, COLUMNS, MOST_PIXELS, find_generator, finish, name_of_class, plan_of
-from sampling.files import check_new
+from sampling.files import check_new, told
 from sampling.plan import Plan, slerp
 from sampling.trained import TrainedGenerator
 from training.files import replacing
@@ -84,7 +84,7 @@ def write(options: Namespace) -> None:
     if kind in ANIMATIONS:
         write_animation(frames, output, plays=0)
     else:
-        with replacing(output) as partial:
+        with told(output), replacing(output) as partial:
             encode(frames, partial, kind, Pace(rate, 1 / rate), CONTAINERS[kind])
     seconds = float(count * steps / rate)
     print(f"wrote {printable(str(output))}: {count * steps} frames of {width * scale}x{height * scale}, {seconds:g} s")
@@ -95,5 +95,5 @@ def write(options: Namespace) -> None:
 
 def _frames(images: Iterator[Tensor], scale: int, rate: Fraction) -> Iterator[Frame]:
     for number, image in enumerate(images):
-        shown = tvf.to_dtype(image, torch.uint8, scale=True).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+        shown = to_bytes(image).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
         yield Frame(to_picture(shown).convert("RGB"), None, number / rate, 1 / rate)

@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
+import norms
 from lightning_modules.gan import GAN
 
 GARMENTS = "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
@@ -15,6 +16,7 @@ def make_gan(**options):
     gan = GAN(**{"architecture": "resnet16", "channels": 1, "latent_dim": 8, **options})
     for parameter in gan.generator_ema.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
+    norms.project_(gan)
     return gan.eval()
 
 

@@ -15,7 +15,7 @@ from normlab import as_installed
 from norms.errors import check_range, unknown
 from training.callbacks.generation_metrics import GenerationMetrics
 from training.checkpoint_files import CheckpointFiles
-from training.errors import end_training
+from training.errors import RollbackError, end_training
 from training.files import or_warn, replacing
 from training.lightning_private import number_log_rows_by_steps, uncount_batch_that_has_not_begun
 from training.loggers import WandbLogger
@@ -121,6 +121,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save if a signal ended a training that had begun; an error may leave half a step behind."""
+        if isinstance(exception, RollbackError):
+            self._best, self._best_is_saved = None, True  # it is of what is dropped, unless the checkpoint has it
         if isinstance(exception, SIGTERMException) and self._saved_step is not None:
             self._save_best(trainer)
             self._save_if_new(trainer)

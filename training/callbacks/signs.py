@@ -19,6 +19,9 @@ SAMPLES, GROUP = 64, 8
 LATENTS = 2**32 - 5
 """Key of their latent vectors. It stands where training noise has the rank, and no rank is as high."""
 
+ITERATIONS = 10
+"""Power iterations for a singular value: a jump shows in one that is 10 % off, too."""
+
 Seen = TypeVar("Seen")
 
 
@@ -201,7 +204,7 @@ def look_at_gan(gan: Any, batch: dict[str, Tensor]) -> GANLook:
         fake = network.eval()(*inputs)
         real_scores = scored(gan, 2 * real - 1, batch["label"][:SAMPLES] if gan.num_classes else None)
         fake_scores = scored(gan, fake[: len(real)], None if labels is None else labels[: len(real)])
-        sigmas = {name: operator_norm(layer) for name, layer in linear_layers(gan.generator)}
+        sigmas = {name: operator_norm(layer, iterations=ITERATIONS) for name, layer in linear_layers(gan.generator)}
     return GANLook(
         mean_distance((fake + 1) / 2, GROUP),
         mean_distance(real, len(real)),

@@ -14,7 +14,8 @@ from stand_ins import TinyData, TinyModel, fit
 from torch import nn
 
 from lightning_modules.gan import GAN
-from lightning_modules.networks.sngan import Generator, ResNet
+from lightning_modules.networks.gan_networks import Generator
+from lightning_modules.networks.sngan import ResNet
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.guard import Guard
@@ -68,6 +69,7 @@ class Faulty(GAN):
         if self.global_step >= 8 and self.hparams["lr"] >= self.settles_below:
             for parameter in self.generator.linear.parameters():
                 nn.init.zeros_(parameter)
+            nn.init.constant_(self.discriminator.linear.bias, -20)
         if self.global_step == self.fails_at and self.hparams["lr"] < 1e-3:
             raise RuntimeError("killed")
 
@@ -199,6 +201,18 @@ def test_a_run_that_is_killed_after_it_went_back_resumes_exactly(folder, monkeyp
     assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
     assert whole["callbacks"]["Guard"] == resumed["callbacks"]["Guard"]
     assert events(killed.folder) == events("runs/tiny/version_0")
+
+
+def test_the_best_of_what_is_dropped_is_forgotten(folder):
+    options = ["--checkpoint.monitor", "val/d_real", "--checkpoint.mode", "min", "--trainer.val_check_interval", "9"]
+    assert start(*options) == 0
+    run = Run("runs/tiny/version_0")
+    header, *rows = run.metrics.read_text().splitlines()
+    column = header.split(",").index("val/d_real")
+    (value,) = [float(text) for row in rows if (text := row.split(",")[column])]
+    assert value > -10, "that of the collapse was about -20"
+    best = json.loads(run.best_record.read_text())
+    assert (best["step"], best["value"]) == (9, pytest.approx(value, rel=1e-5))
 
 
 def test_after_the_most_times_the_training_ends(folder, monkeypatch, capsys):
