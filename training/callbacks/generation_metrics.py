@@ -118,7 +118,7 @@ class GenerationMetrics(Callback):
             )
         if not hasattr(data, f"{self.split}_images"):
             raise SettingError(f"metrics.split: {type(data).__name__} has no {self.split}_images()")
-        self._data = getattr(data, f"{self.split}_images")()
+        self._data, self._real = getattr(data, f"{self.split}_images")(), None
         assert self.features is not None
         self._extractor = build_extractor(self.features)
         self._extractor.check_images(module.image_shape)
@@ -160,10 +160,10 @@ class GenerationMetrics(Callback):
         extractor = self._extractor.to(module.device)
         # Lightning validates in inference mode, whose tensors the generator's copy could not be used with later.
         with torch.inference_mode(False), torch.no_grad():
-            first = self._real is None
-            if self._real is None:
+            if first := self._real is None:
                 self._real = real_features(self._data, self.counts[stage], extractor)
             fake, logits = generated_features(module, extractor, self.counts[stage])
+        assert self._real is not None
         real, content = self._real
         if fake.device.type != "cuda":  # others know no float64
             real, fake, logits = real.cpu(), fake.cpu(), logits.cpu()
