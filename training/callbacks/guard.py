@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.base import CheckpointError
 from normlab import as_installed
 from norms.errors import SettingError, check_range, unknown
 from training.callbacks.checkpoint import RunCheckpoint
@@ -106,11 +107,21 @@ class Guard(Callback):
         return {"events": self._events, "rollbacks": self._rollbacks, "rate": self._rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` has returned."""
+        """Restore what :meth:`state_dict` has returned.
+
+        Raises:
+            CheckpointError: If it is something else.
+        """
         state = copy.deepcopy(state_dict)
-        for sign in self._signs:
-            vars(sign).update(state["signs"].get(sign.name, {}))
-        self._events, self._rollbacks, self._rate = state["events"], state["rollbacks"], state["rate"]
+        try:
+            for sign in self._signs:
+                # A sign that there was not yet when it was written remembers nothing.
+                kept = state["signs"].get(sign.name, {})
+                vars(sign).update({key: _alike(value, kept.get(key, value)) for key, value in vars(sign).items()})
+            self._events, self._rollbacks = _alike([], state["events"]), _alike(0, state["rollbacks"])
+            self._rate = None if state["rate"] is None else _alike(0.0, state["rate"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError("what the checkpoint holds of the guard is damaged") from error
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the run, and refuse to go back where that is not possible.
@@ -333,6 +344,12 @@ def _told(signs: Sequence[Sign[Any]], seen: Any, values: dict[str, float]) -> li
     """Look for signs; return what there is to tell, with its values and an advice."""
     found = [(sign, sign.look(seen)) for sign in signs]
     return [(sign.name, reason, values, sign.advice) for sign, reason in found if reason]
+
+
+def _alike(value: Any, restored: Any) -> Any:
+    if type(restored) is not type(value):
+        raise TypeError(f"expected {type(value).__name__}, got {type(restored).__name__}")
+    return restored
 
 
 def _numbers(seen: GANLook) -> dict[str, float]:

@@ -291,6 +291,33 @@ def test_wrong_options_are_refused(options, message):
         Guard(**options)
 
 
+@pytest.mark.parametrize("part", ["signs", "events", "rollbacks"])
+def test_a_damaged_state_is_told_in_one_line(part):
+    whole = Guard().state_dict()
+    with pytest.raises(SettingError, match="what the checkpoint holds of the guard is damaged"):
+        Guard().load_state_dict({**whole, part: "x"})
+    with pytest.raises(SettingError, match="what the checkpoint holds of the guard is damaged"):
+        Guard().load_state_dict({key: value for key, value in whole.items() if key != part})
+
+
+def test_a_state_without_a_sign_of_today_will_do():
+    state = Guard().state_dict()
+    del state["signs"]["jump"]
+    Guard().load_state_dict(state)
+
+
+def test_stop_is_for_the_losses_of_any_training(tmp_path):
+    class Exploding(TinyModel):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * 10**self.global_step
+
+    with pytest.raises(
+        TrainingError, match=r"step \d: the loss has exploded, from .*, so the training ends; there is no"
+    ):
+        fit(tmp_path, [Guard("stop")], Exploding())
+    assert [event["sign"] for event in events(tmp_path)] == ["explosion"]
+
+
 def test_going_back_needs_checkpoints_and_a_rate(folder, capsys):
     assert start("--trainer.enable_checkpointing", "false") == 2
     (line,) = capsys.readouterr().err.splitlines()
