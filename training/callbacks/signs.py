@@ -22,6 +22,9 @@ LATENTS = 2**32 - 5
 ITERATIONS = 10
 """Power iterations for a singular value: a jump shows in one that is 10 % off, too."""
 
+LOWER_RATE = "a lower learning rate is likely to do better"
+"""The advice that the guard's command follows by itself."""
+
 Seen = TypeVar("Seen")
 
 
@@ -34,7 +37,7 @@ class Sign(ABC, Generic[Seen]):
 
     name: ClassVar[str]
     patience: ClassVar[int] = 5
-    advice: ClassVar[str] = "a lower learning rate is likely to do better"
+    advice: ClassVar[str] = LOWER_RATE
 
     def __init__(self) -> None:
         self.in_a_row = 0

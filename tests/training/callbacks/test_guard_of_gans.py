@@ -143,6 +143,15 @@ def test_stop_ends_the_training_with_the_reason_and_the_command(tmp_path):
     assert [event["action"] for event in events(tmp_path)] == ["stop"]
 
 
+def test_another_advice_than_a_lower_rate_is_given_where_it_is_better(tmp_path):
+    model = COLLAPSES["saturation"][0]()
+    with pytest.raises(
+        TrainingError, match=r"fewer updates of .* may do better; begin anew with: python \S+ fit"
+    ) as error:
+        fit(tmp_path, [Guard("stop", 2)], model, max_steps=40, data=TinyData(16, model.batches_per_step))
+    assert "--model.lr" not in str(error.value)
+
+
 def start(*options):
     Path("tiny.yaml").write_text(TINY)
     return main(["fit", "--config", "tiny.yaml", *options])
