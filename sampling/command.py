@@ -94,7 +94,7 @@ def _parser() -> ArgumentParser:
     add("--neighbors", metavar="K", type=PositiveInt | None, help=neighbors)
     add("--save-latents", metavar="FILE", type=path_of, help="write latent vectors and seeds to a .safetensors file")
     add("--no-ema", action="store_true", help="draw from the live generator, not from its average")
-    device = "auto (an accelerator if there is one), cpu, cuda, cuda:1 and so on; all draw from the same noise (default: auto)"
-    add("--device", metavar="DEVICE", type=str, default="auto", help=device)
+    device = "cpu, cuda, cuda:1 and so on, which draw from the same noise; auto takes an accelerator if there is one"
+    add("--device", metavar="DEVICE", type=str, default="auto", help=f"{device} (default)")
     add("--overwrite", action="store_true", help="replace existing files")
     return parser
