@@ -58,7 +58,7 @@ class Sign(ABC, Generic[Seen]):
 
 
 class Explosion(Sign[dict[str, float]]):
-    """A loss that reaches ``FACTOR`` times its first value, or 1 if that is less.
+    """Find a loss that reaches ``FACTOR`` times its first value, or 1 if that is less.
 
     The losses of untrained networks are among the largest of a training: that of style transfer falls from 5. Those of
     GANs stay below 20.
@@ -100,7 +100,7 @@ class GANLook:
 
 
 class Collapse(Sign[GANLook]):
-    """Images from different noise that are nearly alike.
+    """Find images from different noise that are nearly alike.
 
     Their mean distance is below ``ALIKE`` of that of real images, or has fallen below ``FALLEN`` of its highest so far
     and is below half of that of real images. That of a GAN in health is 0.7 to 1.2 of the real one.
@@ -126,7 +126,7 @@ class Collapse(Sign[GANLook]):
 
 
 class Saturation(Sign[GANLook]):
-    """A discriminator that is so sure of nearly every image that it does not learn any more.
+    """Find a discriminator that is so sure of nearly every image that it does not learn any more.
 
     The derivative of its loss with respect to a score is on average below ``LEARNING``. For the hinge loss that is the
     share of scores within the margins; for the non-saturating one, and for a relativistic one, 1 minus the probability
@@ -148,7 +148,7 @@ class Saturation(Sign[GANLook]):
 
 
 class Jump(Sign[GANLook]):
-    """A largest singular value of the generator of ``FACTOR`` times the median of the ``HISTORY`` looks before.
+    """Find a largest singular value of the generator of ``FACTOR`` times the median of the ``HISTORY`` looks before.
 
     It grows steadily in a training in health, and jumps when the training collapses.
 
