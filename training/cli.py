@@ -254,11 +254,6 @@ class TrainCLI(CLI):
             settings[key] = found[key]
         return options
 
-    def _resolved(self) -> str:
-        parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
-        skip_nulls = False  # by position, since jsonargparse has renamed the parameter
-        return parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
-
     def _callbacks(self) -> list[Callback]:
         trainer, callbacks = self._options.trainer, list[Callback]()
         if self.subcommand in ("validate", "test"):
@@ -267,9 +262,11 @@ class TrainCLI(CLI):
         if self.subcommand != "fit":
             return callbacks
         if not trainer.fast_dev_run:
-            self._folder = RunFolder(self._resolved())
+            parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
+            skip_nulls = False  # by position, since jsonargparse has renamed the parameter
+            resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
-            callbacks += [built.guard, self._companions, self._signals, self._folder]
+            callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved)]
             callbacks += [built.mixing, built.samples, built.metrics, built.spectral]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
@@ -306,7 +303,7 @@ class TrainCLI(CLI):
             except RollbackError as back:
                 # The checkpoint's rates are scaled to the setting when it is loaded.
                 self.model.hparams["lr"], self.model.resumes = back.rate, True
-                self._folder.config, kwargs["ckpt_path"] = self._resolved(), str(back.checkpoint)
+                kwargs["ckpt_path"] = str(back.checkpoint)
 
     def predict(self, **kwargs: Any) -> None:
         """Predict on the data's held-out images, and write what comes out into the run's folder."""

@@ -8,17 +8,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from lightning_modules.base import CheckpointError
 from normlab import as_installed
 from norms.errors import SettingError, check_range, unknown
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.gans import is_gan
-from training.callbacks.signs import LOWER_RATE, SIGNS_IN_GANS, SIGNS_IN_LOSSES, GANLook, Sign, look_at_gan
+from training.callbacks.run_folder import RunFolder
+from training.callbacks.signs import (
+    LOWER_RATE,
+    SIGNS_IN_GANS,
+    SIGNS_IN_LOSSES,
+    GANLook,
+    Sign,
+    look_at_gan,
+    training_losses,
+)
 from training.checkpoint_files import CheckpointFiles, read_checkpoint
 from training.errors import RollbackError, end_training
 from training.files import or_warn, replacing
@@ -27,12 +34,6 @@ from training.loggers import WandbLogger
 from training.run import Run
 
 ACTIONS = ("warn", "stop", "rollback")
-
-RETURNED = "the loss"
-"""What is said of a loss that a training step returns, but does not log."""
-
-OUTSIDE_TRAINING = ("val", "test")
-"""How the names of metrics begin that say nothing of the training."""
 
 
 class Alarm(NamedTuple):
@@ -139,7 +140,7 @@ class Guard(Callback):
         self._run = Run.of(trainer)  # which each process must ask
         if self.action != "rollback":
             return
-        if not any(isinstance(callback, RunCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if not any(isinstance(callback, RunCheckpoint) for callback in _callbacks(trainer)):
             raise SettingError("guard.action rollback needs checkpoints: leave out trainer.enable_checkpointing: false")
         if not _rate_of(pl_module):
             raise SettingError(
@@ -280,6 +281,9 @@ class Guard(Callback):
 
     def _go_back(self, trainer: Trainer, reason: str, target: int, rate: float) -> None:
         self._rollbacks, self._rate = self._rollbacks + 1, rate
+        for callback in _callbacks(trainer):
+            if isinstance(callback, RunFolder):
+                callback.go_back(trainer, target, rate)
         fault = None
         if trainer.is_global_zero:
             state = dict(read_checkpoint(self._run.good, mmap=False))
@@ -315,28 +319,8 @@ class Guard(Callback):
         return f"step {trainer.global_step}: {alarm.reason}, so the training ends; {kept}; {how_on}: {command}"
 
 
-def training_losses(trainer: Trainer, outputs: Any) -> dict[str, float]:
-    """Return the losses of the last step, by name.
-
-    Args:
-        trainer: The trainer.
-        outputs: What the training step has returned.
-    """
-    found = {
-        name: value
-        for name, value in trainer.callback_metrics.items()
-        if "loss" in name.lower() and not name.startswith(OUTSIDE_TRAINING)
-    }
-    if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
-        found[RETURNED] = outputs["loss"]
-    if not found:
-        return {}
-    # Together, since each reading makes a device wait.
-    values = torch.stack([value.detach().float().mean() for value in found.values()]).tolist()
-    losses = dict(zip(found, values, strict=True))
-    if [str(value) for value in values].count(str(losses.get(RETURNED))) > 1:
-        del losses[RETURNED]  # it is logged under a better name
-    return losses
+def _callbacks(trainer: Any) -> list[Callback]:
+    return trainer.callbacks  # which is not declared
 
 
 def _look(module: LightningModule, batch: Any) -> GANLook | None:

@@ -40,6 +40,23 @@ class RunFolder(Callback):
         if not any(isinstance(logger, pytorch_lightning.loggers.WandbLogger) for logger in trainer.loggers):
             trainer.loggers = [*trainer.loggers, WandbLogger(str(run.folder))]
 
+    def go_back(self, trainer: Trainer, step: int, rate: float) -> None:
+        """Take another learning rate into the configuration with which the run is about to go on at an earlier step.
+
+        It is written at once, since a kill may come before the training goes on.
+
+        Args:
+            trainer: The trainer.
+            step: That step.
+            rate: The setting ``lr``.
+        """
+        config = yaml.safe_load(self.config)
+        config["model"]["init_args"]["lr"] = rate
+        self.config = yaml.safe_dump(config, sort_keys=False)
+        if trainer.is_global_zero:
+            with or_warn():
+                self._write(self._run.resumed_config(step))
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note what the run goes on with; torch and Lightning pass over it in silence if it is less than there is."""
         self._saved = [checkpoint["global_step"], len(checkpoint["optimizer_states"]), len(checkpoint["lr_schedulers"])]

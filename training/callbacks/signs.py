@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from norms.recalibration import recalibrate
@@ -21,6 +22,12 @@ LATENTS = 2**32 - 5
 
 ITERATIONS = 10
 """Power iterations for a singular value: a jump shows in one that is 10 % off, too."""
+
+RETURNED = "the loss"
+"""What is said of a loss that a training step returns, but does not log."""
+
+OUTSIDE_TRAINING = ("val", "test")
+"""How the names of metrics begin that say nothing of the training."""
 
 LOWER_RATE = "a lower learning rate is likely to do better"
 """The advice that the guard's command follows by itself."""
@@ -182,6 +189,30 @@ SIGNS_IN_LOSSES: tuple[type[Sign[dict[str, float]]], ...] = (Explosion,)
 
 SIGNS_IN_GANS: tuple[type[Sign[GANLook]], ...] = (Collapse, Saturation, Jump)
 """What is looked for in GANs besides."""
+
+
+def training_losses(trainer: Trainer, outputs: Any) -> dict[str, float]:
+    """Return the losses of the last step, by name.
+
+    Args:
+        trainer: The trainer.
+        outputs: What the training step has returned.
+    """
+    found = {
+        name: value
+        for name, value in trainer.callback_metrics.items()
+        if "loss" in name.lower() and not name.startswith(OUTSIDE_TRAINING)
+    }
+    if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
+        found[RETURNED] = outputs["loss"]
+    if not found:
+        return {}
+    # Together, since each reading makes a device wait.
+    values = torch.stack([value.detach().float().mean() for value in found.values()]).tolist()
+    losses = dict(zip(found, values, strict=True))
+    if [str(value) for value in values].count(str(losses.get(RETURNED))) > 1:
+        del losses[RETURNED]  # it is logged under a better name
+    return losses
 
 
 def look_at_gan(gan: Any, batch: dict[str, Tensor]) -> GANLook:

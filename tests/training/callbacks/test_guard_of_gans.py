@@ -194,12 +194,26 @@ def test_a_collapse_is_gone_back_from_and_the_training_ends_well(folder, capsys)
     assert torch.load(run.good, weights_only=True)["global_step"] == 15
 
 
-def test_a_run_that_is_killed_after_it_went_back_resumes_exactly(folder, monkeypatch, capsys):
+def fails_when_it_resumes(method):
+    def changed(self):
+        if self.resumes:
+            raise RuntimeError("killed")
+        return method(self)
+
+    return changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["in a later step", "before it goes on"])
+def test_a_run_that_is_killed_after_it_went_back_resumes_exactly(when, folder, monkeypatch, capsys):
     assert start() == 0
-    monkeypatch.setattr(Faulty, "fails_at", 8)
-    with pytest.raises(RuntimeError, match="killed"):
-        start()
-    monkeypatch.setattr(Faulty, "fails_at", -1)
+    with monkeypatch.context() as patch:
+        if when == "in a later step":
+            patch.setattr(Faulty, "fails_at", 8)
+        else:
+            patch.setattr(Faulty, "configure_optimizers", fails_when_it_resumes(Faulty.configure_optimizers))
+        with pytest.raises(RuntimeError, match="killed"):
+            start()
     killed = Run("runs/tiny/version_1")
     assert last(killed.folder)["global_step"] == 6
     assert rates(last(killed.folder))[0] == pytest.approx(1e-3 * (1 - 6 / 16)), "of the good one, to be scaled"
@@ -212,6 +226,7 @@ def test_a_run_that_is_killed_after_it_went_back_resumes_exactly(folder, monkeyp
     assert events(killed.folder) == events("runs/tiny/version_0")
 
 
+@pytest.mark.slow
 def test_the_best_of_what_is_dropped_is_forgotten(folder):
     options = ["--checkpoint.monitor", "val/d_real", "--checkpoint.mode", "min", "--trainer.val_check_interval", "9"]
     assert start(*options) == 0
