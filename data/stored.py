@@ -76,6 +76,8 @@ def find_stored(path: str, labeled: bool) -> Stored:
             empty.
     """
     place = Path(os.path.expanduser(path))
+    if not place.exists():
+        raise SettingError(f"{path}: no such folder or zip file")
     names, files, folders = _in_folder(place) if place.is_dir() else _in_zip(place)
     if not names:
         raise SettingError(f"{path}: no image files in it")

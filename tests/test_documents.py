@@ -32,7 +32,8 @@ def test_every_configuration_is_complete(config, capsys):
 
 
 def test_the_readme_names_every_configuration():
-    assert {path.name for path in CONFIGS} == set(re.findall(r"^\| `(\w+\.yaml)`", README, re.MULTILINE))
+    first_cells = " ".join(re.findall(r"^\| (`\w+\.yaml`[^|]*)", README, re.MULTILINE))
+    assert {path.name for path in CONFIGS} == set(re.findall(r"`(\w+\.yaml)`", first_cells))
 
 
 def trainings():

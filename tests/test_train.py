@@ -123,7 +123,7 @@ class TestFit:
             "seconds": 0.0,
             "seed": 4,
         }
-        assert saved["checkpoint"] == {"every_n_train_steps": 3, "keep_all": True}
+        assert saved["checkpoint"].items() >= {"every_n_train_steps": 3, "keep_all": True}.items()
 
     def test_the_data_gives_as_many_batches_as_the_model_needs(self, monkeypatch):
         sizes = []

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -170,6 +171,8 @@ class TrainCLI(CLI):
             raise SettingError(
                 f"{self.subcommand} needs a trained model: give --ckpt_path with a run folder, a checkpoint or 'last'"
             )
+        else:  # what a training had noted, such as its best checkpoint, is of no use
+            warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
         config.weights_only = True
         if config.ckpt_path:
             config.ckpt_path = local_path("ckpt_path", config.ckpt_path)

@@ -22,6 +22,7 @@ from lightning_modules.networks.gan_blocks import Seed, UpBlock, UpConvolution
 from norms.errors import SettingError, check_range, unknown
 from norms.precision import wide_dtype, without_autocast
 
+WEIGHTED = nn.Conv2d, nn.ConvTranspose2d, nn.Linear
 Spectral = Literal["none", "discriminator", "both"]
 Conditioning = Literal["projection", "auxiliary"]
 
@@ -38,7 +39,8 @@ class Architecture(ABC):
         generator: Channels of the generator's feature maps; each one after the first is twice as wide and high.
         discriminator: Channels of the discriminator's feature maps.
         halvings: How many times the discriminator halves its feature map.
-        spectral: Which networks' weights are divided by their spectral norms: ``discriminator``, ``both`` or ``none``.
+        spectral: Which networks' weights are divided by their spectral norms: ``discriminator``, ``both`` or ``none``;
+            in the generator not that of an embedding.
         conditioning: How a discriminator of classes judges them: by ``projection``, which adds the product of its
             features and a vector of the class to the score, or by an ``auxiliary`` classifier.
         separate_norms: Whether each class has norms of its own in the generator, with a rho or switch weights of its
@@ -184,7 +186,8 @@ class Generator(nn.Module):
         self.linear = architecture.first_layer(first)
         self.blocks = nn.Sequential(*architecture.generator_blocks(make_norm, plain_norm))
         self.to_image = architecture.last_layer(channels)
-        _prepare(self, architecture, spectral=architecture.spectral == "both")
+        # A spectrally normalized embedding in the generator "seems to randomly cripple" it, says BigGAN's first author.
+        _prepare(self, architecture, WEIGHTED if architecture.spectral == "both" else ())
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Draw one image per latent vector.
@@ -257,7 +260,7 @@ class Discriminator(nn.Module):
         self.projection = (
             ClassEmbedding(num_classes, architecture.num_features) if num_classes and not self.auxiliary else None
         )
-        _prepare(self, architecture, spectral=architecture.spectral != "none")
+        _prepare(self, architecture, (*WEIGHTED, nn.Embedding) if architecture.spectral != "none" else ())
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the last linear layer sees, shape (N, F)."""
@@ -296,16 +299,13 @@ def _part(latent_dim: int, parts: int) -> int:
     return latent_dim // parts
 
 
-def _prepare(network: nn.Module, architecture: Architecture, spectral: bool) -> None:
-    """Initialize all layers and then, since initializing a parametrized weight has no effect, parametrize them."""
-    layers = [
-        (name, layer)
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding)
-    ]
-    for name, layer in layers:
-        architecture.initialize_weight(name, layer.weight)
-        if isinstance(bias := getattr(layer, "bias", None), Tensor):
-            nn.init.zeros_(bias)
-    for _, layer in layers if spectral else []:
-        norms.spectral_norm(layer)
+def _prepare(network: nn.Module, architecture: Architecture, spectral: tuple[type[nn.Module], ...]) -> None:
+    """Initialize all layers and then, since initializing has no effect on parametrized weights, parametrize some."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, (*WEIGHTED, nn.Embedding)):
+            architecture.initialize_weight(name, layer.weight)
+            if isinstance(bias := getattr(layer, "bias", None), Tensor):
+                nn.init.zeros_(bias)
+    for layer in list(network.modules()):
+        if isinstance(layer, spectral):
+            norms.spectral_norm(layer)

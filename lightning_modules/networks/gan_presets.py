@@ -134,7 +134,8 @@ def adapt(architecture: Architecture, options: Mapping[str, Any]) -> Architectur
     row["discriminator"] = _widths(row["discriminator"], further, asked.width)
     row["halvings"] += further
     if row.get("attention") is not None and "attention" not in options:
-        row["attention"] = round(row["attention"] * 2.0**further)
+        image_size = row["base"] * 2 ** (len(row["generator"]) - 1)
+        row["attention"] = round(row["attention"] * image_size / architecture.image_size)
     return type(architecture)(**row)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.gan_blocks import DownBlock
 from lightning_modules.networks.gan_networks import Discriminator
+from lightning_modules.networks.r3gan import ExpandingBlock
 
 Norms = Mapping[nn.Module, float]
 """The norm of each convolution and linear layer, as a linear map."""
@@ -21,9 +22,10 @@ def lipschitz_bound(discriminator: nn.Module, norms: Norms, images: Tensor) -> f
     r"""Return a number K such that :math:`|D(x) - D(y)| \le K \lVert x - y \rVert_2` for all images of a size.
 
     It is the product of the bounds of layers that follow each other, and the sum of those that stand beside each other:
-    a residual block :math:`p(c_2(a(c_1(a(x)))) + s(x))` has :math:`p \, (c_1 c_2 + s)`, with 1/2 for an average pooling
-    of 2x2. The sum over P positions has :math:`\sqrt P`. A projection discriminator's is for whichever class has the
-    longest vector. The bound is far above what is reached, as no image is stretched most by every layer.
+    a residual block :math:`p(c_2(a(c_1(a(x)))) + s(x))` has :math:`p \, (c_1 c_2 + s)`, with :math:`s = 1` where its
+    shortcut is the input, and p of 1/2 for an average pooling of 2x2. The sum over P positions has :math:`\sqrt P`. A
+    projection discriminator's is for whichever class has the longest vector. The bound is far above what is reached,
+    as no image is stretched most by every layer.
 
     Args:
         discriminator: The network, in evaluation mode.
@@ -78,8 +80,14 @@ def _residual(block: DownBlock, norms: Norms) -> float | None:
     return pool * (first * second + beside)
 
 
+def _expanding(block: ExpandingBlock, norms: Norms) -> float | None:
+    parts = [_bound(part, norms) for part in (block.expand, block.group, block.reduce)]
+    return None if None in parts else 1 + math.prod(part for part in parts if part is not None)
+
+
 RULES: dict[type[nn.Module], Callable[..., float | None]] = {
     nn.Sequential: _sequence,
     nn.AvgPool2d: _pooling,
     DownBlock: _residual,
+    ExpandingBlock: _expanding,
 }

@@ -295,7 +295,7 @@ def test_a_small_image_that_was_not_looked_at_is_replaced(tmp_path, monkeypatch)
 def test_mistakes_are_told_in_one_line(tmp_path):
     animals(tmp_path / "animals")
     (tmp_path / "empty").mkdir()
-    assert "nowhere: cannot be read as a zip file: No such file or directory" in failure(tmp_path / "nowhere")
+    assert failure(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: no such folder or zip file"
     assert failure(tmp_path / "empty") == f"{tmp_path / 'empty'}: no image files in it"
     assert "unknown data.crop 'centre', did you mean 'center'?" in failure(tmp_path / "animals", crop="centre")
     assert "data.channels must be 1 for gray or 3 for RGB, got 4" in failure(tmp_path / "animals", channels=4)

@@ -1,5 +1,6 @@
 import itertools
 import os
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,14 @@ def test_held_out_images_are_always_the_same(tmp_path):
     assert sorted(train + val) == list(range(25))
     assert split(seed=9) == (train, val)
     assert len(split(val_count=1)[1]) == 1
+
+
+def test_held_out_images_are_those_of_the_smallest_hashes(tmp_path):
+    names = [f"deep/{number:02}.png" for number in range(25)]
+    fill(tmp_path, names)
+    hashes = [blake2b(name.encode()).digest() for name in names]
+    smallest = sorted(range(25), key=lambda number: hashes[number])[:2]
+    assert numbers(ImageFolder(str(tmp_path), image_size=16).val_dataloader()) == sorted(smallest)
 
 
 def test_smallest_split(tmp_path):

@@ -14,6 +14,8 @@ import norms
 from lightning_modules.classifier import Classifier, warm_up_then_cosine
 from norms.errors import SettingError
 
+MEAN, STD = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
 SMALL = {"widths": (8, 16), "depths": (1, 1), "num_classes": 4}
 
 
@@ -115,3 +117,29 @@ def test_next_command_exports_what_can_be_folded(tmp_path):
     assert import_module(module)._parser().parse_args(arguments).run == tmp_path / "my run"
     assert module.partition(".")[0] in normlab.PACKAGES  # which are also there where no clone is
     assert Classifier(norm="instance", **SMALL).next_command(tmp_path) is None
+
+
+def test_what_it_was_trained_on_is_in_its_checkpoint(tmp_path):
+    module = Classifier(**SMALL)
+    assert module.image_shape is None
+    fit(module, labelled(4, channels=1), max_steps=1)
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    checkpoint["hyper_parameters"] = dict(module.hparams)
+    loaded = Classifier(**SMALL)
+    loaded.on_load_checkpoint(checkpoint)
+    assert loaded.image_shape == (1, 12, 12)
+    checkpoint["normlab"]["image_shape"] = "12"
+    with pytest.raises(SettingError, match="image_shape is no list of three numbers: '12'"):
+        loaded.on_load_checkpoint(checkpoint)
+    # One of an earlier version does not tell.
+    del checkpoint["normlab"]["image_shape"]
+    Classifier(**SMALL).on_load_checkpoint(checkpoint)
+
+
+def test_its_features_are_what_its_last_layer_sees():
+    module = Classifier(**SMALL).eval()
+    x = torch.rand(2, 1, 12, 12)
+    expected = module.feature_net((x.expand(-1, 3, -1, -1) - MEAN) / STD).flatten(2).mean(2)
+    torch.testing.assert_close(module.features(x), expected)
+    torch.testing.assert_close(module(x), F.linear(expected, module.head.weight, module.head.bias))

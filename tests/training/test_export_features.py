@@ -68,6 +68,20 @@ def test_distillation_is_exported_without_the_folder_of_its_teacher(tmp_path, te
     assert list(FeatureNet.load(out).layers) == ["relu1_1", "relu2_1", "relu3_1", "relu4_1"]
 
 
+def test_a_whole_classifier_keeps_its_last_layer_and_what_it_was_trained_on(tmp_path):
+    module = Classifier(num_classes=2, norm="instance", widths=(4, 6), depths=(1, 2))
+    run, out = trained_run(module, tmp_path / "run"), tmp_path / "classifier.safetensors"
+    assert main([str(run), str(out), "--whole", "--data", "noise"]) == 0
+    loaded = export_features.Run.find(out).load(Classifier)
+    assert loaded.image_shape == (3, 32, 32)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = module.eval()(x)
+        torch.testing.assert_close(loaded(x), expected, rtol=0, atol=2e-3 * float(expected.abs().max()))
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata()["data"] == "noise"
+
+
 def test_mistakes_are_one_line_and_status_2(tmp_path, capsys):
     run = trained_run(Classifier(num_classes=2, norm="instance", widths=(4,), depths=(1,)), tmp_path / "run")
     there = tmp_path / "there.safetensors"

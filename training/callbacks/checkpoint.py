@@ -15,7 +15,7 @@ from normlab import as_installed
 from norms.errors import check_range, unknown
 from training.callbacks.generation_metrics import GenerationMetrics
 from training.checkpoint_files import CheckpointFiles
-from training.errors import end_training
+from training.errors import RollbackError, end_training
 from training.files import or_warn, replacing
 from training.lightning_private import number_log_rows_by_steps, uncount_batch_that_has_not_begun
 from training.loggers import WandbLogger
@@ -58,8 +58,9 @@ class RunCheckpoint(Checkpoint):
         kind = (monitor or "").rpartition("/")[2].partition("_")[0]
         self.mode = mode or ("max" if kind in THE_MORE_THE_BETTER else "min")
         self._saved_step: int | None = None
+        # The best value so far, and that of which the checkpoint is on the disk.
         self._best: dict[str, Any] | None = None
-        self._best_is_saved = True
+        self._kept: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let checkpoints be written as a disk needs it, unless a plugin does something else."""
@@ -74,7 +75,7 @@ class RunCheckpoint(Checkpoint):
         run = Run.of(trainer)
         # A run that goes on from an earlier step may have lost its best checkpoint to a later one, which is void now.
         if not trainer.strategy.broadcast(self._best is not None and self._best == read_best(run)):
-            self._best = None
+            self._best = self._kept = None
             if trainer.is_global_zero:
                 run.best_record.unlink(missing_ok=True)
                 run.best.unlink(missing_ok=True)
@@ -100,7 +101,6 @@ class RunCheckpoint(Checkpoint):
         value = float(trainer.strategy.broadcast(float(found[self.monitor])))
         if self._is_better(value):
             self._best = {"metric": self.monitor, "mode": self.mode, "value": value, "step": trainer.global_step}
-            self._best_is_saved = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save the last step if it is time; here, where its row is on disk and its validation done."""
@@ -121,6 +121,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save if a signal ended a training that had begun; an error may leave half a step behind."""
+        if isinstance(exception, RollbackError):
+            self._best, self._best_is_saved = None, True  # it is of what is dropped, unless the checkpoint has it
         if isinstance(exception, SIGTERMException) and self._saved_step is not None:
             self._save_best(trainer)
             self._save_if_new(trainer)
@@ -133,7 +135,7 @@ class RunCheckpoint(Checkpoint):
         """Take over the best value, if it is one of the same metric."""
         best = state_dict.get("best", {})
         if isinstance(best, dict) and (best.get("metric"), best.get("mode")) == (self.monitor, self.mode):
-            self._best = best
+            self._best = self._kept = best
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Leave out of Lightning's counts the batch that is there, but has not begun."""
@@ -150,13 +152,14 @@ class RunCheckpoint(Checkpoint):
 
     def _save_best(self, trainer: Trainer) -> None:
         """Save the best checkpoint, if its validation was the last thing that happened."""
-        if self._best_is_saved:
+        if self._best == self._kept:
             return
-        self._best_is_saved = True
         run = Run.of(trainer)
         if fault := self._write(trainer, run.best):
+            self._best = self._kept
             rank_zero_warn(f"{fault}; {run.best} is as before, and the training goes on")
             return
+        self._kept = self._best
         if trainer.is_global_zero:
             with or_warn(), replacing(run.best_record) as partial:
                 partial.write_text(json.dumps(self._best) + "\n")

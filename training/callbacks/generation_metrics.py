@@ -19,6 +19,9 @@ from training.files import or_warn, replacing
 from training.finite import has_finite_weights
 from training.run import Run
 
+MOST_IMAGES = 10**7
+"""More would not fit into memory."""
+
 CHEAP = ("fd", "kid")
 """What a validation computes by default."""
 
@@ -60,8 +63,8 @@ class GenerationMetrics(Callback):
         for name in names or ():
             if name not in SCORES and not (name == "fid" and features == "inception"):
                 raise unknown("metric in metrics.names", name, SCORES)
-        check_range("metrics.val_images", val_images, at_least=1)
-        check_range("metrics.images", images, at_least=1)
+        check_range("metrics.val_images", val_images, at_least=1, at_most=MOST_IMAGES)
+        check_range("metrics.images", images, at_least=1, at_most=MOST_IMAGES)
         check_range("metrics.every_n_steps", every_n_steps, at_least=1)
         self.features, self.split, self.every_n_steps = features, split, every_n_steps
         self.names = names and ["fd" if name == "fid" else name for name in names]
@@ -115,7 +118,7 @@ class GenerationMetrics(Callback):
             )
         if not hasattr(data, f"{self.split}_images"):
             raise SettingError(f"metrics.split: {type(data).__name__} has no {self.split}_images()")
-        self._data = getattr(data, f"{self.split}_images")()
+        self._data, self._real = getattr(data, f"{self.split}_images")(), None
         assert self.features is not None
         self._extractor = build_extractor(self.features)
         self._extractor.check_images(module.image_shape)
@@ -157,10 +160,10 @@ class GenerationMetrics(Callback):
         extractor = self._extractor.to(module.device)
         # Lightning validates in inference mode, whose tensors the generator's copy could not be used with later.
         with torch.inference_mode(False), torch.no_grad():
-            first = self._real is None
-            if self._real is None:
+            if first := self._real is None:
                 self._real = real_features(self._data, self.counts[stage], extractor)
             fake, logits = generated_features(module, extractor, self.counts[stage])
+        assert self._real is not None
         real, content = self._real
         if fake.device.type != "cuda":  # others know no float64
             real, fake, logits = real.cpu(), fake.cpu(), logits.cpu()

@@ -6,26 +6,25 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.base import CheckpointError
 from normlab import as_installed
 from norms.errors import SettingError, check_range, unknown
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.gans import is_gan
-from training.callbacks.signs import SIGNS_IN_GANS, SIGNS_IN_LOSSES, GANLook, Sign, look_at_gan
+from training.callbacks.signs import LOWER_RATE, SIGNS_IN_GANS, SIGNS_IN_LOSSES, GANLook, Sign, look_at_gan
 from training.checkpoint_files import CheckpointFiles, read_checkpoint
 from training.errors import RollbackError, end_training
 from training.files import or_warn, replacing
 from training.finite import may_be_infinite, named_values, not_finite
 from training.loggers import WandbLogger
 from training.run import Run
-
-Told = tuple[str, str, dict[str, float], str]
 
 ACTIONS = ("warn", "stop", "rollback")
 
@@ -34,6 +33,15 @@ RETURNED = "the loss"
 
 OUTSIDE_TRAINING = ("val", "test")
 """How the names of metrics begin that say nothing of the training."""
+
+
+class Alarm(NamedTuple):
+    """Hold what there is to tell of a training that goes wrong."""
+
+    sign: str
+    reason: str
+    values: dict[str, float]
+    advice: str = LOWER_RATE
 
 
 class Guard(Callback):
@@ -106,11 +114,21 @@ class Guard(Callback):
         return {"events": self._events, "rollbacks": self._rollbacks, "rate": self._rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` has returned."""
+        """Restore what :meth:`state_dict` has returned.
+
+        Raises:
+            CheckpointError: If it is something else.
+        """
         state = copy.deepcopy(state_dict)
-        for sign in self._signs:
-            vars(sign).update(state["signs"].get(sign.name, {}))
-        self._events, self._rollbacks, self._rate = state["events"], state["rollbacks"], state["rate"]
+        try:
+            for sign in self._signs:
+                # A sign that there was not yet when it was written remembers nothing.
+                kept = state["signs"].get(sign.name, {})
+                vars(sign).update({key: _alike(value, kept.get(key, value)) for key, value in vars(sign).items()})
+            self._events, self._rollbacks = _alike([], state["events"]), _alike(0, state["rollbacks"])
+            self._rate = None if state["rate"] is None else _alike(0.0, state["rate"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError("what the checkpoint holds of the guard is damaged") from error
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the run, and refuse to go back where that is not possible.
@@ -159,19 +177,19 @@ class Guard(Callback):
         step, of_gan = trainer.global_step, self.every_n_steps is not None and is_gan(pl_module)
         looks_at_losses = step % self._every == 0 or not self._has_looked or step == trainer.max_steps
         looks_at_gan = of_gan and step % cast(int, self.every_n_steps) == 0
-        told: list[Told] = []
+        alarms: list[Alarm] = []
         if looks_at_losses:
             self._has_looked = True
             losses = training_losses(trainer, outputs)
             wrong = [f"{name} ({value})" for name, value in losses.items() if not math.isfinite(value)]
             self._end_if(trainer, _not_finite(wrong))
-            told += _told(self._of_losses, losses, losses)
+            alarms += _alarms(self._of_losses, losses, losses)
         if looks_at_gan and trainer.is_global_zero and (seen := _look(pl_module, batch)) is not None:
             values = _numbers(seen)
             self._log(trainer, values)
-            told += _told(self._of_gans, seen, values)
+            alarms += _alarms(self._of_gans, seen, values)
         if looks_at_losses or looks_at_gan:
-            self._act_on(trainer, told)
+            self._act_on(trainer, alarms)
         if trainer.is_global_zero and (looks_at_gan or not of_gan):
             self._keep_good(step)
 
@@ -214,32 +232,30 @@ class Guard(Callback):
         # All processes have to end, whichever of them has found something.
         if trainer.strategy.reduce_boolean_decision(fault is not None, all=False):
             fault = fault or "in another process, a loss or tensor is not finite"
-            self._act(trainer, "not_finite", fault, {}, "", "stop" if self.action == "warn" else self.action)
+            self._act(trainer, Alarm("not_finite", fault, {}), "stop" if self.action == "warn" else self.action)
 
-    def _act_on(self, trainer: Trainer, told: list[Told]) -> None:
+    def _act_on(self, trainer: Trainer, alarms: list[Alarm]) -> None:
         if self.action != "warn":
-            told = trainer.strategy.broadcast(told)  # all processes act alike
-        for name, reason, values, advice in told:
+            alarms = trainer.strategy.broadcast(alarms)  # all processes act alike
+        for alarm in alarms:
             if self.action != "warn" or trainer.is_global_zero:
-                self._act(trainer, name, reason, values, advice, self.action)
+                self._act(trainer, alarm, self.action)
 
-    def _act(
-        self, trainer: Trainer, name: str, reason: str, values: dict[str, float], advice: str, action: str
-    ) -> None:
+    def _act(self, trainer: Trainer, alarm: Alarm, action: str) -> None:
         step, rate = trainer.global_step, _rate_of(trainer.lightning_module)
         target = trainer.strategy.broadcast(self._good_step()) if action == "rollback" else None
         if target is None or self._rollbacks >= self.most_rollbacks:
             action, target = "stop" if action == "rollback" else action, None
-        told = {"step": step, "sign": name, "action": action, "reason": reason, "values": values}
+        told = {"step": step, "sign": alarm.sign, "action": action, "reason": alarm.reason, "values": alarm.values}
         if target is not None and rate is not None:
             told |= {"to_step": target, "lr": rate * self.lr_factor}
         self._tell(trainer, told)
         if action == "warn":
-            rank_zero_warn(f"step {step}: {reason}; the training goes on, but {advice}")
+            rank_zero_warn(f"step {step}: {alarm.reason}; the training goes on, but {alarm.advice}")
         elif target is not None and rate is not None:
-            self._go_back(trainer, f"step {step}: {reason}", target, rate * self.lr_factor)
+            self._go_back(trainer, f"step {step}: {alarm.reason}", target, rate * self.lr_factor)
         else:
-            end_training(trainer, self._farewell(trainer, reason, name))
+            end_training(trainer, self._farewell(trainer, alarm))
 
     def _tell(self, trainer: Trainer, told: dict[str, Any]) -> None:
         self._events.append(told)
@@ -281,19 +297,22 @@ class Guard(Callback):
         rank_zero_warn(message)
         raise RollbackError(message, self._run.last, rate)
 
-    def _farewell(self, trainer: Trainer, fault: str, name: str) -> str:
+    def _farewell(self, trainer: Trainer, alarm: Alarm) -> str:
         run, rate = self._run, _rate_of(trainer.lightning_module)
-        lower = [f"--model.lr={rate / 10:g}"] if rate else []
-        kept, go_on = "there is no checkpoint yet", "begin anew"
+        kept, how_on = "there is no checkpoint yet", "begin anew"
         if run.last.is_file():
-            good = "good " if name == "not_finite" else ""  # for other signs it may have been too late
-            kept, go_on = f"the last {good}checkpoint is {run.last}", "go on"
+            good = "good " if alarm.sign == "not_finite" else ""  # for other signs it may have been too late
+            kept, how_on = f"the last {good}checkpoint is {run.last}", "go on"
         if self.action == "rollback":
             times = f"it has gone back {self._rollbacks} times already"
             kept = f"{times if self._rollbacks else 'there is no good checkpoint to go back to'}; {kept}"
-        with_lower = "with a lower learning rate" if lower else "but give the model a lower learning rate"
+        lower = [f"--model.lr={rate / 10:g}"] if rate and alarm.advice == LOWER_RATE else []
+        if alarm.advice != LOWER_RATE:
+            how_on = f"{alarm.advice}; {how_on} with"
+        else:
+            how_on += " with a lower learning rate" if lower else " but give the model a lower learning rate"
         command = as_installed(run.resume_command(*lower))
-        return f"step {trainer.global_step}: {fault}, so the training ends; {kept}; {go_on} {with_lower}: {command}"
+        return f"step {trainer.global_step}: {alarm.reason}, so the training ends; {kept}; {how_on}: {command}"
 
 
 def training_losses(trainer: Trainer, outputs: Any) -> dict[str, float]:
@@ -329,10 +348,16 @@ def _look(module: LightningModule, batch: Any) -> GANLook | None:
     return seen if all(math.isfinite(value) for value in _numbers(seen).values()) else None
 
 
-def _told(signs: Sequence[Sign[Any]], seen: Any, values: dict[str, float]) -> list[Told]:
-    """Look for signs; return what there is to tell, with its values and an advice."""
+def _alarms(signs: Sequence[Sign[Any]], seen: Any, values: dict[str, float]) -> list[Alarm]:
+    """Look for signs."""
     found = [(sign, sign.look(seen)) for sign in signs]
-    return [(sign.name, reason, values, sign.advice) for sign, reason in found if reason]
+    return [Alarm(sign.name, reason, values, sign.advice) for sign, reason in found if reason]
+
+
+def _alike(value: Any, restored: Any) -> Any:
+    if type(restored) is not type(value):
+        raise TypeError(f"expected {type(value).__name__}, got {type(restored).__name__}")
+    return restored
 
 
 def _numbers(seen: GANLook) -> dict[str, float]:

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 TITLES = {
-    "sigma": "largest singular value of the weight, as used",
-    "operator": "norm of the convolution as a map",
-    "rank": "effective rank, as a share of the full one",
+    "sigma": "largest singular value, as used",
+    "operator": "norm as a map of the inputs",
+    "rank": "effective rank / full rank",
 }
 
 Curves = dict[str, list[tuple[int, float]]]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from data.garments import BundledGarments
 from lightning_modules.classifier import Classifier
+from lightning_modules.metrics import generated
 from lightning_modules.metrics.extractors import ClassifierFeatures, InceptionFeatures
 from lightning_modules.metrics.generated import to_bytes
 from norms.errors import SettingError
@@ -68,6 +69,38 @@ def test_the_digest_is_of_the_weights():
     with torch.no_grad():
         other.classifier.head.bias[0] += 1e-6
     assert one.digest() != other.digest()
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_generated_images_are_drawn_in_parts_with_classes_in_turn(classes, monkeypatch):
+    class Drawing:
+        def fixed_labels(self, count):
+            return torch.arange(count) % classes if classes else None
+
+        def fixed_latents(self, key, count, index):
+            assert key == generated.METRICS
+            return torch.full((count, 2), 10.0 * index) + torch.arange(count)[:, None]
+
+        def sample(self, latents, labels):
+            assert (labels is None) == (classes == 0)
+            shade = latents[:, 0] / 100 + (0 if labels is None else labels / 10)
+            return shade[:, None, None, None].expand(-1, 1, 4, 4)
+
+    def extractor(images):
+        assert images.dtype == torch.uint8
+        return images.flatten(1).float(), -images.flatten(1).float()
+
+    monkeypatch.setattr(generated, "BATCH", 4)
+    features, logits = generated.generated_features(Drawing(), extractor, 10)
+    shades = torch.tensor([0, 1, 2, 3, 10, 11, 12, 13, 20, 21]) / 100
+    if classes:
+        shades += torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0]) / 10
+    torch.testing.assert_close(features, (255 * shades).round()[:, None].expand(-1, 16))
+    assert torch.equal(logits, -features)
+
+
+def test_images_are_rounded_as_in_a_file():
+    assert to_bytes(torch.tensor([-0.1, 0.0, 0.4999 / 255, 0.51 / 255, 1.0, 1.5])).tolist() == [0, 0, 0, 1, 255, 255]
 
 
 @pytest.mark.parametrize("name", list(BUNDLED))

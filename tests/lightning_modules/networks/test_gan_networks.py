@@ -76,6 +76,22 @@ def test_images_of_one_class_are_those_of_a_network_with_its_gamma_and_beta(fami
             break
 
 
+@pytest.mark.parametrize("family", ["resnet", "cnn", "biggan"])
+@pytest.mark.parametrize("norm", norms.names())
+def test_classes_around_any_norm(family, norm):
+    options = {} if norm in ("none", "mean_only_batch") else {"eps": 1e-3}
+    g = built(family, norm=norm, norm_options=options)[0]
+    z, _, y = drawn()
+    images = g(z, y)
+    assert images.shape == (4, 1, 16, 16)
+    images.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in g.parameters())
+    assert not torch.allclose(scrambled(g)(z, y), g(z, y.flip(0)))
+    if options:
+        layers = [m for m in g.modules() if getattr(m, "eps", None) == 1e-3]
+        assert len(layers) == {"resnet": 5, "cnn": 2, "biggan": 5}[family]
+
+
 @pytest.mark.parametrize("norm", ["batch_instance", "switchable"])
 def test_separate_norms_learn_how_to_normalize_for_each_class(norm):
     g = scrambled(built("resnet", norm=norm, separate_norms=True)[0])
@@ -185,7 +201,9 @@ def test_networks_without_classes_take_no_labels(family):
 def test_spectral_normalization_of_every_layer_of_the_networks_that_are_named(family, spectral):
     expected = {"none": (False, False), "discriminator": (False, True), "both": (True, True)}[spectral]
     for network, normalized in zip(built(family, spectral=spectral), expected, strict=True):
-        kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding
+        kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+        if isinstance(network, Discriminator):
+            kinds |= nn.Embedding
         layers = [name for name, m in network.named_modules() if isinstance(m, kinds)]
         assert list(norms.sigmas(network)) == (layers if normalized else [])
         if not normalized:
@@ -241,6 +259,17 @@ def test_copies_compute_the_same(family, num_classes):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_channels_last_computes_the_same(family):
+    z, x, y = drawn()
+    for network, inputs in zip(built(family), (z, x), strict=True):
+        network = scrambled(network).eval()
+        other = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        if inputs.ndim == 4:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(other(inputs, y), network(inputs, y), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_second_derivatives_of_the_discriminator(family):
     _, d = built(family)
     d = scrambled(d).double().eval()
@@ -259,17 +288,22 @@ def test_second_derivatives_of_the_discriminator(family):
     assert any(p.grad.any() for p in weights)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("num_classes", [0, CLASSES])
-def test_generators_export_for_any_batch(family, num_classes):
-    g = scrambled(built(family, num_classes, norm="batch_instance")[0]).eval()
-    z, _, y = drawn()
+@pytest.mark.parametrize(
+    ("family", "labels"),
+    [*itertools.product(FAMILIES, ["none", "integers"]), ("resnet", "shares")],
+)
+def test_generators_export_for_any_batch(family, labels):
+    g = scrambled(built(family, 0 if labels == "none" else CLASSES, norm="batch_instance")[0]).eval()
+
+    def inputs(count):
+        y = torch.arange(count) % CLASSES
+        given = {"none": (), "integers": (y,), "shares": (nn.functional.one_hot(y, CLASSES).float(),)}
+        return torch.randn(count, LATENTS), *given[labels]
+
     batch = torch.export.Dim("batch", min=2, max=64)
-    labels = (y,) if num_classes else ()
-    program = torch.export.export(g, (z, *labels), dynamic_shapes=({0: batch},) * (1 + len(labels)))
-    other = torch.randn(7, LATENTS)
-    labels = (torch.arange(7) % CLASSES,) if num_classes else ()
-    torch.testing.assert_close(program.module()(other, *labels), g(other, *labels))
+    program = torch.export.export(g, inputs(4), dynamic_shapes=({0: batch},) * len(inputs(4)))
+    other = inputs(7)
+    torch.testing.assert_close(program.module()(*other), g(*other))
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 import dataclasses
-import itertools
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -56,11 +56,11 @@ def test_parameters_of_sagan_are_those_of_its_description():
     g, d = built("sagan", num_classes=1000, latent_dim=128, options=PLAIN)
     up, down = (1024, 1024, 512, 256, 128, 64), (3, 64, 128, 256, 512, 1024, 1024)
     expected = 129 * 1024 * 16 + attention(256) + 2 * 64 + conv(64, 3, 3)
-    for a, b in itertools.pairwise(up):
+    for a, b in pairwise(up):
         expected += conv(a, b, 3) + conv(b, b, 3) + conv(a, b, 1) + 2 * 1000 * (a + b)
     assert count(g) == expected
     expected = attention(128) + 1025 + 1000 * 1024
-    for a, b in itertools.pairwise(down):
+    for a, b in pairwise(down):
         expected += conv(a, b, 3) + conv(b, b, 3) + (conv(a, b, 1) if a != b else 0)
     assert count(d) == expected
     assert [b.gamma.shape for b in g.blocks if hasattr(b, "gamma")] == [()]
@@ -115,14 +115,13 @@ def architectures(draw):
 @settings(max_examples=20, deadline=None)
 def test_any_size_that_the_base_makes(architecture, doublings, num_classes):
     size = architecture.base * 2 ** (1 + doublings)
-    try:
-        adapted = adapt(architecture, {"image_size": size})
-    except SettingError as error:
-        # More stages cannot be left out than there are, and 128 pixels are the most.
-        fewer = len(architecture.generator) - 2 - doublings
-        assert size > 128 or fewer > 0, error
+    further = 2 + doublings - len(architecture.generator)
+    if size > 128 or architecture.halvings + further < 0 or len(architecture.discriminator) + further < 1:
+        with pytest.raises(SettingError):
+            adapt(architecture, {"image_size": size})
         return
-    assert adapted.image_size == size <= 128
+    adapted = adapt(architecture, {"image_size": size})
+    assert adapted.image_size == size
     with torch.device("meta"):
         g, d = adapted(1, 6, "batch", None, num_classes)
         labels = (torch.zeros(2, dtype=torch.int64),) if num_classes else ()
@@ -168,6 +167,19 @@ def test_widths_are_the_nearest_multiples_of_8(factor):
 def test_a_size_that_is_given_beside_a_base_and_an_attention():
     adapted = adapt(ARCHITECTURES["sagan"], {"base": 6, "image_size": 48, "attention": 24, "width": 0.25})
     assert (adapted.image_size, adapted.attention, adapted.generator) == (48, 24, (128, 64, 32, 16))
+
+
+@pytest.mark.parametrize(
+    ("options", "image_size", "attention"),
+    [
+        ({"base": 6, "image_size": 96}, 96, 24),
+        ({"base": 8}, 256, 64),
+        ({"image_size": 32, "attention": None}, 32, None),
+    ],
+)
+def test_attention_stays_at_the_same_share_of_the_size(options, image_size, attention):
+    adapted = adapt(ARCHITECTURES["sagan"], options)
+    assert (adapted.image_size, adapted.attention) == (image_size, attention)
 
 
 def test_no_options_leave_the_row_as_it_is():
@@ -222,7 +234,7 @@ def test_refusals(options, message):
 
 
 def test_latents_that_cannot_be_cut():
-    with pytest.raises(SettingError, match="divide into 6 equal parts for skip_latents, such as 126, got 128$"):
+    with pytest.raises(SettingError, match=r"divide into 6 equal parts for skip_latents, such as 126, got 128$"):
         built("biggan", latent_dim=128)
 
 

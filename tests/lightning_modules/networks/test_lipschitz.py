@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_modules.networks.gan_networks import Discriminator
 from lightning_modules.networks.lipschitz import lipschitz_bound
-from lightning_modules.networks.sngan import CNN, Discriminator, ResNet
+from lightning_modules.networks.r3gan import R3GAN
+from lightning_modules.networks.sngan import CNN, ResNet
 from norms.spectra import input_sizes, linear_layers, spectra
 
 RESNET, SMALL_CNN = ResNet(4, (4, 4), (4, 6, 6), 1), CNN(4, (4, 4), (4, 6), 1)
+SMALL_R3GAN = R3GAN(4, (8, 8), (8, 8), 1, blocks=1, spectral="none", embedding=4)
 
 
 def bound_of(network, size=8):
@@ -41,7 +44,27 @@ def test_a_chain_of_convolutions_is_their_product():
     assert lipschitz_bound(network, layers, torch.zeros(1, 3, 8, 8)) == pytest.approx(1.1 ** len(layers))
 
 
-@pytest.mark.parametrize("architecture", [RESNET, SMALL_CNN])
+def test_a_block_without_norms_adds_its_branch_to_its_input():
+    network = Discriminator(SMALL_R3GAN).eval()
+    norm = {name: 0.5 + 0.1 * number for number, (name, _) in enumerate(linear_layers(network))}
+    kinds = [type(block).__name__ for block in network.blocks]
+    assert kinds == ["Conv2d", "ExpandingBlock", "AvgPool2d", "ExpandingBlock", "Conv2d"]
+    expected = norm["blocks.0"] * 0.5 * norm["blocks.4"] * norm["linear"]
+    for block in ("blocks.1", "blocks.3"):
+        expected *= 1 + norm[f"{block}.expand"] * norm[f"{block}.group"] * norm[f"{block}.reduce"]
+    layers = {layer: norm[name] for name, layer in linear_layers(network)}
+    assert lipschitz_bound(network, layers, torch.zeros(1, 3, 8, 8)) == pytest.approx(expected)
+
+
+def test_the_class_with_the_longest_vector_counts():
+    torch.manual_seed(0)
+    network = Discriminator(SMALL_CNN, num_classes=3).eval()
+    layers = {layer: 1.0 for _, layer in linear_layers(network)}
+    longest = max(float(vector.norm()) for vector in network.projection.weight.detach())
+    assert lipschitz_bound(network, layers, torch.zeros(1, 3, 8, 8)) == pytest.approx(1 + longest)
+
+
+@pytest.mark.parametrize("architecture", [RESNET, SMALL_CNN, SMALL_R3GAN])
 @pytest.mark.parametrize("classes", [0, 3])
 def test_no_gradient_is_longer(architecture, classes):
     torch.manual_seed(1)
@@ -54,7 +77,7 @@ def test_no_gradient_is_longer(architecture, classes):
 
 
 def test_attention_and_other_networks_have_none():
-    network = Discriminator(RESNET)
-    network.blocks.append(nn.MultiheadAttention(2, 1))
-    assert lipschitz_bound(network.eval(), {}, torch.zeros(1, 3, 8, 8)) is None
+    network = Discriminator(ResNet(4, (8, 8, 8), (8, 8), 1, attention=8)).eval()
+    layers = {layer: 1.0 for _, layer in linear_layers(network)}
+    assert lipschitz_bound(network, layers, torch.zeros(1, 3, 16, 16)) is None
     assert lipschitz_bound(nn.Linear(2, 1), {}, torch.zeros(1, 3, 8, 8)) is None

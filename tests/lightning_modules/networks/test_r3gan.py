@@ -1,5 +1,5 @@
-import itertools
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def count(widths, blocks, expansion, group_width, ends):
     for width in widths:
         hidden = width * expansion
         total += blocks * (width * hidden + hidden + hidden * group_width * 9 + hidden + hidden * width)
-    return total + sum(a * b for a, b in itertools.pairwise(widths) if a != b)
+    return total + sum(a * b for a, b in pairwise(widths) if a != b)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The best checkpoint by a metric: which, that it survives a resume, and ending early."""
 
+import errno
+import io
 import math
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 import wandb_stand_ins
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stand_ins import TinyModel, fit
 from tiny_gan import gan
 
@@ -112,6 +115,36 @@ def test_the_best_survives_a_resume(killed_at, resumed):
     for name in ("best", "last"):
         weights, expected = (state(f"{run}/checkpoints/{name}.ckpt")["state_dict"] for run in ("run", "whole"))
         assert all(torch.equal(value, expected[key]) for key, value in weights.items())
+
+
+def test_a_signal_right_after_the_best_validation_loses_nothing():
+    class Signal(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 4:
+                raise SIGTERMException(143)
+
+    with pytest.raises(SIGTERMException):
+        train("run", Signal(), RunCheckpoint(100, monitor="val/score"))
+    assert best()["step"] == 4
+    assert state("run/checkpoints/last.ckpt")["global_step"] == 4
+    train("run", RunCheckpoint(100, monitor="val/score"), ckpt_path="run/checkpoints/last.ckpt", max_steps=6)
+    assert best()["step"] == 4
+
+
+def test_a_full_disk_leaves_the_best_before(monkeypatch):
+    write = Path.write_bytes
+
+    def full(self, data):
+        if self.name.startswith("best") and state(io.BytesIO(data))["global_step"] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.warns(UserWarning, match="best.ckpt is as before, and the training goes on"):
+        train("run", RunCheckpoint(100, monitor="val/score"), max_steps=6)
+    assert best()["step"] == 2
+    assert state("run/checkpoints/last.ckpt")["callbacks"]["RunCheckpoint"]["best"] == best()
+    assert state("run/checkpoints/last.ckpt")["global_step"] == 6
 
 
 def test_a_resumed_run_beats_the_best_before_it():

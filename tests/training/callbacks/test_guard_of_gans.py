@@ -14,7 +14,8 @@ from stand_ins import TinyData, TinyModel, fit
 from torch import nn
 
 from lightning_modules.gan import GAN
-from lightning_modules.networks.sngan import Generator, ResNet
+from lightning_modules.networks.gan_networks import Generator
+from lightning_modules.networks.sngan import ResNet
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.guard import Guard
@@ -68,6 +69,7 @@ class Faulty(GAN):
         if self.global_step >= 8 and self.hparams["lr"] >= self.settles_below:
             for parameter in self.generator.linear.parameters():
                 nn.init.zeros_(parameter)
+            nn.init.constant_(self.discriminator.linear.bias, -20)
         if self.global_step == self.fails_at and self.hparams["lr"] < 1e-3:
             raise RuntimeError("killed")
 
@@ -141,6 +143,15 @@ def test_stop_ends_the_training_with_the_reason_and_the_command(tmp_path):
     assert [event["action"] for event in events(tmp_path)] == ["stop"]
 
 
+def test_another_advice_than_a_lower_rate_is_given_where_it_is_better(tmp_path):
+    model = COLLAPSES["saturation"][0]()
+    with pytest.raises(
+        TrainingError, match=r"fewer updates of .* may do better; begin anew with: python \S+ fit"
+    ) as error:
+        fit(tmp_path, [Guard("stop", 2)], model, max_steps=40, data=TinyData(16, model.batches_per_step))
+    assert "--model.lr" not in str(error.value)
+
+
 def start(*options):
     Path("tiny.yaml").write_text(TINY)
     return main(["fit", "--config", "tiny.yaml", *options])
@@ -199,6 +210,18 @@ def test_a_run_that_is_killed_after_it_went_back_resumes_exactly(folder, monkeyp
     assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
     assert whole["callbacks"]["Guard"] == resumed["callbacks"]["Guard"]
     assert events(killed.folder) == events("runs/tiny/version_0")
+
+
+def test_the_best_of_what_is_dropped_is_forgotten(folder):
+    options = ["--checkpoint.monitor", "val/d_real", "--checkpoint.mode", "min", "--trainer.val_check_interval", "9"]
+    assert start(*options) == 0
+    run = Run("runs/tiny/version_0")
+    header, *rows = run.metrics.read_text().splitlines()
+    column = header.split(",").index("val/d_real")
+    (value,) = [float(text) for row in rows if (text := row.split(",")[column])]
+    assert value > -10, "that of the collapse was about -20"
+    best = json.loads(run.best_record.read_text())
+    assert (best["step"], best["value"]) == (9, pytest.approx(value, rel=1e-5))
 
 
 def test_after_the_most_times_the_training_ends(folder, monkeypatch, capsys):
@@ -275,6 +298,33 @@ def test_wandb_gets_an_alert(tmp_path, monkeypatch):
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(SettingError, match=message):
         Guard(**options)
+
+
+@pytest.mark.parametrize("part", ["signs", "events", "rollbacks"])
+def test_a_damaged_state_is_told_in_one_line(part):
+    whole = Guard().state_dict()
+    with pytest.raises(SettingError, match="what the checkpoint holds of the guard is damaged"):
+        Guard().load_state_dict({**whole, part: "x"})
+    with pytest.raises(SettingError, match="what the checkpoint holds of the guard is damaged"):
+        Guard().load_state_dict({key: value for key, value in whole.items() if key != part})
+
+
+def test_a_state_without_a_sign_of_today_will_do():
+    state = Guard().state_dict()
+    del state["signs"]["jump"]
+    Guard().load_state_dict(state)
+
+
+def test_stop_is_for_the_losses_of_any_training(tmp_path):
+    class Exploding(TinyModel):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * 10**self.global_step
+
+    with pytest.raises(
+        TrainingError, match=r"step \d: the loss has exploded, from .*, so the training ends; there is no"
+    ):
+        fit(tmp_path, [Guard("stop")], Exploding())
+    assert [event["sign"] for event in events(tmp_path)] == ["explosion"]
 
 
 def test_going_back_needs_checkpoints_and_a_rate(folder, capsys):

@@ -148,7 +148,7 @@ def test_a_look_moves_nothing_and_sees_what_there_is(networks, classes):
         for name, layer in gan.generator.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
     }
-    assert {name: seen.sigmas[name] for name in exact} == pytest.approx(exact, rel=0.02)
+    assert {name: seen.sigmas[name] for name in exact} == pytest.approx(exact, rel=0.1)
 
 
 def test_images_of_one_class_are_compared_with_each_other_alone():
