@@ -51,6 +51,7 @@ def _run(options: Namespace) -> None:
     told = told_of(Run.find(options.run), options)
     trained = TrainedGenerator.find(options.run, not options.no_ema)
     with Console(stderr=True).status(f"writing {target}"):
+        trained.settled()
         if kind == SUFFIX:
             # Whoever draws from the file gets the images of the run, to the last level of gray.
             write_network(trained, target, told, convolutions=torch.float32)

@@ -22,7 +22,7 @@ class Drawing(nn.Module):
 
     def __init__(self, trained: TrainedGenerator) -> None:
         super().__init__()
-        self.network = copy.deepcopy(trained.network).cpu().float().eval().requires_grad_(False)
+        self.network = copy.deepcopy(trained.settled().network).cpu().float().eval().requires_grad_(False)
         self.network.to(memory_format=torch.contiguous_format)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -34,6 +34,9 @@ class TrainedGenerator(TrainingModule):
         SettingError: If the settings build no generator.
     """
 
+    _source: tuple[GAN, bool] | None = None
+    """The GAN that the network is still to be taken from, and whether it is the averaged one."""
+
     def __init__(
         self,
         architecture: str,
@@ -72,9 +75,20 @@ class TrainedGenerator(TrainingModule):
         """
         known = [name for name in inspect.signature(cls).parameters if name in gan.hparams]
         trained = cls(**{key: gan.hparams[key] for key in known}, class_names=list(class_names))
-        with exact_convolutions():
-            trained.network = gan.sampler(averaged)
+        trained._source = gan, averaged
         return trained.requires_grad_(False).eval().to(gan.device)
+
+    def settled(self) -> Self:
+        """Settle the statistics, if they are not yet, and return this generator.
+
+        Drawing does that by itself. So what is wrong with a command line is told before it takes its time.
+        """
+        if self._source is not None:
+            gan, averaged = self._source
+            with exact_convolutions():
+                self.network = gan.sampler(averaged).requires_grad_(False)
+            self._source = None
+        return self
 
     @classmethod
     def find(cls, path: str | Path, averaged: bool = True, device: torch.device | str = "cpu") -> Self:
@@ -83,10 +97,10 @@ class TrainedGenerator(TrainingModule):
         Args:
             path: A run folder or checkpoint of a GAN, or an exported generator.
             averaged: As for :meth:`of`; an exported file holds one generator alone.
-            device: Where it shall draw, and statistics are settled.
+            device: Where it shall draw.
 
         Returns:
-            The generator, in evaluation mode.
+            The generator, in evaluation mode; it settles its statistics when it draws first.
 
         Raises:
             SettingError: If there is none, or it cannot be loaded.
@@ -114,8 +128,9 @@ class TrainedGenerator(TrainingModule):
         Returns:
             Images in [0, 1], shape (N, C, H, W).
         """
+        network = self.settled().network
         with exact_convolutions():
-            images: Tensor = self.network(latents) if labels is None else self.network(latents, labels)
+            images: Tensor = network(latents) if labels is None else network(latents, labels)
         return ((images + 1) / 2).clamp(0, 1)
 
 

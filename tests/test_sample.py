@@ -223,6 +223,7 @@ def test_norms_of_torch_are_trusted(run, tmp_path):
 )
 def test_what_cannot_be_drawn_is_refused_at_once(options, message, run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lightning_modules.generation.recalibrate", None)  # which would take its time
     assert message in fails(capsys, run, *options)
 
 
@@ -291,6 +292,7 @@ def test_a_name_is_taken_before_a_number_and_in_any_case():
 )
 def test_what_cannot_be_asked_of_classes(options, message, conditional, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lightning_modules.generation.recalibrate", None)  # which would take its time
     if message is None:
         monkeypatch.setattr("sampling.files.MOST_LATENT_VALUES", 8000)
         message = "--save-latents: 900000 vectors of 8 numbers are too many for one file, which holds 1000"

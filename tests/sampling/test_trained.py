@@ -24,7 +24,7 @@ def test_it_draws_what_the_gan_samples():
 def test_the_gan_is_left_as_it_is():
     gan = make_gan()
     before = {name: value.clone() for name, value in gan.state_dict().items()}
-    trained = TrainedGenerator.of(gan.train())
+    trained = TrainedGenerator.of(gan.train()).settled()
     assert gan.training
     assert not any(module.training for module in trained.modules())
     assert not any(parameter.requires_grad for parameter in trained.parameters())
