@@ -83,17 +83,19 @@ class BundledDigits(ImageDataModule):
 
     Args:
         batch_size: Images per batch.
-        image_size: Height and width in pixels.
+        image_size: Height and width in pixels; by default those of the model's images, or else 16.
         num_workers: Processes that load images beside the training.
         seed: Key of the order.
         batches_per_step: How many batches of images one training step consumes.
         limit: Train on so many images only.
     """
 
+    native_size = 16
+
     def __init__(
         self,
         batch_size: int = 64,
-        image_size: int = 16,
+        image_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
         batches_per_step: int = 1,

@@ -285,8 +285,13 @@ def check_against_model(model: LightningModule, trainer: Mapping[str, Any], call
 
 def _check_own_steps(model: LightningModule, trainer: Mapping[str, Any], callbacks: Sequence[Any]) -> None:
     name = f"{type(model).__name__} steps its optimizers itself"
+    accumulates = "model.init_args.accumulate averages those of several, "
+    larger = "a larger data.init_args.batch_size does the same"
+    more = accumulates + "and " + larger if hasattr(model, "accumulate") else larger
     if trainer["gradient_clip_val"]:
-        raise SettingError(f"{name}, and clips no gradients: remove trainer.gradient_clip_val")
+        clip = f" and set model.init_args.gradient_clip: {trainer['gradient_clip_val']:g}"
+        instead = clip if hasattr(model, "gradient_clip") else ""
+        raise SettingError(f"{name}, and the trainer clips no gradients: remove trainer.gradient_clip_val{instead}")
     if trainer["profiler"] == "pytorch" or isinstance(trainer["profiler"], PyTorchProfiler):
         raise SettingError(
             f"{type(model).__name__} draws pictures by a copy of its generator, and PyTorch's profiler lets nothing be "
@@ -294,14 +299,13 @@ def _check_own_steps(model: LightningModule, trainer: Mapping[str, Any], callbac
         )
     if trainer["accumulate_grad_batches"] > 1:
         raise SettingError(
-            f"{name}, with the gradients of one batch: remove trainer.accumulate_grad_batches; "
-            "a larger data.init_args.batch_size does the same"
+            f"{name}, with the gradients of one batch: remove trainer.accumulate_grad_batches; {more}"
         )
     for callback in callbacks:
         if isinstance(callback, GradientAccumulationScheduler):
             raise SettingError(
                 f"{name}, with the gradients of one batch, not those of {type(callback).__name__}: "
-                "remove it from trainer.callbacks; a larger data.init_args.batch_size does the same"
+                f"remove it from trainer.callbacks; {more}"
             )
         if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
             average = (

@@ -81,7 +81,7 @@ def test_the_class_that_was_meant(section, wrong, meant, capsys, built):
         ["--data.image_size=32"],
         ["--model.channels=3"],
         ["--model.channels=3", "--data.image_size=32"],
-        ["--model.architecture=cnn48"],
+        ["--model.architecture=cnn48", "--data.image_size=28"],
         ["--data=data.BundledPhotos"],
     ],
 )
@@ -124,7 +124,7 @@ def test_images_with_the_labels_of_the_model(capsys, built):
 @pytest.mark.parametrize(
     ("option", "value", "instead"),
     [
-        ("trainer.gradient_clip_val", "1", []),
+        ("trainer.gradient_clip_val", "1", ["--model.init_args.gradient_clip=1"]),
         ("trainer.accumulate_grad_batches", "2", ["--data.init_args.batch_size=128"]),
         ("trainer.callbacks", ACCUMULATION, ["--data.init_args.batch_size=128"]),
         ("trainer.callbacks", "pytorch_lightning.callbacks.EMAWeightAveraging", ["--model.init_args.ema_half_life=9"]),
