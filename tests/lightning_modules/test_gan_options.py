@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_gan import SMALL, Images, fit
+from test_gan import SMALL, Images, Spy, fit
 
 from lightning_modules.gan import (
     FAKE_AUGMENTATION,
@@ -269,6 +269,20 @@ def test_options_resume_bit_for_bit(options, tmp_path):
         assert torch.equal(value, whole.state_dict()[name]), name
     if options["augment"] == "adaptive":
         assert whole.augment.probability > 0
+
+
+@pytest.mark.parametrize("penalties", [{"r1": 5.0, "r2": 5.0}, {"wgan_gp": 10.0}])
+def test_penalties_under_autocast_are_those_without(penalties, tmp_path):
+    def gradient(precision):
+        module, found = build(penalties=penalties), []
+        spy = Spy(lambda name, module: found.append([p.grad.clone() for p in module.discriminator.parameters()]))
+        trainer = fit(module, 1, tmp_path, callbacks=[spy], precision=precision)
+        return trainer.callback_metrics["train/penalty"], torch.cat([g.flatten() for g in found[0]])
+
+    (exact, exact_gradient), (penalty, found) = gradient("32-true"), gradient("bf16-mixed")
+    assert penalty.dtype == torch.float32
+    torch.testing.assert_close(penalty, exact, rtol=0.02, atol=0)
+    assert torch.cosine_similarity(found, exact_gradient, dim=0) > 0.99
 
 
 def test_samples_of_classes():

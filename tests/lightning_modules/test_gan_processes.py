@@ -15,6 +15,25 @@ from training.layer_sync import NormSync
 CASES = {
     "classes": {"num_classes": CLASSES, "norm": "batch_instance"},
     "penalized": {"norm": "switchable", "penalties": {"r1": 1.0}, "loss": "relativistic"},
+    "attention": {
+        "architecture": "sagan",
+        "architecture_options": {"image_size": 16, "width": 0.01, "attention": 8},
+        "norm": "batch",
+    },
+    "skip latents": {
+        "architecture": "biggan32",
+        "architecture_options": {"image_size": 16, "width": 0.03, "embedding": 4},
+        "num_classes": CLASSES,
+        "latent_dim": 9,
+        "norm": "batch",
+        "penalties": {"orthogonal": 1e-4},
+    },
+    "without norms": {
+        "architecture": "r3gan",
+        "architecture_options": {"image_size": 16, "width": 0.02, "embedding": 4, "blocks": 1},
+        "num_classes": CLASSES,
+        "norm": "none",
+    },
     "adaptive": {"norm": "batch", "augment": "adaptive", "augment_options": {"target": 0.0, "images": 1e6}},
 }
 
