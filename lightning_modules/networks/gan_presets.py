@@ -180,9 +180,10 @@ def build_networks(
     check_range("num_classes", num_classes, at_least=0)
     if isinstance(build, Architecture):
         try:
-            return adapt(build, options or {})(**settings, num_classes=num_classes)
+            adapted = adapt(build, options or {})
         except SettingError as error:
             raise SettingError(f"architecture {choice!r}: {error}") from error
+        return adapted(**settings, num_classes=num_classes)
     if num_classes:
         settings["num_classes"] = num_classes
     if options:
