@@ -22,16 +22,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Python looks first in the folder of a script, where analysis is this benchmark.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import numpy as np
 import pandas as pd
 import torch
 import yaml
-
-from tests.chromium import Chromium, find
-
-ROOT = Path(__file__).resolve().parents[1]
+from chromium import Chromium, find
 
 STEPS_BETWEEN = 50
 SEEDS_A_GROUP = 5

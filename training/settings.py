@@ -298,9 +298,7 @@ def _check_own_steps(model: LightningModule, trainer: Mapping[str, Any], callbac
             "copied: set trainer.profiler to simple or advanced"
         )
     if trainer["accumulate_grad_batches"] > 1:
-        raise SettingError(
-            f"{name}, with the gradients of one batch: remove trainer.accumulate_grad_batches; {more}"
-        )
+        raise SettingError(f"{name}, with the gradients of one batch: remove trainer.accumulate_grad_batches; {more}")
     for callback in callbacks:
         if isinstance(callback, GradientAccumulationScheduler):
             raise SettingError(
