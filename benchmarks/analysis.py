@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Python looks first in the folder of a script, where analysis is this benchmark.
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in (".", "tests")]
 
 import numpy as np
 import pandas as pd
@@ -31,6 +30,7 @@ import torch
 import yaml
 from chromium import Chromium, find
 
+ROOT = Path(__file__).resolve().parents[1]
 STEPS_BETWEEN = 50
 SEEDS_A_GROUP = 5
 
