@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Python looks first in the folder of a script, where analysis is this benchmark.
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in (".", "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pandas as pd
