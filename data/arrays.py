@@ -76,21 +76,17 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return resized
 
 
-class BundledDigits(ImageDataModule):
-    """Serve the 1,797 handwritten digits that scikit-learn brings along, 8 x 8 pixels enlarged to ``image_size``.
-
-    1,500 are for training and 297, always the same ones, for validation.
+class BundledGray(ImageDataModule):
+    """Serve small gray images that are there without a download.
 
     Args:
         batch_size: Images per batch.
-        image_size: Height and width in pixels; by default those of the model's images, or else 16.
+        image_size: Height and width in pixels; by default those of the model's images, or else ``native_size``.
         num_workers: Processes that load images beside the training.
         seed: Key of the order.
         batches_per_step: How many batches of images one training step consumes.
         limit: Train on so many images only.
     """
-
-    native_size = 16
 
     def __init__(
         self,
@@ -107,6 +103,15 @@ class BundledDigits(ImageDataModule):
     def channels(self) -> int:
         """Return 1: the images are gray."""
         return 1
+
+
+class BundledDigits(BundledGray):
+    """Serve the 1,797 handwritten digits that scikit-learn brings along, 8 x 8 pixels enlarged to 16 or ``image_size``.
+
+    1,500 are for training and 297, always the same ones, for validation.
+    """
+
+    native_size = 16
 
     @property
     def class_names(self) -> list[str]:

@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from torchvision.transforms.v2 import functional as tvf
 
-from data.arrays import GARMENTS, ArrayImages, padded
+from data.arrays import GARMENTS, ArrayImages, BundledGray, padded
 from data.images import load_image
-from data.module import ImageDataModule
 from data.stream import Items
 
 _SHEET = Path(__file__).parent / "garments" / "images.png"
@@ -17,39 +16,15 @@ _SIZE = 28
 _TRAIN = 4500
 
 
-class BundledGarments(ImageDataModule):
+class BundledGarments(BundledGray):
     """Serve 5,000 labeled pictures of Fashion-MNIST that come with the project, gray, 28 x 28 pixels, without loss.
 
     4,500 of its training images, 450 of each class, are for training, and 500 of its test images, 50 of each class, for
     validation (Xiao et al. 2017, arXiv 1708.07747; MIT licence, Zalando SE). To 32 pixels they are padded with black,
     to other sizes resized.
-
-    Args:
-        batch_size: Images per batch.
-        image_size: Height and width in pixels; by default those of the model's images, or else 28.
-        num_workers: Processes that load images beside the training.
-        seed: Key of the order.
-        batches_per_step: How many batches of images one training step consumes.
-        limit: Train on so many images only.
     """
 
     native_size = _SIZE
-
-    def __init__(
-        self,
-        batch_size: int = 64,
-        image_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        batches_per_step: int = 1,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(batch_size, image_size, num_workers, seed, batches_per_step, limit)
-
-    @property
-    def channels(self) -> int:
-        """Return 1: the images are gray."""
-        return 1
 
     @property
     def class_names(self) -> list[str]:
