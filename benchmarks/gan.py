@@ -135,7 +135,7 @@ def main() -> None:
     """Measure, and print and write what came out."""
     options = _parse()
     torch.set_num_threads(options.threads)
-    os.environ["WANDB_MODE"] = "offline"
+    os.environ.setdefault("WANDB_MODE", "offline")
     rounds = [(plainly(options), through_train_py(options)) for _ in range(options.rounds)]
     plain, ours = (statistics.median(s for each in side for s in each) for side in zip(*rounds, strict=True))
     ratios = sorted(statistics.median(b) / statistics.median(a) for a, b in rounds)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -197,3 +198,18 @@ def test_the_stylizing_benchmark_measures_a_way_and_writes_tables(monkeypatch, c
     written = stylizing.report({"Sizes": (("longer side", "way"), [("80", "naive")])}, threads=1)
     assert written.endswith("## Sizes\n\n| longer side | way |\n| --- | --- |\n| 80 | naive |\n")
     assert "    python benchmarks/stylizing.py --quick" in written
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_gans_times_both_ways_and_writes_what_it_found(monkeypatch, tmp_path):
+    gan, file = load("gan"), tmp_path / "gan.md"
+    small = ["--architecture", "cnn28", "--channels", "1", "--batch-size", "2", "--rounds", "1", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/gan.py", *small, "--threads", "1", "--markdown", str(file)])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    before, threads = Path.cwd(), torch.get_num_threads()
+    try:
+        gan.main()
+    finally:
+        torch.set_num_threads(threads)
+    assert Path.cwd() == before
+    assert re.search(r"plain loop \d+ ms, train\.py \d+ ms, \d\.\d+ times as long", file.read_text())
