@@ -292,6 +292,9 @@ def _check_own_steps(model: LightningModule, trainer: Mapping[str, Any], callbac
         clip = f" and set model.init_args.gradient_clip: {trainer['gradient_clip_val']:g}"
         instead = clip if hasattr(model, "gradient_clip") else ""
         raise SettingError(f"{name}, and the trainer clips no gradients: remove trainer.gradient_clip_val{instead}")
+    # On a CPU Lightning would replace float16 by bfloat16.
+    if trainer["precision"] in ("16-mixed", "16", 16):
+        raise SettingError(f"{name}, without the scaled loss that float16 needs: set trainer.precision: bf16-mixed")
     if trainer["profiler"] == "pytorch" or isinstance(trainer["profiler"], PyTorchProfiler):
         raise SettingError(
             f"{type(model).__name__} draws pictures by a copy of its generator, and PyTorch's profiler lets nothing be "

@@ -139,6 +139,15 @@ def test_what_a_gan_cannot_have(option, value, instead, capsys, built):
     assert main(["fit", "--config", "tiny.yaml", f"--{option}={value}"]) == 0
 
 
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+@pytest.mark.parametrize("penalties", [[], ["--model.penalties.r1=1"]])
+def test_a_gan_in_float16(precision, penalties, capsys, built):
+    given = [*GAN, *penalties, "--trainer.accelerator=cpu"]
+    error = error_of([*given, f"--trainer.precision={precision}"], capsys)
+    (advised,) = re.findall(r"set trainer\.precision: (\S+)$", error)
+    assert main([*given, f"--trainer.precision={advised}"]) == 0
+
+
 @pytest.mark.parametrize("profiler", ["pytorch", "pytorch_lightning.profilers.PyTorchProfiler"])
 def test_the_profiler_of_a_gan(profiler, capsys, built):
     error = error_of([*GAN, f"--trainer.profiler={profiler}"], capsys)
