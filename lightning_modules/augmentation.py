@@ -275,4 +275,8 @@ def build_augmentation(
     augmentation = found(**options)
     if not isinstance(augmentation, nn.Module):
         raise SettingError(f"augmentation {choice!r} is no torch.nn.Module")
+    try:
+        inspect.signature(augmentation.forward).bind("images", "generator")
+    except TypeError as error:
+        raise SettingError(f"augmentation {choice!r} is not called with images and a generator: {error}") from error
     return augmentation

@@ -13,14 +13,14 @@ class SettingError(ValueError):
     """Tell of a setting, name or file of the user that cannot be used, told in one line."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """Return ``", did you mean 'NAME'?"`` for the known name nearest to ``name``, or nothing if none is near."""
     by_lower_case = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(name.lower(), list(by_lower_case), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name).lower(), list(by_lower_case), n=1, cutoff=0.5)
     return f", did you mean '{by_lower_case[close[0]]}'?" if close else ""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> SettingError:
+def unknown(kind: str, name: Any, known: Iterable[str]) -> SettingError:
     """Return the error for a name of some kind, such as ``norm``, that is not among the known ones."""
     known = list(known)
     return SettingError(f"unknown {kind} '{name}'{did_you_mean(name, known)} (known: {', '.join(known)})")

@@ -270,12 +270,15 @@ def test_choices():
         ),
         ("diff", {"kinds": "color"}, "kinds must be a list of one or more of color, translation, cutout, got 'color'"),
         ("diff", {"kinds": []}, r"kinds must be a list of one or more of color, translation, cutout, got \[\]"),
+        ("diff", {"kinds": [1]}, r"unknown kind of augmentation '1' \(known: color, translation, cutout\)"),
+        ("diff", {"kinds": ["color", None]}, "unknown kind of augmentation 'None'.*"),
         ("adaptive", {"target": 1}, "target must be at least 0 and below 1, got 1"),
         ("adaptive", {"images": 0}, "images must be above 0 and below inf, got 0"),
         ("adaptive", {"highest": 1.5}, "highest must be above 0 and at most 1, got 1.5"),
         ("adaptive", {"target": "high"}, "target must be a number, got 'high'"),
         ("math.sqrt", None, r"augmentation 'math.sqrt' cannot be made: missing a required argument: 'x'"),
         ("builtins.dict", None, "augmentation 'builtins.dict' (cannot be made: .*|is no torch.nn.Module)"),
+        ("torch.nn.ReLU", None, "augmentation 'torch.nn.ReLU' is not called with images and a generator: too many .*"),
     ],
 )
 def test_wrong_choices(choice, options, message):
