@@ -149,7 +149,8 @@ class Generator(nn.Module):
         num_classes: How many classes K there are; 0 for images without.
 
     Raises:
-        SettingError: If a latent vector cannot be cut into the parts that ``skip_latents`` asks for.
+        SettingError: If a latent vector cannot be cut into the parts that ``skip_latents`` asks for, or norms of a
+            class of its own would learn nothing.
 
     Shape:
         Latents (N, latent_dim) and, if there are classes, labels: integers (N,), or shares (N, K) that mix the classes
@@ -183,6 +184,11 @@ class Generator(nn.Module):
         else:
             classes = [f"class{k}" for k in range(num_classes)] if architecture.separate_norms else []
             first, make_norm = latent_dim, norm_factory(norm, norm_options, num_classes or None, classes)
+            if classes and not list(make_norm(architecture.generator[0]).parameters()):
+                raise SettingError(
+                    f"separate_norms needs norms that learn something for each class, and with these options norm "
+                    f"{norm!r} learns nothing: set separate_norms: false"
+                )
         self.linear = architecture.first_layer(first)
         self.blocks = nn.Sequential(*architecture.generator_blocks(make_norm, plain_norm))
         self.to_image = architecture.last_layer(channels)

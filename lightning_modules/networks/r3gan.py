@@ -80,7 +80,7 @@ class R3GAN(Architecture):
                 classes and no embedding.
         """
         if norm not in ("batch", "none") or norm_options:
-            raise SettingError(f"these networks have no norms: leave out norm and norm_options, got {norm}")
+            raise SettingError(f"these networks have no norms: set norm: none and norm_options: null, got {norm}")
         if num_classes and not self.embedding:
             raise SettingError("classes need a vector in networks without norms: set embedding, such as embedding: 64")
         return super().__call__(channels, latent_dim, norm, norm_options, num_classes)

@@ -111,6 +111,14 @@ def test_separate_norms_learn_how_to_normalize_for_each_class(norm):
     assert layers == [*expected, "blocks.2.0"]
 
 
+@pytest.mark.parametrize(("norm", "options"), [("none", None), ("instance", {"affine": False})])
+def test_separate_norms_that_learn_nothing(norm, options):
+    with pytest.raises(SettingError, match="set separate_norms: false$"):
+        built("resnet", norm=norm, norm_options=options, separate_norms=True)
+    built("resnet", norm=norm, norm_options=options, separate_norms=False)
+    built("resnet", 0, norm=norm, norm_options=options, separate_norms=True)
+
+
 def test_shared_norms_have_one_rho_for_all_classes():
     g = built("resnet", norm="batch_instance")[0]
     assert [name for name, _ in norms.mixing_layers(g)] == [
