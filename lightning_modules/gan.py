@@ -49,9 +49,10 @@ class GAN(ImageGenerator):
     counts steps. The defaults are the published setting for CIFAR-10, but that the authors take
     ``generator_batch_size: 128``, ``dequantize: true`` and no average.
 
-    With ``num_classes`` both networks are conditional. Generated images are of classes drawn evenly. A discriminator
-    that is an auxiliary classifier adds its cross entropy, of real images to its own loss and of generated ones to the
-    generator's (Odena et al. 2017, arXiv 1610.09585).
+    With ``num_classes`` both networks are conditional. Generated images are of classes drawn evenly, but if the loss
+    pairs them with real ones, of the same class as those. A discriminator that is an auxiliary classifier adds its
+    cross entropy, of real images to its own loss and of generated ones to the generator's (Odena et al. 2017, arXiv
+    1610.09585).
 
     On several processes, a trainer that is not built by ``train.py`` needs the strategy
     ``ddp_find_unused_parameters_true``: each backward pass leaves one of the two networks without gradients. Norms
@@ -272,7 +273,7 @@ class GAN(ImageGenerator):
             for number, part in enumerate(parts):
                 stream = FIRST_DISCRIMINATOR_LATENTS + k * self.accumulate + number
                 with torch.no_grad():
-                    fake = self._generated(stream, len(part[0]))
+                    fake = self._generated(stream, len(part[0]), part[1])
                 loss, scores, penalty = self._discriminator_loss(part, fake, stream, penalized)
                 self.manual_backward((loss + penalty * self.penalty_every) / len(parts))
                 logs.append(torch.stack([loss, *(each.mean() for each in scores), penalty]).detach())
@@ -318,7 +319,7 @@ class GAN(ImageGenerator):
                 batch_size = self.generator_batch_size or len(real[0])
                 # The first batch has the key that it always had; the others follow those of the discriminator.
                 stream = FIRST_DISCRIMINATOR_LATENTS + self.batches_per_step + number if number else GENERATOR_LATENTS
-                loss = self._generator_loss(real, self._generated(stream, batch_size), stream)
+                loss = self._generator_loss(real, self._generated(stream, batch_size, real[1]), stream)
                 if self.penalties["orthogonal"]:
                     loss = loss + self.penalties["orthogonal"] * orthogonal(self.generator)
                 self.manual_backward(loss / len(parts))
@@ -340,12 +341,13 @@ class GAN(ImageGenerator):
             loss = self.loss.generator(scores)
         return loss if logits is None or fake[1] is None else loss + F.cross_entropy(logits, fake[1])
 
-    def _generated(self, stream: int, count: int) -> Part:
+    def _generated(self, stream: int, count: int, labels: Tensor | None) -> Part:
         latents = self.noise(stream, count, self.latent_dim)
         if not self.num_classes:
             return self.generator(latents), None
-        keyed = self.keyed(LABELS + stream)
-        labels = torch.randint(self.num_classes, (count,), generator=keyed, device=self.device)
+        if labels is None or not self.paired:
+            keyed = self.keyed(LABELS + stream)
+            labels = torch.randint(self.num_classes, (count,), generator=keyed, device=self.device)
         return self.generator(latents, labels), labels
 
     def _scores(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -47,12 +47,13 @@ class Plain:
         self.adam_d = torch.optim.Adam(self.discriminator.parameters(), lr_d, betas=(0.0, 0.9))
         self.adam_g = torch.optim.Adam(self.generator.parameters(), 1e-3, betas=(0.0, 0.9))
 
-    def generated(self, stream, count):
+    def generated(self, stream, count, labels):
         latents = self.module.noise(stream, count, SMALL["latent_dim"])
         if not self.module.num_classes:
             return self.generator(latents), None
-        keyed = self.module.keyed(LABELS + stream)
-        labels = torch.randint(CLASSES, (count,), generator=keyed)
+        if not self.paired:
+            keyed = self.module.keyed(LABELS + stream)
+            labels = torch.randint(CLASSES, (count,), generator=keyed)
         return self.generator(latents, labels), labels
 
     def scores(self, images, labels):
@@ -71,7 +72,7 @@ class Plain:
             total = 0
             for k in range(first, first + accumulate):
                 stream = FIRST_DISCRIMINATOR_LATENTS + k
-                fake, fake_labels = self.generated(stream, len(real[k]))
+                fake, fake_labels = self.generated(stream, len(real[k]), labels[k])
                 x, y = real[k].clone().requires_grad_(), fake.detach().requires_grad_()
                 seen = self.augmented(x, REAL_AUGMENTATION + stream), self.augmented(y, FAKE_AUGMENTATION + stream)
                 if self.shared:
@@ -90,7 +91,7 @@ class Plain:
         for number in range(accumulate):
             stream = FIRST_DISCRIMINATOR_LATENTS + parts + number if number else GENERATOR_LATENTS
             x, y = real[parts - accumulate + number], labels[parts - accumulate + number]
-            fake, fake_labels = self.generated(stream, len(x))
+            fake, fake_labels = self.generated(stream, len(x), y)
             d_fake, logits = self.scores(self.augmented(fake, FAKE_AUGMENTATION + stream), fake_labels)
             inputs = (d_fake,)
             if self.paired:
@@ -135,6 +136,12 @@ def wgan_gp(plain, x, y, d_real, d_fake, seen, stream):
 
 
 HINGE = {"lr_d": 1e-3, "loss_d": hinge_d, "loss_g": hinge_g}
+RELATIVISTIC = {
+    "lr_d": 1e-3,
+    "loss_d": lambda r, f: (1 + (f - r).exp()).log().mean(),
+    "loss_g": lambda f, r: (1 + (r - f).exp()).log().mean(),
+    "paired": True,
+}
 CASES = {
     "plain": ({"n_dis": 2}, HINGE),
     "projection": (CONDITIONAL, HINGE),
@@ -149,15 +156,9 @@ CASES = {
         {"loss": "wasserstein", "penalties": {"wgan_gp": 10}},
         {"lr_d": 1e-3, "loss_d": lambda r, f: f.mean() - r.mean(), "loss_g": hinge_g, "penalty": wgan_gp},
     ),
-    "relativistic": (
-        {"loss": "relativistic", "n_dis": 2},
-        {
-            "lr_d": 1e-3,
-            "loss_d": lambda r, f: (1 + (f - r).exp()).log().mean(),
-            "loss_g": lambda f, r: (1 + (r - f).exp()).log().mean(),
-            "paired": True,
-        },
-    ),
+    "relativistic": ({"loss": "relativistic", "n_dis": 2}, RELATIVISTIC),
+    # A pair is of one class, as in the code of R3GAN.
+    "relativistic of classes": ({**CONDITIONAL, "loss": "relativistic", "n_dis": 2}, RELATIVISTIC),
 }
 
 

@@ -50,7 +50,7 @@ class Joined(GAN):
         drawn = torch.randn((shape[0] * world, *shape[1:]), generator=keyed, dtype=torch.float64)
         return drawn.chunk(world)[self.global_rank]
 
-    def _generated(self, stream, count):
+    def _generated(self, stream, count, labels):
         latents = self.noise(stream, count, self.latent_dim)
         if not self.num_classes:
             return self.generator(latents), None
