@@ -69,15 +69,18 @@ class ImageGenerator(TrainingModule):
                 f"the model makes images of {channels}x{size}x{size} (channels x height x width), but "
                 f"{type(data).__name__} gives {given_channels}x{given_size}x{given_size}: set {' and '.join(advice)}"
             )
-        self._check_classes(type(data).__name__, getattr(data, "num_classes", self.num_classes))
+        self._check_classes(data, getattr(data, "num_classes", self.num_classes))
 
-    def _check_classes(self, data: str, given: int) -> None:
+    def _check_classes(self, data: Any, given: int) -> None:
+        name = type(data).__name__
         if self.num_classes and not given:
+            instead = "data.init_args.labels: true, or " if hasattr(data, "labels") else ""
             raise SettingError(
-                f"the model has {self.num_classes} classes, and {data} has no labels: set num_classes: 0"
+                f"the model has {self.num_classes} classes, and {name} has no labels: set {instead}"
+                "model.init_args.num_classes: 0"
             )
         if self.num_classes and given != self.num_classes:
-            raise SettingError(f"{data} has {given} classes: set model.init_args.num_classes: {given}")
+            raise SettingError(f"{name} has {given} classes: set model.init_args.num_classes: {given}")
 
     def sampler(self, averaged: bool = True) -> nn.Module:
         """Return a copy of the generator that is ready to draw images in [-1, 1], in evaluation mode.

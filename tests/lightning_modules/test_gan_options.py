@@ -328,7 +328,7 @@ class Data:
 @pytest.mark.parametrize(
     ("known", "given", "message"),
     [
-        (3, 0, "the model has 3 classes, and Data has no labels: set num_classes: 0"),
+        (3, 0, "the model has 3 classes, and Data has no labels: set model.init_args.num_classes: 0"),
         (3, 10, "Data has 10 classes: set model.init_args.num_classes: 10"),
     ],
 )
@@ -336,6 +336,13 @@ def test_classes_that_the_data_has_not(known, given, message):
     with pytest.raises(SettingError, match=message):
         build(num_classes=known).check_data(Data(given))
     build(num_classes=0).check_data(Data(given))
+
+
+def test_labels_that_are_left_out():
+    data = Data(0)
+    data.labels = False  # as data.LabeledFolder and data.Shards have it
+    with pytest.raises(SettingError, match=r"has no labels: set data.init_args.labels: true, or model.init_args.num_"):
+        build(num_classes=3).check_data(data)
 
 
 @pytest.mark.parametrize(
