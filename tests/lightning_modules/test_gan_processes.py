@@ -1,4 +1,4 @@
-"""A GAN on two processes with synchronized norms is one on the joined batch."""
+"""GANs of every family on two processes; with synchronized norms they are one on the joined batch."""
 
 from pathlib import Path
 
@@ -75,6 +75,65 @@ def gradients(case, root, **options):
     return found | {"probability": getattr(module.augment, "probability", torch.zeros(()))}
 
 
+NARROW = {"image_size": 16, "width": 0.0625}
+FAMILIES = {
+    "resnet": {"architecture": "resnet16", "norm": "batch_instance", "architecture_options": {"separate_norms": True}},
+    "auxiliary": {"architecture": "resnet32", "architecture_options": {**NARROW, "conditioning": "auxiliary"}},
+    "cnn": {"architecture": "cnn32", "architecture_options": NARROW, "norm": "switchable", "penalty_every": 2},
+    "sagan": {
+        "architecture": "sagan",
+        "architecture_options": {**NARROW, "attention": 8},
+        "shared_power_iteration": True,
+    },
+    "biggan": {"architecture": "biggan32", "architecture_options": NARROW, "penalties": {"orthogonal": 1e-4}},
+    "r3gan": {
+        "architecture": "r3gan",
+        "architecture_options": NARROW,
+        "norm": "none",
+        "loss": "relativistic",
+        "augment": "diff",
+    },
+}
+
+
+class Recording(GAN):
+    """Note the keys of all that is drawn at random."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.drawn = []
+
+    def keyed(self, stream):
+        made = super().keyed(stream)
+        self.drawn.append(made.initial_seed())
+        return made
+
+
+def trained(family, root):
+    """Train for three steps on two processes; return what each of them has, and what it has drawn."""
+    torch.manual_seed(0)
+    options = {
+        "penalties": {"r1": 1.0},
+        "augment": "adaptive",
+        "accumulate": 2,
+        "num_classes": CLASSES,
+        "latent_dim": 12,
+    }
+    module = Recording(**{**SMALL, **options, **FAMILIES[family]})
+    data = LabeledImages(module.batches_per_step)
+    fit(module, 3, root, data=data, devices=2, strategy="ddp_find_unused_parameters_true")
+    weights = {name: value.detach() for name, value in module.named_parameters()}
+    return {"weights": weights, "drawn": module.drawn, "vectors": dict(module.discriminator.named_buffers())}
+
+
+TRAIN = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from test_gan_processes import FAMILIES, trained
+for family in FAMILIES:
+    torch.save(trained(family, sys.argv[1]), f"{sys.argv[1]}/{family}{torch.distributed.get_rank()}.pt")
+"""
+
 SCRIPT = """
 import sys, torch
 sys.path.insert(0, sys.argv[2])
@@ -100,3 +159,20 @@ def test_two_processes_make_the_step_of_one_on_the_joined_batch(tmp_path, monkey
             for name, value in found.items():
                 assert (value - expected[name]).abs().max() <= 1e-6 * size, (case, name)
     assert expected["probability"] > 0
+
+
+@pytest.mark.slow
+def test_every_family_on_two_processes(tmp_path, monkeypatch):
+    script = tmp_path / "two.py"
+    script.write_text(TRAIN)
+    monkeypatch.chdir(tmp_path)
+    processes = start_two(script, tmp_path, Path(__file__).parent)
+    assert [ended(process) for process in processes] == [0, 0], Path("log0.txt").read_text()
+    for family in FAMILIES:
+        first, second = (torch.load(tmp_path / f"{family}{rank}.pt", weights_only=True) for rank in range(2))
+        for kind in ("weights", "vectors"):
+            for name, value in first[kind].items():
+                assert torch.equal(value, second[kind][name]), (family, name)
+                assert value.isfinite().all(), (family, name)
+        assert len(first["drawn"]) == len(second["drawn"]) > 0
+        assert not set(first["drawn"]) & set(second["drawn"])

@@ -113,7 +113,7 @@ def test_separate_norms_learn_how_to_normalize_for_each_class(norm):
 
 @pytest.mark.parametrize(("norm", "options"), [("none", None), ("instance", {"affine": False})])
 def test_separate_norms_that_learn_nothing(norm, options):
-    with pytest.raises(SettingError, match="set separate_norms: false$"):
+    with pytest.raises(SettingError, match=r"set separate_norms: false$"):
         built("resnet", norm=norm, norm_options=options, separate_norms=True)
     built("resnet", norm=norm, norm_options=options, separate_norms=False)
     built("resnet", 0, norm=norm, norm_options=options, separate_norms=True)

@@ -113,7 +113,7 @@ def test_weights_start_by_the_rules_of_he_and_fixup():
 @pytest.mark.parametrize(
     ("options", "settings", "message"),
     [
-        ({}, {"norm": "batch_instance"}, "these networks have no norms: set norm: none and norm_options: null, got batch_"),
+        ({}, {"norm": "batch_instance"}, "these networks have no norms: set norm: none and norm_options: null, got"),
         ({}, {"norm_options": {"eps": 1e-3}}, "these networks have no norms"),
         ({"embedding": 0}, {"num_classes": 3}, "classes need a vector in networks without norms: set embedding"),
         ({"separate_norms": True, "embedding": 0}, {}, "separate_norms and skip_latents are about norms"),
