@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules import ema
 from lightning_modules.augmentation import AdaptiveAugment, build_augmentation
-from lightning_modules.base import class_path
+from lightning_modules.base import SCHEDULES, class_path
 from lightning_modules.generation import ImageGenerator
 from lightning_modules.losses.adversarial import AdversarialLoss, adversarial_loss
 from lightning_modules.losses.penalties import check_penalties, gradient_penalty, orthogonal, zero_centered
@@ -29,13 +29,6 @@ GENERATOR_LATENTS, DEQUANTIZATION, FIRST_DISCRIMINATOR_LATENTS = range(3)
 
 # Added to the stream of a batch's latent vectors, for what else is drawn for the batch.
 LABELS, REAL_AUGMENTATION, FAKE_AUGMENTATION, INTERPOLATION = (2**32 * n for n in range(1, 5))
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda progress: 1 - progress,
-    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
-    "constant": lambda progress: 1.0,
-}
-"""Share of the first learning rate, given the share of the training that is over."""
 
 Part = tuple[Tensor, Tensor | None]
 """Images in [-1, 1], and their classes if the networks know any."""
@@ -161,6 +154,9 @@ class GAN(ImageGenerator):
             raise unknown("schedule", schedule, SCHEDULES)
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self.penalties, self.penalty_every = check_penalties(penalties), penalty_every
+        self.is_penalized = any(self.penalties[name] for name in ("r1", "r2", "wgan_gp"))
+        # That of the last update that had one; most steps have none if it is lazy.
+        self.last_penalty = torch.zeros(())
         self.lr, self.discriminator_lr = lr, lr * discriminator_lr_multiplier
         self.betas, self.discriminator_betas = betas, discriminator_betas or betas
         self.rho_lr_multiplier, self.schedule = rho_lr_multiplier, SCHEDULES[schedule]
@@ -198,11 +194,6 @@ class GAN(ImageGenerator):
             raise SettingError("a relativistic loss pairs real and generated images: leave out generator_batch_size")
 
     @property
-    def is_penalized(self) -> bool:
-        """Whether there are gradient penalties of the discriminator."""
-        return any(self.penalties[name] for name in ("r1", "r2", "wgan_gp"))
-
-    @property
     def networks(self) -> list[nn.Module]:
         """The generator, the discriminator and the averaged generator."""
         return [self.generator, self.discriminator, self.generator_ema]
@@ -238,6 +229,7 @@ class GAN(ImageGenerator):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the discriminator ``n_dis`` times, the generator once, and the average."""
         real = self._to_model_range(batch["image"])
+        self.check_shape(real)
         self._check_batch(real)
         labels = batch["label"].chunk(self.batches_per_step) if self.num_classes else [None] * self.batches_per_step
         parts = list(zip(real.chunk(self.batches_per_step), labels, strict=True))
@@ -245,7 +237,8 @@ class GAN(ImageGenerator):
         optimizer_g, _ = cast(list[LightningOptimizer], self.optimizers())
         _, optimizer_d = self.trainer.optimizers
         updates = [parts[i : i + self.accumulate] for i in range(0, len(parts), self.accumulate)]
-        logs = [self._update_discriminator(optimizer_d, update, k) for k, update in enumerate(updates)]
+        due = [(self.global_step * self.n_dis + k) % self.penalty_every == 0 for k in range(self.n_dis)]
+        logs = [self._update_discriminator(optimizer_d, update, k, due[k]) for k, update in enumerate(updates)]
         loss_g = self._update_generator(optimizer_g, updates[-1])
         rates = [schedule.get_last_lr()[0] for schedule in cast(list[LambdaLR], self.lr_schedulers())]
         for schedule in cast(list[LambdaLR], self.lr_schedulers()):
@@ -254,8 +247,10 @@ class GAN(ImageGenerator):
         self.log_dict({"train/loss_d": loss_d, "train/loss_g": loss_g}, prog_bar=True)
         self.log_dict({"train/d_real": d_real, "train/d_fake": d_fake})
         self.log_dict({"train/lr_g": rates[0], "train/lr_d": rates[1]})
+        if any(due):
+            self.last_penalty = penalty * self.n_dis / sum(due)
         if self.is_penalized:
-            self.log("train/penalty", penalty)
+            self.log("train/penalty", self.last_penalty)
         if isinstance(self.augment, AdaptiveAugment):
             self.log("train/augment_probability", self.augment.probability)
 
@@ -264,9 +259,19 @@ class GAN(ImageGenerator):
         scores, _ = self._scores(2 * batch["image"] - 1, batch["label"] if self.num_classes else None)
         self.log("val/d_real", scores.mean(), batch_size=len(scores), sync_dist=True)
 
-    def _update_discriminator(self, optimizer: Optimizer, parts: Sequence[Part], k: int) -> Tensor:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the last penalty, which is logged until there is another."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["last_penalty"] = float(self.last_penalty)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the last penalty over, if a checkpoint that fits has kept one."""
+        super().on_load_checkpoint(checkpoint)
+        if isinstance(kept := checkpoint.get("last_penalty"), float):
+            self.last_penalty = torch.tensor(kept)
+
+    def _update_discriminator(self, optimizer: Optimizer, parts: Sequence[Part], k: int, penalized: bool) -> Tensor:
         """Make the k-th update of a step; return its loss, the mean scores and the penalty."""
-        penalized = (self.global_step * self.n_dis + k) % self.penalty_every == 0
         logs = []
         with self.toggled_optimizer(optimizer):
             optimizer.zero_grad()
@@ -386,12 +391,6 @@ class GAN(ImageGenerator):
         return (255 * images + uniform) / 128 - 1
 
     def _check_batch(self, images: Tensor) -> None:
-        if tuple(images.shape[1:]) != self.image_shape:
-            made, given = ("x".join(map(str, shape)) for shape in (self.image_shape, images.shape[1:]))
-            raise SettingError(
-                f"the model makes images of {made} (channels x height x width) but the data has {given}: choose "
-                "data.init_args.image_size, model.init_args.architecture and model.init_args.channels to agree"
-            )
         if len(images) % self.batches_per_step:
             product = "n_dis" if self.accumulate == 1 else "n_dis times accumulate"
             raise SettingError(

@@ -82,6 +82,19 @@ class ImageGenerator(TrainingModule):
         if self.num_classes and given != self.num_classes:
             raise SettingError(f"{name} has {given} classes: set model.init_args.num_classes: {given}")
 
+    def check_shape(self, images: Tensor) -> None:
+        """Refuse images of another shape than the generator's.
+
+        Raises:
+            SettingError: If they have such.
+        """
+        if tuple(images.shape[1:]) != self.image_shape:
+            made, given = ("x".join(map(str, shape)) for shape in (self.image_shape, images.shape[1:]))
+            raise SettingError(
+                f"the model makes images of {made} (channels x height x width) but the data has {given}: choose "
+                "data.init_args.image_size, model.init_args.architecture and model.init_args.channels to agree"
+            )
+
     def sampler(self, averaged: bool = True) -> nn.Module:
         """Return a copy of the generator that is ready to draw images in [-1, 1], in evaluation mode.
 

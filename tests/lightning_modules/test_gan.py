@@ -194,9 +194,9 @@ def test_dequantization_spreads_the_levels_evenly(tmp_path):
         seen = []
 
         class Recording(GAN):
-            def _update_discriminator(self, optimizer, parts, k, seen=seen):
+            def _update_discriminator(self, optimizer, parts, *args, seen=seen):
                 seen.append(parts[0][0])
-                return super()._update_discriminator(optimizer, parts, k)
+                return super()._update_discriminator(optimizer, parts, *args)
 
         fit(Recording(**SMALL, dequantize=True), 1, tmp_path, data=Constant(level))
         within = (seen[0].double() + 1) * 128 - level

@@ -206,6 +206,27 @@ def test_lazy_penalties_count_as_much_on_average(every, expected, tmp_path, monk
     assert factors == [pytest.approx(7 * factor) for factor in expected]
 
 
+@pytest.mark.parametrize("n_dis", [1, 2])
+def test_a_lazy_penalty_is_logged_until_there_is_another(n_dis, tmp_path, monkeypatch):
+    logged = []
+
+    class Recording(GAN):
+        def log(self, name, value, **options):
+            if name == "train/penalty":
+                logged.append(float(value))
+
+    def lazy():
+        module = build(n_dis=n_dis, penalties={"r1": 2.0}, penalty_every=3)
+        module.__class__ = Recording
+        return module
+
+    monkeypatch.setattr("lightning_modules.gan.zero_centered", lambda scores, images: scores.sum() * 0 + 7)
+    trainer = fit(lazy(), 2, tmp_path, total=5)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    fit(lazy(), 5, tmp_path, ckpt_path=tmp_path / "two.ckpt")
+    assert logged == [7] * 5
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_schedules_are_logged_by_name(schedule, tmp_path):
     expected = {
