@@ -1,5 +1,6 @@
 """Adversarial losses as pure functions of the discriminator's scores (unbounded logits, higher is more real)."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -165,9 +166,14 @@ def adversarial_loss(choice: str | type[AdversarialLoss]) -> AdversarialLoss:
         choice: A name in ``LOSSES``, or a class path or class of an :class:`AdversarialLoss`, built without arguments.
 
     Raises:
-        SettingError: If there is no such thing, or it has not both sides.
+        SettingError: If there is no such thing, it takes arguments, or it has not both sides.
     """
     found: Any = resolve("adversarial loss", choice, LOSSES)
+    if isinstance(found, type):
+        try:
+            inspect.signature(found).bind()
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"adversarial loss {choice!r} cannot be built without arguments: {error}") from error
     loss: AdversarialLoss = found() if isinstance(found, type) else found
     for side in ("discriminator", "generator"):
         if not callable(getattr(loss, side, None)):

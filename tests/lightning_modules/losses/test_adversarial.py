@@ -148,6 +148,7 @@ def test_least_squares_halves_the_squares():
     ("choice", "message"),
     [
         ("torch.nn.ReLU", r"^adversarial loss 'torch\.nn\.ReLU' has no method discriminator$"),
+        ("torch.nn.Linear", r"^adversarial loss 'torch\.nn\.Linear' cannot be built without arguments: missing .*"),
         ("nonesuch.Loss", r"^adversarial loss 'nonesuch\.Loss': there is no module nonesuch$"),
         ("torch.nn.Nonesuch", r"^adversarial loss 'torch\.nn\.Nonesuch': torch\.nn has no Nonesuch$"),
     ],
