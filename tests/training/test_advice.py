@@ -139,6 +139,19 @@ def test_what_a_gan_cannot_have(option, value, instead, capsys, built):
     assert main(["fit", "--config", "tiny.yaml", f"--{option}={value}"]) == 0
 
 
+def test_a_gan_without_norms_for_two_cores(capsys):
+    said = (Path(__file__).parents[2] / "configs/gan_r3gan.yaml").read_text().partition("# For two CPU cores")[2]
+    options = re.findall(r"--\S+ \S+", said.partition("\nname:")[0].replace("\n#", ""))
+    assert len(options) == 8
+    # As advised but for the time that it takes.
+    short = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
+    short += ["--data.batch_size=2", "--metrics.val_images=65", "--model.architecture_options.width=0.25"]
+    given = [each.replace(" ", "=") for each in options]
+    assert main(["fit", "--config", "gan_r3gan", *given, *short]) == 0
+    assert Path("runs/gan_r3gan/version_0/checkpoints/best.ckpt").is_file()
+    assert "warning" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("precision", ["16-mixed", "16"])
 @pytest.mark.parametrize("penalties", [[], ["--model.penalties.r1=1"]])
 def test_a_gan_in_float16(precision, penalties, capsys, built):
