@@ -188,9 +188,15 @@ class StoredImages(ImageDataModule):
                 f"{self.path} holds a single image, so none can be held out: add images or set data.val_path"
             )
         held = held_out(train.ranks, self.val_count)
-        val = self._items(train.part(held))
-        val.files.decode(0)  # of a few images none may be readable, which a training would come upon in its validation
-        return self._items(train.part(~held)), val
+        if train.labels is not None and (lost := set(train.labels[held].tolist()) - set(train.labels[~held].tolist())):
+            names = [self.class_names[label] if self.class_names else f"class {label}" for label in sorted(lost)]
+            raise SettingError(
+                f"{self.path}: all images of {len(lost)} of {train.num_classes} classes would be held out: "
+                f"{listed(names)}; add images or set data.val_path"
+            )
+        kept_back = self._items(train.part(held))
+        kept_back.files.decode(0)  # of a few none may be readable, which a training would come upon in its validation
+        return self._items(train.part(~held)), kept_back
 
     def _listed(self) -> Stored:
         if self._stored is None:
@@ -200,7 +206,7 @@ class StoredImages(ImageDataModule):
                 if len(empty):
                     raise SettingError(
                         f"{self.path}: there are images of class {stored.num_classes - 1}, but none of {len(empty)} "
-                        f"classes below: {listed(empty)}; number the classes from 0 on without gaps"
+                        f"classes below: {listed(empty.tolist())}; number the classes from 0 on without gaps"
                     )
             self._stored = stored
         return self._stored

@@ -265,3 +265,12 @@ def test_classes_without_images_are_told(tmp_path):
     train = write(tmp_path / "train.tar", sample(0) | sample(1))
     val = write(tmp_path / "val.tar", {"0.png": picture(1), "0.cls": b"1"})
     assert next(iter(module(train, val_path=str(val)).val_dataloader()))["label"].tolist() == [1]
+
+
+def test_a_class_is_not_held_out_as_a_whole(tmp_path):
+    files = {**{f"{number}.png": picture(0) for number in range(12)}, **{f"{number}.cls": b"0" for number in range(12)}}
+    path = write(tmp_path / "all.tar", dict(sorted(files.items())))
+    ranks = module(path).find(str(path)).ranks
+    files[f"{sorted(range(12), key=str)[int(ranks.argmin())]}.cls"] = b"1"
+    told = "all images of 1 of 2 classes would be held out: class 1; add images or set data.val_path"
+    assert told in failure(write(path, dict(sorted(files.items()))))

@@ -119,8 +119,8 @@ class GenerationMetrics(Callback):
     def _check_monitors(self, trainer: Trainer) -> None:
         """Refuse to wait for a number that no validation will compute."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            monitor = getattr(callback, "monitor", None)
-            stage, _, score = (monitor if isinstance(monitor, str) else "").partition("/")
+            monitor = str(getattr(callback, "monitor", None))
+            stage, _, score = monitor.partition("/")
             if stage != "val" or score.partition("_")[0] not in (*SCORES, "fid") or monitor in self.logged:
                 continue
             where = "checkpoint.monitor" if isinstance(callback, Checkpoint) else "trainer.callbacks"
