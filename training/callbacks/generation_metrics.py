@@ -125,7 +125,7 @@ class GenerationMetrics(Callback):
                 continue
             where = "checkpoint.monitor" if isinstance(callback, Checkpoint) else "trainer.callbacks"
             if not self.logged:
-                raise SettingError(f"{where}: {monitor} is not computed without metrics.features, such as garments")
+                raise SettingError(f"{where}: {monitor} needs metrics.features: set them, or no monitor")
             raise unknown(f"metric in {where}", monitor, self.logged)
 
     def _prepare(self, trainer: Trainer, module: LightningModule, stage: str) -> None:

@@ -297,7 +297,7 @@ class TestMistakes:
         [
             ("garments", "val/kid", "'val/kid', did you mean 'val/kid_garments'"),
             ("garments", "val/recall_garments", "unknown metric in {} 'val/recall_garments'"),
-            (None, "val/kid_garments", "{}: val/kid_garments is not computed without metrics.features"),
+            (None, "val/kid_garments", "{}: val/kid_garments needs metrics.features"),
         ],
     )
     def test_a_monitor_of_what_is_not_computed(self, features, monitor, told):
