@@ -188,11 +188,27 @@ class StoredImages(ImageDataModule):
                 f"{self.path} holds a single image, so none can be held out: add images or set data.val_path"
             )
         held = held_out(train.ranks, self.val_count)
-        return self._items(train.part(~held)), self._items(train.part(held))
+        if train.labels is not None and (lost := set(train.labels[held].tolist()) - set(train.labels[~held].tolist())):
+            names = [self.class_names[label] if self.class_names else f"class {label}" for label in sorted(lost)]
+            raise SettingError(
+                f"{self.path}: all images of {len(lost)} of {train.num_classes} classes would be held out: "
+                f"{listed(names)}; add images or set data.val_path"
+            )
+        kept_back = self._items(train.part(held))
+        kept_back.files.decode(0)  # of a few none may be readable, which a training would come upon in its validation
+        return self._items(train.part(~held)), kept_back
 
     def _listed(self) -> Stored:
         if self._stored is None:
-            self._stored = self.find(self.path)
+            stored = self.find(self.path)
+            if stored.labels is not None:
+                empty = np.flatnonzero(np.bincount(stored.labels, minlength=stored.num_classes) == 0)
+                if len(empty):
+                    raise SettingError(
+                        f"{self.path}: there are images of class {stored.num_classes - 1}, but none of {len(empty)} "
+                        f"classes below: {listed(empty.tolist())}; number the classes from 0 on without gaps"
+                    )
+            self._stored = stored
         return self._stored
 
     def _items(self, stored: Stored) -> LabeledFiles:

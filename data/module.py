@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator
@@ -185,7 +187,11 @@ class ImageDataModule(LightningDataModule, ABC):
 def _limited(items: Items, limit: int) -> Items:
     if limit > len(items):
         raise SettingError(f"data.limit must be at most {len(items)}, the number of images to train on, got {limit}")
-    return Chosen(items, torch.randperm(len(items), generator=generator(_LIMIT))[:limit].numpy())
+    chosen = torch.randperm(len(items), generator=generator(_LIMIT))[:limit].numpy()
+    labels = getattr(items, "labels", None)
+    if labels is not None and (lost := len(np.unique(labels)) - len(np.unique(np.asarray(labels)[chosen]))):
+        rank_zero_warn(f"data.limit: {lost} classes have no images among the {limit} to train on")
+    return Chosen(items, chosen)
 
 
 class Mapped(Dataset[Any]):

@@ -235,7 +235,7 @@ class Files:
                 if not self.reported[place]:
                     self.reported[place] = True
                     warnings.warn(f"replaced by another image: {error}", stacklevel=2)
-        raise SettingError(f"none of {len(self)} images can be read any more, for instance {self.paths[0]}")
+        raise SettingError(f"none of {len(self)} images can be read, for instance {self.paths[0]}")
 
 
 TRAIN_PHOTOS = (

@@ -195,10 +195,10 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _ends(shard: str, offset: int) -> bool:
-    """Return whether a shard is whole up to a byte, and has only zeros or nothing from there on."""
+    """Return whether the zeros with which any tar file ends begin at a byte."""
     with open(shard, "rb") as file:
         file.seek(offset)
-        return os.path.getsize(shard) >= offset and not file.read(tarfile.BLOCKSIZE).strip(b"\0")
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def _label(file: IO[bytes] | None, name: str) -> int:

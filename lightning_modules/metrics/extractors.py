@@ -22,6 +22,8 @@ INCEPTION = "inception"
 
 _PATIENCE = 30.0
 
+_INSTEAD = "garments or digits (gray images), a run folder of a Classifier, or null for no numbers"
+
 
 class Extractor(nn.Module, ABC):
     """Map images to features and to logits of classes; frozen, in evaluation mode.
@@ -154,8 +156,7 @@ def _inception() -> nn.Module:
         from torch_fidelity import feature_extractor_inceptionv3 as inception
     except ImportError as error:
         raise SettingError(
-            "metrics.features: inception needs torch-fidelity: pip install normlab[metrics], or take garments, digits "
-            "or a run folder of a Classifier"
+            f"metrics.features: inception needs torch-fidelity: pip install 'normlab[metrics]', or take {_INSTEAD}"
         ) from error
     file = Path(torch.hub.get_dir(), "checkpoints", Path(inception.URL_INCEPTION_V3).name)
     try:
@@ -165,7 +166,7 @@ def _inception() -> nn.Module:
     except Exception as error:
         raise SettingError(
             f"metrics.features: inception has no weights ({' '.join(str(error).split())}): put "
-            f"{inception.URL_INCEPTION_V3} to {file}, or take garments, digits or a run folder of a Classifier"
+            f"{inception.URL_INCEPTION_V3} to {file}, or take {_INSTEAD}"
         ) from error
     return network
 

@@ -66,3 +66,8 @@ def test_the_tool_makes_the_sheet_from_the_original_files(tmp_path, monkeypatch)
     assert torch.equal(before[0].images[4499, 0], torch.from_numpy(images[place].copy()))
     images = pack_garments.read_idx(raw / "t10k-images-idx3-ubyte.gz")
     assert torch.equal(before[1].images[9, 0], torch.from_numpy(images[0].copy()))
+
+
+def test_a_limit_that_leaves_classes_without_images_is_told():
+    with pytest.warns(UserWarning, match=r"data.limit: 7 classes have no images among the 3 to train on"):
+        BundledGarments(limit=3).setup()

@@ -292,6 +292,17 @@ def test_a_small_image_that_was_not_looked_at_is_replaced(tmp_path, monkeypatch)
     assert torch.equal(images.mean(dim=(2, 3)).argmax(dim=1), labels)
 
 
+def test_held_out_images_that_cannot_be_read_are_told_before_the_training(tmp_path):
+    for number in range(10):
+        save(tmp_path / "cat" / f"{number}.png", (0, 200, 0))
+    (held,) = module(tmp_path).val_images().items.files.paths
+    content = bytearray(held.read_bytes())
+    content[-20] ^= 0xFF  # where only decoding meets it
+    held.write_bytes(content)
+    with pytest.warns(UserWarning, match="replaced by another image"):
+        assert failure(tmp_path) == f"none of 1 images can be read, for instance {held}"
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
     animals(tmp_path / "animals")
     (tmp_path / "empty").mkdir()

@@ -135,6 +135,7 @@ def test_overfitting_sees_the_same_batches_again(tmp_path):
     assert not torch.equal(first, second)
 
 
+@pytest.mark.filterwarnings("ignore:data.limit")
 def test_a_limit_takes_the_same_images_for_any_seed_and_fewer_of_more():
     def labels(**options):
         batches = itertools.islice(Numbered(**options).train_dataloader(), 40)
@@ -150,6 +151,7 @@ def test_a_limit_takes_the_same_images_for_any_seed_and_fewer_of_more():
         Numbered(limit=14).setup()
 
 
+@pytest.mark.filterwarnings("ignore:data.limit")
 def test_limited_trainings_resume(tmp_path):
     whole = train(tmp_path, 6, data=Numbered(limit=5))
     first = train(tmp_path, 4, data=Numbered(limit=5, num_workers=1))

@@ -184,7 +184,7 @@ def test_all_files_damaged_during_training(tmp_path):
     data.setup()
     for path in paths:
         damage(path)
-    with pytest.warns(UserWarning, match="replaced"), pytest.raises(SettingError, match="any more"):
+    with pytest.warns(UserWarning, match="replaced"), pytest.raises(SettingError, match="2 images can be read, for"):
         numbers(data.train_dataloader(), 1)
 
 

@@ -246,3 +246,31 @@ def test_an_index_lists_shards_on_disk(tmp_path, content, message):
     (tmp_path / "index.json").write_text(content)
     assert message in failure(tmp_path / "index.json")
     assert "No such file" in failure(tmp_path / "none.json")
+
+
+def test_a_shard_without_an_end_is_told(tmp_path):
+    whole = write(tmp_path / "all.tar", sample(0) | sample(1) | sample(2))
+    with tarfile.open(whole) as archive:
+        third = archive.getmembers()[4].offset
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:third])
+    with pytest.warns(UserWarning, match=rf"cut\.tar: damaged or cut off, what is behind byte {third} is left out"):
+        assert len(module(whole).find(str(tmp_path / "cut.tar")).files) == 2
+
+
+def test_classes_without_images_are_told(tmp_path):
+    files = {**sample(0), "0001.png": picture(1), "0001.cls": b"5"}
+    told = "there are images of class 5, but none of 4 classes below: 1; 2; 3; and 1 more; number the classes from 0"
+    assert told in failure(write(tmp_path / "all.tar", files))
+    # Validation images need not be of every class.
+    train = write(tmp_path / "train.tar", sample(0) | sample(1))
+    val = write(tmp_path / "val.tar", {"0.png": picture(1), "0.cls": b"1"})
+    assert next(iter(module(train, val_path=str(val)).val_dataloader()))["label"].tolist() == [1]
+
+
+def test_a_class_is_not_held_out_as_a_whole(tmp_path):
+    files = {**{f"{number}.png": picture(0) for number in range(12)}, **{f"{number}.cls": b"0" for number in range(12)}}
+    path = write(tmp_path / "all.tar", dict(sorted(files.items())))
+    ranks = module(path).find(str(path)).ranks
+    files[f"{sorted(range(12), key=str)[int(ranks.argmin())]}.cls"] = b"1"
+    told = "all images of 1 of 2 classes would be held out: class 1; add images or set data.val_path"
+    assert told in failure(write(path, dict(sorted(files.items()))))

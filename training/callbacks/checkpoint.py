@@ -122,7 +122,7 @@ class RunCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save if a signal ended a training that had begun; an error may leave half a step behind."""
         if isinstance(exception, RollbackError):
-            self._best, self._best_is_saved = None, True  # it is of what is dropped, unless the checkpoint has it
+            self._best = self._kept = None  # it is of what is dropped, unless the checkpoint has it
         if isinstance(exception, SIGTERMException) and self._saved_step is not None:
             self._save_best(trainer)
             self._save_if_new(trainer)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -60,6 +61,8 @@ class GenerationMetrics(Callback):
         split: Literal["train", "val"] = "train",
         every_n_steps: int | None = None,
     ) -> None:
+        if names == []:
+            raise SettingError("metrics.names holds no number: name some, or set it to null")
         for name in names or ():
             if name not in SCORES and not (name == "fid" and features == "inception"):
                 raise unknown("metric in metrics.names", name, SCORES)
@@ -84,20 +87,10 @@ class GenerationMetrics(Callback):
         Raises:
             SettingError: If model, data, images or network do not fit the numbers.
         """
-        if self.features is None:
-            return
-        if stage == "fit":
-            self.run = Run.of(trainer)  # in all processes, which agree on it
-        fault: str | None = None
-        if trainer.is_global_zero:
-            try:
-                self._prepare(trainer, pl_module, "test" if stage == "test" else "val")
-            except SettingError as error:
-                fault = str(error)
-        # The first process computes alone, and the others must not wait for it in vain.
-        fault, self.logged = trainer.strategy.broadcast((fault, self.logged))
-        if fault is not None:
-            raise SettingError(fault)
+        if self.features is not None:
+            self._agree(trainer, pl_module, stage)
+        if stage == "fit" and isinstance(pl_module, ImageGenerator):
+            self._check_monitors(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the generator, if it is time."""
@@ -108,6 +101,32 @@ class GenerationMetrics(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the generator."""
         self._score(trainer, pl_module, "test", "test")
+
+    def _agree(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Prepare in the first process, which computes alone; the others must not wait for it in vain."""
+        if stage == "fit":
+            self.run = Run.of(trainer)  # in all processes, which agree on it
+        fault: str | None = None
+        if trainer.is_global_zero:
+            try:
+                self._prepare(trainer, module, "test" if stage == "test" else "val")
+            except SettingError as error:
+                fault = str(error)
+        fault, self.logged = trainer.strategy.broadcast((fault, self.logged))
+        if fault is not None:
+            raise SettingError(fault)
+
+    def _check_monitors(self, trainer: Trainer) -> None:
+        """Refuse to wait for a number that no validation will compute."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = str(getattr(callback, "monitor", None))
+            stage, _, score = monitor.partition("/")
+            if stage != "val" or score.partition("_")[0] not in (*SCORES, "fid") or monitor in self.logged:
+                continue
+            where = "checkpoint.monitor" if isinstance(callback, Checkpoint) else "trainer.callbacks"
+            if not self.logged:
+                raise SettingError(f"{where}: {monitor} needs metrics.features: set them, or no monitor")
+            raise unknown(f"metric in {where}", monitor, self.logged)
 
     def _prepare(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -140,7 +159,8 @@ class GenerationMetrics(Callback):
             f"ones there are {len(self._data):,})"
         )
         if self.names or len(few) == len(names):
-            raise SettingError(f"{wrong}; take kid, for which few will do")
+            advice = "kid needs 2 of each" if "kid" in few else "take kid, for which few will do"
+            raise SettingError(f"{wrong}; {advice}")
         rank_zero_info(f"{wrong}, so that it is left out")
         return [name for name in names if name not in few]
 

@@ -3,21 +3,25 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from processes import ended, start_two
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
 from stand_ins import TinyData, TinyModel, fit
 from tiny_gan import Blots, gan
 
 from lightning_modules.classifier import Classifier
+from lightning_modules.metrics.extractors import Extractor
 from lightning_modules.metrics.scores import SCORES, compute_scores
 from norms.errors import SettingError
 from training import features
 from training.callbacks.checkpoint import RunCheckpoint
-from training.callbacks.generation_metrics import GenerationMetrics
+from training.callbacks.generation_metrics import CHEAP, GenerationMetrics
 from training.callbacks.run_folder import RunFolder
 from training.command import main
 from training.features import BUNDLED, build_extractor
@@ -285,7 +289,24 @@ class TestMistakes:
         few = r"fd_garments of 50 images means nothing, with 64 features: it needs 65 .*; take kid"
         self.fails(few, features="garments", names=["fd", "kid"])
         self.fails("is_garments of 9 images", features="garments", names=["is"], val_images=9)
-        self.fails("kid_garments of 1 images", features="garments", val_images=1)
+        self.fails("kid_garments of 1 images .* kid needs 2 of each$", features="garments", val_images=1)
+        self.fails("metrics.names holds no number", features="garments", names=[])
+
+    @pytest.mark.parametrize(
+        ("features", "monitor", "told"),
+        [
+            ("garments", "val/kid", "'val/kid', did you mean 'val/kid_garments'"),
+            ("garments", "val/recall_garments", "unknown metric in {} 'val/recall_garments'"),
+            (None, "val/kid_garments", "{}: val/kid_garments needs metrics.features"),
+        ],
+    )
+    def test_a_monitor_of_what_is_not_computed(self, features, monitor, told):
+        metrics, stopping = GenerationMetrics(features, ["kid"], val_images=30), EarlyStopping(monitor)
+        best = RunCheckpoint(monitor=monitor)
+        for callback, where in ((best, "checkpoint.monitor"), (stopping, "trainer.callbacks")):
+            with pytest.raises(SettingError, match=told.format(where)):
+                fit(Path("run"), [metrics, callback], gan(), data=Blots())
+            assert not Path("run").exists()
 
     def test_other_channels(self):
         model, data = gan(channels=3), Blots(channels=3)
@@ -304,6 +325,14 @@ class TestMistakes:
         self.fails("is a checkpoint of TinyModel, not of Classifier", features="other.ckpt")
         assert BUNDLED.keys() == {"garments", "digits"}
         assert Classifier(2).image_shape is None
+
+
+@pytest.mark.parametrize("config", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=lambda c: c.stem)
+def test_configurations_monitor_what_they_compute(config):
+    settings = yaml.safe_load(config.read_text())
+    if monitor := settings.get("checkpoint", {}).get("monitor"):
+        network = SimpleNamespace(name=settings["metrics"]["features"])
+        assert monitor in {f"val/{Extractor.score_name(network, score)}" for score in CHEAP}
 
 
 def test_left_out_by_default_where_there_are_too_few(capsys):
