@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -35,6 +36,8 @@ from training.run import Run
 
 ACTIONS = ("warn", "stop", "rollback")
 
+ANEW = "begin anew"
+
 
 class Alarm(NamedTuple):
     """Hold what there is to tell of a training that goes wrong."""
@@ -61,7 +64,8 @@ class Guard(Callback):
     Each sign is told once, by a warning, an alert of Weights & Biases and a line of ``events.jsonl``, and then
 
     - ``warn`` goes on;
-    - ``stop`` ends the training, with the command that goes on;
+    - ``stop`` ends the training, with a command: it goes on from a checkpoint that was saved before there was any sign,
+      or begins anew;
     - ``rollback`` goes on from ``checkpoints/good.ckpt`` at a learning rate of ``lr_factor`` times the one before. That
       is the last checkpoint such that neither the look before nor one since has seen a sign. When it has gone back
       ``most_rollbacks`` times, or there is no such checkpoint, it does as ``stop``.
@@ -302,21 +306,33 @@ class Guard(Callback):
         raise RollbackError(message, self._run.last, rate)
 
     def _farewell(self, trainer: Trainer, alarm: Alarm) -> str:
-        run, rate = self._run, _rate_of(trainer.lightning_module)
-        kept, how_on = "there is no checkpoint yet", "begin anew"
-        if run.last.is_file():
-            good = "good " if alarm.sign == "not_finite" else ""  # for other signs it may have been too late
-            kept, how_on = f"the last {good}checkpoint is {run.last}", "go on"
+        run, rate, lower = self._run, _rate_of(trainer.lightning_module), alarm.advice == LOWER_RATE
+        checkpoint = self._promising(alarm) if lower else None
+        if checkpoint is not None:
+            good = "" if checkpoint == run.last and alarm.sign != "not_finite" else "good "
+            kept, how_on = f"the last {good}checkpoint is {checkpoint}", "go on"
+        elif run.last.is_file():
+            # Of a network that has collapsed, a lower rate makes no better one; other settings want a new training.
+            kept, how_on = f"the last checkpoint, {run.last}, {'is no better' if lower else 'leads there again'}", ANEW
+        else:
+            kept, how_on = "there is no checkpoint yet", ANEW
         if self.action == "rollback":
             times = f"it has gone back {self._rollbacks} times already"
             kept = f"{times if self._rollbacks else 'there is no good checkpoint to go back to'}; {kept}"
-        lower = [f"--model.lr={rate / 10:g}"] if rate and alarm.advice == LOWER_RATE else []
-        if alarm.advice != LOWER_RATE:
-            how_on = f"{alarm.advice}; {how_on} with"
+        if not lower:
+            options, how_on = _less_of(trainer.lightning_module), f"{alarm.advice}; {how_on}, for instance with"
         else:
-            how_on += " with a lower learning rate" if lower else " but give the model a lower learning rate"
-        command = as_installed(run.resume_command(*lower))
+            options = [f"--model.lr={rate / 10:g}"] if rate else []
+            how_on += " with a lower learning rate" if rate else " but give the model a lower learning rate"
+        command = as_installed(run.fit_command(checkpoint, *options))
         return f"step {trainer.global_step}: {alarm.reason}, so the training ends; {kept}; {how_on}: {command}"
+
+    def _promising(self, alarm: Alarm) -> Path | None:
+        """Find the newest checkpoint that was saved when nothing was wrong yet."""
+        last, good = self._run.last, self._run.good
+        if last.is_file() and (alarm.sign == "not_finite" or _step_of(last) in self._candidates):
+            return last
+        return good if self._good_step() is not None else None
 
 
 def _callbacks(trainer: Any) -> list[Callback]:
@@ -336,6 +352,12 @@ def _alarms(signs: Sequence[Sign[Any]], seen: Any, values: dict[str, float]) -> 
     """Look for signs."""
     found = [(sign, sign.look(seen)) for sign in signs]
     return [Alarm(sign.name, reason, values, sign.advice) for sign, reason in found if reason]
+
+
+def _less_of(module: LightningModule) -> list[str]:
+    """Return what makes a discriminator learn more slowly, as words of the command line."""
+    factor = module.hparams.get("discriminator_lr_multiplier")
+    return [f"--model.discriminator_lr_multiplier={factor / 10:g}"] if isinstance(factor, int | float) else []
 
 
 def _alike(value: Any, restored: Any) -> Any:

@@ -141,7 +141,10 @@ class Saturation(Sign[GANLook]):
     """
 
     name = "saturation"
-    advice = "fewer updates of the discriminator (n_dis), a lower learning rate of its own or a penalty may do better"
+    advice = (
+        "a lower learning rate of the discriminator (discriminator_lr_multiplier), fewer updates of it (n_dis) or a "
+        "penalty may do better"
+    )
     LEARNING = 0.02
 
     def suspicion(self, seen: GANLook) -> str | None:
