@@ -246,8 +246,9 @@ def test_a_run_that_is_killed_after_it_went_back_resumes_exactly(when, folder, m
     killed = Run("runs/tiny/version_1")
     assert last(killed.folder)["global_step"] == 6
     assert rates(last(killed.folder))[0] == pytest.approx(1e-3 * (1 - 6 / 16)), "of the good one, to be scaled"
-    command = shlex.split(killed.resume_command())
-    assert main(command[2:]) == 0
+    # The command that is told, and the command of before.
+    command = shlex.split(killed.resume_command())[2:] if when == "in a later step" else None
+    assert (main(command) if command else start("--ckpt_path", "last")) == 0
     whole, resumed = last(), last(killed.folder)
     assert rates(whole) == rates(resumed)
     assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
@@ -298,9 +299,18 @@ def test_a_rate_that_is_set_back_by_hand_is_warned_of(folder, monkeypatch, capsy
     assert start("--trainer.max_steps", "14") == 0
     capsys.readouterr()
     monkeypatch.setattr(Faulty, "settles_below", 1)
-    assert start("--ckpt_path", "runs/tiny/version_0") == 0
-    expected = "the learning rate had been lowered to 0.0001 when the training went back; this run goes on at 0.001"
+    assert start("--ckpt_path", "runs/tiny/version_0", "--model.lr", "0.002") == 0
+    expected = "the learning rate had been lowered to 0.0001 when the training went back; this run goes on at 0.002"
     assert expected in capsys.readouterr().err
+
+
+def test_a_repeated_command_goes_on_at_the_lowered_rate(folder, caplog):
+    assert start("--trainer.max_steps", "14", "--guard.lr_factor", "0.5") == 0
+    assert [(event["from_lr"], event["lr"]) for event in events("runs/tiny/version_0")] == [(1e-3, 5e-4)]
+    caplog.set_level("INFO")
+    assert start("--ckpt_path", "last", "--guard.lr_factor", "0.5") == 0
+    assert "going on at the learning rate 0.0005, to which it was lowered from 0.001" in caplog.text
+    assert last()["hyper_parameters"]["lr"] == 5e-4
 
 
 def test_a_resumed_run_tells_the_same(tmp_path, recwarn):
