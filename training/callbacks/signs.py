@@ -21,7 +21,7 @@ LATENTS = 2**32 - 5
 """Key of their latent vectors. It stands where training noise has the rank, and no rank is as high."""
 
 ITERATIONS = 10
-"""Power iterations for a singular value: a jump shows in one that is 10 % off, too."""
+"""Lanczos steps for a singular value: a jump shows in one that is a few percent off, too."""
 
 RETURNED = "the loss"
 """What is said of a loss that a training step returns, but does not log."""
