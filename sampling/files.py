@@ -43,7 +43,8 @@ def writer(path: Path, plan: Plan, shape: tuple[int, int, int], overwrite: bool)
         overwrite: Whether existing files may be replaced.
 
     Raises:
-        SettingError: If files exist, cannot be written, or the ending is of another kind.
+        SettingError: If files exist, cannot be written, or the ending is of another kind; or if a folder holds further
+            numbered images.
     """
     kind = "" if path.is_dir() else path.suffix.lower()
     if kind in (ARCHIVE, ARRAYS):
@@ -51,8 +52,14 @@ def writer(path: Path, plan: Plan, shape: tuple[int, int, int], overwrite: bool)
         return _archive(path) if kind == ARCHIVE else _arrays(path, plan, shape)
     if kind:
         raise SettingError(f"--each {path}: name a folder, or a file that ends in {ARCHIVE} or {ARRAYS}")
-    for number in range(plan.count):
-        check_new(path / name_of(number), overwrite)
+    names = [name_of(number) for number in range(plan.count)]
+    for name in names:
+        check_new(path / name, overwrite)
+    # Whoever reads the folder would take them for images of this generator.
+    others = sorted({each.name for each in path.glob("*.png") if each.stem.isdecimal()}.difference(names))
+    if others:
+        more = f" and {len(others) - 1} more" if others[1:] else ""
+        raise SettingError(f"--each {path}: {others[0]}{more} would stay there beside the new images: empty the folder")
     return _folder(path)
 
 

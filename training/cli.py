@@ -4,13 +4,14 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
@@ -24,7 +25,7 @@ from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
 from training.callbacks.generation_metrics import GenerationMetrics
-from training.callbacks.guard import Guard
+from training.callbacks.guard import Guard, lowered_rate
 from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
@@ -178,6 +179,19 @@ class TrainCLI(CLI):
             config.ckpt_path = local_path("ckpt_path", config.ckpt_path)
             self._resumed = self._find_run()
             config.ckpt_path = str(self._resumed.checkpoint)
+            if self.subcommand == "fit":
+                self._keep_lowered_rate(config.model.get("init_args") or {}, self._resumed.state)
+
+    def _keep_lowered_rate(self, settings: Any, checkpoint: Mapping[str, Any]) -> None:
+        """Go on at the rate that going back has lowered, if the command is repeated as it was."""
+        configured = settings.get("lr")
+        rate = lowered_rate(checkpoint, configured) if isinstance(configured, int | float) else None
+        if rate is not None:
+            settings["lr"] = rate
+            rank_zero_info(
+                f"going on at the learning rate {rate:g}, to which it was lowered from {configured:g} when the "
+                "training went back; any other --model.lr is taken as it is"
+            )
 
     def _find_run(self) -> Run:
         config = self._options

@@ -271,10 +271,20 @@ class Run(RunPaths):
         Args:
             options: Further words of the command line.
         """
+        return self.fit_command(self.last if self.last.is_file() else None, *options)
+
+    def fit_command(self, checkpoint: Path | None, *options: str) -> str:
+        """Return the command that trains as this run does, from one of its checkpoints on or anew.
+
+        Args:
+            checkpoint: Where to go on from; None to begin anew.
+            options: Further words of the command line.
+        """
         words = ["python", "train.py", "fit", "--config", str(self.newest_config)]
-        if self.last.is_file():
-            words += ["--ckpt_path", str(self.last)]
-        return shlex.join([*words, *options])
+        # The configuration of a resumed run names a checkpoint itself.
+        is_named = checkpoint is not None or self.last.is_file()
+        where = ["--ckpt_path", "null" if checkpoint is None else str(checkpoint)] if is_named else []
+        return shlex.join([*words, *where, *options])
 
 
 def _concrete(module_class: type[Module]) -> list[type[Module]]:

@@ -144,6 +144,17 @@ def test_existing_files_are_kept_unless_told(name, tmp_path):
         files.writer(tmp_path / name, Plan(1, 4), (1, 8, 8), overwrite=False)
 
 
+def test_images_of_a_larger_drawing_are_not_left_among_new_ones(tmp_path):
+    folder = tmp_path / "images"
+    with files.writer(folder, Plan(3, 4), (1, 2, 2), False) as add:
+        add(torch.zeros(3, 1, 2, 2, dtype=torch.uint8))
+    (folder / "notes.png").touch()
+    with files.writer(folder, Plan(3, 4), (1, 2, 2), True) as add:
+        add(torch.zeros(3, 1, 2, 2, dtype=torch.uint8))
+    with pytest.raises(SettingError, match=r"00001\.png and 1 more would stay there beside the new images: empty the"):
+        files.writer(folder, Plan(1, 4), (1, 2, 2), True)
+
+
 def test_a_disk_that_is_full_is_told_in_one_line(run, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

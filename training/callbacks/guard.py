@@ -4,21 +4,21 @@ import copy
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple, cast
+from pathlib import Path
+from typing import Any, cast
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.base import CheckpointError
-from normlab import as_installed
 from norms.errors import SettingError, check_range, unknown
+from training.callbacks.alarms import Alarm, farewell, rate_of
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.gans import is_gan
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.signs import (
-    LOWER_RATE,
     SIGNS_IN_GANS,
     SIGNS_IN_LOSSES,
     GANLook,
@@ -34,15 +34,6 @@ from training.loggers import WandbLogger
 from training.run import Run
 
 ACTIONS = ("warn", "stop", "rollback")
-
-
-class Alarm(NamedTuple):
-    """Hold what there is to tell of a training that goes wrong."""
-
-    sign: str
-    reason: str
-    values: dict[str, float]
-    advice: str = LOWER_RATE
 
 
 class Guard(Callback):
@@ -61,7 +52,8 @@ class Guard(Callback):
     Each sign is told once, by a warning, an alert of Weights & Biases and a line of ``events.jsonl``, and then
 
     - ``warn`` goes on;
-    - ``stop`` ends the training, with the command that goes on;
+    - ``stop`` ends the training, with a command: it goes on from a checkpoint that was saved before there was any sign,
+      or begins anew;
     - ``rollback`` goes on from ``checkpoints/good.ckpt`` at a learning rate of ``lr_factor`` times the one before. That
       is the last checkpoint such that neither the look before nor one since has seen a sign. When it has gone back
       ``most_rollbacks`` times, or there is no such checkpoint, it does as ``stop``.
@@ -131,6 +123,10 @@ class Guard(Callback):
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError("what the checkpoint holds of the guard is damaged") from error
 
+    def lowered(self, rate: float) -> float | None:
+        """Return the learning rate that going back has put in the place of this one; None if it has not."""
+        return self._rate if any(event.get("from_lr") == rate for event in self._events) else None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the run, and refuse to go back where that is not possible.
 
@@ -142,7 +138,7 @@ class Guard(Callback):
             return
         if not any(isinstance(callback, RunCheckpoint) for callback in _callbacks(trainer)):
             raise SettingError("guard.action rollback needs checkpoints: leave out trainer.enable_checkpointing: false")
-        if not _rate_of(pl_module):
+        if not rate_of(pl_module):
             raise SettingError(
                 f"guard.action rollback lowers the setting lr, which {type(pl_module).__name__} lacks or has at 0: "
                 "choose warn or stop"
@@ -155,7 +151,7 @@ class Guard(Callback):
         self._infinite = may_be_infinite(pl_module)
         step = trainer.global_step
         self._candidates = {step} if step and self._is_calm() else set()
-        rate = _rate_of(pl_module)
+        rate = rate_of(pl_module)
         if self._rate is not None and rate is not None and rate > self._rate:
             rank_zero_warn(
                 f"the learning rate had been lowered to {self._rate:g} when the training went back; this run goes on "
@@ -243,13 +239,13 @@ class Guard(Callback):
                 self._act(trainer, alarm, self.action)
 
     def _act(self, trainer: Trainer, alarm: Alarm, action: str) -> None:
-        step, rate = trainer.global_step, _rate_of(trainer.lightning_module)
+        step, rate = trainer.global_step, rate_of(trainer.lightning_module)
         target = trainer.strategy.broadcast(self._good_step()) if action == "rollback" else None
         if target is None or self._rollbacks >= self.most_rollbacks:
             action, target = "stop" if action == "rollback" else action, None
         told = {"step": step, "sign": alarm.sign, "action": action, "reason": alarm.reason, "values": alarm.values}
         if target is not None and rate is not None:
-            told |= {"to_step": target, "lr": rate * self.lr_factor}
+            told |= {"to_step": target, "from_lr": rate, "lr": rate * self.lr_factor}
         self._tell(trainer, told)
         if action == "warn":
             rank_zero_warn(f"step {step}: {alarm.reason}; the training goes on, but {alarm.advice}")
@@ -302,21 +298,35 @@ class Guard(Callback):
         raise RollbackError(message, self._run.last, rate)
 
     def _farewell(self, trainer: Trainer, alarm: Alarm) -> str:
-        run, rate = self._run, _rate_of(trainer.lightning_module)
-        kept, how_on = "there is no checkpoint yet", "begin anew"
-        if run.last.is_file():
-            good = "good " if alarm.sign == "not_finite" else ""  # for other signs it may have been too late
-            kept, how_on = f"the last {good}checkpoint is {run.last}", "go on"
-        if self.action == "rollback":
-            times = f"it has gone back {self._rollbacks} times already"
-            kept = f"{times if self._rollbacks else 'there is no good checkpoint to go back to'}; {kept}"
-        lower = [f"--model.lr={rate / 10:g}"] if rate and alarm.advice == LOWER_RATE else []
-        if alarm.advice != LOWER_RATE:
-            how_on = f"{alarm.advice}; {how_on} with"
-        else:
-            how_on += " with a lower learning rate" if lower else " but give the model a lower learning rate"
-        command = as_installed(run.resume_command(*lower))
-        return f"step {trainer.global_step}: {alarm.reason}, so the training ends; {kept}; {how_on}: {command}"
+        gone_back = self._rollbacks if self.action == "rollback" else None
+        return farewell(trainer, self._run, alarm, self._promising(alarm), gone_back)
+
+    def _promising(self, alarm: Alarm) -> Path | None:
+        """Find the newest checkpoint that was saved when nothing was wrong yet."""
+        last, good = self._run.last, self._run.good
+        if last.is_file() and (alarm.sign == "not_finite" or _step_of(last) in self._candidates):
+            return last
+        return good if self._good_step() is not None else None
+
+
+def lowered_rate(checkpoint: Mapping[str, Any], rate: float) -> float | None:
+    """Return the learning rate that a run goes on at whose command has not changed since it went back.
+
+    Args:
+        checkpoint: What the run resumes.
+        rate: The setting ``lr`` of the command.
+
+    Returns:
+        The lowered rate; None if no rollback has lowered this one.
+
+    Raises:
+        CheckpointError: If what the checkpoint holds of the guard is damaged.
+    """
+    guard = Guard()
+    state = checkpoint["callbacks"].get(guard.state_key)
+    if state is not None:
+        guard.load_state_dict(state)
+    return guard.lowered(rate)
 
 
 def _callbacks(trainer: Any) -> list[Callback]:
@@ -347,11 +357,6 @@ def _alike(value: Any, restored: Any) -> Any:
 def _numbers(seen: GANLook) -> dict[str, float]:
     values = asdict(seen)
     return {"sigma": max(values.pop("sigmas").values(), default=0.0), **values}
-
-
-def _rate_of(module: LightningModule) -> float | None:
-    rate = module.hparams.get("lr")
-    return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 
 def _step_of(checkpoint: Any) -> int | None:

@@ -55,6 +55,10 @@ class MixingValues(Callback):
         """Note the run; here, since processes agree on its folder, and each must ask."""
         self._run = Run.of(trainer)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what was logged before a training went back: its rows are dropped, and made anew."""
+        self._logged_step = None
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Log every few steps; here, so that rows come in the order of steps after those of the last batch."""
         if trainer.global_step % self.every_n_steps == 0:

@@ -21,7 +21,7 @@ LATENTS = 2**32 - 5
 """Key of their latent vectors. It stands where training noise has the rank, and no rank is as high."""
 
 ITERATIONS = 10
-"""Power iterations for a singular value: a jump shows in one that is 10 % off, too."""
+"""Lanczos steps for a singular value: a jump shows in one that is a few percent off, too."""
 
 RETURNED = "the loss"
 """What is said of a loss that a training step returns, but does not log."""
@@ -141,7 +141,10 @@ class Saturation(Sign[GANLook]):
     """
 
     name = "saturation"
-    advice = "fewer updates of the discriminator (n_dis), a lower learning rate of its own or a penalty may do better"
+    advice = (
+        "a lower learning rate of the discriminator (discriminator_lr_multiplier), fewer updates of it (n_dis) or a "
+        "penalty may do better"
+    )
     LEARNING = 0.02
 
     def suspicion(self, seen: GANLook) -> str | None:

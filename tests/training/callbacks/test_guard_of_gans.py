@@ -136,8 +136,9 @@ def test_stop_ends_the_training_with_the_reason_and_the_command(tmp_path):
     with pytest.raises(TrainingError) as error:
         fit(tmp_path, [Guard("stop", 1), RunCheckpoint(2)], gan(deaf_networks))
     assert re.fullmatch(
-        r"step 5: the generator has collapsed: .*, so the training ends; the last checkpoint is \S+last\.ckpt; "
-        r"go on with a lower learning rate: python train\.py fit --config .* --model\.lr=2e-05",
+        r"step 5: the generator has collapsed: .*, so the training ends; the last checkpoint, \S+last\.ckpt, is no "
+        r"better; begin anew with a lower learning rate: python train\.py fit --config .* --ckpt_path null "
+        r"--model\.lr=2e-05",
         str(error.value),
     )
     assert [event["action"] for event in events(tmp_path)] == ["stop"]
@@ -145,11 +146,39 @@ def test_stop_ends_the_training_with_the_reason_and_the_command(tmp_path):
 
 def test_another_advice_than_a_lower_rate_is_given_where_it_is_better(tmp_path):
     model = COLLAPSES["saturation"][0]()
-    with pytest.raises(
-        TrainingError, match=r"fewer updates of .* may do better; begin anew with: python \S+ fit"
-    ) as error:
-        fit(tmp_path, [Guard("stop", 2)], model, max_steps=40, data=TinyData(16, model.batches_per_step))
-    assert "--model.lr" not in str(error.value)
+    data = TinyData(batch_size=16, batches_per_step=model.batches_per_step)
+    with pytest.raises(TrainingError) as error:
+        fit(tmp_path, [Guard("stop", 2), RunCheckpoint(2)], model, max_steps=40, data=data)
+    # From the checkpoint on it would do the same again, and a resumed run may have no other setting.
+    assert re.search(
+        r"the last checkpoint, \S+last\.ckpt, leads there again; a lower learning rate of the discriminator .* may do "
+        r"better; begin anew, for instance with: python \S+ fit .* --ckpt_path null "
+        r"--model\.discriminator_lr_multiplier=1e\+06$",
+        str(error.value),
+    )
+
+
+def commands(capsys):
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line, shlex.split(re.search(r": python train\.py (fit .*)", line)[1])
+
+
+def test_what_stop_advises_after_a_collapse_leads_to_success(folder, capsys):
+    assert start("--guard.action", "stop") == 1
+    line, command = commands(capsys)
+    # The collapse is told at step 12, after five looks, and the checkpoint of step 9 has it already.
+    assert last()["global_step"] == 9
+    assert "last.ckpt, is no better; begin anew with" in line
+    assert main(command) == 0
+    assert last("runs/tiny/version_1")["global_step"] == 16
+
+
+def test_what_a_resumed_run_advises_begins_anew(folder, capsys):
+    assert start("--guard.action", "stop", "--trainer.max_steps", "6") == 0
+    assert start("--guard.action", "stop", "--ckpt_path", "runs/tiny/version_0") == 1
+    _, command = commands(capsys)
+    assert main(command) == 0
+    assert last("runs/tiny/version_1")["global_step"] == 16
 
 
 def start(*options):
@@ -217,8 +246,9 @@ def test_a_run_that_is_killed_after_it_went_back_resumes_exactly(when, folder, m
     killed = Run("runs/tiny/version_1")
     assert last(killed.folder)["global_step"] == 6
     assert rates(last(killed.folder))[0] == pytest.approx(1e-3 * (1 - 6 / 16)), "of the good one, to be scaled"
-    command = shlex.split(killed.resume_command())
-    assert main(command[2:]) == 0
+    # The command that is told, and the command of before.
+    command = shlex.split(killed.resume_command())[2:] if when == "in a later step" else None
+    assert (main(command) if command else start("--ckpt_path", "last")) == 0
     whole, resumed = last(), last(killed.folder)
     assert rates(whole) == rates(resumed)
     assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
@@ -243,7 +273,8 @@ def test_after_the_most_times_the_training_ends(folder, monkeypatch, capsys):
     monkeypatch.setattr(Faulty, "settles_below", 0)
     assert start("--guard.lr_factor", "0.5") == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "so the training ends; it has gone back 2 times already; the last checkpoint is" in line
+    assert "so the training ends; it has gone back 2 times already; the last good checkpoint is" in line
+    assert re.search(r"good\.ckpt; go on with a lower learning rate: .* --ckpt_path \S+good\.ckpt ", line)
     assert [event["action"] for event in events("runs/tiny/version_0")] == ["rollback", "rollback", "stop"]
     assert [event.get("lr") for event in events("runs/tiny/version_0")] == [5e-4, 2.5e-4, None]
 
@@ -261,16 +292,25 @@ def test_what_is_not_finite_is_gone_back_from_too(folder, monkeypatch, capsys):
 
 def test_without_a_good_checkpoint_the_training_ends(folder, capsys):
     assert start("--checkpoint.every_n_train_steps", "10") == 1
-    assert "there is no good checkpoint to go back to; the last checkpoint is" in capsys.readouterr().err
+    assert "there is no good checkpoint to go back to; the last checkpoint, " in capsys.readouterr().err
 
 
 def test_a_rate_that_is_set_back_by_hand_is_warned_of(folder, monkeypatch, capsys):
     assert start("--trainer.max_steps", "14") == 0
     capsys.readouterr()
     monkeypatch.setattr(Faulty, "settles_below", 1)
-    assert start("--ckpt_path", "runs/tiny/version_0") == 0
-    expected = "the learning rate had been lowered to 0.0001 when the training went back; this run goes on at 0.001"
+    assert start("--ckpt_path", "runs/tiny/version_0", "--model.lr", "0.002") == 0
+    expected = "the learning rate had been lowered to 0.0001 when the training went back; this run goes on at 0.002"
     assert expected in capsys.readouterr().err
+
+
+def test_a_repeated_command_goes_on_at_the_lowered_rate(folder, caplog):
+    assert start("--trainer.max_steps", "14", "--guard.lr_factor", "0.5") == 0
+    assert [(event["from_lr"], event["lr"]) for event in events("runs/tiny/version_0")] == [(1e-3, 5e-4)]
+    caplog.set_level("INFO")
+    assert start("--ckpt_path", "last", "--guard.lr_factor", "0.5") == 0
+    assert "going on at the learning rate 0.0005, to which it was lowered from 0.001" in caplog.text
+    assert last()["hyper_parameters"]["lr"] == 5e-4
 
 
 def test_a_resumed_run_tells_the_same(tmp_path, recwarn):

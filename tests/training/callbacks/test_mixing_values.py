@@ -17,8 +17,11 @@ from torch import nn
 import norms
 from norms.errors import SettingError
 from norms.mixing import freeze_mixing_
+from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.mixing import MixingValues, read_values
+from training.callbacks.run_folder import RunFolder
 from training.loggers import WandbLogger
+from training.run import Run
 
 STATISTICS = ("mean", "min", "max", "std", "share_below_0.1", "share_above_0.9")
 RHO = {f"rho/00.norm1/{statistic}" for statistic in STATISTICS}
@@ -200,3 +203,14 @@ def test_frozen_mixing_values_stay_in_the_log_under_the_same_names():
     names = list(read_values(network))
     freeze_mixing_(network[0])
     assert list(read_values(network)) == names == ["00.0", "01.1", "02.2"]
+
+
+def test_a_training_that_goes_back_logs_the_dropped_steps_again(tmp_path):
+    callbacks = [RunFolder("name: tiny\n"), MixingValues(2), RunCheckpoint(3, keep_all=True)]
+    fit(tmp_path, callbacks, max_steps=4)
+    before = csv_rows(tmp_path)
+    assert list(before) == [0, 2, 4]
+    fit(tmp_path, callbacks, max_steps=6, ckpt_path=Run(tmp_path).step_checkpoint(3))
+    after = csv_rows(tmp_path)
+    assert list(after) == [0, 2, 4, 6]
+    assert after[4] == before[4]
