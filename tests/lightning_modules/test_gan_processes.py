@@ -150,7 +150,7 @@ def test_two_processes_make_the_step_of_one_on_the_joined_batch(tmp_path, monkey
     script.write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
     processes = start_two(script, tmp_path, Path(__file__).parent)
-    assert [ended(process) for process in processes] == [0, 0], Path("log0.txt").read_text()
+    assert [ended(process, timeout=200) for process in processes] == [0, 0], Path("log0.txt").read_text()
     for case in CASES:
         expected = gradients(case, tmp_path)
         size = torch.cat([g.flatten() for g in expected.values()]).abs().max()
@@ -167,7 +167,7 @@ def test_every_family_on_two_processes(tmp_path, monkeypatch):
     script.write_text(TRAIN)
     monkeypatch.chdir(tmp_path)
     processes = start_two(script, tmp_path, Path(__file__).parent)
-    assert [ended(process) for process in processes] == [0, 0], Path("log0.txt").read_text()
+    assert [ended(process, timeout=200) for process in processes] == [0, 0], Path("log0.txt").read_text()
     for family in FAMILIES:
         first, second = (torch.load(tmp_path / f"{family}{rank}.pt", weights_only=True) for rank in range(2))
         for kind in ("weights", "vectors"):
