@@ -37,7 +37,7 @@ def _run(options: Namespace) -> None:
     runs, groups = [_source(run) for run in options.runs], [_group(group) for group in options.group]
     from mixing_analysis.console import write
 
-    write(runs, groups, options.output, options.snapped, options.batches, options.trust)
+    write(runs, groups, options.output, options.evaluation, options.batches, options.trust)
 
 
 def _parser() -> ArgumentParser:
@@ -55,8 +55,13 @@ def _parser() -> ArgumentParser:
         default=[],
         help="average these runs, of one architecture, under this name; may be given several times",
     )
-    add("--no-snapped", dest="snapped", action="store_false", help="do not evaluate the networks with snapped gates")
-    batches = "at most how many batches of images to evaluate snapped gates on (default: 32)"
+    add(
+        "--no-evaluation",
+        dest="evaluation",
+        action="store_false",
+        help="do not evaluate the networks anew",
+    )
+    batches = "at most how many batches of images to evaluate binarized gates on (default: 32)"
     add("--batches", metavar="N", type=PositiveInt, default=32, help=batches)
     return parser
 

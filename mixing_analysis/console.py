@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mixing_analysis import EXPECTED, figures, report, snapped, tables, values
+from mixing_analysis import EXPECTED, binarized, figures, report, tables, values
 from mixing_analysis.cautions import cautioned
 from mixing_analysis.folder import renewed
 from mixing_analysis.groups import fold
@@ -53,7 +53,7 @@ def write(
         sources: What the user calls runs.
         groups: Names and runs of what the user wants to see averaged.
         output: The folder of the report.
-        evaluate: Whether to evaluate the networks with snapped gates.
+        evaluate: Whether to evaluate the networks with binarized gates.
         batches: At most how many batches of images to evaluate them on.
         trusted: Packages of others that runs to be evaluated may name classes of.
 
@@ -107,14 +107,14 @@ def _account(
 
 
 def _evaluate(runs: Sequence[Run], batches: int, trusted: Sequence[str]) -> tuple[DataFrame, list[str]]:
-    found = [DataFrame(columns=list(snapped.COLUMNS))]
+    found = [DataFrame(columns=list(binarized.COLUMNS))]
     reasons = []
     console = Console(stderr=True)
-    for run in track(runs, "evaluating snapped gates", console=console, disable=not sys.stderr.isatty()):
+    for run in track(runs, "evaluating binarized gates", console=console, disable=not sys.stderr.isatty()):
         try:
-            found.append(snapped.evaluate(run, batches, trusted))
+            found.append(binarized.evaluate(run, batches, trusted))
         except SettingError as error:
-            reasons.append(f"{run.name} is not evaluated with snapped gates: {error}")
+            reasons.append(f"{run.name} is not evaluated with binarized gates: {error}")
     return pd.concat(found[1:] or found, ignore_index=True), reasons
 
 
@@ -137,7 +137,7 @@ def _tables(table: DataFrame, runs: Sequence[Run], evaluated: DataFrame | None) 
         ends = [f"every {kind.name} at {kind.low:g} or {kind.high:g}" for kind in kinds if kind.per_channel]
         largest = [f"every {name} at its largest weight" for name in families(kinds)]
         title = f"with {', '.join(ends + largest)}"
-        yield _snapped(evaluated, {run.name: run.group for run in runs}, title)
+        yield _binarized(evaluated, {run.name: run.group for run in runs}, title)
 
 
 def _table(*texts: str, numbers: Sequence[str]) -> Table:
@@ -181,15 +181,15 @@ def _weights(last: DataFrame, by: str, kinds: Sequence[MixingKind]) -> Table:
     return shown
 
 
-def _snapped(evaluated: DataFrame, groups: Mapping[str, str], title: str) -> Table:
-    """Tell what snapping changes, for each group with the spread over its runs."""
-    shown = _table("group", "metric", "statistics", numbers=["learned", "snapped", "change"])
+def _binarized(evaluated: DataFrame, groups: Mapping[str, str], title: str) -> Table:
+    """Tell what binarizing changes, for each group with the spread over its runs."""
+    shown = _table("group", "metric", "statistics", numbers=["learned", "binarized", "change"])
     shown.title = title
-    results = evaluated.assign(group=evaluated["run"].map(groups), change=evaluated["snapped"] - evaluated["learned"])
+    results = evaluated.assign(group=evaluated["run"].map(groups), change=evaluated["binarized"] - evaluated["learned"])
     for name, own in _parts(results, "group"):
         first = _title(name, own)
         for (metric, statistics), rows in own.groupby(["metric", "statistics"], sort=False):
-            numbers = f"{rows['learned'].mean():.4g}", f"{rows['snapped'].mean():.4g}"
+            numbers = f"{rows['learned'].mean():.4g}", f"{rows['binarized'].mean():.4g}"
             change = f"{rows['change'].mean():+.2g}" + (f"±{rows['change'].std():.1g}" if len(rows) > 1 else "")
             shown.add_row(first, metric, statistics, *numbers, change)
             first = ""

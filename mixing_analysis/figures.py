@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from mixing_analysis.comparisons import correlations, differences
-from mixing_analysis.kinds import ENDS, LOGGED, families, word
+from mixing_analysis.kinds import LOGGED, families, word
 from mixing_analysis.plots import (
     DASHES,
     GROUP_COLORS,
@@ -158,7 +158,7 @@ def _layers(last: DataFrame, groups: Groups, kind: MixingKind) -> Figure:
     described = summaries(last, kind, ["run", "group", "layer", "depth"])
     gates = last[last["kind"] == kind.name]
     ends = "{0}: {1.low:g} is {2}, {1.high:g} is {3} normalization"
-    words = ends.format(kind.name, kind, *ENDS[kind.name]) if kind.name in ENDS else kind.name
+    words = ends.format(kind.name, kind, *kind.end_names) if kind.end_names else kind.name
 
     def draw(axes: Axes, shown: Groups, layers: list[str]) -> None:
         for place, (name, index) in enumerate(shown.items()):

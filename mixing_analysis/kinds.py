@@ -20,9 +20,6 @@ NOISE = 0.05
 """Values that differ by less, in parts of their kind's range, are no finding: a short training or another seed moves
 them as far. So it is with shares, of 1."""
 
-ENDS = {"rho": ("instance", "batch")}
-"""What normalizes a channel at the low and at the high end of a kind's range."""
-
 
 def word(kind: MixingKind) -> str:
     """Return what a kind is called in a title: of the weights of means, ``means``."""

@@ -7,12 +7,12 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from mixing_analysis.kinds import ENDS, families, word
+from mixing_analysis.kinds import families, word
 from norms.kinds import MixingKind
 
 MODULES = (
     *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "weights"),
-    *("differences", "snapped", "controls", "drawing", "overview", "reading", "start"),
+    *("differences", "binarized", "controls", "drawing", "overview", "reading", "start"),
 )
 """The modules of the page's script, each behind those that it needs while it is loaded."""
 
@@ -71,7 +71,7 @@ def _fill(name: str, words: Mapping[str, str]) -> str:
 
 
 def _of_gates(kind: MixingKind, published: Mapping[str, Any] | None) -> dict[str, str]:
-    low, high = ENDS.get(kind.name, ("", ""))
+    low, high = kind.end_names or ("", "")
     below, above = kind.ends
     dashed = "" if published is None else " Dashed: about the shares in {subject} ({source}).".format_map(published)
     return {

@@ -11,7 +11,7 @@ from pandas import DataFrame
 
 from mixing_analysis.comparisons import correlations
 from mixing_analysis.figures import BINS
-from mixing_analysis.kinds import ENDS, GAMMA, LOGGED, NOISE, families, word
+from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, families, word
 from mixing_analysis.published import published
 from mixing_analysis.rendering import render
 from mixing_analysis.tables import CSV
@@ -41,7 +41,7 @@ CELL = ["run", "step", "layer"]
 def write(
     table: DataFrame,
     runs: Sequence[Run],
-    snapped: DataFrame | None,
+    binarized: DataFrame | None,
     path: str | Path,
     notes: Sequence[str] = (),
     tables: Sequence[str] = (CSV,),
@@ -51,7 +51,7 @@ def write(
     Args:
         table: The values of all runs, see :data:`mixing_analysis.values.COLUMNS`.
         runs: The runs of the table.
-        snapped: The results of :func:`mixing_analysis.snapped.evaluate`, if runs were evaluated.
+        binarized: The results of :func:`mixing_analysis.binarized.evaluate`, if runs were evaluated.
         path: The file to write.
         notes: What else the reader of the numbers should know, a line each.
         tables: The names of the files beside it that hold the table.
@@ -59,14 +59,14 @@ def write(
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, snapped, notes), kinds_of(runs), tables)
+    page = render(contents(table, runs, binarized, notes), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
 
 
 def contents(
-    table: DataFrame, runs: Sequence[Run], snapped: DataFrame | None = None, notes: Sequence[str] = ()
+    table: DataFrame, runs: Sequence[Run], binarized: DataFrame | None = None, notes: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Collect what a page shows, as far as it has room.
 
@@ -77,7 +77,7 @@ def contents(
     Args:
         table: See :func:`write`.
         runs: See :func:`write`.
-        snapped: See :func:`write`.
+        binarized: See :func:`write`.
         notes: See :func:`write`.
 
     Returns:
@@ -131,7 +131,7 @@ def contents(
         "channels": gates,
         "weights": weights,
         "gamma": gammas,
-        "snapped": None if snapped is None or snapped.empty else _rows(snapped),
+        "binarized": None if binarized is None or binarized.empty else _rows(binarized),
         "notes": list(notes),
     }
 
@@ -142,7 +142,7 @@ def _describe(kind: MixingKind, runs: Sequence[Run]) -> dict[str, Any]:
         "range": [kind.low, kind.high],
         "limits": kind.ends,
         "neutral": kind.neutral,
-        "ends": ENDS.get(kind.name),
+        "ends": list(kind.end_names) or None,
         "published": known and {"subject": known.subject, "source": known.source, "shares": known.shares},
     }
 

@@ -30,13 +30,13 @@ from .mixing import (
     LayerReport,
     MixingValue,
     Report,
+    binarize_,
     freeze_mixing_,
     mixing_layers,
     mixing_values,
     param_groups,
     project_,
     report,
-    snap_,
 )
 from .parametrized import fold_
 from .recalibration import recalibrate
@@ -82,6 +82,7 @@ __all__ = [
     "SwitchableNorm1d",
     "SwitchableNorm2d",
     "SwitchableNorm3d",
+    "binarize_",
     "build",
     "convert",
     "desynchronize_",
@@ -100,7 +101,6 @@ __all__ = [
     "register",
     "report",
     "sigmas",
-    "snap_",
     "spectral_norm",
     "synchronize_",
     "weight_norm",

@@ -360,19 +360,17 @@ class MixingNorm(FormulaNorm):
                 getattr(self, kind.name).clamp_(kind.low, kind.high)
 
     @torch.no_grad()
-    def snap_(self) -> None:
-        """Replace the mixture by the nearest pure one, in place.
+    def binarize_(self, statistic: str | None = None) -> None:
+        """Replace the mixture by the nearest pure one, in place, or by that of a statistic, if the layer knows it.
 
         Values per channel move to the nearer end of their range, from its middle to the upper one. Labeled values are
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
         """
         for kind in self.kinds:
+            if statistic not in (None, *kind.statistics):
+                continue
             own = getattr(self, kind.name)
-            values = whole(own)
-            if kind.per_channel:
-                pure = torch.where(values < (kind.low + kind.high) / 2, kind.low, kind.high)
-            else:
-                pure = torch.where(torch.arange(len(values), device=values.device) == values.argmax(), 0.0, -torch.inf)
+            pure = kind.pure(whole(own), statistic)
             if parametrize.is_parametrized(self, kind.name):
                 setattr(self, kind.name, pure)
             else:

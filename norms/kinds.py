@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .errors import SettingError
@@ -28,6 +29,8 @@ class MixingKind:
         lr_multiplier: Learning rate of the parameter relative to that of weights.
         log_key: Where logs keep the values of a layer, with ``{layer}`` for the layer; by default ``<name>/{layer}``.
         title: Words for figures; by default ``name``.
+        end_names: Of values per channel, what normalizes a channel at ``low`` and at ``high``, such as ``instance`` and
+            ``batch``; empty if that has no name.
 
     Raises:
         SettingError: If ``low`` is not below ``high`` or ``log_key`` does not name the layer.
@@ -42,12 +45,14 @@ class MixingKind:
     lr_multiplier: float = 1.0
     log_key: str = ""
     title: str = ""
+    end_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         defaults = {"optimizer_group": self.name, "log_key": f"{self.name}/{{layer}}", "title": self.name}
         for field, default in defaults.items():
             object.__setattr__(self, field, getattr(self, field) or default)
         object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "end_names", tuple(self.end_names))
         if not self.low < self.high:
             raise SettingError(f"kind '{self.name}' needs low below high, got {self.low} and {self.high}")
         if "{layer}" not in self.log_key:
@@ -57,6 +62,20 @@ class MixingKind:
     def per_channel(self) -> bool:
         """Whether there is one value per channel."""
         return not self.labels
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What a pure mixture can consist of: the labels, or the names of the ends."""
+        return self.labels or self.end_names
+
+    def pure(self, parameter: Tensor, statistic: str | None = None) -> Tensor:
+        """Return the mixing parameter of the nearest pure mixture, or of that of one of :attr:`statistics`."""
+        index = None if statistic is None else self.statistics.index(statistic)
+        if self.per_channel:
+            upper = parameter >= (self.low + self.high) / 2 if index is None else torch.full_like(parameter, index) == 1
+            return torch.where(upper, self.high, self.low)
+        chosen = int(parameter.argmax()) if index is None else index
+        return torch.where(torch.arange(len(parameter), device=parameter.device) == chosen, 0.0, -torch.inf)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -89,15 +108,15 @@ class MixingKind:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description in types that JSON has."""
-        return {**asdict(self), "labels": list(self.labels)}
+        return {**asdict(self), "labels": list(self.labels), "end_names": list(self.end_names)}
 
     @classmethod
     def from_dict(cls, described: Mapping[str, Any]) -> "MixingKind":
         """Return the kind that :meth:`to_dict` has described."""
-        return cls(**{**described, "labels": tuple(described.get("labels", ()))})
+        return cls(**described)
 
 
-RHO = MixingKind("rho", neutral=1.0, lr_multiplier=10.0)
+RHO = MixingKind("rho", neutral=1.0, lr_multiplier=10.0, end_names=("instance", "batch"))
 """The gates of batch-instance normalization: 1 is batch, 0 is instance normalization."""
 
 MEAN_WEIGHT, VAR_WEIGHT = (

@@ -150,10 +150,24 @@ def project_(model: nn.Module) -> None:
         layer.project_()
 
 
-def snap_(model: nn.Module) -> None:
-    """Replace every mixture in ``model`` by the nearest pure one, in place; see :meth:`MixingNorm.snap_`."""
-    for _, layer in mixing_layers(model):
-        layer.snap_()
+def binarize_(model: nn.Module, statistic: str | None = None) -> None:
+    """Replace every mixture in ``model`` by a pure one, in place; see :meth:`MixingNorm.binarize_`.
+
+    Args:
+        model: Any module.
+        statistic: None for the nearest pure one. Otherwise ``instance`` or ``batch``, which rho and switch weights
+            know, ``layer``, which switch weights know, or a name of another norm's: layers that do not know it keep
+            their mixture.
+
+    Raises:
+        SettingError: If no layer of the model knows the statistic.
+    """
+    layers = [layer for _, layer in mixing_layers(model)]
+    known = [name for layer in layers for kind in layer.kinds for name in (*kind.labels, *kind.end_names)]
+    if statistic not in (None, *known):
+        raise unknown("statistic", statistic, dict.fromkeys(known))
+    for layer in layers:
+        layer.binarize_(statistic)
 
 
 def param_groups(

@@ -26,7 +26,7 @@ all_drawings = figures.drawings
 def trained(tmp_path_factory):
     """Three seeds of one configuration and a run of another, made once."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = TINY.replace("stand_ins.TinyModel", "test_snapped.Predicting")
+    settings = TINY.replace("stand_ins.TinyModel", "test_binarized.Predicting")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("WANDB_MODE", "disabled")
@@ -56,7 +56,7 @@ def _ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-TRUST = ("--trust", "test_snapped", "--trust", "stand_ins")
+TRUST = ("--trust", "test_binarized", "--trust", "stand_ins")
 
 
 def analyze(capsys, *arguments):
@@ -108,12 +108,12 @@ def test_a_single_run(capsys):
 
 
 def test_the_table_is_that_of_the_checkpoint_and_of_the_notebook(capsys):
-    analyze(capsys, "runs/tiny/version_0", "--no-snapped")
+    analyze(capsys, "runs/tiny/version_0", "--no-evaluation")
     text = pd.read_csv("report/mixing.csv", dtype={"value": np.float32})
     state = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     rows = text[(text["step"] == 12) & (text["kind"] == "rho")]
     assert rows["value"].tolist() == state["net.norm1.rho"].tolist()
-    from test_snapped import Predicting
+    from test_binarized import Predicting
 
     model = Predicting()
     model.load_state_dict(state)
@@ -126,7 +126,7 @@ def test_the_table_is_that_of_the_checkpoint_and_of_the_notebook(capsys):
 
 def test_what_is_written_is_all_that_is_there(capsys, monkeypatch):
     monkeypatch.setattr(figures, "drawings", all_drawings)
-    analyze(capsys, "runs/tiny/version_0", "--no-snapped", "-o", "a/report")
+    analyze(capsys, "runs/tiny/version_0", "--no-evaluation", "-o", "a/report")
     written = files("a/report")
     assert {"mixing.csv", "mixing.parquet", "report.html"} < written
     drawn = {name for name in written if name.startswith("figures/")}
@@ -154,9 +154,9 @@ def test_seeds_are_averaged_and_other_runs_stand_beside_them(capsys):
 
 
 def test_a_report_is_renewed_but_no_other_file_is_replaced(capsys):
-    analyze(capsys, "runs/tiny/version_0", "--no-snapped")
+    analyze(capsys, "runs/tiny/version_0", "--no-evaluation")
     before = Path("report/report.html").read_text()
-    analyze(capsys, "runs/other", "--no-snapped")
+    analyze(capsys, "runs/other", "--no-evaluation")
     assert Path("report/report.html").read_text() != before
     Path("mine").mkdir()
     Path("mine/report.html").write_text("mine")
@@ -168,7 +168,7 @@ def test_a_report_is_renewed_but_no_other_file_is_replaced(capsys):
 def test_a_checkpoint_alone_says_why_it_is_not_evaluated(capsys):
     shutil.copy("runs/tiny/version_0/checkpoints/last.ckpt", "model.ckpt")
     out = analyze(capsys, "model.ckpt")
-    assert "model.ckpt is not evaluated with snapped gates: there is no config.yaml beside its checkpoint" in out
+    assert "model.ckpt is not evaluated with binarized gates: there is no config.yaml beside its checkpoint" in out
     assert "another seed" not in out
 
 
@@ -176,9 +176,10 @@ def test_a_class_of_somebody_else_is_not_imported_unasked(capsys):
     assert main(["runs/tiny/version_0"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    reason = "its model 'test_snapped.Predicting' is not imported, since test_snapped is not trusted"
+    reason = "its model 'test_binarized.Predicting' is not imported, since test_binarized is not trusted"
     assert (
-        f"note: tiny/version_0 is not evaluated with snapped gates: {reason} (to trust it: --trust test_snapped)" in out
+        f"note: tiny/version_0 is not evaluated with binarized gates: {reason} (to trust it: --trust test_binarized)"
+        in out
     )
     assert "train.py fit" not in out
 
@@ -194,18 +195,18 @@ def test_a_class_of_somebody_else_is_not_imported_unasked(capsys):
 def test_training_is_not_recommended_with_a_configuration_that_imports_what_is_not_trusted(capsys, place, name):
     with Path("runs/tiny/version_0/config.yaml").open("a") as config:
         config.write(f"more:\n  {place}: {name}\n")
-    assert "train.py fit" not in analyze(capsys, "runs/tiny/version_0", "--no-snapped")
+    assert "train.py fit" not in analyze(capsys, "runs/tiny/version_0", "--no-evaluation")
 
 
 def test_a_run_that_cannot_be_evaluated_does_not_keep_others_from_it(capsys):
     Path("runs/tiny/version_1/config.yaml").unlink()
     out = analyze(capsys, "runs/tiny/version_0", "runs/tiny/version_1")
-    assert "note: tiny/version_1 is not evaluated with snapped gates: " in out
+    assert "note: tiny/version_1 is not evaluated with binarized gates: " in out
     assert re.search(r"tiny/version_0 +val/loss", out)
 
 
 def test_groups_by_name(capsys):
-    out = analyze(capsys, "runs/other", "--group", "two=runs/tiny/version_0/,runs/tiny/version_2", "--no-snapped")
+    out = analyze(capsys, "runs/other", "--group", "two=runs/tiny/version_0/,runs/tiny/version_2", "--no-evaluation")
     assert "two (2 runs)" in out
     message = error_of(capsys, "--group", "all=runs/other,runs/tiny")
     assert message.startswith(
@@ -232,13 +233,13 @@ def test_mistakes_are_told_in_one_line(arguments, message, capsys):
 
 
 @pytest.mark.usefixtures("_ctrl_c")
-@pytest.mark.parametrize("place", ["test_snapped.Predicting.validation_step", "mixing_analysis.report.write"])
+@pytest.mark.parametrize("place", ["test_binarized.Predicting.validation_step", "mixing_analysis.report.write"])
 def test_ctrl_c_leaves_the_old_report_and_no_trace(place, capsys, monkeypatch):
     def interrupt(*_):
         assert list(Path().rglob(".partial-*")), "nothing was begun"
         raise KeyboardInterrupt
 
-    analyze(capsys, "runs/other", "--no-snapped")
+    analyze(capsys, "runs/other", "--no-evaluation")
     before = sorted(Path().rglob("*"))
     contents = {name: Path("report", name).read_bytes() for name in files("report")}
     monkeypatch.setattr(place, interrupt)

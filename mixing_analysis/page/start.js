@@ -6,7 +6,7 @@ import { gateTrainingFigure } from "./training.js";
 import { bimodalityFigure, gammaFigure } from "./relations.js";
 import { weightFigures } from "./weights.js";
 import { chooseCompared, differenceFigure } from "./differences.js";
-import { snappedFigure } from "./snapped.js";
+import { binarizedFigure } from "./binarized.js";
 import { drawSeries, play, playing } from "./controls.js";
 import { entries, isWanted, redraw, update } from "./drawing.js";
 import { facts, lead, notes, runTable } from "./overview.js";
@@ -22,7 +22,7 @@ const figures = () => Object.assign(
     [`${kind.name}-gamma`]: gammaFigure(kind),
   })),
   ...families.map(weightFigures),
-  { difference: differenceFigure, snapped: snappedFigure },
+  { difference: differenceFigure, binarized: binarizedFigure },
 );
 
 function watchFigures() {
@@ -71,7 +71,7 @@ function listen() {
 
 export function start() {
   const names = sections.map(({ name }) => name);
-  const has = [...names, channelKinds.length && "channels", data.snapped && "snapped"];
+  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized"];
   all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
   all("[data-section]").forEach(node => {
     const family = families.find(({ name }) => name === node.dataset.section);

@@ -52,7 +52,7 @@ export interface Contents {
   channels: Record<string, Described & { packed: Packed<string> }>;
   weights: Record<string, Labeled & { packed: string }>;
   gamma: Record<string, Pairs[]>;
-  snapped: { run: string; metric: string; statistics: string; learned: number; snapped: number }[] | null;
+  binarized: { run: string; metric: string; statistics: string; learned: number; binarized: number }[] | null;
   notes: string[];
 }
 

@@ -40,7 +40,7 @@ def make(folder, layer="00.norm", steps=(0, 10), config=None, kinds=None):
 
 
 def report(capfd, *arguments):
-    assert main([*arguments, "--no-snapped"]) == 0
+    assert main([*arguments, "--no-evaluation"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert [letter for letter in out if not letter.isprintable() and letter != "\n"] == []

@@ -127,7 +127,7 @@ def test_channels_are_summed_up_over_their_own_range(trained):
 
 def test_the_command_tells_and_draws_them(trained, tmp_path, capsys, monkeypatch):
     folder, layer = trained
-    assert main([str(folder), "-o", str(tmp_path / "report"), "--no-snapped"]) == 0
+    assert main([str(folder), "-o", str(tmp_path / "report"), "--no-evaluation"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert re.search(r"gates +mean gate +< 0\.2 +> 1\.8 +bimodality", out)
@@ -146,7 +146,7 @@ def test_the_command_tells_and_draws_them(trained, tmp_path, capsys, monkeypatch
 @pytest.mark.skipif(find() is None, reason="no Chromium is installed")
 def test_the_page_shows_them(trained, tmp_path, capsys):
     folder, layer = trained
-    assert main([str(folder), "-o", str(tmp_path / "report"), "--no-snapped"]) == 0
+    assert main([str(folder), "-o", str(tmp_path / "report"), "--no-evaluation"]) == 0
     with Chromium(find()) as browser:
         browser.screen(1280, 900)
         browser.open(tmp_path / "report" / "report.html")

@@ -37,7 +37,7 @@ def values(run, kind, step):
 
 
 def written(tmp_path, *runs, **options):
-    path = report.write(combine(runs), runs, options.pop("snapped", None), tmp_path / "report.html", **options)
+    path = report.write(combine(runs), runs, options.pop("binarized", None), tmp_path / "report.html", **options)
     page = path.read_text()
     return page, json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
@@ -220,14 +220,14 @@ def test_the_rows_may_come_in_any_order():
     assert report.contents(shuffled, runs) == report.contents(table, runs)
 
 
-def test_snapped_evaluations_and_notes(tmp_path):
+def test_binarized_evaluations_and_notes(tmp_path):
     rows = [("a", "val/loss", "as trained", 1.0, 1.5), ("a", "val/loss", "recalibrated", 1.0, np.nan)]
-    snapped = pd.DataFrame(rows, columns=["run", "metric", "statistics", "learned", "snapped"])
-    _, page = written(tmp_path, make_run("a"), snapped=snapped, notes=["a: without much"])
-    assert page["snapped"][0] == dict(zip(snapped.columns, rows[0], strict=True))
-    assert page["snapped"][1]["snapped"] is None
+    binarized = pd.DataFrame(rows, columns=["run", "metric", "statistics", "learned", "binarized"])
+    _, page = written(tmp_path, make_run("a"), binarized=binarized, notes=["a: without much"])
+    assert page["binarized"][0] == dict(zip(binarized.columns, rows[0], strict=True))
+    assert page["binarized"][1]["binarized"] is None
     assert page["notes"] == ["a: without much"]
-    assert contents(make_run("a"), snapped=snapped[:0])["snapped"] is None
+    assert contents(make_run("a"), binarized=binarized[:0])["binarized"] is None
 
 
 def test_names_cannot_leave_their_place(tmp_path):

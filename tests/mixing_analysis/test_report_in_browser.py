@@ -24,9 +24,9 @@ def browser():
 def pages(tmp_path_factory):
     """A page for each combination of runs that is tested."""
     groups = two_groups(seeds=3)
-    snapped = pd.DataFrame(
+    binarized = pd.DataFrame(
         [(run.name, "val/loss", "as trained", 1.0, 1.5 + index) for index, run in enumerate(groups)],
-        columns=["run", "metric", "statistics", "learned", "snapped"],
+        columns=["run", "metric", "statistics", "learned", "binarized"],
     )
     runs = {
         "one": [make_run("one/version_0", steps=tuple(range(0, 110, 10)))],
@@ -40,7 +40,9 @@ def pages(tmp_path_factory):
     }
     folder = tmp_path_factory.mktemp("pages")
     for name, given in runs.items():
-        report.write(combine(given), given, snapped if name == "groups" else None, folder / f"{name}.html", ["a note"])
+        report.write(
+            combine(given), given, binarized if name == "groups" else None, folder / f"{name}.html", ["a note"]
+        )
     return {name: (folder / f"{name}.html", given) for name, given in runs.items()}
 
 
@@ -117,14 +119,14 @@ def test_every_page_loads_in_silence_and_fits(name, width, dark, show, browser):
         ("one", {"rho", "switch"}),
         ("rho", {"rho"}),
         ("switch", {"switch"}),
-        ("groups", {"rho", "switch", "snapped"}),
+        ("groups", {"rho", "switch", "binarized"}),
     ],
 )
 def test_a_section_is_there_if_its_values_are(name, sections, show, browser):
     show(name)
     found = browser.run("[...document.querySelectorAll('section[data-section]')].map(node => node.dataset.section)")
-    assert set(found) == sections - {"snapped"}
-    assert browser.run("Boolean(document.getElementById('snapped'))") == ("snapped" in sections)
+    assert set(found) == sections - {"binarized"}
+    assert browser.run("Boolean(document.getElementById('binarized'))") == ("binarized" in sections)
     assert browser.run("Boolean(document.getElementById('differences'))") == (name == "groups")
 
 
@@ -325,9 +327,9 @@ def test_intervals_are_those_of_student(freedom, show, browser):
     assert browser.run(f"tQuantile({freedom})") == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=2e-4)
 
 
-def test_snapped_evaluations_are_averaged_over_seeds(show, browser):
+def test_binarized_evaluations_are_averaged_over_seeds(show, browser):
     show("groups")
-    assert cells(browser, "#snapped tbody tr") == [
+    assert cells(browser, "#binarized tbody tr") == [
         ["slow", "val/loss", "as trained", "1.000 ± 0.0", "2.500 ± 1.0", "+1.5 ± 1.0"],
         ["fast", "val/loss", "as trained", "1.000 ± 0.0", "5.500 ± 1.0", "+4.5 ± 1.0"],
     ]

@@ -12,7 +12,7 @@ import norms
 from norms import registry
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
-from norms.mixing import snap_
+from norms.mixing import binarize_
 
 GATE = MixingKind("gate", high=2.0, neutral=1.5, lr_multiplier=3.0)
 BLEND = MixingKind("blend", labels=("left", "right"), optimizer_group="blends")
@@ -68,7 +68,7 @@ def test_a_new_kind_reaches_all_that_reads_values():
     norms.project_(model)
     assert model[1].gate.tolist() == pytest.approx([0.1, 1.9, 0.5, 2.0])
     set_(model[1].blend, [0.0, 1.0])
-    snap_(model)
+    binarize_(model)
     assert model[1].gate.tolist() == [0, 2, 0, 2]
     assert model[1].mixing_values()["blend"].tolist() == [0, 1]
     norms.freeze_mixing_(model)
@@ -203,7 +203,7 @@ def test_gates_go_to_the_nearer_end_and_switches_to_the_largest_weight():
     set_(gated.rho, [0, 0.49, 0.5, 0.51, 1])
     set_(switched.mean_weight, [0.1, 0.3, 0.2])
     set_(switched.var_weight, [-1.0, -1, -2])
-    snap_(nn.ModuleList([gated, switched, nn.BatchNorm2d(2)]))
+    binarize_(nn.ModuleList([gated, switched, nn.BatchNorm2d(2)]))
     assert gated.rho.tolist() == [0, 0, 1, 1, 1]
     assert switched.mixing_values()["mean_weight"].tolist() == [0, 1, 0]
     assert switched.mixing_values()["var_weight"].tolist() == [1, 0, 0]
@@ -211,14 +211,14 @@ def test_gates_go_to_the_nearer_end_and_switches_to_the_largest_weight():
 
 @pytest.mark.parametrize("largest", range(3))
 @pytest.mark.parametrize("sparse_steps", [None, 10])
-def test_a_snapped_switch_is_the_norm_of_its_statistic(largest, sparse_steps):
+def test_a_binarized_switch_is_the_norm_of_its_statistic(largest, sparse_steps):
     layer = norms.SwitchableNorm2d(4, affine=False, sparse_steps=sparse_steps)
     for parameter in (layer.mean_weight, layer.var_weight):
         nn.init.zeros_(parameter)
         parameter.data[largest] = 0.5
     if sparse_steps:
         layer.radius.fill_(0.3)
-    snap_(layer)
+    binarize_(layer)
     x = torch.randn(3, 4, 5, 5)
     running = nn.BatchNorm2d(4, affine=False)
     expected = (nn.InstanceNorm2d(4), nn.GroupNorm(1, 4, affine=False), running)[largest]
@@ -228,6 +228,6 @@ def test_a_snapped_switch_is_the_norm_of_its_statistic(largest, sparse_steps):
 def test_two_statistics_snap_to_one():
     layer = norms.SwitchableNorm2d(4, statistics=("instance", "batch"))
     set_(layer.mean_weight, [0.0, 1.0])
-    snap_(layer)
+    binarize_(layer)
     assert layer.mixing_values()["mean_weight"].tolist() == [0, 0, 1]
     assert layer.mixing_values()["var_weight"].tolist() == [1, 0, 0]

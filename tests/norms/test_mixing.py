@@ -136,7 +136,7 @@ class TestParametrizedRho:
         assert not original.requires_grad
         assert not norms.report(model)[0].trained
 
-    def test_is_read_projected_and_snapped_as_what_it_is_in_effect(self):
+    def test_is_read_projected_and_binarized_as_what_it_is_in_effect(self):
         model = self.build()
         with torch.no_grad():
             model[0].parametrizations.rho.original.copy_(torch.tensor([-3.0, 0.5, 2.0, 8.0]))
@@ -144,7 +144,7 @@ class TestParametrizedRho:
         norms.project_(model)
         torch.testing.assert_close(model[0].mixing_values()["rho"], effective)
         torch.testing.assert_close(norms.report(model)[0].values["rho"], effective)
-        norms.snap_(model)
+        norms.binarize_(model)
         assert model[0].rho.tolist() == [0, 1, 1, 1]
 
     def test_cannot_be_read_from_a_state_alone(self):
@@ -257,3 +257,21 @@ class TestFreezing:
         assert step() == [False, True]
         freeze_mixing_(layer, frozen=False)
         assert step() == [True, True]
+
+
+def test_a_statistic_alone():
+    x = torch.randn(3, 4, 5, 5)
+    one, two = norms.BatchInstanceNorm2d(4), norms.SwitchableNorm2d(4)
+    torch.nn.init.uniform_(one.rho)
+    model = nn.Sequential(one, two)
+    expected = {
+        "batch": nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4)),
+        "instance": nn.Sequential(nn.InstanceNorm2d(4), nn.InstanceNorm2d(4)),
+        "layer": nn.Sequential(copy.deepcopy(one), nn.GroupNorm(1, 4)),
+    }
+    for statistic, reference in expected.items():
+        forced = copy.deepcopy(model)
+        norms.binarize_(forced, statistic)
+        torch.testing.assert_close(forced(x), reference(x))
+    with pytest.raises(SettingError, match=r"unknown statistic 'group' .*instance, batch, layer"):
+        norms.binarize_(model, "group")

@@ -138,8 +138,8 @@ def train_sharded(rank):
     norms.power_iterate_(whole)
     found = {"read": read, "values": values, "sigmas": [norms.sigmas(model), norms.sigmas(whole)]}
     for network in (model, whole):
-        norms.snap_(network)
-    found["snapped"] = [[value.value for value in norms.mixing_values(network)] for network in (model, whole)]
+        norms.binarize_(network)
+    found["binarized"] = [[value.value for value in norms.mixing_values(network)] for network in (model, whole)]
     return found
 
 
@@ -150,8 +150,8 @@ def test_what_layers_have_learned_can_be_read_under_fsdp(tmp_path):
         assert found["values"][0] == found["values"][1]
         assert found["sigmas"][0] == pytest.approx(found["sigmas"][1])
         assert found["values"][0]["rho"] != [0.7] * 8
-        assert found["snapped"][0] == found["snapped"][1]
-        assert set(found["snapped"][0]) == {0, 1}
+        assert found["binarized"][0] == found["binarized"][1]
+        assert set(found["binarized"][0]) == {0, 1}
 
 
 @pytest.mark.slow

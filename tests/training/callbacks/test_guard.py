@@ -159,7 +159,7 @@ def test_a_loss_that_explodes_is_warned_of_once(tmp_path, recwarn):
 
 def test_pure_mixtures_have_infinite_logits_and_train_on(tmp_path):
     model = TinyModel()
-    norms.snap_(model)
+    norms.binarize_(model)
     norms.freeze_mixing_(model)
     fit(tmp_path, [Guard(), SampleImages(3), RunCheckpoint(3)], model)
     assert not_finite(weights(tmp_path)["state_dict"].items()) == ["net.norm2.mean_weight", "net.norm2.var_weight"]

@@ -1,15 +1,11 @@
 """What becomes of a network whose gates are rounded: how near it is to one that could be pruned."""
 
 import copy
-import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
-from lightning_fabric.utilities import move_data_to_device
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pandas import DataFrame
 from pytorch_lightning import LightningDataModule, Trainer
@@ -18,15 +14,14 @@ from torch import Tensor, nn
 from data.stream import generator
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
+from mixing_analysis.networks import load_data, load_module, quiet, recalibrated
 from mixing_analysis.values import Run
 from norms.errors import SettingError
-from norms.imports import only_from, resolve
-from norms.mixing import snap_
-from norms.recalibration import recalibrate
+from norms.imports import only_from
+from norms.mixing import binarize_
 from training.doors import TRUSTED
-from training.run import Run as RunOnDisk
 
-COLUMNS = ("run", "metric", "statistics", "learned", "snapped")
+COLUMNS = ("run", "metric", "statistics", "learned", "binarized")
 
 STATISTICS = ("as trained", "recalibrated")
 """Which running statistics a network is evaluated with: those of its training, which fit the learned gates, or those of
@@ -36,11 +31,11 @@ LATENTS, LATENT_BATCH = 256, 64
 
 
 def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFrame:
-    """Evaluate a run's network with the gates it has learned and with snapped ones, each on a copy of its own.
+    """Evaluate a run's network with the gates it has learned and with binarized ones, each on a copy of its own.
 
     The metrics are those of the module's own validation, on held-out images. A GAN's validation does not see its
     generator; of the live generator, and the same latent vectors, these are told instead: ``rms_change``, the
-    root mean square by which snapping changes the images, in units of their range from 0 to 1; for comparison
+    root mean square by which binarizing changes the images, in units of their range from 0 to 1; for comparison
     ``rms_between``, that between images of different latent vectors; and ``d_fake``, the discriminator's mean
     score.
 
@@ -53,16 +48,18 @@ def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFr
 
     Returns:
         The columns run, metric, statistics (one of :data:`STATISTICS`; only the first where nothing depends on running
-        statistics), learned and snapped.
+        statistics), learned and binarized.
 
     Raises:
         SettingError: If the run cannot be evaluated: it has no checkpoint or configuration, it names a class of a
             package that is not trusted, or its data are not there.
     """
-    with _quiet(), only_from((*TRUSTED, *trusted), "--trust"):
-        module = _module(run)
+    with quiet(), only_from((*TRUSTED, *trusted), "--trust"):
+        module = load_module(run)
         scores = (
-            _generator_scores(module) if isinstance(module, GAN) else _validation_scores(module, _data(run), batches)
+            _generator_scores(module)
+            if isinstance(module, GAN)
+            else _validation_scores(module, load_data(run), batches)
         )
         try:
             rows = [(run.name, *row) for row in scores]
@@ -76,24 +73,13 @@ Scores = Iterator[tuple[str, str, float, float]]
 
 
 def _versions(network: nn.Module, inputs: Iterable[Any], device: torch.device) -> Iterator[tuple[str, Any, Any]]:
-    """Copy a network: by statistics, with the learned gates and with snapped ones."""
-    snapped = copy.deepcopy(network)
-    snap_(snapped)
-    yield STATISTICS[0], network, snapped
+    """Copy a network: by statistics, with the learned gates and with binarized ones."""
+    binarized = copy.deepcopy(network)
+    binarize_(binarized)
+    yield STATISTICS[0], network, binarized
     if any(getattr(layer, "running_mean", None) is not None for layer in network.modules()):
         batches = list(inputs)
-        yield STATISTICS[1], _recalibrated(network, batches, device), _recalibrated(snapped, batches, device)
-
-
-def _recalibrated(network: nn.Module, batches: list[Any], device: torch.device) -> nn.Module:
-    def forward(module: nn.Module, batch: Any) -> None:
-        batch = move_data_to_device(batch, device)
-        if isinstance(module, TrainingModule):
-            module.predict_step(batch, 0)
-        else:
-            module(batch)
-
-    return recalibrate(copy.deepcopy(network).to(device), batches, forward=forward, sync=False)
+        yield STATISTICS[1], recalibrated(network, batches, device), recalibrated(binarized, batches, device)
 
 
 def _validation_scores(module: TrainingModule, data: LightningDataModule, batches: int) -> Scores:
@@ -116,8 +102,8 @@ def _validation_scores(module: TrainingModule, data: LightningDataModule, batche
         data.setup("fit")
         return islice(data.train_dataloader(), batches)
 
-    for statistics, learned, snapped in _versions(module, training_batches(), trainer.strategy.root_device):
-        before, after = validate(learned), validate(snapped)
+    for statistics, learned, binarized in _versions(module, training_batches(), trainer.strategy.root_device):
+        before, after = validate(learned), validate(binarized)
         yield from ((metric, statistics, before[metric], after[metric]) for metric in before)
 
 
@@ -130,8 +116,8 @@ def _generator_scores(gan: GAN) -> Scores:
     def draw(network: nn.Module) -> Tensor:
         return torch.cat([network(part) for part in latents])
 
-    for statistics, learned, snapped in _versions(gan.generator, population, gan.device):
-        before, after = draw(learned), draw(snapped)
+    for statistics, learned, binarized in _versions(gan.generator, population, gan.device):
+        before, after = draw(learned), draw(binarized)
         yield "rms_change", statistics, 0.0, _rms(after - before)
         yield "rms_between", statistics, _rms(before - before.roll(1, 0)), _rms(after - after.roll(1, 0))
         score = [gan.discriminator(images).mean().item() for images in (before, after)]
@@ -141,48 +127,3 @@ def _generator_scores(gan: GAN) -> Scores:
 def _rms(difference: Tensor) -> float:
     # Images are in [-1, 1] here.
     return (difference / 2).double().square().mean().sqrt().item()
-
-
-def _module(run: Run) -> TrainingModule:
-    if run.checkpoint is None:
-        raise SettingError("there is no checkpoint of it here")
-    module_class = _configured(run, "model", TrainingModule)
-    module: TrainingModule = RunOnDisk.find(run.checkpoint).load(module_class)
-    return module
-
-
-def _data(run: Run) -> LightningDataModule:
-    data_class = _configured(run, "data", LightningDataModule)
-    section = (run.config or {})["data"]
-    arguments = (section.get("init_args") if isinstance(section, Mapping) else None) or {}
-    try:
-        data: LightningDataModule = data_class(**arguments)
-    except (TypeError, ValueError) as error:
-        raise SettingError(f"its data module cannot be built: {error}") from error
-    return data
-
-
-def _configured(run: Run, part: str, base: type) -> Any:
-    if run.config is None:
-        raise SettingError("there is no config.yaml beside its checkpoint, which says how to evaluate it")
-    section = run.config.get(part)
-    path = section.get("class_path", "") if isinstance(section, Mapping) else str(section)
-    if isinstance(path, str) and "." not in path:
-        raise SettingError(f"its config.yaml names a {part} that is not there: {path!r}")
-    found = resolve(f"its {part}", path)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise SettingError(f"its config.yaml names a {part} that is no {base.__name__}: {path!r}")
-    return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what Lightning says of devices and data loaders."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -1,4 +1,4 @@
-"""Networks whose gates were set by hand, evaluated before and after snapping."""
+"""Networks whose gates were set by hand, evaluated before and after binarizing."""
 
 import copy
 import itertools
@@ -18,18 +18,18 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.classifier import Classifier
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
-from mixing_analysis import snapped
-from mixing_analysis.snapped import COLUMNS, LATENTS
+from mixing_analysis import binarized
+from mixing_analysis.binarized import COLUMNS, LATENTS
 from mixing_analysis.values import Run, frame
 from norms.errors import SettingError
 
 EPS = 1e-5
 
-TRUSTED = ("stand_ins", "test_snapped")
+TRUSTED = ("stand_ins", "test_binarized")
 
 
 def evaluate(run, batches=32):
-    return snapped.evaluate(run, batches, TRUSTED)
+    return binarized.evaluate(run, batches, TRUSTED)
 
 
 class Predicting(TinyModel):
@@ -77,7 +77,7 @@ def run_of(model, folder, data="stand_ins.TinyData", data_options=None, **config
 
 def rows_of(result):
     assert tuple(result.columns) == COLUMNS
-    return {(row.metric, row.statistics): (row.learned, row.snapped) for row in result.itertuples()}
+    return {(row.metric, row.statistics): (row.learned, row.binarized) for row in result.itertuples()}
 
 
 def set_(parameter, values):
@@ -85,7 +85,7 @@ def set_(parameter, values):
         parameter.copy_(torch.tensor(values))
 
 
-def test_gates_that_are_snapped_already_change_nothing(tmp_path):
+def test_gates_that_are_binarized_already_change_nothing(tmp_path):
     torch.manual_seed(0)
     model = Predicting()
     set_(model.net.norm1.rho, [0.0, 1, 1, 0])
@@ -94,7 +94,7 @@ def test_gates_that_are_snapped_already_change_nothing(tmp_path):
     set_(model.net.norm2.var_weight, [-inf, -inf, 0])
     rows = rows_of(evaluate(run_of(model, tmp_path)))
     assert rows.keys() == {("val/loss", "as trained"), ("val/loss", "recalibrated")}
-    assert all(learned == snapped for learned, snapped in rows.values())
+    assert all(learned == binarized for learned, binarized in rows.values())
     assert rows["val/loss", "as trained"] != rows["val/loss", "recalibrated"]
 
 
@@ -131,7 +131,7 @@ def test_a_known_network_scores_as_by_hand(tmp_path):
     recalibrated = population.mean((0, 2, 3)), population.var((0, 2, 3), ddof=1)
     for statistics, (mean, var) in (("as trained", trained), ("recalibrated", recalibrated)):
         expected = [score(images, rho, mean, var) for rho in ([0.2, 0.6, 0.5], [0, 1, 1])]
-        assert abs(expected[0] - expected[1]) > 1e-4, "snapping changes nothing, so that nothing is tested"
+        assert abs(expected[0] - expected[1]) > 1e-4, "binarizing changes nothing, so that nothing is tested"
         assert rows["val/score", statistics] == pytest.approx(expected, rel=1e-5)
 
 
@@ -157,12 +157,12 @@ def gan_of(rho, seed=0):
     return gan
 
 
-def test_a_gan_whose_gates_are_snapped_draws_the_same_images(tmp_path):
+def test_a_gan_whose_gates_are_binarized_draws_the_same_images(tmp_path):
     rows = rows_of(evaluate(run_of(gan_of([0, 1]), tmp_path)))
     assert rows["rms_change", "as trained"] == rows["rms_change", "recalibrated"] == (0, 0)
     for metric in ("rms_between", "d_fake"):
-        learned, snapped = rows[metric, "recalibrated"]
-        assert learned == snapped != 0
+        learned, binarized = rows[metric, "recalibrated"]
+        assert learned == binarized != 0
 
 
 def test_the_images_of_a_gan_change_as_by_hand(tmp_path):
@@ -176,7 +176,7 @@ def test_the_images_of_a_gan_change_as_by_hand(tmp_path):
         others = [torch.cat([images[-1:], images[:-1]]) for images in (before, after)]
         between = [(a - b).square().mean().sqrt().item() for a, b in zip((before, after), others, strict=True)]
         scores = [gan.discriminator.eval()(2 * images - 1).mean().item() for images in (before, after)]
-    assert change > 1e-4, "snapping changes nothing, so that nothing is tested"
+    assert change > 1e-4, "binarizing changes nothing, so that nothing is tested"
     assert rows["rms_change", "as trained"] == (0, pytest.approx(change, rel=1e-4))
     assert rows["rms_between", "as trained"] == pytest.approx(between, rel=1e-4)
     assert rows["d_fake", "as trained"] == pytest.approx(scores, rel=1e-4)
@@ -226,7 +226,7 @@ def test_it_is_evaluated_without_a_word_and_logging_goes_on(tmp_path, capfd, cap
 
 def error_of(run, trusted=TRUSTED):
     with pytest.raises(SettingError) as caught:
-        snapped.evaluate(run, 32, trusted)
+        binarized.evaluate(run, 32, trusted)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -331,6 +331,6 @@ def test_nor_is_one_reached_through_a_module_of_ours(path, tmp_path):
 
 def test_what_the_advice_says_helps(tmp_path):
     run = run_of(SingleNorm(), tmp_path)
-    assert error_of(run, ()).endswith("(to trust it: --trust test_snapped)")
-    assert error_of(run, ("test_snapped",)).endswith("(to trust it: --trust stand_ins)")
-    assert len(snapped.evaluate(run, 1, ("test_snapped", "stand_ins")))
+    assert error_of(run, ()).endswith("(to trust it: --trust test_binarized)")
+    assert error_of(run, ("test_binarized",)).endswith("(to trust it: --trust stand_ins)")
+    assert len(binarized.evaluate(run, 1, ("test_binarized", "stand_ins")))
