@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from mixing_analysis import evolution, weight_figures
+from mixing_analysis import evolution, layer_relations, weight_figures
 from mixing_analysis.comparisons import correlations, differences
 from mixing_analysis.kinds import LOGGED, families, word
 from mixing_analysis.plots import (
@@ -132,11 +132,13 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Drawing]:
                 f"{kind.name}_channels": partial(_channels, last, groups, kind),
                 f"{kind.name}_gamma": partial(_gamma, table, groups, kind),
             }
+            found[f"{kind.name}_relations"] = partial(layer_relations.draw, table, shown, groups, [kind])
         if over_time and kind.per_channel and table["kind"].isin([kind.name, kind.name + LOGGED]).any():
             found[f"{kind.name}_training"] = partial(_gate_training, table, groups, kind)
     for name, members in families(kinds).items():
         if table["kind"].isin([kind.name for kind in members]).any():
             found[f"{name}_layers"] = partial(weight_figures.bars, last, groups, members)
+            found[f"{name}_relations"] = partial(layer_relations.draw, table, shown, groups, members)
             if over_time:
                 found[f"{name}_training"] = partial(weight_figures.training, table, groups, members)
     if len(groups) > 1:

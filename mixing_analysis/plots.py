@@ -203,6 +203,14 @@ def mark(axes: Axes, x: pd.Series, y: np.ndarray, index: int) -> None:
     )
 
 
+def subtitled(axes: Axes, title: str, lines: Sequence[tuple[str, str]]) -> None:
+    """Write a title, and below it smaller lines of text, each with its color."""
+    axes.set_title(title, pad=5 + 8 * len(lines))
+    for place, (text, color) in enumerate(reversed(lines)):
+        above: dict[str, Any] = {"xytext": (0, 4 + 8 * place), "textcoords": "offset points"}
+        axes.annotate(text, (0, 1), xycoords="axes fraction", fontsize=6.5, color=color, **above)
+
+
 def legend(figure: Figure, groups: Groups, published: str | None = None) -> None:
     """Name the groups, if there are several, and say what the dashed shares are."""
     handles: list[Artist] = [
