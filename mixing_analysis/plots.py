@@ -45,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
+    "legend.handlelength": 3,
     "lines.linewidth": 1.6,
     "savefig.dpi": 200,
     "svg.hashsalt": "normlab",
