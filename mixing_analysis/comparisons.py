@@ -145,7 +145,7 @@ class Comparisons:
 
     Attributes:
         rows: See :data:`COMPARED`.
-        omnibus: See :data:`OMNIBUS`.
+        omnibus: See :data:`OMNIBUS`; empty if pairs were named.
         notes: What the reader should know of the comparisons, a line each.
         pairs: How many pairs there are; ``rows`` may be of fewer.
     """
@@ -164,12 +164,12 @@ def compare(table: DataFrame, runs: Sequence[Run], pairs: Sequence[tuple[str, st
         runs: The runs of the table.
         pairs: Names of groups or runs; by default all pairs of what :func:`sides_of` returns, as far as there is room.
     """
-    sides, kinds, steps = sides_of(runs), kinds_of(runs), _steps(table)
+    sides, steps = sides_of(runs), _steps(table)
     every = list(combinations(sides, 2))
     by_name = sides_of(runs, "run") | sides_of(runs, "group")
     chosen = [(Side(a, by_name[a]), Side(b, by_name[b])) for a, b in (every[:MOST_PAIRS] if pairs is None else pairs)]
     places = [_place([*first.runs, *second.runs], steps) for first, second in chosen]
-    numbers = _Numbers(table, kinds, places)
+    numbers = _Numbers(table, kinds_of(runs), places)
     parts: list[DataFrame] = []
     for (first, second), place in zip(chosen, places, strict=True):
         if pairs is None and sum(map(len, parts)) > MOST_ROWS:
@@ -182,7 +182,8 @@ def compare(table: DataFrame, runs: Sequence[Run], pairs: Sequence[tuple[str, st
             'in Python, mixing_analysis.read(...).compare("A", "B") compares any two'
         )
     rows = pd.concat(parts, ignore_index=True) if parts else DataFrame(columns=list(COMPARED))
-    return Comparisons(rows, _omnibus(table, sides, kinds, steps), tuple(notes), len(every))
+    overall = omnibus(table, runs) if pairs is None else DataFrame(columns=list(OMNIBUS))
+    return Comparisons(rows, overall, tuple(notes), len(every))
 
 
 def sides_of(runs: Sequence[Run], unit: str = "") -> dict[str, list[Run]]:
@@ -308,21 +309,28 @@ def _differ(steps: Iterable[int]) -> bool:
     return ordered[0] < (1 - TOLERANCE) * ordered[-1]
 
 
-def _omnibus(
-    table: DataFrame, sides: Mapping[str, Sequence[Run]], kinds: Sequence[MixingKind], steps: Steps
-) -> DataFrame:
-    several = [runs for runs in sides.values() if len(runs) > 1]
+def omnibus(table: DataFrame, runs: Sequence[Run]) -> DataFrame:
+    """Test whether groups of runs differ at all, in the mean over the network.
+
+    Args:
+        table: The values of all runs.
+        runs: The runs of the table. Groups of a single run are left out.
+
+    Returns:
+        See :data:`OMNIBUS`. All runs are looked at at the last step that all have, see :data:`TOLERANCE`.
+    """
+    several = [own for own in sides_of(runs, "group").values() if len(own) > 1]
     rows = []
     if len(several) > 1:
-        place = _place([run for runs in several for run in runs], steps)
-        means = layer_values(_at(table, [place]), kinds, ["run"])
+        place = _place([run for own in several for run in own], _steps(table))
+        means = layer_values(_at(table, [place]), kinds_of(runs), ["run"])
         for (kind, measure), part in means.groupby(["kind", "measure"], sort=False):
             known = part.set_index("run")["value"]
-            groups = [runs for runs in several if all(run.name in known.index for run in runs)]
+            groups = [own for own in several if all(run.name in known.index for run in own)]
             if len(groups) > 1:
                 paired = _pairing(groups)
-                own = [known[[run.name for run in runs]].to_numpy() for runs in paired or groups]
-                rows.append((kind, measure, len(groups), *any_difference(own, paired is not None)))
+                numbers = [known[[run.name for run in own]].to_numpy() for own in paired or groups]
+                rows.append((kind, measure, len(groups), *any_difference(numbers, paired is not None)))
     found = DataFrame(rows, columns=list(OMNIBUS[:-1]))
     found["p_holm"] = found.groupby("kind", sort=False)["p"].transform(lambda p: holm(p.to_numpy()))
     return found

@@ -46,7 +46,8 @@ def effects(first: np.ndarray, second: np.ndarray, paired: bool = False) -> Data
     Returns:
         A row for each quantity, with the columns ``difference`` (second minus first), ``low`` and ``high`` (its 95 %
         interval), ``g``, ``g_low``, ``g_high`` and ``p``. All but the difference are NaN if a group has a single run.
-        Where no seed makes any difference the interval has no width, p is 0, or 1 without a difference, and g is NaN.
+        Where no seed makes any difference there is nothing to measure the difference by: p is 1, the interval and g are
+        NaN. So it is where few channels have the same share near an end in all runs, by chance.
 
     Source:
         Welch, The generalization of Student's problem when several different population variances are involved,
@@ -74,18 +75,13 @@ def effects(first: np.ndarray, second: np.ndarray, paired: bool = False) -> Data
         parts = of_means[0] ** 2 / (counts[0] - 1) + of_means[1] ** 2 / (counts[1] - 1)
         freedom = np.divide(error**4, parts, out=np.ones_like(error), where=error > STILL)
         error_of_size, freedom_of_size = unit * np.sqrt(1 / counts[0] + 1 / counts[1]), np.full_like(error, size)
-    half = np.where(error > STILL, stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error, 0.0)
-    p = np.where(np.abs(difference) > STILL, 2 * stats.t.sf(np.abs(_over(difference, error)), freedom), 1.0)
-    known = np.where(unit > STILL, unit, np.nan)
-    t = np.where(error_of_size > STILL, _over(difference, error_of_size), np.nan)
-    g_low, g_high = (special.nctdtrinc(freedom_of_size, share, t) * error_of_size / known for share in (0.975, 0.025))
-    g = special.poch((size - 1) / 2, 0.5) / np.sqrt(size / 2) * difference / known
+    known, moved = np.where(error > STILL, error, np.nan), np.where(unit > STILL, unit, np.nan)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * known
+    p = np.nan_to_num(2 * stats.t.sf(np.abs(difference / known), freedom), nan=1.0)
+    t = difference / np.where(error_of_size > STILL, error_of_size, np.nan)
+    g_low, g_high = (special.nctdtrinc(freedom_of_size, share, t) * error_of_size / moved for share in (0.975, 0.025))
+    g = special.poch((size - 1) / 2, 0.5) / np.sqrt(size / 2) * difference / moved
     return found.assign(low=difference - half, high=difference + half, g=g, g_low=g_low, g_high=g_high, p=p)
-
-
-def _over(difference: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return t, infinite without an error."""
-    return np.divide(difference, error, out=np.copysign(np.inf, difference), where=error > STILL)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -118,8 +114,8 @@ def any_difference(groups: Sequence[np.ndarray], paired: bool = False) -> tuple[
 
     Returns:
         The name of the test, and p: of two groups Welch's or the paired t test; of more the test of Alexander and
-        Govern, which allows for different variances, or with pairs Friedman's. p is NaN where some group has no
-        variance, of which these tests cannot say anything.
+        Govern, which allows for different variances, or with pairs Friedman's. p is NaN where they say nothing: of more
+        than two groups, if some group has no variance, or with pairs, if no run differs from those it is paired with.
 
     Source:
         Alexander and Govern, A new and simpler approximation for ANOVA under variance heterogeneity, Journal of
@@ -130,8 +126,7 @@ def any_difference(groups: Sequence[np.ndarray], paired: bool = False) -> tuple[
         found = effects(groups[0][:, None], groups[1][:, None], paired)
         return "paired t" if paired else "Welch's t", float(found["p"].iloc[0])
     if paired:
-        same = all(np.ptp(np.array(groups), axis=0) < STILL)
-        return "Friedman", 1.0 if same else float(stats.friedmanchisquare(*groups).pvalue)
-    if any(values.std() < STILL for values in groups):
-        return "Alexander-Govern", float("nan")
-    return "Alexander-Govern", float(stats.alexandergovern(*groups).pvalue)
+        same = (np.ptp(np.array(groups), axis=0) < STILL).all()
+        return "Friedman", np.nan if same else float(stats.friedmanchisquare(*groups).pvalue)
+    same = any(values.std() < STILL for values in groups)
+    return "Alexander-Govern", np.nan if same else float(stats.alexandergovern(*groups).pvalue)

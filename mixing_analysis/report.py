@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from mixing_analysis.comparisons import correlations
+from mixing_analysis.comparisons import Comparisons, compare, correlations
+from mixing_analysis.differences import describe
 from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, families, word
 from mixing_analysis.plots import BINS
 from mixing_analysis.published import published
@@ -45,6 +46,7 @@ def write(
     path: str | Path,
     notes: Sequence[str] = (),
     tables: Sequence[str] = (CSV,),
+    comparisons: Comparisons | None = None,
 ) -> Path:
     """Write the report.
 
@@ -55,18 +57,23 @@ def write(
         path: The file to write.
         notes: What else the reader of the numbers should know, a line each.
         tables: The names of the files beside it that hold the table.
+        comparisons: See :func:`mixing_analysis.comparisons.compare`, which is asked by default.
 
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, binarized, notes), kinds_of(runs), tables)
+    page = render(contents(table, runs, binarized, notes, comparisons), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
 
 
 def contents(
-    table: DataFrame, runs: Sequence[Run], binarized: DataFrame | None = None, notes: Sequence[str] = ()
+    table: DataFrame,
+    runs: Sequence[Run],
+    binarized: DataFrame | None = None,
+    notes: Sequence[str] = (),
+    comparisons: Comparisons | None = None,
 ) -> dict[str, Any]:
     """Collect what a page shows, as far as it has room.
 
@@ -79,6 +86,7 @@ def contents(
         runs: See :func:`write`.
         binarized: See :func:`write`.
         notes: See :func:`write`.
+        comparisons: See :func:`write`.
 
     Returns:
         What can be written as JSON.
@@ -131,6 +139,7 @@ def contents(
         "channels": gates,
         "weights": weights,
         "gamma": gammas,
+        "comparisons": describe(comparisons or compare(table, runs), runs),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
         "notes": list(notes),
     }
