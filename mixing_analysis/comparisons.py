@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from pandas import DataFrame
+from scipy import stats
 
 from mixing_analysis.effects import any_difference, effects, holm
 from mixing_analysis.kinds import GAMMA
@@ -52,6 +53,9 @@ Steps = Mapping[str, np.ndarray]
 Place = Mapping[str, int]
 """From the name of a run to the step at which it is compared."""
 
+SEEDS_NEEDED = "three to five seeds on each side would"
+"""What would be needed where a comparison has to be left open."""
+
 OMNIBUS = ("kind", "measure", "groups", "test", "p", "p_holm")
 """The columns of the test whether groups differ at all in the mean over their networks, a row for each measure.
 
@@ -68,7 +72,8 @@ def correlations(table: DataFrame, kind: MixingKind) -> DataFrame:
 
     Returns:
         The columns run, group, step, layer, depth, ``count`` and ``pearson``, ``spearman`` (with gamma),
-        ``pearson_abs``, ``spearman_abs`` (with its absolute value); NaN where one of the two is constant.
+        ``pearson_abs``, ``spearman_abs`` (with its absolute value); NaN where one of the two is constant. ``p_holm`` is
+        the p value of ``pearson``, for normal values, corrected over the layers of the run.
     """
     by = ["run", "group", "step", "layer", "depth"]
     columns = [*by, "channel", "value"]
@@ -83,6 +88,11 @@ def correlations(table: DataFrame, kind: MixingKind) -> DataFrame:
     for measure, values in (("pearson", pairs), ("spearman", ranks)):
         for name, column in ((measure, "gamma"), (f"{measure}_abs", "absolute")):
             result[name] = _correlate(codes, values["value"].to_numpy(), values[column].to_numpy(), len(result))
+    freedom = np.maximum(result["count"] - 2, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = result["pearson"].abs() * np.sqrt(freedom / (1 - result["pearson"] ** 2))
+    p = pd.Series(2 * stats.t.sf(t, freedom), result.index).where(freedom > 0)
+    result["p_holm"] = p.groupby(result["run"], observed=True).transform(lambda own: holm(own.to_numpy()))
     return result
 
 
@@ -182,6 +192,8 @@ def compare(table: DataFrame, runs: Sequence[Run], pairs: Sequence[tuple[str, st
             'in Python, mixing_analysis.read(...).compare("A", "B") compares any two'
         )
     rows = pd.concat(parts, ignore_index=True) if parts else DataFrame(columns=list(COMPARED))
+    if len(rows) and rows["p"].isna().all():
+        notes.append(f"differences of single runs cannot be told from those of their seeds; {SEEDS_NEEDED}")
     overall = omnibus(table, runs) if pairs is None else DataFrame(columns=list(OMNIBUS))
     return Comparisons(rows, overall, tuple(notes), len(every))
 

@@ -1,4 +1,4 @@
-"""What the page and the terminal show of comparisons."""
+"""What the page shows of comparisons."""
 
 from collections.abc import Sequence
 from typing import Any

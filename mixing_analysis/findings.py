@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from pandas import DataFrame
 
+from mixing_analysis.comparisons import SEEDS_NEEDED
 from mixing_analysis.effects import ALPHA, STILL
 from mixing_analysis.kinds import NOISE, word
 from norms.kinds import MixingKind
-
-SEEDS_NEEDED = "three to five seeds on each side would"
 
 
 def measure_name(kind: MixingKind, measure: str) -> str:

@@ -11,6 +11,7 @@ from pandas import DataFrame
 
 from mixing_analysis.comparisons import Comparisons, compare, correlations
 from mixing_analysis.differences import describe
+from mixing_analysis.effects import ALPHA
 from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, families, word
 from mixing_analysis.plots import BINS
 from mixing_analysis.published import published
@@ -263,14 +264,16 @@ def _gammas(table: DataFrame, kind: MixingKind, runs: list[str]) -> list[dict[st
     gates, gammas = (at_checkpoint.loc[at_checkpoint["kind"] == name, [*by, "value"]] for name in (kind.name, GAMMA))
     pairs = gates.merge(gammas, on=by, suffixes=("", "_gamma")).dropna(subset=["value", "value_gamma"])
     pairs = pairs.sort_values(["run", "depth", "channel"])
-    found = correlations(at_checkpoint, kind).set_index(["run", "layer"])["pearson"]
+    found = correlations(at_checkpoint, kind).set_index(["run", "layer"])[["pearson", "p_holm"]]
     stride = -(-len(pairs) // MOST_PAIRS) or 1
     result: dict[str, dict[str, Any]] = {}
     for (run, layer), part in pairs.groupby(["run", "layer"], observed=True, sort=False):
+        of_layer = found.loc[(run, layer)]
         result.setdefault(run, {"run": runs.index(run), "layers": []})["layers"].append(
             {
                 "name": layer,
-                "r": _numbers(found.loc[[(run, layer)]])[0],
+                "r": _numbers(of_layer[["pearson"]])[0],
+                "clear": bool(of_layer["p_holm"] < ALPHA),
                 "gates": [round(value, 4) for value in part["value"].iloc[::stride].tolist()],
                 "gamma": [float(f"{value:.5g}") for value in part["value_gamma"].iloc[::stride].tolist()],
             }

@@ -39,7 +39,7 @@ interface Labeled {
 
 export interface Pairs {
   run: number;
-  layers: { name: string; r: number | null; gates: number[]; gamma: number[] }[];
+  layers: { name: string; r: number | null; clear: boolean; gates: number[]; gamma: number[] }[];
 }
 
 type Numbers = (number | null)[];
