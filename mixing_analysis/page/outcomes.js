@@ -7,15 +7,16 @@ import { Plot, ticks } from "./plots.js";
 const metrics = () => [...new Set(data.outcomes.map(each => each.metric))];
 
 function outcomePlot({ measure, metric, x, y, runs: of }, width) {
+  /** @returns {[number, number]} */
   const span = values => {
     const [low, high] = [Math.min(...values), Math.max(...values)], margin = 0.06 * (high - low);
     return [low - margin, high + margin];
   };
   const frame = { width, height: 200, left: 52, bottom: 38, x: span(x), y: span(y) };
   const plot = new Plot(`${metric} over ${measure}`, frame);
-  const digits = ([low, high]) => (high - low < 0.5 ? value => fixed(value, 2) : high - low < 50 ? tenth : value => significant(value, 3));
-  plot.xAxis(ticks(frame.x, 4), digits(frame.x));
-  plot.yAxis(ticks(frame.y, 4), digits(frame.y));
+  const numbers = ([low, high]) => (high - low < 0.5 ? value => fixed(value, 2) : high - low < 50 ? tenth : value => significant(value, 3));
+  plot.xAxis(ticks(frame.x, 4), numbers(frame.x));
+  plot.yAxis(ticks(frame.y, 4), numbers(frame.y));
   plot.text((plot.left + plot.width - plot.right) / 2, plot.height - 6, measure);
   of.forEach((run, i) => {
     const one = state.shown.find(({ members }) => members.includes(run)), [left, top] = [plot.X(x[i]), plot.Y(y[i])];
