@@ -20,8 +20,8 @@ COLUMNS = ("run", "group", "step", "layer", "depth", "channel", "kind", "statist
 
 ``run``, ``group`` and ``layer`` are categorical; layers are named by where they are, such as ``residual1.norm1``.
 ``step`` (int64) counts optimizer steps. ``depth`` (int32) counts the mixing layers of the network from 0. ``channel``
-(Int32) is there for what a layer has in every channel. ``kind`` and ``statistic`` are categorical: a kind is the name of a
-:class:`norms.kinds.MixingKind`, and its labels are the statistics; or :data:`~mixing_analysis.kinds.GAMMA`; or the
+(Int32) is there for what a layer has in every channel. ``kind`` and ``statistic`` are categorical: a kind is the name
+of a :class:`norms.kinds.MixingKind`, and its labels are the statistics; or :data:`~mixing_analysis.kinds.GAMMA`; or the
 name of a kind with a value in every channel followed by :data:`~mixing_analysis.kinds.LOGGED`. ``value`` (float32) is
 the effective value, never a logit.
 """

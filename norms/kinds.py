@@ -122,7 +122,7 @@ class MixingKind:
 
 
 def plain_key(text: str) -> str:
-    """Return a key of letters, digits, underscores and slashes alone, as Weights & Biases asks; all else becomes ``_``."""
+    """Return a key as Weights & Biases asks for: all but letters, digits, underscores and slashes becomes ``_``."""
     return re.sub(r"[^\w/]", "_", text, flags=re.ASCII)
 
 

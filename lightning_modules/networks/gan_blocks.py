@@ -26,11 +26,11 @@ class NamedSequential(nn.Sequential):
 
     def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
         super().__init__(OrderedDict(modules))
-        self.register_load_state_dict_pre_hook(_name_numbered)
+        self.register_load_state_dict_pre_hook(_name_numbered)  # type: ignore[no-untyped-call]
 
 
 def _name_numbered(sequence: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    for number, (name, _) in enumerate(sequence.named_children()):
+    for number, name in enumerate(dict(sequence.named_children())):
         numbered = f"{prefix}{number}."
         for key in [key for key in state if key.startswith(numbered)]:
             state[f"{prefix}{name}.{key.removeprefix(numbered)}"] = state.pop(key)

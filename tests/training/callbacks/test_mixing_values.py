@@ -18,6 +18,7 @@ from torch import nn
 import norms
 from lightning_modules.networks.sngan import CNN, ResNet
 from norms.errors import SettingError
+from norms.kinds import RHO as GATE
 from norms.kinds import MixingKind
 from norms.mixing import LayerReport, freeze_mixing_
 from training.callbacks.checkpoint import RunCheckpoint
@@ -120,7 +121,7 @@ def test_keys_are_of_letters_digits_underscores_and_slashes_and_keep_layers_apar
     odd = MixingKind("gate-1", low=-0.5, log_key="odd gate/{layer}/of")
     values = {
         layer: LayerReport(layer, "Norm", 2, True, (kind,), {kind.name: torch.zeros(2)})
-        for layer, kind in (("a.b", norms.RHO), ("a_b", norms.RHO), ("c/d é", odd))
+        for layer, kind in (("a.b", GATE), ("a_b", GATE), ("c/d é", odd))
     }
     keys = [key for key, _ in _scalars(values)]
     assert all(re.fullmatch("[A-Za-z_][A-Za-z0-9_/]*", key) for key in keys)
