@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from mixing_analysis import evolution, weight_figures
-from mixing_analysis.comparisons import correlations, differences
+from mixing_analysis.comparisons import OF_GATES, compare, correlations
+from mixing_analysis.effects import ALPHA
 from mixing_analysis.kinds import LOGGED, families, word
 from mixing_analysis.plots import (
     BINS,
@@ -140,7 +142,7 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Drawing]:
             if over_time:
                 found[f"{name}_training"] = partial(weight_figures.training, table, groups, members)
     if len(groups) > 1:
-        found["differences"] = partial(_differences, table, groups, kinds)
+        found["differences"] = partial(_differences, table, runs, groups, kinds)
     return found
 
 
@@ -283,35 +285,34 @@ def _gate_training(table: DataFrame, groups: Groups, kind: MixingKind, width: fl
     return figure
 
 
-def _differences(table: DataFrame, groups: Groups, kinds: Sequence[MixingKind], width: float = WIDTH) -> Figure | None:
+def _differences(
+    table: DataFrame, runs: Sequence[Run], groups: Groups, kinds: Sequence[MixingKind], width: float = WIDTH
+) -> Figure | None:
     described = {kind.name: kind for kind in kinds}
-    names = list(groups)
-    for place, first in enumerate(names):
-        found = _compared(table, first, names[place + 1 :])
-        if found:
-            break
-    else:
+    found = _compared(table, runs, list(groups))
+    if not found:
         return None
-    figure, every = panel_grid([rows["layer"].tolist() for *_, rows in found], width)
-    for axes, (other, kind, statistic, rows) in zip(every, found, strict=True):
+    figure, every = panel_grid([rows["layer"].tolist() for rows in found], width)
+    for axes, rows in zip(every, found, strict=True):
         places = np.arange(len(rows))
-        clear = (rows["low"] > 0) | (rows["high"] < 0)
         axes.hlines(places, rows["low"], rows["high"], color=INK, linewidth=1.4)
-        fill = np.where(clear, INK, "white")
+        fill = np.where(rows["p_holm"] < ALPHA, INK, "white")
         axes.scatter(rows["difference"], places, s=18, facecolor=fill, edgecolor=INK, linewidth=1, zorder=3)
         axes.axvline(0, color=SOFT, linewidth=0.8)
+        first, second, kind, measure = rows[["first", "second", "kind", "measure"]].iloc[0]
         words = word(described[kind])
-        title = f"mean {words}" if described[kind].per_channel else f"{statistic}, {words}"
-        axes.set(title=title, xlabel=f"{other} minus {first}")
+        title = f"mean {words}" if described[kind].per_channel else f"{measure}, {words}"
+        axes.set(title=title, xlabel=f"{second} minus {first}")
     return figure
 
 
-def _compared(table: DataFrame, first: str, others: Sequence[str]) -> list[tuple[str, str, str, DataFrame]]:
-    """Return the other group, kind, statistic and differences of each panel, as many as there is room for."""
-    found: list[tuple[str, str, str, DataFrame]] = []
-    for other in others:
-        rows = differences(table, first, other).sort_values("depth")
-        by_kind = rows.groupby(["kind", "statistic"], observed=True, sort=False, dropna=False)
-        if not found or len(found) + len(by_kind) <= MOST_PANELS:
-            found += [(other, kind, statistic, own) for (kind, statistic), own in by_kind]
+def _compared(table: DataFrame, runs: Sequence[Run], names: Sequence[str]) -> list[DataFrame]:
+    """Return the comparisons of each panel: with the first group that has layers in common with another."""
+    rows = compare(table, runs, list(combinations(names, 2))).rows
+    rows = rows[~rows["measure"].isin(OF_GATES[1:])]
+    found: list[DataFrame] = []
+    for _, of_pair in rows[rows["first"].eq(rows["first"].iloc[0])].groupby("second", sort=False) if len(rows) else ():
+        each = [part for _, part in of_pair.groupby(["kind", "measure"], sort=False)]
+        if not found or len(found) + len(each) <= MOST_PANELS:
+            found += each
     return found

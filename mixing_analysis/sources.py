@@ -29,20 +29,43 @@ AVERAGE = re.compile(r"((?:.*\.)?(?:[^.]*_)?(?:ema|swa|avg|average|averaged|shad
 
 
 def read_runs(sources: Sequence[str]) -> list[Run]:
-    """Read what the user calls runs.
+    """Read what the user calls runs, and name them.
 
     Args:
-        sources: Run folders, folders of runs' versions (the newest is taken), checkpoints, W&B offline folders, or
-            ``wandb:ENTITY/PROJECT/RUN``.
+        sources: See :func:`read_run`.
 
     Returns:
-        The runs, each named by the end of its path, as short as tells them apart and as can be printed, and each a
-        group of its own.
+        See :func:`named`.
 
     Raises:
-        SettingError: If one of them is no run, cannot be read, or has learned no norms.
+        SettingError: If one of them is no run, cannot be read, has learned no norms, or is given twice.
     """
-    runs = [replace(run, name=printable(run.name)) for run in map(_read, sources)]
+    return named([read_run(source) for source in sources])
+
+
+def read_run(source: str) -> Run:
+    """Read a run.
+
+    Args:
+        source: A run folder, the folder of a run's versions (the newest is taken), a checkpoint, a W&B offline folder,
+            or ``wandb:ENTITY/PROJECT/RUN``.
+
+    Returns:
+        The run, named by its path as far as that can be printed.
+
+    Raises:
+        SettingError: If it is no run, cannot be read, or has learned no norms.
+    """
+    run = _read(source)
+    return replace(run, name=printable(run.name))
+
+
+def named(runs: Sequence[Run]) -> list[Run]:
+    """Name each run by the end of its path, as short as tells them apart, and make it a group of its own.
+
+    Raises:
+        SettingError: If two of them are the same.
+    """
     for name, count in Counter(run.name for run in runs).items():
         if count > 1:
             given = " and ".join(dict.fromkeys(run.source for run in runs if run.name == name))
