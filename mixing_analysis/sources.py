@@ -16,11 +16,13 @@ from torch import Tensor
 from data.files import check_file
 from mixing_analysis import EXPECTED, wandb_runs
 from mixing_analysis.kinds import GAMMA, read_kinds
-from mixing_analysis.values import Run, Values, checked, frame, layers_of, renamed, without_depth
+from mixing_analysis.values import Run, Values, checked, frame, last_metrics, layers_of, renamed, without_depth
 from norms.base import MixingNorm
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
 from training.callbacks.mixing import layer_labels
+from training.layer_shapes import read_shapes
+from training.metrics_file import MetricsFile
 from training.run import Run as RunOnDisk
 from training.terminal import printable
 
@@ -122,7 +124,12 @@ def _read_folder(found: RunOnDisk, source: str) -> Run:
         raise SettingError(f"{found.folder} holds neither mixing values nor a checkpoint")
     name = found.folder.resolve().as_posix()
     config = found.read_config()
-    return Run(name, source, frame(steps, kinds), "", config, checkpoint, tuple(notes), kinds)
+    shapes, metrics = read_shapes(found.mixing_layers), _metrics_of(found)
+    return Run(name, source, frame(steps, kinds), "", config, checkpoint, tuple(notes), kinds, shapes, metrics)
+
+
+def _metrics_of(found: RunOnDisk) -> dict[str, float]:
+    return last_metrics(MetricsFile(found.metrics).rows())
 
 
 def _kinds_of(found: RunOnDisk) -> tuple[MixingKind, ...]:

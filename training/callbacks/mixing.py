@@ -18,6 +18,7 @@ from norms.mixing import LayerReport, mixing_layers, report
 from training.errors import TrainingError
 from training.files import or_warn, replacing
 from training.finite import not_finite
+from training.layer_shapes import ShapeRecorder, write_shapes
 from training.loggers import log_made
 from training.run import Run
 
@@ -41,7 +42,8 @@ class MixingValues(Callback):
     others their mean over the layers. Weights & Biases also gets a histogram of each kind that has a value per channel,
     with the same bins at every step, and at the end tables of all values. The exact values are kept in the run folder,
     in ``mixing/step_0000500.npz``, under keys such as ``residual1.norm1/rho`` and ``residual1.norm1/mean_weight``, and
-    the kinds' descriptions beside them in ``mixing/kinds.json``.
+    the kinds' descriptions beside them in ``mixing/kinds.json``. What the layers work on, see
+    :class:`training.layer_shapes.LayerShape`, is kept in ``mixing/layers.json``.
 
     Args:
         every_n_steps: Steps between two logs.
@@ -52,6 +54,7 @@ class MixingValues(Callback):
         self.every_n_steps = every_n_steps
         self._run = Run("")
         self._logged_step: int | None = None
+        self._shapes: ShapeRecorder | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the run; here, since processes agree on its folder, and each must ask."""
@@ -65,6 +68,19 @@ class MixingValues(Callback):
         """Log every few steps; here, so that rows come in the order of steps after those of the last batch."""
         if trainer.global_step % self.every_n_steps == 0:
             self._log(trainer, pl_module)
+        # A compiled network would be compiled anew without the hooks.
+        if trainer.is_global_zero and not pl_module.hparams.get("compile") and not self._run.mixing_layers.is_file():
+            self._shapes = ShapeRecorder(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep, of the first batch, what the layers work on."""
+        shapes, self._shapes = self._shapes, None
+        if shapes is not None:
+            found, values = shapes.stop(), read_values(pl_module)
+            named = {label: found[read.layer] for label, read in values.items() if read.layer in found}
+            write_shapes(named, self._run.mixing_layers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the final values."""
@@ -72,6 +88,8 @@ class MixingValues(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log the values that an interrupted training got to."""
+        if self._shapes is not None:
+            self._shapes.stop()
         # Only if training had begun; and what went wrong may have taken the device or the disk with it.
         # A training that has gone wrong has no values that anybody should read.
         if self._logged_step is not None and not isinstance(exception, TrainingError):
