@@ -324,6 +324,10 @@ class MixingNorm(FormulaNorm):
         paths = [f"parametrizations.{n}.original" if parametrize.is_parametrized(self, n) else n for n in names]
         return {name: self.get_parameter(path) for name, path in zip(names, paths, strict=True)}
 
+    def statistics_of(self, kind: MixingKind) -> tuple[str, ...]:
+        """Return what the layer mixes of a kind, in the order of its parameter, or at the lower and the upper end."""
+        return kind.statistics
+
     def mixing_values(self) -> dict[str, Tensor]:
         """Return the effective values by kind, as detached copies: probabilities, never logits.
 
@@ -367,10 +371,11 @@ class MixingNorm(FormulaNorm):
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
         """
         for kind in self.kinds:
-            if statistic not in (None, *kind.statistics):
+            known = self.statistics_of(kind)
+            if statistic not in (None, *known):
                 continue
             own = getattr(self, kind.name)
-            pure = kind.pure(whole(own), statistic)
+            pure = kind.pure(whole(own), None if statistic is None else known.index(statistic))
             if parametrize.is_parametrized(self, kind.name):
                 setattr(self, kind.name, pure)
             else:
