@@ -16,7 +16,7 @@ from .errors import SettingError, check_range
 from .formula import Formula
 from .kinds import MixingKind
 from .moments import modulate, standardize
-from .pooling import copy_whole_, is_distributed, whole
+from .pooling import is_distributed, set_whole_, whole
 from .precision import check_floating
 from .recomputation import RecentPasses, is_repeated, restored
 from .tracing import trace_call
@@ -374,12 +374,8 @@ class MixingNorm(FormulaNorm):
             known = self.statistics_of(kind)
             if statistic not in (None, *known):
                 continue
-            own = getattr(self, kind.name)
-            pure = kind.pure(whole(own), None if statistic is None else known.index(statistic))
-            if parametrize.is_parametrized(self, kind.name):
-                setattr(self, kind.name, pure)
-            else:
-                copy_whole_(own, pure)
+            index = None if statistic is None else known.index(statistic)
+            set_whole_(self, kind.name, kind.pure(whole(getattr(self, kind.name)), index))
 
     def _check_count(self, x: Tensor) -> None:
         if x.ndim == 2:
