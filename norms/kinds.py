@@ -69,9 +69,8 @@ class MixingKind:
         """What a pure mixture can consist of: the labels, or the names of the ends."""
         return self.labels or self.end_names
 
-    def pure(self, parameter: Tensor, statistic: str | None = None) -> Tensor:
-        """Return the mixing parameter of the nearest pure mixture, or of that of one of :attr:`statistics`."""
-        index = None if statistic is None else self.statistics.index(statistic)
+    def pure(self, parameter: Tensor, index: int | None = None) -> Tensor:
+        """Return the mixing parameter of the nearest pure mixture, or of that at an index of the layer's statistics."""
         if self.per_channel:
             upper = parameter >= (self.low + self.high) / 2 if index is None else torch.full_like(parameter, index) == 1
             return torch.where(upper, self.high, self.low)
