@@ -16,7 +16,7 @@ from torch import Tensor
 from data.files import check_file
 from mixing_analysis import EXPECTED, wandb_runs
 from mixing_analysis.kinds import GAMMA, read_kinds
-from mixing_analysis.values import Run, Values, checked, frame
+from mixing_analysis.values import Run, Values, checked, frame, layers_of, renamed, without_depth
 from norms.base import MixingNorm
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
@@ -110,11 +110,14 @@ def _read_folder(found: RunOnDisk, source: str) -> Run:
                 raise
             checkpoint, notes = None, [f"without the checkpoint: {error}"]
         else:
-            known = _layers(steps[max(steps)]) if steps else _layers(values)
-            if _layers(values) != known:
+            own_layers = layers_of(values)
+            known = layers_of(steps[max(steps)]) if steps else own_layers
+            if not _alike(known, own_layers):
                 notes = [f"without the values of {checkpoint.name}, which has other layers than {found.mixing}"]
             else:
-                steps[step], kinds = values, _merged(kinds, own)
+                called = dict(zip(known, own_layers, strict=True))
+                steps = {step: renamed(found_values, called) for step, found_values in steps.items()} | {step: values}
+                kinds = _merged(kinds, own)
     if not steps:
         raise SettingError(f"{found.folder} holds neither mixing values nor a checkpoint")
     name = found.folder.resolve().as_posix()
@@ -144,11 +147,14 @@ def _read_arrays(path: Path, kinds: Sequence[MixingKind]) -> Values:
     # Whatever NumPy comes upon that believes what is written in a damaged file.
     except Exception as error:
         raise SettingError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    return checked(values, path, kinds)
+    return renamed(checked(values, path, kinds), without_depth(layers_of(values)))
 
 
-def _layers(values: Values) -> list[str]:
-    return list(dict.fromkeys(key.rpartition("/")[0] for key in values))
+def _alike(layers: Sequence[str], others: Sequence[str]) -> bool:
+    """Tell whether layers are the same; older runs left out of the names of ``layers`` what stood before a number."""
+    return len(layers) == len(others) and all(
+        f".{other}".endswith(f".{layer}") for layer, other in zip(layers, others, strict=True)
+    )
 
 
 def _read_file(path: Path, source: str) -> Run:

@@ -18,10 +18,10 @@ from training.terminal import printable
 COLUMNS = ("run", "group", "step", "layer", "depth", "channel", "kind", "statistic", "value")
 """The columns of the table: one row a value.
 
-``run``, ``group`` and ``layer`` are categorical; layers are named as in the log, with their depth in front. ``step``
-(int64) counts optimizer steps. ``depth`` (int32) counts the mixing layers of the network from 0. ``channel`` (Int32)
-is there for what a layer has in every channel. ``kind`` and ``statistic`` are categorical: a kind is the name of a
-:class:`norms.kinds.MixingKind`, and its labels are the statistics; or :data:`~mixing_analysis.kinds.GAMMA`; or the
+``run``, ``group`` and ``layer`` are categorical; layers are named by where they are, such as ``residual1.norm1``.
+``step`` (int64) counts optimizer steps. ``depth`` (int32) counts the mixing layers of the network from 0. ``channel``
+(Int32) is there for what a layer has in every channel. ``kind`` and ``statistic`` are categorical: a kind is the name
+of a :class:`norms.kinds.MixingKind`, and its labels are the statistics; or :data:`~mixing_analysis.kinds.GAMMA`; or the
 name of a kind with a value in every channel followed by :data:`~mixing_analysis.kinds.LOGGED`. ``value`` (float32) is
 the effective value, never a logit.
 """
@@ -78,6 +78,25 @@ class Run:
         return gates
 
 
+def layers_of(values: Iterable[str]) -> list[str]:
+    """List the layers of the keys of :data:`Values`, in order."""
+    return list(dict.fromkeys(key.rpartition("/")[0] for key in values))
+
+
+def renamed(values: Values, names: Mapping[str, str]) -> Values:
+    """Call the layers of ``values`` by other names; those that are not among ``names`` keep theirs."""
+    parts = [(key.rpartition("/"), array) for key, array in values.items()]
+    return {f"{names.get(layer, layer)}{slash}{kind}": array for (layer, slash, kind), array in parts}
+
+
+def without_depth(layers: Sequence[str]) -> dict[str, str]:
+    """Return what the layers of an older run are called today: their names began with their depth, as ``03.``."""
+    digits = max(2, len(str(len(layers) - 1)))
+    names = {f"{depth:0{digits}d}.": layer for depth, layer in enumerate(layers)}
+    old = all(layer.startswith(depth) for depth, layer in names.items())
+    return {layer: layer.removeprefix(depth) if old else layer for depth, layer in names.items()}
+
+
 def checked(arrays: Mapping[str, np.ndarray], source: object, kinds: Sequence[MixingKind]) -> Values:
     """Return what a file holds, if all of it is values that layers learn.
 
@@ -114,7 +133,7 @@ def frame(steps: Mapping[int, Values], kinds: Sequence[MixingKind] = BUILTIN) ->
     """
     # Layers are called as somebody's checkpoint, file or log calls them.
     steps = {step: {printable(key): array for key, array in found.items()} for step, found in steps.items()}
-    layers = list(dict.fromkeys(key.rpartition("/")[0] for step in sorted(steps) for key in steps[step]))
+    layers = layers_of(key for step in sorted(steps) for key in steps[step])
     known = _statistics(kinds)
     statistics = list(dict.fromkeys(name for names in known.values() for name in names or ()))
     layouts: dict[tuple[tuple[str, int], ...], tuple[np.ndarray, ...]] = {}
