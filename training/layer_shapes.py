@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import partial
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,8 @@ class ShapeRecorder:
                 places.setdefault(owner, []).append(name)
         # Of another network, such as the discriminator beside a generator, no convolution is before a layer.
         parents = [name.split(".")[:-1] for name, module in model.named_modules() if module in places]
-        network = ".".join(commonprefix(parents))
+        shared_parts = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+        network = ".".join(parts[0] for parts in shared_parts)
         self._hooks = [module.register_forward_pre_hook(partial(self._see, names)) for module, names in places.items()]
         self._hooks += [
             module.register_forward_pre_hook(self._pass)
