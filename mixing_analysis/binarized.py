@@ -1,33 +1,29 @@
 """What becomes of a network whose gates are rounded: how near it is to one that could be pruned."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
-import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pandas import DataFrame
-from pytorch_lightning import LightningDataModule, Trainer
-from torch import Tensor, nn
 
-from data.stream import generator
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
-from mixing_analysis.networks import load_data, load_module, quiet, recalibrated
+from mixing_analysis.evaluations import HeldOut, Latents, rms
+from mixing_analysis.networks import load_data, load_module, quiet
 from mixing_analysis.values import Run
 from norms.errors import SettingError
 from norms.imports import only_from
 from norms.mixing import binarize_
 from training.doors import TRUSTED
 
+Module = TypeVar("Module", bound=TrainingModule)
+
 COLUMNS = ("run", "metric", "statistics", "learned", "binarized")
 
 STATISTICS = ("as trained", "recalibrated")
 """Which running statistics a network is evaluated with: those of its training, which fit the learned gates, or those of
 training data under the very gates that are evaluated."""
-
-LATENTS, LATENT_BATCH = 256, 64
 
 
 def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFrame:
@@ -59,7 +55,7 @@ def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFr
         scores = (
             _generator_scores(module)
             if isinstance(module, GAN)
-            else _validation_scores(module, load_data(run), batches)
+            else _validation_scores(module, HeldOut(load_data(run), batches))
         )
         try:
             rows = [(run.name, *row) for row in scores]
@@ -72,58 +68,27 @@ def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFr
 Scores = Iterator[tuple[str, str, float, float]]
 
 
-def _versions(network: nn.Module, inputs: Iterable[Any], device: torch.device) -> Iterator[tuple[str, Any, Any]]:
-    """Copy a network: by statistics, with the learned gates and with binarized ones."""
-    binarized = copy.deepcopy(network)
+def _versions(module: Module, recalibrated: Callable[[Module], Module]) -> Iterator[tuple[str, Module, Module]]:
+    """Copy a module: by statistics, with the learned gates and with binarized ones."""
+    binarized = copy.deepcopy(module)
     binarize_(binarized)
-    yield STATISTICS[0], network, binarized
-    if any(getattr(layer, "running_mean", None) is not None for layer in network.modules()):
-        batches = list(inputs)
-        yield STATISTICS[1], recalibrated(network, batches, device), recalibrated(binarized, batches, device)
+    yield STATISTICS[0], module, binarized
+    if any(getattr(layer, "running_mean", None) is not None for layer in module.modules()):
+        yield STATISTICS[1], recalibrated(module), recalibrated(binarized)
 
 
-def _validation_scores(module: TrainingModule, data: LightningDataModule, batches: int) -> Scores:
-    trainer = Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=batches,
-    )
-
-    def validate(version: TrainingModule) -> Mapping[str, float]:
-        (metrics,) = trainer.validate(version, datamodule=data, verbose=False)
-        return metrics
-
-    def training_batches() -> Iterator[Any]:
-        data.setup("fit")
-        return islice(data.train_dataloader(), batches)
-
-    for statistics, learned, binarized in _versions(module, training_batches(), trainer.strategy.root_device):
-        before, after = validate(learned), validate(binarized)
+def _validation_scores(module: TrainingModule, held_out: HeldOut) -> Scores:
+    for statistics, learned, binarized in _versions(module, held_out.recalibrated):
+        before, after = held_out.scores(learned), held_out.scores(binarized)
         yield from ((metric, statistics, before[metric], after[metric]) for metric in before)
 
 
-@torch.no_grad()
 def _generator_scores(gan: GAN) -> Scores:
-    drawn = torch.randn(LATENTS, gan.latent_dim, generator=generator(gan.seed, 0))
-    others = torch.randn(2 * LATENTS, gan.latent_dim, generator=generator(gan.seed, 1))
-    latents, population = (torch.split(tensor, LATENT_BATCH) for tensor in (drawn, others))
-
-    def draw(network: nn.Module) -> Tensor:
-        return torch.cat([network(part) for part in latents])
-
-    for statistics, learned, binarized in _versions(gan.generator, population, gan.device):
-        before, after = draw(learned), draw(binarized)
-        yield "rms_change", statistics, 0.0, _rms(after - before)
-        yield "rms_between", statistics, _rms(before - before.roll(1, 0)), _rms(after - after.roll(1, 0))
-        score = [gan.discriminator(images).mean().item() for images in (before, after)]
-        yield "d_fake", statistics, score[0], score[1]
-
-
-def _rms(difference: Tensor) -> float:
-    # Images are in [-1, 1] here.
-    return (difference / 2).double().square().mean().sqrt().item()
+    latents = Latents(gan)
+    for statistics, learned, binarized in _versions(gan, latents.recalibrated):
+        before, after = latents.draw(learned), latents.draw(binarized)
+        # Images are in [-1, 1] here.
+        yield "rms_change", statistics, 0.0, rms((after - before) / 2)
+        between = [rms((images - images.roll(1, 0)) / 2) for images in (before, after)]
+        yield "rms_between", statistics, between[0], between[1]
+        yield "d_fake", statistics, latents.d_fake(learned, before), latents.d_fake(binarized, after)

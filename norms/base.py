@@ -16,7 +16,7 @@ from .errors import SettingError, check_range
 from .formula import Formula
 from .kinds import MixingKind
 from .moments import modulate, standardize
-from .pooling import copy_whole_, is_distributed, whole
+from .pooling import is_distributed, set_whole_, whole
 from .precision import check_floating
 from .recomputation import RecentPasses, is_repeated, restored
 from .tracing import trace_call
@@ -324,6 +324,10 @@ class MixingNorm(FormulaNorm):
         paths = [f"parametrizations.{n}.original" if parametrize.is_parametrized(self, n) else n for n in names]
         return {name: self.get_parameter(path) for name, path in zip(names, paths, strict=True)}
 
+    def statistics_of(self, kind: MixingKind) -> tuple[str, ...]:
+        """Return what the layer mixes of a kind, in the order of its parameter, or at the lower and the upper end."""
+        return kind.statistics
+
     def mixing_values(self) -> dict[str, Tensor]:
         """Return the effective values by kind, as detached copies: probabilities, never logits.
 
@@ -367,14 +371,11 @@ class MixingNorm(FormulaNorm):
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
         """
         for kind in self.kinds:
-            if statistic not in (None, *kind.statistics):
+            known = self.statistics_of(kind)
+            if statistic not in (None, *known):
                 continue
-            own = getattr(self, kind.name)
-            pure = kind.pure(whole(own), statistic)
-            if parametrize.is_parametrized(self, kind.name):
-                setattr(self, kind.name, pure)
-            else:
-                copy_whole_(own, pure)
+            index = None if statistic is None else known.index(statistic)
+            set_whole_(self, kind.name, kind.pure(whole(getattr(self, kind.name)), index))
 
     def _check_count(self, x: Tensor) -> None:
         if x.ndim == 2:

@@ -163,7 +163,7 @@ def binarize_(model: nn.Module, statistic: str | None = None) -> None:
         SettingError: If no layer of the model knows the statistic.
     """
     layers = [layer for _, layer in mixing_layers(model)]
-    known = [name for layer in layers for kind in layer.kinds for name in (*kind.labels, *kind.end_names)]
+    known = [name for layer in layers for kind in layer.kinds for name in layer.statistics_of(kind)]
     if statistic not in (None, *known):
         raise unknown("statistic", statistic, dict.fromkeys(known))
     for layer in layers:

@@ -39,7 +39,38 @@ interface Labeled {
 
 export interface Pairs {
   run: number;
-  layers: { name: string; r: number | null; gates: number[]; gamma: number[] }[];
+  layers: { name: string; r: number | null; clear: boolean; gates: number[]; gamma: number[] }[];
+}
+
+type Numbers = (number | null)[];
+
+/** A comparison of two groups, or runs: its parts are its measures. */
+export interface Pair {
+  sides: [number, number];
+  steps: [number, number];
+  runs: [number, number];
+  paired: boolean;
+  parts: {
+    measure: number;
+    layers: number[];
+    finding: string;
+    difference: number[];
+    low: Numbers;
+    high: Numbers;
+    g: Numbers;
+    g_low: Numbers;
+    g_high: Numbers;
+    p: Numbers;
+    p_holm: Numbers;
+  }[];
+}
+
+export interface Comparisons {
+  layers: string[];
+  measures: { words: string; range: [number, number] }[];
+  pairs: Pair[];
+  alpha: number;
+  answers: string[];
 }
 
 export interface Contents {
@@ -53,6 +84,7 @@ export interface Contents {
   weights: Record<string, Labeled & { packed: string }>;
   gamma: Record<string, Pairs[]>;
   binarized: { run: string; metric: string; statistics: string; learned: number; binarized: number }[] | null;
+  comparisons: Comparisons;
   notes: string[];
 }
 
@@ -88,12 +120,6 @@ export interface State {
   step: number;
   search: string;
   [choice: string]: any;
-}
-
-export interface Measure {
-  kind: Section;
-  range: number[];
-  value(run: number, layer: number): number;
 }
 
 export interface Figure {

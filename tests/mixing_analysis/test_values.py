@@ -26,7 +26,7 @@ from norms.kinds import RHO
 from norms.mixing import LayerReport
 
 LAYER_SUMMARY = RHO.summary_names
-LOG_NAMES = {"below": "share_below_0.1", "above": "share_above_0.9"}
+LOG_NAMES = {"below": "share_below_0_1", "above": "share_above_0_9"}
 
 
 def network(rng, layers=3, channels=8, gamma=False):

@@ -13,11 +13,12 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from norms.errors import check_range
-from norms.kinds import MixingKind
+from norms.kinds import MixingKind, plain_key
 from norms.mixing import LayerReport, mixing_layers, report
 from training.errors import TrainingError
 from training.files import or_warn, replacing
 from training.finite import not_finite
+from training.layer_shapes import ShapeRecorder, write_shapes
 from training.loggers import log_made
 from training.run import Run
 
@@ -33,13 +34,16 @@ class MixingValues(Callback):
     A step is an optimizer step, and values logged at step s are those after s of them. All loggers get the
     :meth:`~norms.kinds.MixingKind.summary` of each kind of value in each layer, such as
 
-    - ``rho/<layer>/mean``, ``min``, ``max``, ``std``, ``share_below_0.1`` and ``share_above_0.9`` over the channels;
+    - ``rho/<layer>/mean``, ``min``, ``max``, ``std``, ``share_below_0_1`` and ``share_above_0_9`` over the channels;
     - ``switch/<layer>/mean/<statistic>`` and ``switch/<layer>/var/<statistic>``, the softmaxed weights;
 
-    where a layer's name begins with its depth, so that names sort by depth. Weights & Biases also gets a histogram of
-    each kind that has a value per channel, with the same bins at every step, and at the end tables of all values. The
-    exact values are kept in the run folder, in ``mixing/step_0000500.npz``, under keys such as ``<layer>/rho`` and
-    ``<layer>/mean_weight``, and the kinds' descriptions beside them in ``mixing/kinds.json``.
+    where a layer is called as :func:`log_names` says, such as ``03_residual1_norm1``. With ``all`` in the place of the
+    layer stands what the whole network has: of values per channel the summary over all channels of all layers, of
+    others their mean over the layers. Weights & Biases also gets a histogram of each kind that has a value per channel,
+    with the same bins at every step, and at the end tables of all values. The exact values are kept in the run folder,
+    in ``mixing/step_0000500.npz``, under keys such as ``residual1.norm1/rho`` and ``residual1.norm1/mean_weight``, and
+    the kinds' descriptions beside them in ``mixing/kinds.json``. What the layers work on, see
+    :class:`training.layer_shapes.LayerShape`, is kept in ``mixing/layers.json``.
 
     Args:
         every_n_steps: Steps between two logs.
@@ -50,6 +54,7 @@ class MixingValues(Callback):
         self.every_n_steps = every_n_steps
         self._run = Run("")
         self._logged_step: int | None = None
+        self._shapes: ShapeRecorder | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the run; here, since processes agree on its folder, and each must ask."""
@@ -63,6 +68,19 @@ class MixingValues(Callback):
         """Log every few steps; here, so that rows come in the order of steps after those of the last batch."""
         if trainer.global_step % self.every_n_steps == 0:
             self._log(trainer, pl_module)
+        # A compiled network would be compiled anew without the hooks.
+        if trainer.is_global_zero and not pl_module.hparams.get("compile") and not self._run.mixing_layers.is_file():
+            self._shapes = ShapeRecorder(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep, of the first batch, what the layers work on."""
+        shapes, self._shapes = self._shapes, None
+        if shapes is not None:
+            found, values = shapes.stop(), read_values(pl_module)
+            named = {label: found[read.layer] for label, read in values.items() if read.layer in found}
+            write_shapes(named, self._run.mixing_layers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the final values."""
@@ -70,6 +88,8 @@ class MixingValues(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log the values that an interrupted training got to."""
+        if self._shapes is not None:
+            self._shapes.stop()
         # Only if training had begun; and what went wrong may have taken the device or the disk with it.
         # A training that has gone wrong has no values that anybody should read.
         if self._logged_step is not None and not isinstance(exception, TrainingError):
@@ -106,7 +126,7 @@ class MixingValues(Callback):
             partial.write_text(json.dumps(described, indent=1) + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_hyperparams({"mixing_kinds": described})
+                logger.log_hyperparams({"mixing_kinds": described, "mixing_layers": [*values]})
 
 
 def read_values(model: torch.nn.Module) -> Values:
@@ -119,8 +139,8 @@ def read_values(model: torch.nn.Module) -> Values:
         model: Any module.
 
     Returns:
-        From a layer's name, such as ``03.residual1.norm1``, to its report. The names are the dotted names of the
-        modules without what all of them begin with, behind their depth.
+        From a layer's name, such as ``residual1.norm1``, to its report, from the input of the network to its output.
+        The names are those of :func:`layer_labels`.
     """
     trained = [
         reported
@@ -131,12 +151,26 @@ def read_values(model: torch.nn.Module) -> Values:
 
 
 def layer_labels(names: Sequence[str]) -> list[str]:
-    """Name layers for a log: their dotted names without what all of them begin with, behind their depth."""
-    parents = [name.split(".")[:-1] for name in names]
-    alike = (len(set(parts)) == 1 for parts in zip(*parents, strict=False))
+    """Name layers by where they are: their dotted names without what all of them begin with.
+
+    A name that would begin with a number, which says little, keeps what stands before: ``blocks.0.norm``. A layer that
+    is the whole network is called ``layer``.
+    """
+    parts = [name.split(".") for name in names]
+    alike = (len(set(part)) == 1 for part in zip(*(part[:-1] for part in parts), strict=False))
     shared = len(list(takewhile(bool, alike)))
-    digits = max(2, len(str(len(names) - 1)))
-    return [f"{depth:0{digits}d}.{'.'.join(name.split('.')[shared:])}" for depth, name in enumerate(names)]
+    while shared and any(part[shared].isdecimal() for part in parts):
+        shared -= 1
+    return [".".join(part[shared:]) or "layer" for part in parts]
+
+
+def log_names(layers: Sequence[str]) -> list[str]:
+    """Name layers for the keys of logs: their depth, by which names sort, and where they are, such as ``03_a_norm1``.
+
+    These are letters, digits and underscores alone, see :func:`norms.kinds.plain_key`.
+    """
+    digits = max(2, len(str(len(layers) - 1)))
+    return [plain_key(f"{depth:0{digits}d}_{layer}").replace("/", "_") for depth, layer in enumerate(layers)]
 
 
 def _kinds(values: Values) -> Iterator[tuple[str, MixingKind, Tensor]]:
@@ -144,20 +178,31 @@ def _kinds(values: Values) -> Iterator[tuple[str, MixingKind, Tensor]]:
         yield from ((layer, kind, read.values[kind.name]) for kind in read.kinds)
 
 
+def _logged(values: Values) -> Iterator[tuple[str, MixingKind, Tensor]]:
+    """Yield the values of each kind in each layer, which is called as in logs."""
+    names = dict(zip(values, log_names([*values]), strict=True))
+    return ((names[layer], kind, value) for layer, kind, value in _kinds(values))
+
+
 def _scalars(values: Values) -> Iterator[tuple[str, float]]:
-    for layer, kind, value in _kinds(values):
-        key = kind.log_key.replace("{layer}", layer)
-        yield from ((f"{key}/{name}", number) for name, number in kind.summary(value).items())
+    found: dict[MixingKind, list[Tensor]] = {}
+    for layer, kind, value in _logged(values):
+        found.setdefault(kind, []).append(value)
+        yield from zip(kind.log_keys(layer), kind.summary(value).values(), strict=True)
+    for kind, parts in found.items():
+        whole = torch.cat(parts) if kind.per_channel else torch.stack(parts).mean(0)
+        yield from zip(kind.log_keys("all"), kind.summary(whole).values(), strict=True)
 
 
 def _histograms(values: Values) -> dict[str, Any]:
     import wandb
 
     histograms = {}
-    for layer, kind, value in _kinds(values):
+    for layer, kind, value in _logged(values):
         if kind.per_channel:
             counts = np.histogram(value.numpy(), np.linspace(kind.low, kind.high, BINS + 1))
-            histograms[f"{kind.log_key.replace('{layer}', layer)}/histogram"] = wandb.Histogram(np_histogram=counts)
+            key = plain_key(f"{kind.log_key.replace('{layer}', layer)}/histogram")
+            histograms[key] = wandb.Histogram(np_histogram=counts)
     return histograms
 
 
@@ -174,4 +219,4 @@ def _tables(values: Values) -> dict[str, Any]:
         rows.setdefault(beginning, []).extend(
             [layer, name, number] for name, number in zip(names, value.tolist(), strict=True)
         )
-    return {f"final/{key}": wandb.Table(columns=columns[key], data=data) for key, data in rows.items()}
+    return {plain_key(f"final/{key}"): wandb.Table(columns=columns[key], data=data) for key, data in rows.items()}

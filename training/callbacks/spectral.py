@@ -14,7 +14,7 @@ from lightning_modules.networks.lipschitz import lipschitz_bound
 from norms.errors import SettingError, check_range, unknown
 from norms.spectra import Spectrum, input_sizes, linear_layers, spectra
 from training.callbacks.gans import is_gan, run_once
-from training.callbacks.mixing import layer_labels
+from training.callbacks.mixing import layer_labels, log_names
 from training.callbacks.spectral_plot import draw
 from training.errors import RollbackError
 from training.files import or_warn, replacing
@@ -115,7 +115,7 @@ class SpectralMonitor(Callback):
         with gan.evaluation():
             for name in self.networks:
                 found = self._spectra(gan, name)
-                labels = layer_labels(list(found))
+                labels = log_names(layer_labels(list(found)))
                 for label, spectrum in zip(labels, found.values(), strict=True):
                     layers |= {f"{name}/{label}/{key}": value for key, value in _numbers(spectrum).items()}
                 whole |= {f"spectral/{name}/{key}": value for key, value in _of_network(found).items()}
