@@ -50,7 +50,7 @@ def train_all(runner: Runner, arguments: Sequence[str]) -> None:
     console.print(table)
     console.print(f"{len(finished)} of {runner.sweep.runs} runs are finished: {runner.folder}")
     if elsewhere := sum(run.state == "begun" for run in runs):
-        console.print(f"{elsewhere} are being trained by other workers")
+        console.print(f"being trained by other workers: {elsewhere}")
     if finished:
         folder = shlex.quote(str(runner.folder))
         console.print(f"next:\n  {as_installed(f'python analyze.py {folder} -o report/')}")
