@@ -20,8 +20,8 @@ from norms.mixing import freeze_mixing_
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.mixing import MixingValues, read_values
 from training.callbacks.run_folder import RunFolder
-from training.loggers import WandbLogger
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 STATISTICS = ("mean", "min", "max", "std", "share_below_0.1", "share_above_0.9")
 RHO = {f"rho/00.norm1/{statistic}" for statistic in STATISTICS}
