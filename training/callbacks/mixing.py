@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from norms.errors import check_range
@@ -19,8 +18,9 @@ from training.errors import TrainingError
 from training.files import or_warn, replacing
 from training.finite import not_finite
 from training.layer_shapes import ShapeRecorder, write_shapes
-from training.loggers import log_made
+from training.loggers import CSVLogger
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 BINS = 32
 """Of a histogram over the range of a kind."""
@@ -94,9 +94,9 @@ class MixingValues(Callback):
         # A training that has gone wrong has no values that anybody should read.
         if self._logged_step is not None and not isinstance(exception, TrainingError):
             with suppress(Exception):
-                self._log(trainer, pl_module, last=True)
+                self._log(trainer, pl_module, last=True, interrupted=True)
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, last: bool = False) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, last: bool = False, interrupted: bool = False) -> None:
         step = trainer.global_step
         values = read_values(pl_module) if trainer.is_global_zero else {}
         if not values or not_finite((kind.name, value) for _, kind, value in _kinds(values)):
@@ -105,11 +105,12 @@ class MixingValues(Callback):
         new = step != self._logged_step
         scalars: dict[str, Any] = dict(_scalars(values)) if new else {}
         for logger in trainer.loggers:
-            if scalars:
+            # metrics.csv shall become what it would have been without the interruption.
+            if scalars and not (interrupted and isinstance(logger, CSVLogger)):
                 logger.log_metrics(scalars, step)
                 logger.save()
             if isinstance(logger, WandbLogger) and (new or last):
-                log_made(logger, lambda: (_histograms(values) if new else {}) | (_tables(values) if last else {}), step)
+                logger.log_made(lambda: (_histograms(values) if new else {}) | (_tables(values) if last else {}), step)
         arrays: dict[str, Any] = {
             f"{layer}/{kind}": value.numpy() for layer, read in values.items() for kind, value in read.values.items()
         }

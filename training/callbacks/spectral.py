@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 from torch import nn
 
 from lightning_modules.networks.lipschitz import lipschitz_bound
@@ -19,9 +18,10 @@ from training.callbacks.spectral_plot import draw
 from training.errors import RollbackError
 from training.files import or_warn, replacing
 from training.finite import not_finite
-from training.loggers import CSVLogger, log_made
+from training.loggers import CSVLogger
 from training.metrics_file import MetricsFile
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 NETWORKS = ("discriminator", "generator")
 
@@ -154,7 +154,7 @@ class SpectralMonitor(Callback):
             draw(rows, partial)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                log_made(logger, self._picture, trainer.global_step)
+                logger.log_made(self._picture, trainer.global_step)
 
     def _picture(self) -> dict[str, Any]:
         import wandb
