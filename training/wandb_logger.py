@@ -4,7 +4,7 @@ import os
 import shlex
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds that W&B may take for one record before it counts as frozen; uploads happen elsewhere and may take longer."""
+
+HIDDEN = ("epoch", "train/lr_d", "train/lr_g")
+"""What W&B makes no panel of by itself."""
 
 
 class WandbLogger(pytorch_lightning.loggers.WandbLogger):
@@ -114,6 +117,11 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         self._attempt(log)
 
     @rank_zero_only
+    def hide(self, keys: Iterable[str]) -> None:
+        """Let W&B make no panels of some metrics by itself; its history has them, and who wants a panel can add it."""
+        self._attempt(lambda run: _define_hidden(run, keys))
+
+    @rank_zero_only
     def alert(self, title: str, text: str) -> None:
         """Send an alert, which W&B passes on by mail or Slack to who has asked for that.
 
@@ -202,8 +210,9 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, finish_timeout_raises=True, **timeouts),
         )
-        run.define_metric("trainer/global_step")
+        run.define_metric("trainer/global_step", hidden=True)
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        _define_hidden(run, HIDDEN)
         self._run_id = run.id
         if not run.disabled:
             with replacing(self._id_file) as partial:
@@ -244,6 +253,12 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         _warn(f"W&B failed ({_one_line(error)}); the training goes on, and metrics.csv has everything.{place}")
         give_up_wandb()
         return NoRun()
+
+
+def _define_hidden(run: Any, keys: Iterable[str]) -> None:
+    for key in keys:
+        # A metric that is defined by its whole name has nothing of what is defined for all.
+        run.define_metric(key, step_metric="trainer/global_step", step_sync=True, hidden=True)
 
 
 class NoRun:

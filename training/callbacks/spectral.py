@@ -46,9 +46,9 @@ class SpectralMonitor(Callback):
       :func:`~lightning_modules.networks.lipschitz.lipschitz_bound`. Networks with other blocks than those named there,
       such as attention, have none.
 
-    ``metrics.csv`` gets those of the networks, as ``spectral/discriminator/sigma``; Weights & Biases and other loggers
-    get all. Those of the layers are in ``spectral.csv`` in the run folder, and at the end in the picture
-    ``spectral.png``. What all looks have cost is printed at the end.
+    ``metrics.csv`` gets those of the networks, as ``spectral/discriminator/sigma``; Weights & Biases, which makes no
+    panels of them by itself, and other loggers get all. Those of the layers are in ``spectral.csv`` in the run folder,
+    and at the end in the picture ``spectral.png``. What all looks have cost is printed at the end.
 
     Args:
         every_n_steps: Steps between two looks; null for none.
@@ -122,6 +122,8 @@ class SpectralMonitor(Callback):
                 if (bound := self._bound(gan, name, found)) is not None:
                     whole[f"spectral/{name}/bound"] = bound
         for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and self._seen_step is None:
+                logger.hide(["spectral", *whole, *(f"spectral/{key}" for key in layers)])
             more = {} if isinstance(logger, CSVLogger) else {f"spectral/{key}": value for key, value in layers.items()}
             logger.log_metrics(whole | more, step)
             logger.save()
