@@ -89,7 +89,9 @@ class Runner:
 
     def _next(self, runs: Sequence[SweepRun], number: int) -> SweepRun | None:
         settings = next_settings(self.sweep, runs)
-        return settings and new_run(self.sweep, self.folder, number, settings, self._command(settings))
+        if settings is None:
+            return None
+        return new_run(self.sweep, self.folder, number, settings, self._command(settings))
 
     def _work(self, worker: int) -> None:
         while not self.signal and (claimed := self._claim()):
@@ -166,8 +168,8 @@ class Runner:
         return f", about {duration(left * sum(seconds) / len(seconds) / at_once)} left"
 
     def _say(self, run: SweepRun, text: str) -> None:
-        name = " ".join(run.folder.name.split("-")[1:])
-        print(printable(f"run {run.number} of {self.sweep.runs}, {name}: {text}"), flush=True)
+        name = "".join(f" {part}" for part in run.folder.name.split("-")[1:])
+        print(printable(f"run {run.number} of {self.sweep.runs}{name and ','}{name}: {text}"), flush=True)
 
     @contextmanager
     def _forwarded(self) -> Iterator[None]:
