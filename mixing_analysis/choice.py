@@ -47,20 +47,19 @@ def choose(selection: Selection) -> Chosen:
     if not found.sources:
         raise SettingError(f"no run is given: expected {EXPECTED}")
     runs: list[Run] = []
-    reasons: list[str] = []
+    left_out: dict[str, SettingError] = {}
     for source, is_named in found.sources.items():
         try:
             runs.append(_narrowed(read_run(source), selection))
         except SettingError as error:
             if is_named:
                 raise
-            reasons.append(f"{source} is left out: {error}")
+            left_out[source] = error
     if not runs:
-        raise SettingError(reasons[0])
-    left_out = {source for source in found.sources if source not in {run.source for run in runs}}
+        raise next(iter(left_out.values()))
     groups = {name: [member for member in members if member not in left_out] for name, members in groups.items()}
     folded = fold(named(runs), groups, selection.by)
-    notes = [*found.notes, *reasons]
+    notes = [*found.notes, *(f"{source} is left out: {error}" for source, error in left_out.items())]
     if selection.layers:
         notes.append(
             f"of the layers, only {', '.join(selection.layers)}: all that is said of a network is said of these"
@@ -80,7 +79,7 @@ class _Found:
         """Add the runs of a source, unless they are there, and return all of them as they are called."""
         runs = list(_runs_of(source))
         if len(runs) > 1:
-            self.notes.append(f"{source} stands for all runs below it: {len(runs)}")
+            self.notes.append(f"{source} holds {len(runs)} runs, all of which are taken")
         called = []
         for run in runs:
             key = run if run.startswith(PREFIX) else str(Path(run).resolve())

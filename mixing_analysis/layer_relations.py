@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from mixing_analysis.effects import ALPHA, holm
 from mixing_analysis.kinds import word
 from mixing_analysis.plots import (
     GROUP_COLORS,
@@ -23,7 +24,7 @@ from mixing_analysis.plots import (
     panels,
     subtitled,
 )
-from mixing_analysis.ranks import RankCorrelation, spearman
+from mixing_analysis.ranks import RankCorrelation, numbers, spearman
 from mixing_analysis.values import Run, at_last_step, summaries
 from norms.kinds import MixingKind
 from training.layer_shapes import LayerShape
@@ -123,6 +124,31 @@ def _values(rows: DataFrame, kind: MixingKind) -> dict[str, DataFrame]:
     means = ordered.groupby(["statistic", "layer"], observed=True, sort=False)["value"].mean().rename("mean").to_frame()
     known = set(means.index.get_level_values("statistic"))
     return {label: means.loc[label] for label in kind.labels if label in known}
+
+
+def describe(table: DataFrame, runs: Sequence[Run], kinds: Sequence[MixingKind]) -> list[dict[str, Any]]:
+    """Return the relations as the page shows them: groups, kinds and labels by their numbers, layers in their order.
+
+    A relation is clear if it holds after Holm's correction over all that are returned.
+    """
+    groups = list(dict.fromkeys(run.group for run in runs))
+    found = relations(table, runs, kinds)
+    clear = holm(np.array([each.rank.p for each in found])) < ALPHA
+    return [
+        {
+            "group": groups.index(each.group),
+            "member": list(kinds).index(each.kind),
+            "label": each.kind.labels.index(each.label) if each.label else None,
+            "name": each.name,
+            "x": numbers(each.x),
+            "y": numbers(each.y),
+            "halves": None if each.halves is None else [numbers(half) for half in each.halves],
+            "rank": str(each.rank),
+            "r": numbers([each.rank.r])[0],
+            "clear": bool(holds),
+        }
+        for each, holds in zip(found, clear, strict=True)
+    ]
 
 
 def draw(

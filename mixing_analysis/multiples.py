@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,6 +25,7 @@ from mixing_analysis.plots import (
     padded,
     panels,
 )
+from mixing_analysis.ranks import numbers
 from mixing_analysis.values import Run, at_last_step, summaries
 from norms.kinds import MixingKind
 from training.repetitions import settings_of
@@ -70,6 +72,26 @@ def by_style(profile: DataFrame) -> DataFrame:
     found["place"] = [".".join(names[:end]) for names, end in pairs]
     found["style"] = [names[end + 1] for names, end in pairs]
     return found
+
+
+def describe_styles(table: DataFrame, runs: Sequence[Run], kinds: Sequence[MixingKind]) -> list[dict[str, Any]]:
+    """Return the values of each style over the depth as the page shows them, groups, kinds and labels by number."""
+    found = by_style(profiles(table, kinds))
+    if found["style"].nunique() < 2:
+        return []
+    groups, members = list(dict.fromkeys(run.group for run in runs)), {kind.name: kind for kind in kinds}
+    return [
+        {
+            "style": style,
+            "group": groups.index(group),
+            "member": list(members).index(kind),
+            "label": members[kind].labels.index(label) if label else None,
+            "places": own["place"].tolist(),
+            "y": numbers(own["mean"]),
+            "halves": [numbers(half) for half in own[["q25", "q75"]].to_numpy(float)],
+        }
+        for (style, group, kind, label), own in found.groupby(["style", "group", "kind", "label"], sort=False)
+    ]
 
 
 def draw_styles(table: DataFrame, groups: Groups, kinds: Sequence[MixingKind], width: float = WIDTH) -> Figure | None:

@@ -1,16 +1,19 @@
 """How what runs have learned goes with how well they do: a metric of each run beside its learned values."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from mixing_analysis.kinds import families, word
+from mixing_analysis.comparisons import OF_GATES
+from mixing_analysis.effects import ALPHA, holm
+from mixing_analysis.findings import measure_name
+from mixing_analysis.kinds import families
 from mixing_analysis.plots import GROUP_COLORS, MARKERS, SOFT, WIDTH, Groups, legend, panels, subtitled
-from mixing_analysis.ranks import RankCorrelation, spearman
+from mixing_analysis.ranks import RankCorrelation, numbers, spearman
 from mixing_analysis.values import Run, at_last_step, kinds_of, summaries
 
 FEWEST_RUNS = 3
@@ -60,18 +63,13 @@ def measures(table: DataFrame, runs: Sequence[Run]) -> DataFrame:
     for kind in kinds:
         if kind.per_channel:
             described = summaries(last, kind, ["run"]).set_index("run")
-            low, high = (f"{end:g}" for end in kind.ends)
-            names = {
-                "mean": f"mean {kind.name}",
-                "below": f"{kind.name}: share below {low}",
-                "above": f"{kind.name}: share above {high}",
-            }
+            names = {part: measure_name(kind, part) for part in OF_GATES}
             columns.append(described[list(names)].rename(columns=names))
     for members in families(kinds).values():
         for kind in members:
             rows = last[last["kind"] == kind.name]
             means = rows.groupby(["run", "statistic"], observed=True)["value"].mean().unstack("statistic")
-            columns.append(means.rename(columns={label: f"{label} weight of {word(kind)}" for label in kind.labels}))
+            columns.append(means.rename(columns={label: measure_name(kind, label) for label in kind.labels}))
     found = pd.concat([column.set_axis(column.index.astype(str)) for column in columns], axis=1)
     return found.reindex([run.name for run in runs])
 
@@ -100,6 +98,29 @@ def outcomes(table: DataFrame, runs: Sequence[Run]) -> list[Outcome]:
             x, y = pairs["x"].to_numpy(float), pairs["y"].to_numpy(float)
             found.append(Outcome(measure, metric, names, [groups[name] for name in names], x, y, spearman(x, y)))
     return found
+
+
+def describe(table: DataFrame, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the outcomes as the page shows them, runs by their numbers.
+
+    One is clear if it holds after Holm's correction over all that are returned.
+    """
+    found = outcomes(table, runs)
+    clear = holm(np.array([each.rank.p for each in found])) < ALPHA
+    places = {run.name: place for place, run in enumerate(runs)}
+    return [
+        {
+            "measure": each.measure,
+            "metric": each.metric,
+            "runs": [places[name] for name in each.runs],
+            "x": numbers(each.x),
+            "y": numbers(each.y),
+            "rank": str(each.rank),
+            "r": numbers([each.rank.r])[0],
+            "clear": bool(holds),
+        }
+        for each, holds in zip(found, clear, strict=True)
+    ]
 
 
 def _rank(name: str, first: str) -> int:

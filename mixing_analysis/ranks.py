@@ -1,11 +1,12 @@
 """Rank correlations with their uncertainty."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from mixing_analysis.effects import CONFIDENCE
 
 FEWEST = 5
 """Of fewer pairs an interval would say nothing."""
@@ -58,3 +59,8 @@ def spearman(x: np.ndarray, y: np.ndarray) -> RankCorrelation:
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((1 + r**2 / 2) / (n - 3))
     center = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
     return RankCorrelation(n, r, float(np.tanh(center - half)), float(np.tanh(center + half)), float(found.pvalue))
+
+
+def numbers(values: Iterable[float]) -> list[float | None]:
+    """Write numbers as JSON has them, to five digits; None is one that is not finite."""
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]

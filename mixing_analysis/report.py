@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
+from mixing_analysis import layer_relations, multiples, outcomes
 from mixing_analysis.comparisons import Comparisons, compare, correlations
 from mixing_analysis.differences import describe
 from mixing_analysis.effects import ALPHA
@@ -140,6 +141,9 @@ def contents(
         "channels": gates,
         "weights": weights,
         "gamma": gammas,
+        "relations": {name: layer_relations.describe(table, runs, own) for name, own in sections.items()},
+        "styles": {name: multiples.describe_styles(table, runs, own) for name, own in sections.items()},
+        "outcomes": outcomes.describe(table, runs),
         "comparisons": describe(comparisons or compare(table, runs), runs),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
         "notes": list(notes),

@@ -32,6 +32,7 @@ from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.callbacks.signals import EndOnSignal
 from training.callbacks.spectral import SpectralMonitor
+from training.callbacks.step_axis import StepAxis
 from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.errors import RollbackError
@@ -281,7 +282,7 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
-            callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved)]
+            callbacks += [built.guard, self._companions, self._signals, StepAxis(), RunFolder(resolved)]
             callbacks += [built.mixing, built.samples, built.metrics, built.spectral]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)

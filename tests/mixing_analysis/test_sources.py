@@ -19,7 +19,7 @@ from mixing_analysis.comparisons import layer_values
 from mixing_analysis.sources import read_runs
 from mixing_analysis.values import combine, summaries, without_depth
 from norms.errors import SettingError
-from norms.kinds import RHO
+from norms.kinds import BUILTIN, RHO
 from training.command import main
 
 TINY = """
@@ -95,7 +95,7 @@ def test_the_table_agrees_with_metrics_csv_to_print_precision(trained):
     table = combine([read(trained)])
     ours = summaries(table, RHO).set_index("step")
     ours = ours.rename(columns={"below": "share_below_0_1", "above": "share_above_0_9"})
-    switches = layer_values(table).set_index(["step", "kind", "statistic"])["value"]
+    switches = layer_values(table, BUILTIN).set_index(["step", "kind", "measure"])["value"]
     with (trained / "metrics.csv").open(newline="") as file:
         rows = {int(row["step"]): row for row in csv.DictReader(file) if row["rho/00_norm1/mean"]}
     assert rows.keys() == {0, 5, 10, 12}
