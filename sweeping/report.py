@@ -32,6 +32,8 @@ def train_all(runner: Runner, arguments: Sequence[str]) -> None:
         TrainingError: If runs have failed.
         SystemExit: If a signal ended it, with 128 plus its number.
     """
+    if runner.sweep.ends_early:
+        print("early_terminate is left to W&B: every run is trained to its end", flush=True)
     runner.run()
     runs, again = runner.runs(), as_installed(shlex.join(["python", "sweep.py", *arguments]))
     finished = [run for run in runs if run.state == "finished"]

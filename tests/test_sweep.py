@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -18,8 +19,10 @@ from processes import ended, start
 from wandb.wandb_agent import Agent
 
 from sweeping import command
+from sweeping.commands import command_of
 from sweeping.runner import Runner
 from sweeping.runs import is_claimed
+from sweeping.search import next_settings
 from sweeping.sweep_file import read_sweep
 from training.command import main
 from training.run import Run
@@ -89,6 +92,15 @@ def test_the_sweeps_that_come_along_give_commands_that_train_takes(name, runs, c
             key, _, value = word.removeprefix("--model.").partition("=")
             if value and key != "--seed":
                 assert config["model"]["init_args"][key] in (value, yaml.safe_load(value))
+
+
+def test_the_sweep_of_the_guide_is_one_that_train_takes():
+    pytest.importorskip("optuna")
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/guides/sweeps.md").read_text(), re.DOTALL)
+    Path("mine.yaml").write_text(text)
+    sweep = read_sweep(Path("mine.yaml"))
+    words = command_of(sweep, next_settings(sweep, []))
+    assert main([*words[2:], "--print_config"]) == 0
 
 
 @pytest.mark.slow

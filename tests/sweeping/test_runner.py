@@ -178,9 +178,14 @@ def test_drawn_runs_are_those_of_the_dry_run(capsys):
     names = re.findall(r"--name (\S+)", capsys.readouterr().out)
     assert sweep() == 0
     assert [folder.name for folder in folders()] == names
-    write_sweep(method="bayes", run_cap=4, parameters={"value": {"min": 0.0, "max": 1.0}})
+    changes = {"run_cap": 4, "early_terminate": {"type": "hyperband", "min_iter": 3}}
+    write_sweep(method="bayes", parameters={"value": {"min": 0.0, "max": 1.0}}, **changes)
+    capsys.readouterr()
     assert sweep() == 0
     assert len(folders()) == 4
+    out, err = capsys.readouterr()
+    assert out.startswith("early_terminate is left to W&B")
+    assert err == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
