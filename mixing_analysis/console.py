@@ -57,10 +57,11 @@ def write(
         table = values.combine(runs)
         evaluated, reasons = _evaluate(runs, batches, trusted) if evaluate else (None, [])
         comparisons = compare(table, runs)
-        notes = [printable(note) for note in (*found, *comparisons.notes)]
+        notes = list(map(printable, found))
         notes += [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
         notes += map(printable, reasons)
         written = outputs.write(folder, table, runs, comparisons, evaluated, notes, formats)
+    notes += map(printable, comparisons.notes)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in tables_of(table, runs, evaluated, comparisons):
         console.print(shown)
