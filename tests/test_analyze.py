@@ -210,7 +210,7 @@ def test_groups_by_name(capsys):
     assert "two (2 runs)" in out
     message = error_of(capsys, "--group", "all=runs/other,runs/tiny")
     assert message.startswith(
-        "runs of different architectures cannot be averaged, only compared: other/version_0 has 00.norm1"
+        "runs of different architectures cannot be averaged, only compared: other/version_0 has norm1"
     )
 
 

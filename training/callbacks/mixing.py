@@ -142,6 +142,8 @@ class MixingValues(Callback):
         import wandb
 
         files = {number: path for number, path in self._run.mixing_steps().items() if number <= step}
+        if not files:
+            return {}  # no disk could take them
         steps: dict[int, dict[str, np.ndarray]] = {}
         for number in chosen(list(files)):
             with np.load(files[number]) as arrays:
