@@ -1,4 +1,4 @@
-"""Sweeps as users meet them: those that come with normlab, by W&B's agent and without it, with trainings that are real."""
+"""Sweeps as users meet them: those that come with normlab, by W&B's agent and without it, really trained."""
 
 import json
 import os

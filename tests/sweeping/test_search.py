@@ -1,4 +1,4 @@
-"""What comes next in a sweep: every point of a grid once, and draws whose distributions are those that were asked for."""
+"""What comes next in a sweep: every point of a grid once, and draws of the distributions that were asked for."""
 
 import math
 from pathlib import Path

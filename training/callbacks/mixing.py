@@ -87,8 +87,9 @@ class MixingValues(Callback):
     ) -> None:
         """Keep, of the first batch, what the layers work on."""
         shapes, self._shapes = self._shapes, None
-        if shapes is not None:
-            found, values = shapes.stop(), read_values(pl_module)
+        found = {} if shapes is None else shapes.stop()
+        if found and self._logged_step is not None:
+            values = read_values(pl_module)
             named = {label: found[read.layer] for label, read in values.items() if read.layer in found}
             write_shapes(named, self._run.mixing_layers)
 
