@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mixing_analysis import EXPECTED, binarized, figures, report, tables, values
+from mixing_analysis import EXPECTED, binarized, figures, pictures, report, tables, values
 from mixing_analysis.cautions import cautioned
 from mixing_analysis.folder import renewed
 from mixing_analysis.groups import fold
@@ -30,7 +30,7 @@ from training.doors import TRUSTED
 from training.run import Run as RunOnDisk
 from training.terminal import printable
 
-FIGURES, PAGE = "figures", "report.html"
+FIGURES, PICTURES, PAGE = "figures", "pictures", "report.html"
 
 MOST_ROWS = 40
 """More rows than this are left to the report."""
@@ -67,18 +67,20 @@ def write(
     if not sources:
         raise SettingError(f"no run is given: expected {EXPECTED}")
     runs = list(map(cautioned, fold(read_runs(sources), named)))
-    with renewed(output, (CSV, PARQUET, FIGURES, PAGE)) as folder:
+    with renewed(output, (CSV, PARQUET, FIGURES, PICTURES, PAGE)) as folder:
         table = values.combine(runs)
         evaluated, reasons = _evaluate(runs, batches, trusted) if evaluate else (None, [])
+        pictured, missing = _picture(runs, batches, trusted, reasons) if evaluate else ([], [])
         notes = [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
-        notes += map(printable, reasons)
+        notes += map(printable, reasons + missing)
         written = tables.write(table, folder)
         drawn = figures.write(table, runs, folder / FIGURES)
-        report.write(table, runs, evaluated, folder / PAGE, notes, written)
+        seen = pictures.write(pictured, folder / PICTURES)
+        report.write(table, runs, evaluated, folder / PAGE, notes, written, pictured)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in _tables(table, runs, evaluated):
         console.print(shown)
-    for line in _account(output, table, runs, notes, written, len(drawn), trusted):
+    for line in _account(output, table, runs, notes, written, (len(drawn), len(seen)), trusted):
         console.print(printable(line))
 
 
@@ -88,7 +90,7 @@ def _account(
     runs: Sequence[Run],
     notes: Sequence[str],
     written: Sequence[str],
-    drawn: int,
+    drawn: tuple[int, int],
     trusted: Sequence[str],
 ) -> Iterator[str]:
     """Tell what there is to know, what was written and what can be done next, a line each."""
@@ -99,7 +101,9 @@ def _account(
     )
     if PARQUET not in written:
         yield f'for {PARQUET}, which is smaller and quicker to read: pip install "normlab[parquet]"'
-    yield f"wrote {output / FIGURES}: {drawn} {_plural('file', drawn)}"
+    for folder, count in zip((FIGURES, PICTURES), drawn, strict=True):
+        if count:
+            yield f"wrote {output / folder}: {count} {_plural('file', count)}"
     yield f"wrote {output / PAGE}"
     yield "next:"
     yield f"  open {shlex.quote(str(output / PAGE))} in a browser"
@@ -116,6 +120,26 @@ def _evaluate(runs: Sequence[Run], batches: int, trusted: Sequence[str]) -> tupl
         except SettingError as error:
             reasons.append(f"{run.name} is not evaluated with binarized gates: {error}")
     return pd.concat(found[1:] or found, ignore_index=True), reasons
+
+
+def _picture(
+    runs: Sequence[Run], batches: int, trusted: Sequence[str], told: Sequence[str]
+) -> tuple[list[pictures.Pictures], list[str]]:
+    """Make the pictures of the first run of each group, and say which are missing and why, unless that is told."""
+    first = list({run.group: run for run in reversed(runs)}.values())[::-1]
+    found, reasons = [], []
+    console = Console(stderr=True)
+    chosen = first[: pictures.RUNS]
+    for run in track(chosen, "making pictures", console=console, disable=not sys.stderr.isatty()):
+        try:
+            found.append(pictures.make(run, batches, trusted))
+        except SettingError as error:
+            if not any(reason.startswith(run.name) and reason.endswith(str(error)) for reason in told):
+                reasons.append(f"{run.name} has no pictures: {error}")
+    if found and len(chosen) < len(runs):
+        names = ", ".join(each.run for each in found)
+        reasons.append(f"pictures are of {names}: the first run of each group, {pictures.RUNS} at most")
+    return found, reasons
 
 
 def _plural(word: str, count: int) -> str:

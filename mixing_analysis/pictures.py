@@ -20,7 +20,7 @@ from lightning_modules.style_transfer import StyleTransfer
 from mixing_analysis.activations import Activations, activations
 from mixing_analysis.evaluations import HeldOut, Latents, rms
 from mixing_analysis.networks import load_data, load_module, quiet
-from mixing_analysis.sheets import Sheet, colored, fitted, inset
+from mixing_analysis.sheets import GAP, LARGEST, Sheet, colored, fitted, inset
 from mixing_analysis.values import Run
 from norms.errors import SettingError
 from norms.imports import only_from
@@ -67,7 +67,7 @@ class Channel:
 
     Attributes:
         activations: What it does.
-        sheet: In the first row the images, below them their activations, a row for each of the ways.
+        sheet: In each row an image and its activations in each of the ways.
         limit: The activation whose color is the darkest, of either sign.
     """
 
@@ -180,8 +180,9 @@ def contents(pictures: Pictures) -> dict[str, Any]:
 
 
 def _described(sheet: Sheet) -> dict[str, Any]:
-    _, height, width = sheet.image.shape
-    return {"data": sheet.data_url(), "rows": sheet.rows, "columns": sheet.columns, "width": width, "height": height}
+    height, width = sheet.size
+    whole = list(sheet.image.shape[1:])
+    return {"data": sheet.data_url(), "height": height, "width": width, "gap": GAP, "whole": whole}
 
 
 class _Photo:
@@ -236,7 +237,8 @@ class _Latents:
         images = self.source.draw(version)
         score, images = self.source.d_fake(version, images), (images + 1) / 2
         shown = images[:DRAWN, :3] if images.shape[1] >= 3 else images[:DRAWN, :1]
-        return {"d_fake": score}, [enlarged_grid(shown.clamp(0, 1), COLUMNS)], [images]
+        scale = max(1, LARGEST // (COLUMNS * (shown.shape[3] + 2)))
+        return {"d_fake": score}, [enlarged_grid(shown.clamp(0, 1), COLUMNS, scale)], [images]
 
 
 def _make(run: Run, module: TrainingModule, scene: Any) -> Pictures:
@@ -278,4 +280,5 @@ def _channel(found: Activations, images: Tensor) -> Channel:
     limit = float(np.quantile(found.maps.abs().numpy(), 0.995)) or 1.0
     shown = [fitted(image, MAP) for image in images]
     size = (shown[0].shape[1], shown[0].shape[2])
-    return Channel(found, Sheet.of([shown, *colored(found.maps, limit, size)]), limit)
+    maps = colored(found.maps, limit, size)
+    return Channel(found, Sheet.of([[image, *maps[:, number]] for number, image in enumerate(shown)]), limit)

@@ -12,7 +12,7 @@ from norms.kinds import MixingKind
 
 MODULES = (
     *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "weights"),
-    *("differences", "binarized", "controls", "drawing", "overview", "reading", "start"),
+    *("differences", "binarized", "pictures", "controls", "drawing", "overview", "reading", "start"),
 )
 """The modules of the page's script, each behind those that it needs while it is loaded."""
 

@@ -12,6 +12,8 @@ from pandas import DataFrame
 from mixing_analysis.comparisons import correlations
 from mixing_analysis.figures import BINS
 from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, families, word
+from mixing_analysis.pictures import Pictures
+from mixing_analysis.pictures import contents as of_pictures
 from mixing_analysis.published import published
 from mixing_analysis.rendering import render
 from mixing_analysis.tables import CSV
@@ -45,6 +47,7 @@ def write(
     path: str | Path,
     notes: Sequence[str] = (),
     tables: Sequence[str] = (CSV,),
+    pictures: Sequence[Pictures] = (),
 ) -> Path:
     """Write the report.
 
@@ -55,18 +58,23 @@ def write(
         path: The file to write.
         notes: What else the reader of the numbers should know, a line each.
         tables: The names of the files beside it that hold the table.
+        pictures: Those of some of the runs.
 
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, binarized, notes), kinds_of(runs), tables)
+    page = render(contents(table, runs, binarized, notes, pictures), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
 
 
 def contents(
-    table: DataFrame, runs: Sequence[Run], binarized: DataFrame | None = None, notes: Sequence[str] = ()
+    table: DataFrame,
+    runs: Sequence[Run],
+    binarized: DataFrame | None = None,
+    notes: Sequence[str] = (),
+    pictures: Sequence[Pictures] = (),
 ) -> dict[str, Any]:
     """Collect what a page shows, as far as it has room.
 
@@ -79,6 +87,7 @@ def contents(
         runs: See :func:`write`.
         binarized: See :func:`write`.
         notes: See :func:`write`.
+        pictures: See :func:`write`.
 
     Returns:
         What can be written as JSON.
@@ -132,6 +141,7 @@ def contents(
         "weights": weights,
         "gamma": gammas,
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
+        "pictures": list(map(of_pictures, pictures)),
         "notes": list(notes),
     }
 

@@ -19,6 +19,9 @@ from training.images import to_picture
 SMALLEST, LARGEST = 128, 384
 """Between how many pixels the longer side of a picture of a sheet is; smaller ones are enlarged pixel by pixel."""
 
+GAP = 4
+"""Pixels of the white lines between the pictures of a sheet."""
+
 COLORS = "PuOr_r"
 """Of activations: purple below 0, orange above. The colors of the page mean statistics."""
 
@@ -27,27 +30,32 @@ _FORMATS: dict[str, dict[str, Any]] = {"png": {"optimize": True}, "jpeg": {"qual
 
 @dataclass(frozen=True)
 class Sheet:
-    """Hold pictures of one size in rows and columns, stored as one.
+    """Hold pictures of one size in rows and columns, with white lines between them, as one.
 
     Attributes:
-        image: (3, rows * H, columns * W), values in [0, 1].
+        image: (3, H, W), values in [0, 1].
         rows: How many rows there are.
         columns: How many columns.
+        size: Height and width of each picture.
     """
 
     image: Tensor
     rows: int
     columns: int
+    size: tuple[int, int]
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[Tensor]]) -> "Sheet":
         """Put pictures together, row by row, each (3, H, W), values in [0, 1]."""
-        image = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
-        return cls(image, len(rows), len(rows[0]))
+        lined = [torch.cat([F.pad(each, (0, GAP, 0, GAP), value=1.0) for each in row], 2) for row in rows]
+        image = torch.cat(lined, 1)[:, :-GAP, :-GAP]
+        height, width = rows[0][0].shape[1:]
+        return cls(image, len(rows), len(rows[0]), (height, width))
 
     def column(self, number: int) -> Tensor:
         """Return the pictures of a column, one below the other."""
-        return self.image.chunk(self.columns, 2)[number]
+        width = self.size[1]
+        return self.image[:, :, number * (width + GAP) :][:, :, :width]
 
     def data_url(self) -> str:
         """Return the whole sheet as an address that holds it, in the format that takes the fewest bytes."""
