@@ -1,6 +1,7 @@
 """What the gates of single channels decide: activations on held-out images, with gates as learned and forced."""
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Activations:
     Attributes:
         layer: The layer, as logs call it.
         channel: Its channel, from 0.
-        learned: What the layer has learned for the channel, by words: its gate, or shares of statistics.
+        learned: What the layer has learned for the channel, by the words of its kinds: its gate, or shares by label.
         ways: How the channel is normalized, by words, in the order of ``maps``; first as learned.
         images: The places of the images among those compared, from 0.
         compared: How many were compared.
@@ -44,7 +45,7 @@ class Activations:
 
     layer: str
     channel: int
-    learned: dict[str, float]
+    learned: dict[str, float | dict[str, float]]
     ways: tuple[str, ...]
     images: tuple[int, ...]
     compared: int
@@ -63,8 +64,10 @@ def activations(
 ) -> list[Activations]:
     """Look into the channels that tell most: one in each of the layers whose learned values are spread the widest.
 
-    That is the channel which forcing its gate, or the layer's weights, to an end changes most, in the mean square over
-    the images. An image excites a channel by its mean activation as learned; of equal ones the first comes first.
+    That is the channel which moving its gate to an end, or the layer's weights to a single statistic, changes most even
+    if it is the one that changes it least, in the mean square over the images; if all are there already, the one that
+    the other end changes most. An image excites a channel by its mean activation as learned; of those that are the
+    same to three decimals the first comes first.
 
     Args:
         module: The network, with running statistics that fit it.
@@ -105,13 +108,14 @@ def ways(layer: MixingNorm, channel: int | None = None) -> dict[str, MixingNorm]
             for end, name in zip((kind.low, kind.high), kind.end_names or ("", ""), strict=True):
                 values = whole(getattr(layer, kind.name)).detach().clone()
                 values[slice(None) if channel is None else channel] = end
-                copied = forced[f"{kind.name} {end:g}" + (f", {name}" if name else "")] = copy.deepcopy(layer)
-                set_whole_(copied, kind.name, values)
+                way = f"{kind.name} {end:g}" + (f" ({name})" if name else "")
+                forced[way] = copy.deepcopy(layer)
+                set_whole_(forced[way], kind.name, values)
         else:
             for statistic in layer.statistics_of(kind):
-                if statistic not in forced:
-                    forced[statistic] = copy.deepcopy(layer)
-                    forced[statistic].binarize_(statistic)
+                alone = copy.deepcopy(layer)
+                alone.binarize_(statistic)
+                forced[f"{statistic} alone"] = alone
     return forced
 
 
@@ -137,21 +141,26 @@ def _watch(layers: Mapping[str, Any], see: Call, module: TrainingModule, batch: 
 def _channels(
     layers: Mapping[str, Any], module: TrainingModule, batches: Sequence[Batch], forward: Forward
 ) -> dict[str, tuple[int, Tensor]]:
-    """Return for each layer the channel that forcing changes most, and the mean activation of each image in it."""
+    """Return for each layer the channel that tells most, and the mean activation of each image in it."""
     forced = {label: ways(layer) for label, layer in layers.items()}
     means: dict[str, list[Tensor]] = {label: [] for label in layers}
-    changes: dict[str, Tensor] = {label: torch.zeros(()) for label in layers}
+    changes: dict[tuple[str, str], Tensor] = defaultdict(lambda: torch.zeros(()))
 
     def see(label: str, _: MixingNorm, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         means[label].append(output.flatten(2).double().mean(2).cpu())
-        for other in forced[label].values():
+        for way, other in forced[label].items():
             change = (other(*args, **kwargs) - output).transpose(0, 1).flatten(1)
-            changes[label] = changes[label] + change.double().square().sum(1).cpu()
+            changes[label, way] = changes[label, way] + change.double().square().sum(1).cpu()
 
     for batch in batches:
         _watch(layers, see, module, batch, forward)
-    found = {label: int(change.argmax()) for label, change in changes.items()}
-    return {label: (channel, torch.cat(means[label])[:, channel]) for label, channel in found.items()}
+    found = {}
+    for label in layers:
+        own = torch.stack([changes[label, way] for way in forced[label]])
+        least, most = own.amin(0), own.amax(0)
+        channel = int((least if least.any() else most).argmax())
+        found[label] = channel, torch.cat(means[label])[:, channel]
+    return found
 
 
 def _look(
@@ -164,8 +173,7 @@ def _look(
     forward: Forward,
 ) -> Activations:
     layer: Any = module.get_submodule(report.layer)
-    # What differs by less is the same: instance normalization leaves nothing of a mean but rounding errors.
-    strongest = (-means).mul(1e5).round().argsort(stable=True)[:IMAGES].tolist()
+    strongest = (-means).round(decimals=3).argsort(stable=True)[:IMAGES].tolist()
     inputs = _chosen(batches, strongest)
     forced, maps = ways(layer, channel), []
 
@@ -186,16 +194,12 @@ def _look(
     )
 
 
-def _learned(report: LayerReport, channel: int) -> dict[str, float]:
-    """Return what a layer has learned for a channel, by words."""
-    learned: dict[str, float] = {}
+def _learned(report: LayerReport, channel: int) -> dict[str, float | dict[str, float]]:
+    found: dict[str, float | dict[str, float]] = {}
     for kind in report.kinds:
         values = report.values[kind.name].tolist()
-        if kind.per_channel:
-            learned[kind.name] = values[channel]
-        else:
-            learned |= {f"{label} in the {word(kind)}": value for label, value in zip(kind.labels, values, strict=True)}
-    return learned
+        found[word(kind)] = values[channel] if kind.per_channel else dict(zip(kind.labels, values, strict=True))
+    return found
 
 
 def _spread(report: LayerReport) -> float:

@@ -54,7 +54,7 @@ interface Sheet {
 interface Channel {
   layer: string;
   channel: number;
-  learned: Record<string, number>;
+  learned: Record<string, number | Record<string, number>>;
   ways: string[];
   images: number[];
   compared: number;
