@@ -18,7 +18,7 @@ FIGURES, PICTURES, PAGE = "figures", "pictures", "report.html"
 
 
 class Written(NamedTuple):
-    """Hold what was written: names of tables, numbers of files of figures and of pictures, and whether there is a page."""
+    """Hold what was written: names of tables, numbers of files of figures and pictures, and whether there is a page."""
 
     tables: list[str]
     figures: int
