@@ -360,17 +360,22 @@ class MixingNorm(FormulaNorm):
                 getattr(self, kind.name).clamp_(kind.low, kind.high)
 
     @torch.no_grad()
-    def binarize_(self, statistic: str | None = None) -> None:
+    def binarize_(self, statistic: str | None = None, within: float | None = None) -> None:
         """Replace the mixture by the nearest pure one, in place, or by that of a statistic, if the layer knows it.
 
         Values per channel move to the nearer end of their range, from its middle to the upper one. Labeled values are
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
+
+        With ``within`` only values move that are as near to pure, see :meth:`MixingKind.impurity`.
         """
         for kind in self.kinds:
             if statistic not in (None, *kind.statistics):
                 continue
             own = getattr(self, kind.name)
             pure = kind.pure(whole(own), statistic)
+            if within is not None:
+                near = kind.impurity(self.mixing_values()[kind.name]) <= within
+                pure = torch.where(near, pure, whole(own))
             if parametrize.is_parametrized(self, kind.name):
                 setattr(self, kind.name, pure)
             else:
