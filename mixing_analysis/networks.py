@@ -25,7 +25,8 @@ def recalibrated(network: nn.Module, batches: Sequence[Any], device: torch.devic
 
     Args:
         network: A module of a training, or a part of one.
-        batches: What to compute the statistics on: of a training module, batches of its data, otherwise inputs.
+        batches: What to compute the statistics on: of a training module, batches of its data, otherwise tuples of what
+            the network is called with.
         device: Where to compute.
     """
 
@@ -34,7 +35,7 @@ def recalibrated(network: nn.Module, batches: Sequence[Any], device: torch.devic
         if isinstance(module, TrainingModule):
             module.predict_step(batch, 0)
         else:
-            module(batch)
+            module(*batch)
 
     return recalibrate(copy.deepcopy(network).to(device), batches, forward=forward, sync=False)
 

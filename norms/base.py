@@ -365,7 +365,6 @@ class MixingNorm(FormulaNorm):
 
         Values per channel move to the nearer end of their range, from its middle to the upper one. Labeled values are
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
-
         With ``within`` only values move that are as near to pure, see :meth:`MixingKind.impurity`.
         """
         for kind in self.kinds:
@@ -374,8 +373,7 @@ class MixingNorm(FormulaNorm):
             own = getattr(self, kind.name)
             pure = kind.pure(whole(own), statistic)
             if within is not None:
-                near = kind.impurity(self.mixing_values()[kind.name]) <= within
-                pure = torch.where(near, pure, whole(own))
+                pure = torch.where(kind.impurity(self.mixing_values()[kind.name]) <= within, pure, whole(own))
             if parametrize.is_parametrized(self, kind.name):
                 setattr(self, kind.name, pure)
             else:
