@@ -8,7 +8,7 @@ import numpy as np
 from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, word
 from mixing_analysis.values import Run
 from norms.kinds import RHO, MixingKind
-from training.callbacks.run_folder import flat
+from training.repetitions import flat
 
 SAME_STATISTICS = "with one image a batch the statistics of the batch are those of the instance, so that"
 

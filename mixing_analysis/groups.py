@@ -1,18 +1,12 @@
 """Which runs are averaged: those that differ in nothing but their seeds, or that the user names."""
 
-import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from mixing_analysis.values import Run
 from norms.errors import SettingError
-from training.callbacks.run_folder import flat
+from training.repetitions import seeds_of, settings_of
 from training.terminal import printable
-
-SEED = re.compile(r"seed_everything|(.*\.)?seed")
-
-IRRELEVANT = re.compile(r"(name|runs_dir|ckpt_path|weights_only|_.*)|(mixing|samples|checkpoint|spectral|guard)\..*")
-"""Settings of how a run is recorded, which do not change what it learns."""
 
 MOST_SETTINGS = 3
 """A group is named by the settings that set it apart unless there are more."""
@@ -84,9 +78,9 @@ def _by_settings(runs: Sequence[Run], groups: Mapping[str, str]) -> tuple[dict[s
     for run in runs:
         if run.name in groups:
             continue
-        key: Hashable = run.name if run.config is None else _settings(run)
-        members = alike.setdefault(key, [])
-        repeated = next((member.name for member in members if _seeds(member) == _seeds(run)), None)
+        key: Hashable = run.name if run.config is None else settings_of(run.config)
+        members, seeds = alike.setdefault(key, []), seeds_of(run.config or {})
+        repeated = next((member.name for member in members if seeds_of(member.config or {}) == seeds), None)
         if repeated is not None:
             notes[run.name] = (f"not averaged with {repeated}, which has the same settings and the same seeds",)
         if repeated is not None or (members and _difference(members[0], run)):
@@ -102,20 +96,7 @@ def _by_settings(runs: Sequence[Run], groups: Mapping[str, str]) -> tuple[dict[s
 
 
 def _settings(run: Run) -> frozenset[tuple[str, str]]:
-    return frozenset(
-        (key, _plain(value))
-        for key, value in flat(dict(run.config or {})).items()
-        if not SEED.fullmatch(key) and not IRRELEVANT.fullmatch(key)
-    )
-
-
-def _plain(value: object) -> str:
-    # What W&B stores as 10 was 10.0 before.
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _seeds(run: Run) -> frozenset[tuple[str, str]]:
-    return frozenset((key, repr(value)) for key, value in flat(dict(run.config or {})).items() if SEED.fullmatch(key))
+    return settings_of(run.config or {})
 
 
 def _group_name(members: Sequence[Run], others: Sequence[Sequence[Run]], taken: Collection[str]) -> str:

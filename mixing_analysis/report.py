@@ -10,8 +10,8 @@ import pandas as pd
 from pandas import DataFrame
 
 from mixing_analysis.comparisons import correlations
-from mixing_analysis.figures import BINS
 from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, families, word
+from mixing_analysis.plots import BINS
 from mixing_analysis.published import published
 from mixing_analysis.rendering import render
 from mixing_analysis.tables import CSV

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lightning_modules.base import CheckpointError
 from training.files import or_warn, replacing, set_aside
 from training.loggers import CSVLogger, WandbLogger
+from training.repetitions import flat
 from training.run import Run
 
 
@@ -114,13 +115,3 @@ class RunFolder(Callback):
         ]
         if changes:
             rank_zero_info(f"going on with other settings than those of {first}: {', '.join(changes)}")
-
-
-def flat(config: object, prefix: str = "") -> dict[str, object]:
-    """Name every setting of a nested configuration by its dotted path."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    items: dict[str, object] = {}
-    for key, value in config.items():
-        items |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return items
