@@ -142,14 +142,14 @@ def test_what_is_kept():
     layer.weight.requires_grad_(False)
     before = copy.deepcopy(layer)
     norm, _ = pruned(layer)
-    for part, channels in ((norm.batch, [0, 2]), (norm.instance, [1, 3])):
+    for part, channels in ((norm.batch, [0, 1, 2, 3]), (norm.instance, [1, 3])):
         assert part.weight.equal(before.weight[channels])
         assert part.bias.equal(before.bias[channels])
         assert not part.weight.requires_grad
         assert part.bias.requires_grad
         assert not part.training
-    assert norm.batch.running_mean.equal(before.running_mean[[0, 2]])
-    assert norm.batch.running_var.equal(before.running_var[[0, 2]])
+    assert norm.batch.running_mean.equal(before.running_mean)
+    assert norm.batch.running_var.equal(before.running_var)
     assert (norm.batch.momentum, norm.batch.num_batches_tracked) == (0.03, 17)
 
 
@@ -219,8 +219,27 @@ def test_recalibration_reaches_what_is_left_of_the_batch():
     norm, _ = pruned(layer)
     x = images().float()
     norms.recalibrate(norm, [x])
-    torch.testing.assert_close(norm.batch.running_mean, x.mean((0, 2, 3))[[0, 2]])
-    torch.testing.assert_close(norm.batch.running_var, x.var((0, 2, 3))[[0, 2]])
+    torch.testing.assert_close(norm.batch.running_mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.batch.running_var, x.var((0, 2, 3)))
+
+
+def test_a_split_norm_trains_as_the_mixture_with_the_same_gates():
+    mixture = norms.build("batch_instance", 4).double()
+    set_(mixture.rho, [1.0, 0, 1, 0])
+    split, _ = pruned(copy.deepcopy(mixture))
+    x = images()
+    direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+    found = []
+    for norm in (split, mixture):
+        leaf = x.clone().requires_grad_()
+        y = norm(leaf)
+        (y * direction).sum().backward()
+        found.append((y.detach(), leaf.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(split.batch.running_mean, mixture.running_mean)
+    torch.testing.assert_close(split.batch.running_var, mixture.running_var)
+    weights = torch.where(torch.tensor([True, False, True, False]), split.batch.weight.grad, 0)
+    torch.testing.assert_close(weights.index_add(0, split.channels, split.instance.weight.grad), mixture.weight.grad)
 
 
 @pytest.mark.parametrize("within", [-0.01, 0.5, float("nan")])
