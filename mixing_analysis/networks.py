@@ -21,13 +21,21 @@ from training.run import Run as RunOnDisk
 
 
 def recalibrated(network: nn.Module, batches: Sequence[Any], device: torch.device) -> nn.Module:
-    """Return a copy of a network with running statistics that fit it, on training data.
+    """Return a copy of a network with running statistics that fit it, on training data; see :func:`recalibrate_`."""
+    return recalibrate_(copy.deepcopy(network).to(device), batches, device)
+
+
+def recalibrate_(network: nn.Module, batches: Sequence[Any], device: torch.device) -> nn.Module:
+    """Give a network running statistics that fit it, on training data, in place.
 
     Args:
         network: A module of a training, or a part of one.
         batches: What to compute the statistics on: of a training module, batches of its data, otherwise tuples of what
             the network is called with.
-        device: Where to compute.
+        device: Where the network is.
+
+    Returns:
+        The network.
     """
 
     def forward(module: nn.Module, batch: Any) -> None:
@@ -37,7 +45,7 @@ def recalibrated(network: nn.Module, batches: Sequence[Any], device: torch.devic
         else:
             module(*batch)
 
-    return recalibrate(copy.deepcopy(network).to(device), batches, forward=forward, sync=False)
+    return recalibrate(network, batches, forward=forward, sync=False)
 
 
 def load_module(run: Run) -> TrainingModule:
