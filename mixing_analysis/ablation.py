@@ -8,24 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from pandas import DataFrame
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from scipy import stats
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
-from mixing_analysis.binarized import (
-    LATENTS,
-    STATISTICS,
-    evaluating,
-    latents_of,
-    rms,
-    score_of,
-    tracks_statistics,
-    trainer_of,
-    training_batches,
-)
+from mixing_analysis.binarized import STATISTICS, evaluating, tracks_statistics
+from mixing_analysis.evaluations import LATENTS, HeldOut, Latents, rms
 from mixing_analysis.networks import load_data, load_module, recalibrate_
 from mixing_analysis.values import Run
 from norms.base import MixingNorm
@@ -37,8 +28,8 @@ COLUMNS = ("run", "layer", "depth", "forced", "metric", "statistics", "learned",
 BINARIZED = "binarized"
 """What a layer is forced to whose every mixture becomes the nearest pure one."""
 
-BATCHES, MOST_RECALIBRATION = 4, 8
-"""How many batches are scored by default, and on how many the statistics are found anew at most."""
+BATCHES = 4
+"""How many batches are scored by default."""
 
 PARTS = 16
 """Into how many parts the images are divided, if they are as many, whose differences tell what is noise."""
@@ -58,9 +49,9 @@ def ablate(
     r"""Force one layer of a run's network at a time to a plain norm, with all else as learned, and score it.
 
     A layer is binarized, and forced to each statistic that it knows, see :func:`norms.binarize_`. The scores are those
-    of the module's own validation on held-out images, batch by batch; and of GANs, whose validation does not see the
-    live generator, those of :func:`mixing_analysis.binarized.compare`. What is a number of all images together, such as
-    a Fréchet distance, is left out.
+    of the module's own validation on held-out images; and of GANs, whose validation does not see the live generator,
+    those of :func:`mixing_analysis.binarized.compare`, averaged over parts of 16 images. What is a number of all images
+    together, such as a Fréchet distance, is left out.
 
     The images are divided into n parts, each of which is scored with the learned layer and with the forced one. The
     differences d of the parts, with mean m and standard deviation s, give an interval of the change,
@@ -72,8 +63,8 @@ def ablate(
 
     Args:
         run: A run with a checkpoint of this project and the configuration that it was trained with.
-        batches: At most how many batches of held-out images to score. As many of training images, but no more than
-            :data:`MOST_RECALIBRATION`, are what statistics are recalibrated on.
+        batches: At most how many batches of held-out images to score. Statistics are recalibrated on half as many of
+            training images.
         trusted: Packages that the run may name classes of.
         progress: Is told how many of how many scores are known.
 
@@ -92,7 +83,7 @@ def ablate(
         found = (
             _of_generator(module, named, progress)
             if isinstance(module, GAN)
-            else _of_validation(module, load_data(run), batches, named, progress)
+            else _of_validation(module, HeldOut(load_data(run), batches), named, progress)
         )
         rows = [(run.name, *row) for row in found]
     return DataFrame(rows, columns=list(COLUMNS))
@@ -198,14 +189,14 @@ def _fitting(scoring: _Scoring, anew: bool) -> Iterator[None]:
 
 def _of_validation(
     module: TrainingModule,
-    data: LightningDataModule,
-    batches: int,
+    held_out: HeldOut,
     layers: dict[str, MixingNorm],
     progress: Callable[[int, int], object],
 ) -> list[tuple[Any, ...]]:
     """Ablate a module within a validation, which sets up all that its scores need."""
-    ablating = _Ablating(list(training_batches(data, min(batches, MOST_RECALIBRATION))), layers, progress)
-    trainer_of(batches, ablating).validate(module, datamodule=data, verbose=False)
+    population = held_out.training_batches()
+    ablating = _Ablating(population[: max(1, len(population) // 2)], layers, progress)
+    held_out.scores(module, ablating)
     return ablating.rows
 
 
@@ -279,22 +270,23 @@ def _validated(module: LightningModule, parts: Sequence[Any]) -> Parts:
     return {name: np.array([each[name] for each in logged]) for name in names}
 
 
-@torch.no_grad()
 def _of_generator(
     gan: GAN, layers: dict[str, MixingNorm], progress: Callable[[int, int], object]
 ) -> list[tuple[Any, ...]]:
-    parts, population = latents_of(gan, 0, LATENTS, LATENTS // PARTS), latents_of(gan, 1, LATENTS, LATENTS // 4)
+    latents, population = Latents(gan), Latents(gan, key=1)
+    size = LATENTS // PARTS
 
-    def score(reference: list[Tensor] | None) -> tuple[Parts, list[Tensor]]:
-        drawn: list[Tensor] = [gan.generator(*part) for part in parts]
-        pairs = list(zip(drawn, reference or drawn, strict=True))
+    def score(reference: Tensor | None) -> tuple[Parts, Tensor]:
+        drawn = latents.draw(gan)
+        scores = latents.scores(gan, drawn).view(PARTS, size).mean(1)
+        parts = list(zip(drawn.split(size), (drawn if reference is None else reference).split(size), strict=True))
         return {
-            "rms_change": np.array([rms(images - before) for images, before in pairs]),
-            "rms_between": np.array([rms(images - images.roll(1, 0)) for images in drawn]),
-            "d_fake": np.array(
-                [score_of(gan, images, labels) for images, (_, *labels) in zip(drawn, parts, strict=True)]
-            ),
+            # Images are in [-1, 1] here.
+            "rms_change": np.array([rms((images - before) / 2) for images, before in parts]),
+            "rms_between": np.array([rms((images - images.roll(1, 0)) / 2) for images, _ in parts]),
+            "d_fake": scores.double().cpu().numpy(),
         }, drawn
 
-    sizes = np.full(len(parts), LATENTS // PARTS)
-    return list(_rows(_Scoring(gan.generator, score, sizes, population, gan.device), layers, progress))
+    sizes = np.full(PARTS, size)
+    with torch.no_grad():
+        return list(_rows(_Scoring(gan.generator, score, sizes, population.parts, gan.device), layers, progress))

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from mixing_analysis import evolution, weight_figures
-from mixing_analysis.comparisons import correlations, differences
+from mixing_analysis import evolution, layer_relations, multiples, outcomes, weight_figures
+from mixing_analysis.comparisons import OF_GATES, compare, correlations
+from mixing_analysis.effects import ALPHA
 from mixing_analysis.kinds import LOGGED, families, word
 from mixing_analysis.plots import (
     BINS,
@@ -77,7 +79,8 @@ def write(
     Returns:
         The files: of each kind with a value in every channel, such as rho, those of ``rho_histogram``, ``rho_layers``,
         ``rho_channels``, ``rho_training`` and ``rho_gamma``; of each family of other kinds, such as the weights of a
-        switch, ``switch_layers`` and ``switch_training``; and ``differences``; as far as there are values for them.
+        switch, ``switch_layers`` and ``switch_training``; of both ``..._relations``, ``..._styles``, ``..._settings``
+        and ``..._evolution``; and ``differences`` and ``outcomes``; as far as there are values for them.
 
     Raises:
         SettingError: If a format is unknown, or is a video and PyAV is missing.
@@ -119,7 +122,7 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Drawing]:
     """
     names = list(dict.fromkeys(run.group for run in runs))[:MOST_GROUPS]
     groups = {name: index for index, name in enumerate(names)}
-    table = table[table["group"].isin(names)]
+    every, table = table, table[table["group"].isin(names)]
     last = with_thirds(at_last_step(table))
     over_time = table.groupby("run", observed=True)["step"].nunique().gt(1).any()
     kinds, shown = kinds_of(runs), [run for run in runs if run.group in groups]
@@ -132,16 +135,31 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Drawing]:
                 f"{kind.name}_channels": partial(_channels, last, groups, kind),
                 f"{kind.name}_gamma": partial(_gamma, table, groups, kind),
             }
+            found |= _of_any(kind.name, every, table, runs, groups, [kind])
         if over_time and kind.per_channel and table["kind"].isin([kind.name, kind.name + LOGGED]).any():
             found[f"{kind.name}_training"] = partial(_gate_training, table, groups, kind)
     for name, members in families(kinds).items():
         if table["kind"].isin([kind.name for kind in members]).any():
             found[f"{name}_layers"] = partial(weight_figures.bars, last, groups, members)
+            found |= _of_any(name, every, table, runs, groups, members)
             if over_time:
                 found[f"{name}_training"] = partial(weight_figures.training, table, groups, members)
     if len(groups) > 1:
-        found["differences"] = partial(_differences, table, groups, kinds)
+        found["differences"] = partial(_differences, table, runs, groups, kinds)
+    if len(runs) >= outcomes.FEWEST_RUNS:
+        found["outcomes"] = partial(outcomes.draw, every, runs, groups)
     return found
+
+
+def _of_any(
+    name: str, every: DataFrame, table: DataFrame, runs: Sequence[Run], groups: Groups, kinds: Sequence[MixingKind]
+) -> dict[str, Drawing]:
+    """Say what can be drawn of a kind with a value in every channel as well as of a family of others."""
+    return {
+        f"{name}_relations": partial(layer_relations.draw, table, runs, groups, kinds),
+        f"{name}_styles": partial(multiples.draw_styles, table, groups, kinds),
+        f"{name}_settings": partial(multiples.draw_settings, every, runs, kinds),
+    }
 
 
 def _histograms(
@@ -283,35 +301,34 @@ def _gate_training(table: DataFrame, groups: Groups, kind: MixingKind, width: fl
     return figure
 
 
-def _differences(table: DataFrame, groups: Groups, kinds: Sequence[MixingKind], width: float = WIDTH) -> Figure | None:
+def _differences(
+    table: DataFrame, runs: Sequence[Run], groups: Groups, kinds: Sequence[MixingKind], width: float = WIDTH
+) -> Figure | None:
     described = {kind.name: kind for kind in kinds}
-    names = list(groups)
-    for place, first in enumerate(names):
-        found = _compared(table, first, names[place + 1 :])
-        if found:
-            break
-    else:
+    found = _compared(table, runs, list(groups))
+    if not found:
         return None
-    figure, every = panel_grid([rows["layer"].tolist() for *_, rows in found], width)
-    for axes, (other, kind, statistic, rows) in zip(every, found, strict=True):
+    figure, every = panel_grid([rows["layer"].tolist() for rows in found], width)
+    for axes, rows in zip(every, found, strict=True):
         places = np.arange(len(rows))
-        clear = (rows["low"] > 0) | (rows["high"] < 0)
         axes.hlines(places, rows["low"], rows["high"], color=INK, linewidth=1.4)
-        fill = np.where(clear, INK, "white")
+        fill = np.where(rows["p_holm"] < ALPHA, INK, "white")
         axes.scatter(rows["difference"], places, s=18, facecolor=fill, edgecolor=INK, linewidth=1, zorder=3)
         axes.axvline(0, color=SOFT, linewidth=0.8)
+        first, second, kind, measure = rows[["first", "second", "kind", "measure"]].iloc[0]
         words = word(described[kind])
-        title = f"mean {words}" if described[kind].per_channel else f"{statistic}, {words}"
-        axes.set(title=title, xlabel=f"{other} minus {first}")
+        title = f"mean {words}" if described[kind].per_channel else f"{measure}, {words}"
+        axes.set(title=title, xlabel=f"{second} minus {first}")
     return figure
 
 
-def _compared(table: DataFrame, first: str, others: Sequence[str]) -> list[tuple[str, str, str, DataFrame]]:
-    """Return the other group, kind, statistic and differences of each panel, as many as there is room for."""
-    found: list[tuple[str, str, str, DataFrame]] = []
-    for other in others:
-        rows = differences(table, first, other).sort_values("depth")
-        by_kind = rows.groupby(["kind", "statistic"], observed=True, sort=False, dropna=False)
-        if not found or len(found) + len(by_kind) <= MOST_PANELS:
-            found += [(other, kind, statistic, own) for (kind, statistic), own in by_kind]
+def _compared(table: DataFrame, runs: Sequence[Run], names: Sequence[str]) -> list[DataFrame]:
+    """Return the comparisons of each panel: with the first group that has layers in common with another."""
+    rows = compare(table, runs, list(combinations(names, 2))).rows
+    rows = rows[~rows["measure"].isin(OF_GATES[1:])]
+    found: list[DataFrame] = []
+    for _, of_pair in rows[rows["first"].eq(rows["first"].iloc[0])].groupby("second", sort=False) if len(rows) else ():
+        each = [part for _, part in of_pair.groupby(["kind", "measure"], sort=False)]
+        if not found or len(found) + len(each) <= MOST_PANELS:
+            found += each
     return found

@@ -5,19 +5,21 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule
+from lightning_fabric.utilities import move_data_to_device
 from torch import nn
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
 from lightning_modules.painter import Painter
-from mixing_analysis.binarized import Scores, compare, evaluating, latents_of
+from mixing_analysis.binarized import Scores, compare, evaluating
+from mixing_analysis.evaluations import HeldOut, Latents
 from mixing_analysis.networks import load_data, load_module
 from mixing_analysis.values import Run
 from norms.errors import SettingError, check_range
@@ -116,16 +118,17 @@ def export(run: Run, within: float, folder: Path, batches: int = 32, trusted: Se
     check(within, 1)
     with evaluating(trusted):
         module = load_module(run)
-        data = None if isinstance(module, GAN) else load_data(run)
+        held_out = None if isinstance(module, GAN) else HeldOut(load_data(run), batches)
         found = RunOnDisk.find(run.checkpoint or "")
         original: Any = _shared(module, found)
         changed = copy.deepcopy(original)
         changed.pruned = prune(changed, within)
         told = told_of(found)
         size = _write(original, None, told), _write(changed, folder / NETWORK, told)
-        generator = original.network if isinstance(original, TrainedGenerator) else None
-        scores = list(compare(module, data, lambda network: prune(network, within), batches, generator))
-        milliseconds, images = _timed(original, changed, module, data)
+        if isinstance(module, GAN):
+            module.generator = original.network
+        scores = list(compare(module, held_out, lambda network: prune(getattr(network, "generator", network), within)))
+        milliseconds, images = _timed(original, changed, module, held_out)
         pruned = Pruned(
             run.name,
             within,
@@ -250,19 +253,19 @@ def _count(network: nn.Module) -> int:
 
 @torch.no_grad()
 def _timed(
-    original: Any, changed: Any, module: TrainingModule, data: LightningDataModule | None
+    original: Any, changed: Any, module: TrainingModule, held_out: HeldOut | None
 ) -> tuple[tuple[float, float], tuple[int, int, int]]:
     """Time a pass of both networks in turns; return milliseconds per image, and how many images of which size."""
+    networks = original, changed
     if isinstance(module, GAN):
-        (inputs,) = latents_of(module, 0, 64, 64)
-        count, (_, height, width) = 64, module.image_shape
-        passes = [lambda network=network: network.draw(*inputs) for network in (original, changed)]
+        inputs = Latents(module).parts[0]
+        count, (_, height, width) = len(inputs[0]), module.image_shape
+        passes = [partial(network.draw, *inputs) for network in networks]
     else:
-        assert data is not None
-        data.setup("validate")
-        batch = next(iter(data.val_dataloader()))
+        assert held_out is not None
+        batch = move_data_to_device(next(held_out.batches()), module.device)
         count, _, height, width = batch["image"].shape
-        passes = [lambda network=network: network.predict_step(batch, 0) for network in (original, changed)]
+        passes = [partial(network.predict_step, batch, 0) for network in networks]
     first, second = (1000 * seconds / count for seconds in _medians(passes))
     return (first, second), (count, height, width)
 

@@ -93,10 +93,10 @@ class TestFit:
             (int(row["step"]), next(key for key in ("train/loss", "val/loss", "rho/00.norm1/mean") if row[key]))
             for row in rows
         ]
-        training = [(step, "train/loss") for step in range(12)]
-        validation = [(step, "val/loss") for step in (4, 9)]
+        training = [(step, "train/loss") for step in range(1, 13)]
+        validation = [(step, "val/loss") for step in (5, 10)]
         mixing = [(step, "rho/00.norm1/mean") for step in (0, 5, 10, 12)]
-        order = {"rho/00.norm1/mean": 0, "train/loss": 1, "val/loss": 2}
+        order = {"train/loss": 0, "val/loss": 1, "rho/00.norm1/mean": 2}
         assert kinds == sorted(training + validation + mixing, key=lambda row: (row[0], order[row[1]]))
 
     def test_the_saved_configuration_repeats_the_run(self):

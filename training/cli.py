@@ -32,6 +32,7 @@ from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.callbacks.signals import EndOnSignal
 from training.callbacks.spectral import SpectralMonitor
+from training.callbacks.step_axis import StepAxis
 from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.errors import RollbackError
@@ -45,6 +46,7 @@ from training.messages import relevant_messages
 from training.parser_errors import shorten, with_whole_number
 from training.paths import local_path
 from training.run import Run
+from training.seeds import with_all_seeds
 from training.settings import (
     check_against_model,
     check_call,
@@ -89,7 +91,7 @@ class TrainCLI(CLI):
         self._loggers: list[Logger] = []
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
-        self._given, self._arguments = args, with_shipped_configs(args)
+        self._given, self._arguments = args, with_all_seeds(with_shipped_configs(args))
         self._signals, self._companions = EndOnSignal(), Companions()
         try:
             super().__init__(
@@ -280,7 +282,7 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
-            callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved)]
+            callbacks += [built.guard, self._companions, self._signals, StepAxis(), RunFolder(resolved)]
             callbacks += [built.mixing, built.samples, built.metrics, built.spectral]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)

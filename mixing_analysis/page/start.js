@@ -4,6 +4,8 @@ import { all, byId, keyOf } from "./elements.js";
 import { channelFigures } from "./channels.js";
 import { gateTrainingFigure } from "./training.js";
 import { bimodalityFigure, gammaFigure } from "./relations.js";
+import { relationFigure, styleFigure } from "./places.js";
+import { chooseMetric, outcomeFigure } from "./outcomes.js";
 import { weightFigures } from "./weights.js";
 import { chooseCompared, differenceFigure } from "./differences.js";
 import { binarizedFigure } from "./binarized.js";
@@ -20,9 +22,11 @@ const figures = () => Object.assign(
     [`${kind.name}-training`]: gateTrainingFigure(kind),
     [`${kind.name}-bimodality`]: bimodalityFigure(kind),
     [`${kind.name}-gamma`]: gammaFigure(kind),
+    [`${kind.name}-relations`]: relationFigure(kind),
+    [`${kind.name}-styles`]: styleFigure(kind),
   })),
   ...families.map(weightFigures),
-  { difference: differenceFigure, binarized: binarizedFigure },
+  { difference: differenceFigure, outcome: outcomeFigure, binarized: binarizedFigure },
 );
 
 function watchFigures() {
@@ -71,7 +75,7 @@ function listen() {
 
 export function start() {
   const names = sections.map(({ name }) => name);
-  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized"];
+  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized", data.outcomes.length && "outcomes"];
   all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
   all("[data-section]").forEach(node => {
     const family = families.find(({ name }) => name === node.dataset.section);
@@ -81,6 +85,7 @@ export function start() {
   choose(folds ? "group" : "run");
   state.step = Infinity;
   chooseCompared();
+  chooseMetric();
   lead();
   facts();
   runTable();

@@ -14,12 +14,13 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from normlab import as_installed
 from norms.errors import check_range, unknown
 from training.callbacks.generation_metrics import GenerationMetrics
+from training.callbacks.step_axis import STEP
 from training.checkpoint_files import CheckpointFiles
 from training.errors import RollbackError, end_training
 from training.files import or_warn, replacing
-from training.lightning_private import number_log_rows_by_steps, uncount_batch_that_has_not_begun
-from training.loggers import WandbLogger
+from training.lightning_private import uncount_batch_that_has_not_begun
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 THE_MORE_THE_BETTER = ("accuracy", "is", "precision", "recall", "density", "coverage")
 """How the names of metrics begin, after ``val/``, of which the highest is best."""
@@ -95,7 +96,7 @@ class RunCheckpoint(Checkpoint):
             metrics = (each for each in _callbacks(trainer) if isinstance(each, GenerationMetrics))
             computed = {name for each in metrics for name in each.logged}
             if self.monitor not in computed:
-                raise unknown("metric in checkpoint.monitor", self.monitor, sorted(computed | found.keys()))
+                raise unknown("metric in checkpoint.monitor", self.monitor, sorted((computed | found.keys()) - {STEP}))
             return
         # Processes may disagree on a metric, and have to save together.
         value = float(trainer.strategy.broadcast(float(found[self.monitor])))
@@ -104,8 +105,6 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save the last step if it is time; here, where its row is on disk and its validation done."""
-        # Lightning's own count can be one off in a resumed run.
-        number_log_rows_by_steps(trainer)
         self._save_best(trainer)
         if trainer.global_step % self.every_n_train_steps == 0:
             self._save_if_new(trainer)

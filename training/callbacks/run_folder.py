@@ -10,9 +10,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.base import CheckpointError
 from training.files import or_warn, replacing, set_aside
-from training.loggers import CSVLogger, WandbLogger
+from training.loggers import CSVLogger
 from training.repetitions import flat
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 
 class RunFolder(Callback):
@@ -79,7 +80,7 @@ class RunFolder(Callback):
             return
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
-                logger.keep_before(trainer.global_step)
+                logger.go_on_at(trainer.global_step)
             logger.log_hyperparams(yaml.safe_load(self.config))
         for path in run.records_from(trainer.global_step):
             path.unlink(missing_ok=True)
