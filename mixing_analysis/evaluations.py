@@ -30,7 +30,7 @@ class HeldOut:
     def __init__(self, data: LightningDataModule, batches: int) -> None:
         self.data, self._most = data, batches
         self._training: list[Any] | None = None
-        self._trainer = Trainer(
+        self._trainer: Any = Trainer(
             accelerator="auto",
             devices=1,
             logger=False,
