@@ -22,11 +22,11 @@ class CLI(LightningCLI):
         pass
 
 
-def number_log_rows_by_steps(trainer: Trainer) -> None:
-    """Set the numbers of the log's rows to optimizer steps.
+def count_rows_by_steps(trainer: Trainer) -> None:
+    """Set the count by which Lightning decides which steps get a row to that of optimizer steps.
 
-    Lightning counts the batches that stepped by itself, and in a resumed run can be one off. No public attribute sets
-    that count.
+    Lightning counts the batches that stepped by itself, and in a resumed run is one off. No public attribute sets that
+    count.
     """
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 

@@ -26,13 +26,13 @@ def test_frames_hold_histogram_means_quartiles_and_channels():
     run = make_run("a", drift=1.0)
     found = film("rho", run)
     assert found.steps == [0, 50, 100]
-    heap, depth = found.figure.axes
+    whole, depth = found.figure.axes
     for frame, step in enumerate(found.steps):
         found.move(frame)
         layers = values(run, "rho", step)
         gates = np.concatenate(layers)
         shares = np.histogram(gates, 10, (0, 1))[0] / len(gates)
-        np.testing.assert_allclose([bar.get_height() for bar in heap.patches[:10]], shares)
+        np.testing.assert_allclose([bar.get_height() for bar in whole.patches[:10]], shares)
         (marks,) = [line for line in depth.lines if line.get_marker() == "o"]
         np.testing.assert_allclose(marks.get_xdata(), [rho.mean() for rho in layers])
         halves = next(each for each in depth.collections if len(each.get_segments()) == 4)

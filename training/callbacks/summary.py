@@ -9,8 +9,9 @@ from rich.table import Table
 from lightning_modules.base import TrainingModule
 from normlab import again, as_installed
 from training.callbacks.checkpoint import read_best
-from training.loggers import WandbLogger
+from training.callbacks.step_axis import STEP
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 
 def print_summary(trainer: Trainer, run: Run, interrupted: Sequence[str] | None = None) -> None:
@@ -62,7 +63,7 @@ def _contents(run: Run) -> list[str]:
 def _metrics(trainer: Trainer) -> Table:
     table = Table("metric", "last value")
     for key, value in sorted(trainer.logged_metrics.items()):
-        if key != "epoch":
+        if key not in ("epoch", STEP):
             table.add_row(key, f"{float(value):.5g}")
     return table
 

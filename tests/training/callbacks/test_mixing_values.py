@@ -25,8 +25,8 @@ from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.mixing import MixingValues, _scalars, log_names, read_values
 from training.callbacks.run_folder import RunFolder
 from training.layer_shapes import LayerShape, read_shapes
-from training.loggers import WandbLogger
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 STATISTICS = ("mean", "min", "max", "std", "share_below_0_1", "share_above_0_9")
 RHO = {f"rho/00_norm1/{statistic}" for statistic in STATISTICS}

@@ -9,7 +9,7 @@ from stand_ins import PlainModel, TinyModel, fit
 
 from norms.errors import SettingError
 from training.callbacks.samples import SampleImages
-from training.loggers import WandbLogger
+from training.wandb_logger import WandbLogger
 
 
 def names(run_dir):
