@@ -91,7 +91,8 @@ class MixingValues(Callback):
         if found and self._logged_step is not None:
             values = read_values(pl_module)
             named = {label: found[read.layer] for label, read in values.items() if read.layer in found}
-            write_shapes(named, self._run.mixing_layers)
+            if named and self._logged_step is not None:
+                write_shapes(named, self._run.mixing_layers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the final values."""
