@@ -75,6 +75,9 @@ class TrainingModule(LightningModule):
     resumes = False
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
 
+    sample_caption = "what the module makes of fixed inputs"
+    """What :meth:`sample_grid` shows."""
+
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         check_range("seed", seed, at_least=0, at_most=2**63 - 1)
