@@ -1,4 +1,60 @@
-"""Reading what the mixing values of trained networks became."""
+"""Reading what the mixing values of trained networks became.
+
+In a notebook::
+
+    import mixing_analysis as mixing
+
+    runs = mixing.read("runs/*")
+    runs.table                     # every value: a row for each
+    runs.compare("a", "b")         # layer by layer, with intervals over seeds
+    runs.figure("rho_layers")
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mixing_analysis.interface import Runs
 
 EXPECTED = "a run folder, a checkpoint (.ckpt, .pt, .safetensors), a W&B offline folder or wandb:ENTITY/PROJECT/RUN"
 """What can be read."""
+
+FORMATS = ("csv", "html", "png", "svg", "pdf", "gif", "mp4")
+"""What can be written: tables, the page, and figures; the last two hold films of the training."""
+
+DEFAULT_FORMATS = FORMATS[:-1]
+"""All but the video, which wants a package of its own."""
+
+
+def read(
+    *sources: str | PathLike[str] | Sequence[str | PathLike[str]],
+    group: Mapping[str, Sequence[str]] | str = "",
+    steps: str | Sequence[int] = "",
+    layers: str | Sequence[str] = (),
+) -> "Runs":
+    """Read the learned mixing values of runs.
+
+    Args:
+        sources: Run folders, folders that hold runs (all below them are read), checkpoints, W&B offline folders,
+            ``wandb:ENTITY/PROJECT/RUN``, patterns such as ``runs/*``, or lists of them.
+        group: Which runs are averaged: the name of a setting, such as ``model.norm``, or of several with commas; or
+            from names of groups to their runs. By default those that differ in nothing but seeds.
+        steps: Which steps, by default all: ``0:1000``, with an end left out ``500:``, or single ones.
+        layers: Which layers, by default all: a pattern such as ``residual*``, or several.
+
+    Returns:
+        The runs.
+
+    Raises:
+        norms.errors.SettingError: If there is no run, or one that is named cannot be read.
+    """
+    from mixing_analysis.interface import Runs
+    from mixing_analysis.selection import Selection, parse_steps
+
+    each = [one for source in sources for one in ([source] if isinstance(source, str | PathLike) else source)]
+    by = tuple(group.split(",")) if isinstance(group, str) and group else ()
+    named = {} if isinstance(group, str) else {name: tuple(map(str, members)) for name, members in group.items()}
+    chosen = parse_steps(steps if isinstance(steps, str) else ",".join(map(str, steps)))
+    patterns = (layers,) if isinstance(layers, str) else tuple(layers)
+    return Runs.read(Selection(tuple(map(str, each)), named, by, chosen, patterns))

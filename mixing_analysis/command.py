@@ -4,24 +4,30 @@ Example:
     python analyze.py runs/style_transfer runs/gan -o report/
 """
 
-from argparse import Namespace
+from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from mixing_analysis import EXPECTED
+from mixing_analysis import DEFAULT_FORMATS, EXPECTED, FORMATS
+from mixing_analysis.selection import Selection, parse_groups, parse_steps
 from training.doors import command_parser, path_of, run_command
 from training.paths import local_path
 
+EXAMPLES = """\
+Runs whose configurations differ in nothing but seeds are averaged, unless --group says otherwise.
 
-class Group(NamedTuple):
-    """Name runs that the user wants to see averaged."""
-
-    name: str
-    runs: tuple[str, ...]
+examples:
+  python analyze.py runs                                    every run below a folder
+  python analyze.py runs/style_transfer runs/gan -o report
+  python analyze.py runs --group model.norm                 norms, averaged over whatever else differs
+  python analyze.py runs --group mine=runs/a,runs/b         runs of your choice, averaged
+  python analyze.py runs/gan --steps 0:1000 --layers 'block1*'
+  python analyze.py runs --format csv,pdf --no-evaluation   tables and figures for a paper
+  python analyze.py wandb:ENTITY/PROJECT/RUN                from Weights & Biases
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,27 +40,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> None:
-    runs, groups = [_source(run) for run in options.runs], [_group(group) for group in options.group]
+    groups, by = parse_groups(options.group)
+    groups = {name: tuple(map(_source, members)) for name, members in groups.items()}
+    sources, layers = tuple(map(_source, options.runs)), tuple(options.layers)
+    selection = Selection(sources, groups, by, parse_steps(options.steps), layers)
+    formats = _formats(options.format)
     from mixing_analysis.console import write
 
-    write(runs, groups, options.output, options.evaluation, options.batches, options.trust)
+    write(selection, options.output, options.evaluation, options.batches, options.trust, formats)
 
 
 def _parser() -> ArgumentParser:
     parser = command_parser(
-        "See what the layers that learn how to normalize have learned, in one run and across runs.",
-        epilog="Runs whose configurations differ in nothing but seeds are averaged.",
+        "See what the layers that learn how to normalize have learned, in one run and across runs.", epilog=EXAMPLES
     )
+    parser.formatter_class = RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("runs", metavar="RUN", nargs="*", help=EXPECTED)
+    add("runs", metavar="RUN", nargs="*", help=f"{EXPECTED}; or a folder, for all runs below it")
     add("-o", "--output", metavar="FOLDER", type=path_of, default=Path("report"), help="the report (default: report)")
     add(
         "--group",
-        metavar="NAME=RUN,RUN",
+        metavar="SETTING",
         action="append",
         default=[],
-        help="average these runs, of one architecture, under this name; may be given several times",
+        help="average the runs that agree in a setting, such as model.norm, or in several with commas; or NAME=RUN,RUN "
+        "to average these runs, of one architecture, under this name; may be given several times",
     )
+    add("--steps", metavar="FROM:TO", default="", help="look at these steps only; also 500: or 0,100,1000")
+    add(
+        "--layers",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="look at the layers of such names only, as in 'residual*'; may be given several times",
+    )
+    formats = f"what to write, of {','.join(FORMATS)} (default: {','.join(DEFAULT_FORMATS)})"
+    add("--format", metavar="LIST", default="", help=formats)
     add(
         "--no-evaluation",
         dest="evaluation",
@@ -71,11 +92,11 @@ def _source(text: str) -> str:
     return local_path("RUN", text) if text.startswith("~") else text
 
 
-def _group(text: str) -> Group:
-    name, _, members = text.partition("=")
-    runs = tuple(_source(member) for member in members.split(",") if member)
-    if not name or not runs:
-        from norms.errors import SettingError
+def _formats(text: str) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(text.split(","))) if text else DEFAULT_FORMATS
+    for name in chosen:
+        if name not in FORMATS:
+            from norms.errors import unknown
 
-        raise SettingError(f"--group must be NAME=RUN,RUN, got {text!r}")
-    return Group(name, runs)
+            raise unknown("format", name, FORMATS)
+    return chosen

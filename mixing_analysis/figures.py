@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,75 +13,103 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from mixing_analysis.comparisons import correlations, differences
+from mixing_analysis import evolution, layer_relations, multiples, outcomes, weight_figures
+from mixing_analysis.comparisons import OF_GATES, compare, correlations
+from mixing_analysis.effects import ALPHA
 from mixing_analysis.kinds import LOGGED, families, word
 from mixing_analysis.plots import (
+    BINS,
+    COLUMN,
     DASHES,
     GROUP_COLORS,
     HIGH,
     INK,
     LOW,
+    MOST_DOTS,
+    MOST_GROUPS,
     RAMP,
     SOFT,
     STYLE,
     WIDTH,
     Groups,
     by_architecture,
-    colors_of,
     curve,
-    key,
+    is_first,
     legend,
     mark,
-    name_rows,
     offset,
     padded,
     panel_grid,
+    panels,
     save,
 )
 from mixing_analysis.published import Published, published
 from mixing_analysis.values import THIRDS, Run, at_last_step, histogram, kinds_of, summaries, with_thirds
+from norms.errors import unknown
 from norms.kinds import MixingKind
+from training.moving import check_packages
 
-MOST_GROUPS = 6
-"""How many groups of runs a figure can tell apart; of more it shows the first."""
+FORMATS = ("png", "svg", "pdf", *evolution.FORMATS)
+"""What figures are written as."""
 
-MOST_DOTS = 256
-"""Layers of more channels are drawn without a dot for each."""
+DEFAULT_FORMATS = FORMATS[:-1]
+"""All but the video, which wants a package of its own."""
+
+Drawing = Callable[..., Figure | None]
+"""Draws a figure; its keyword ``width`` is in inches."""
 
 MOST_PANELS = 9
 """How many differences of groups are drawn, unless the first two groups differ in more ways."""
 
-BINS = 10
-"""Bins of the histograms of gates, as wide as the published shares are."""
 
+def write(
+    table: DataFrame, runs: Sequence[Run], folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS
+) -> list[Path]:
+    """Draw what the runs have learned, each figure in each of the formats.
 
-def write(table: DataFrame, runs: Sequence[Run], folder: str | Path) -> list[Path]:
-    """Draw what the runs have learned, each figure as PNG and SVG.
-
-    Runs of a group are averaged. Of networks with different layers, each has axes of its own.
+    Runs of a group are averaged. Of networks with different layers, each has axes of its own. Beside each PDF there is
+    one for a column of 3.5 inches, ``rho_layers_column.pdf``.
 
     Args:
         table: The values of all runs, see :data:`mixing_analysis.values.COLUMNS`.
         runs: The runs of the table.
         folder: Where the files go; it is made.
+        formats: Some of :data:`FORMATS`. The moving ones are of :mod:`mixing_analysis.evolution` alone.
 
     Returns:
         The files: of each kind with a value in every channel, such as rho, those of ``rho_histogram``, ``rho_layers``,
         ``rho_channels``, ``rho_training`` and ``rho_gamma``; of each family of other kinds, such as the weights of a
-        switch, ``switch_layers`` and ``switch_training``; and ``differences``; as far as there are values for them.
+        switch, ``switch_layers`` and ``switch_training``; of both ``..._relations``, ``..._styles``, ``..._settings``
+        and ``..._evolution``; and ``differences`` and ``outcomes``; as far as there are values for them.
+
+    Raises:
+        SettingError: If a format is unknown, or is a video and PyAV is missing.
     """
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
+        check_packages(Path(f"figures.{name}"))
+    still = [name for name in formats if name not in evolution.FORMATS]
+    moving = [name for name in formats if name in evolution.FORMATS]
     written = []
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         # A name may have letters that the font lacks, in whose place it draws boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        for name, draw in drawings(table, runs).items():
+        for name, draw in drawings(table, runs).items() if still else ():
             figure = draw()
-            if figure is not None:
-                written += save(figure, Path(folder) / name)
+            if figure is None:
+                continue
+            path = Path(folder) / name
+            written += save(figure, path, still)
+            column = draw(width=COLUMN) if "pdf" in still else None
+            if column is not None:
+                written += save(column, path.with_name(f"{name}_column"), ["pdf"])
+        if moving:
+            written += evolution.write(table, runs, Path(folder), moving)
     return written
 
 
-def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Callable[[], Figure | None]]:
+def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Drawing]:
     """Say what can be drawn of the runs.
 
     Args:
@@ -88,15 +117,16 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Callable[[], Fi
         runs: See :func:`write`.
 
     Returns:
-        From a figure's name to what draws it; that returns None if its values are nowhere together.
+        From a figure's name to what draws it, at the ``width`` in inches that it is given; that returns None if its
+        values are nowhere together.
     """
     names = list(dict.fromkeys(run.group for run in runs))[:MOST_GROUPS]
     groups = {name: index for index, name in enumerate(names)}
-    table = table[table["group"].isin(names)]
+    every, table = table, table[table["group"].isin(names)]
     last = with_thirds(at_last_step(table))
     over_time = table.groupby("run", observed=True)["step"].nunique().gt(1).any()
     kinds, shown = kinds_of(runs), [run for run in runs if run.group in groups]
-    found: dict[str, Callable[[], Figure | None]] = {}
+    found: dict[str, Drawing] = {}
     for kind in kinds:
         if (table["kind"] == kind.name).any() and kind.per_channel:
             found |= {
@@ -105,25 +135,41 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Callable[[], Fi
                 f"{kind.name}_channels": partial(_channels, last, groups, kind),
                 f"{kind.name}_gamma": partial(_gamma, table, groups, kind),
             }
+            found |= _of_any(kind.name, every, table, runs, groups, [kind])
         if over_time and kind.per_channel and table["kind"].isin([kind.name, kind.name + LOGGED]).any():
             found[f"{kind.name}_training"] = partial(_gate_training, table, groups, kind)
     for name, members in families(kinds).items():
         if table["kind"].isin([kind.name for kind in members]).any():
-            found[f"{name}_layers"] = partial(_bars, last, groups, members)
+            found[f"{name}_layers"] = partial(weight_figures.bars, last, groups, members)
+            found |= _of_any(name, every, table, runs, groups, members)
             if over_time:
-                found[f"{name}_training"] = partial(_weight_training, table, groups, members)
+                found[f"{name}_training"] = partial(weight_figures.training, table, groups, members)
     if len(groups) > 1:
-        found["differences"] = partial(_differences, table, groups, kinds)
+        found["differences"] = partial(_differences, table, runs, groups, kinds)
+    if len(runs) >= outcomes.FEWEST_RUNS:
+        found["outcomes"] = partial(outcomes.draw, every, runs, groups)
     return found
 
 
-def _histograms(last: DataFrame, groups: Groups, kind: MixingKind, known: Published | None) -> Figure:
+def _of_any(
+    name: str, every: DataFrame, table: DataFrame, runs: Sequence[Run], groups: Groups, kinds: Sequence[MixingKind]
+) -> dict[str, Drawing]:
+    """Say what can be drawn of a kind with a value in every channel as well as of a family of others."""
+    return {
+        f"{name}_relations": partial(layer_relations.draw, table, runs, groups, kinds),
+        f"{name}_styles": partial(multiples.draw_styles, table, groups, kinds),
+        f"{name}_settings": partial(multiples.draw_settings, every, runs, kinds),
+    }
+
+
+def _histograms(
+    last: DataFrame, groups: Groups, kind: MixingKind, known: Published | None, width: float = WIDTH
+) -> Figure:
     parts = {
         "network": "Whole network",
         **dict(zip(THIRDS, ("Lower third", "Middle third", "Upper third"), strict=True)),
     }
-    figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
-    every = figure.subplots(1, len(parts), sharey=True)
+    figure, every = panels(len(parts), len(parts), width, 2.3, sharey=True)
     edges = np.linspace(kind.low, kind.high, BINS + 1)
     for axes, (part, title) in zip(every, parts.items(), strict=True):
         rows = last if part == "network" else last[last["third"] == part]
@@ -140,8 +186,9 @@ def _histograms(last: DataFrame, groups: Groups, kind: MixingKind, known: Publis
                 axes.stairs(shares, edges, color=GROUP_COLORS[index], linewidth=1.4, label=name)
         axes.set(title=title, xlim=edges[[0, -1]], xticks=edges[[0, BINS // 2, -1]], xlabel=kind.name)
         axes.grid(visible=False, axis="x")
+        if is_first(axes):
+            axes.set_ylabel("share of the gates")
     every[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    every[0].set_ylabel("share of the gates")
     legend(figure, groups, None if known is None else f"{known.subject}: {known.source}")
     return figure
 
@@ -154,7 +201,7 @@ def _published(axes: Axes, shares: Mapping[str, float]) -> None:
             )
 
 
-def _layers(last: DataFrame, groups: Groups, kind: MixingKind) -> Figure:
+def _layers(last: DataFrame, groups: Groups, kind: MixingKind, width: float = WIDTH) -> Figure:
     described = summaries(last, kind, ["run", "group", "layer", "depth"])
     gates = last[last["kind"] == kind.name]
     ends = "{0}: {1.low:g} is {2}, {1.high:g} is {3} normalization"
@@ -174,7 +221,7 @@ def _layers(last: DataFrame, groups: Groups, kind: MixingKind) -> Figure:
             mark(axes, folded["mean"], rows, index)
         axes.set(xlim=padded(kind), xlabel=words)
 
-    return by_architecture(gates, groups, draw, height=0.24)
+    return by_architecture(gates, groups, draw, 0.24, width)
 
 
 def _dots(axes: Axes, gates: DataFrame, depths: list[int], kind: MixingKind) -> None:
@@ -186,12 +233,12 @@ def _dots(axes: Axes, gates: DataFrame, depths: list[int], kind: MixingKind) -> 
     axes.collections[-1].set_edgecolor(SOFT)
 
 
-def _channels(last: DataFrame, groups: Groups, kind: MixingKind) -> Figure:
+def _channels(last: DataFrame, groups: Groups, kind: MixingKind, width: float = WIDTH) -> Figure:
     gates = last[last["kind"] == kind.name]
     look: dict[str, Any] = {"cmap": RAMP, "vmin": kind.low, "vmax": kind.high, "interpolation": "nearest"}
     shown = [name for name in groups if (gates["group"] == name).any()]
     layers = [gates[gates["group"] == name].sort_values("depth")["layer"].unique().tolist() for name in shown]
-    figure, every = panel_grid(layers)
+    figure, every = panel_grid(layers, width)
     for axes, name, rows in zip(every, shown, layers, strict=True):
         own = gates[gates["group"] == name]
         for row, layer in enumerate(rows):
@@ -208,7 +255,7 @@ def _channels(last: DataFrame, groups: Groups, kind: MixingKind) -> Figure:
     return figure
 
 
-def _gamma(table: DataFrame, groups: Groups, kind: MixingKind) -> Figure | None:
+def _gamma(table: DataFrame, groups: Groups, kind: MixingKind, width: float = WIDTH) -> Figure | None:
     found = correlations(table, kind)
     if found.empty:
         return None
@@ -224,18 +271,17 @@ def _gamma(table: DataFrame, groups: Groups, kind: MixingKind) -> Figure | None:
         axes.set(xlim=(-1.05, 1.05), xlabel=f"correlation of {kind.name} with gamma, over channels")
 
     rows = table[table["kind"].eq(kind.name) & table["run"].isin(found["run"].unique())]
-    return by_architecture(rows, groups, draw, height=0.2)
+    return by_architecture(rows, groups, draw, 0.2, width)
 
 
-def _gate_training(table: DataFrame, groups: Groups, kind: MixingKind) -> Figure:
+def _gate_training(table: DataFrame, groups: Groups, kind: MixingKind, width: float = WIDTH) -> Figure:
     described = summaries(table, kind)
     described["weight"] = described["count"].clip(lower=1)
     sums = ["mean", "below", "above"]
     weighted = described.assign(**{name: described[name] * described["weight"] for name in sums})
     network = weighted.groupby(["group", "run", "step"], observed=True)[[*sums, "weight"]].sum()
     network = network[sums].div(network["weight"], axis=0).reset_index()
-    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    means, shares = figure.subplots(1, 2)
+    figure, (means, shares) = panels(2, 2, width, 2.6)
     for name, index in groups.items():
         own = network[network["group"] == name]
         if own.empty:
@@ -255,89 +301,34 @@ def _gate_training(table: DataFrame, groups: Groups, kind: MixingKind) -> Figure
     return figure
 
 
-def _bars(last: DataFrame, groups: Groups, kinds: Sequence[MixingKind]) -> Figure:
-    labels, colors = list(kinds[0].labels), colors_of(kinds[0].labels)
-    rows = last[last["kind"].isin([kind.name for kind in kinds])]
-    shown = [name for name in groups if (rows["group"] == name).any()]
-    layers = {name: rows[rows["group"] == name].sort_values("depth")["layer"].unique().tolist() for name in shown}
-    heights = [0.6 + 0.19 * len(layers[name]) for name in shown]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
-    every = figure.subplots(len(shown), len(kinds), squeeze=False, sharex=True, height_ratios=heights)
-    for side, name in zip(every, shown, strict=True):
-        for axes, kind in zip(side, kinds, strict=True):
-            own = rows[(rows["group"] == name) & (rows["kind"] == kind.name)]
-            mean = own.pivot_table(index="layer", columns="statistic", values="value", observed=True)
-            mean = mean.reindex(index=layers[name], columns=labels, fill_value=0.0)
-            left = np.zeros(len(mean))
-            for label, color in colors.items():
-                width = mean[label].to_numpy(float)
-                axes.barh(np.arange(len(mean)), width, 0.8, left, color=color, edgecolor="white")
-                left += width
-            for equal in range(1, len(labels)):
-                axes.axvline(equal / len(labels), color="white", linewidth=0.8, linestyle="--")
-            name_rows(axes, layers[name], named=kind is kinds[0])
-            title = f"{name}: {word(kind)}" if len(shown) > 1 else f"Weights of {word(kind)}"
-            axes.set(xlim=(0, max(1, left.max())), title=title)
-            axes.grid(visible=False)
-    handles = [mpl.patches.Patch(color=color) for color in colors.values()]
-    key(figure, handles, labels, loc="outside lower center", ncols=min(6, len(handles)))
-    return figure
-
-
-def _weight_training(table: DataFrame, groups: Groups, kinds: Sequence[MixingKind]) -> Figure:
-    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    every = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    colors = colors_of(kinds[0].labels)
-    for axes, kind in zip(every, kinds, strict=True):
-        rows = table[table["kind"] == kind.name]
-        for name, index in groups.items():
-            for label, color in colors.items():
-                own = rows[(rows["group"] == name) & (rows["statistic"] == label)]
-                if own.empty:
-                    continue
-                if len(groups) == 1:
-                    layers = own.pivot_table(index="step", columns="layer", values="value", observed=True)
-                    axes.plot(layers.index, layers, color=color, linewidth=0.6, alpha=0.5)
-                means = own.groupby(["run", "step"], observed=True)["value"].mean().reset_index()
-                curve(axes, means, "value", color, DASHES[index])
-        if kind.neutral is not None:
-            axes.axhline(kind.neutral, color=SOFT, linewidth=0.6, linestyle=":")
-        axes.set(title=f"Weights of {word(kind)}", xlabel="step")
-    every[0].set_ylim(bottom=kinds[0].low)
-    key(every[-1], [mpl.lines.Line2D([], [], color=color) for color in colors.values()], list(colors))
-    legend(figure, groups)
-    return figure
-
-
-def _differences(table: DataFrame, groups: Groups, kinds: Sequence[MixingKind]) -> Figure | None:
+def _differences(
+    table: DataFrame, runs: Sequence[Run], groups: Groups, kinds: Sequence[MixingKind], width: float = WIDTH
+) -> Figure | None:
     described = {kind.name: kind for kind in kinds}
-    names = list(groups)
-    for place, first in enumerate(names):
-        panels = _compared(table, first, names[place + 1 :])
-        if panels:
-            break
-    else:
+    found = _compared(table, runs, list(groups))
+    if not found:
         return None
-    figure, every = panel_grid([rows["layer"].tolist() for *_, rows in panels])
-    for axes, (other, kind, statistic, rows) in zip(every, panels, strict=True):
+    figure, every = panel_grid([rows["layer"].tolist() for rows in found], width)
+    for axes, rows in zip(every, found, strict=True):
         places = np.arange(len(rows))
-        clear = (rows["low"] > 0) | (rows["high"] < 0)
         axes.hlines(places, rows["low"], rows["high"], color=INK, linewidth=1.4)
-        fill = np.where(clear, INK, "white")
+        fill = np.where(rows["p_holm"] < ALPHA, INK, "white")
         axes.scatter(rows["difference"], places, s=18, facecolor=fill, edgecolor=INK, linewidth=1, zorder=3)
         axes.axvline(0, color=SOFT, linewidth=0.8)
+        first, second, kind, measure = rows[["first", "second", "kind", "measure"]].iloc[0]
         words = word(described[kind])
-        title = f"mean {words}" if described[kind].per_channel else f"{statistic}, {words}"
-        axes.set(title=title, xlabel=f"{other} minus {first}")
+        title = f"mean {words}" if described[kind].per_channel else f"{measure}, {words}"
+        axes.set(title=title, xlabel=f"{second} minus {first}")
     return figure
 
 
-def _compared(table: DataFrame, first: str, others: Sequence[str]) -> list[tuple[str, str, str, DataFrame]]:
-    """Return the other group, kind, statistic and differences of each panel, as many as there is room for."""
-    panels: list[tuple[str, str, str, DataFrame]] = []
-    for other in others:
-        found = differences(table, first, other).sort_values("depth")
-        by_kind = found.groupby(["kind", "statistic"], observed=True, sort=False, dropna=False)
-        if not panels or len(panels) + len(by_kind) <= MOST_PANELS:
-            panels += [(other, kind, statistic, rows) for (kind, statistic), rows in by_kind]
-    return panels
+def _compared(table: DataFrame, runs: Sequence[Run], names: Sequence[str]) -> list[DataFrame]:
+    """Return the comparisons of each panel: with the first group that has layers in common with another."""
+    rows = compare(table, runs, list(combinations(names, 2))).rows
+    rows = rows[~rows["measure"].isin(OF_GATES[1:])]
+    found: list[DataFrame] = []
+    for _, of_pair in rows[rows["first"].eq(rows["first"].iloc[0])].groupby("second", sort=False) if len(rows) else ():
+        each = [part for _, part in of_pair.groupby(["kind", "measure"], sort=False)]
+        if not found or len(found) + len(each) <= MOST_PANELS:
+            found += each
+    return found

@@ -4,28 +4,30 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from mixing_analysis.values import Run
-from norms.errors import SettingError
-from training.repetitions import seeds_of, settings_of
+from norms.errors import SettingError, did_you_mean
+from training.repetitions import flat, seeds_of, settings_of
 from training.terminal import printable
 
 MOST_SETTINGS = 3
 """A group is named by the settings that set it apart unless there are more."""
 
 
-def fold(runs: Sequence[Run], named: Mapping[str, Sequence[str]]) -> list[Run]:
+def fold(runs: Sequence[Run], named: Mapping[str, Sequence[str]], by: Sequence[str] = ()) -> list[Run]:
     """Say of each run which group it is averaged in.
 
     Args:
         runs: The runs.
         named: From the name of a group to its runs, each called as the user called it or by the run's name. The other
             runs form a group where their configurations agree in all but seeds and what does not matter.
+        by: Names of settings, such as ``model.norm``. If there are any, the other runs form a group where they agree in
+            all of these, whatever else they differ in. A run without a configuration stays alone.
 
     Returns:
         The runs with their groups.
 
     Raises:
-        SettingError: If a named group has an unknown run or one of another group, or if its runs have
-            different architectures.
+        SettingError: If a named group has an unknown run or one of another group, if runs of a group have different
+            architectures, or if no run has a setting.
     """
     groups: dict[str, str] = {}
     for group, members in named.items():
@@ -34,10 +36,42 @@ def fold(runs: Sequence[Run], named: Mapping[str, Sequence[str]]) -> list[Run]:
             if groups.setdefault(run.name, group) != group:
                 raise SettingError(f"{run.name} cannot be in both groups {groups[run.name]} and {group}")
             _check_architecture(chosen[0], run)
+    if by:
+        groups |= _by_values([run for run in runs if run.name not in groups], by)
     groups, repetitions = _by_settings(runs, groups)
     return [
         replace(run, group=printable(groups[run.name]), notes=run.notes + repetitions.get(run.name, ())) for run in runs
     ]
+
+
+def _by_values(runs: Sequence[Run], by: Sequence[str]) -> dict[str, str]:
+    """Return the groups of runs that agree in some settings: ``norm=layer``."""
+    settings = {run.name: _as_written(run.config) for run in runs if run.config is not None}
+    known = {key for own in settings.values() for key in own}
+    for key in map(_key, by):
+        if key not in known:
+            raise SettingError(f"--group: no run has a setting {key}{did_you_mean(key, known)}")
+    groups: dict[str, str] = {}
+    first: dict[str, Run] = {}
+    for run in runs:
+        if run.name in settings:
+            own = settings[run.name]
+            group = ", ".join(f"{key.rpartition('.')[2]}={own.get(key, 'not set')}" for key in map(_key, by))
+            groups[run.name] = group
+            _check_architecture(first.setdefault(group, run), run)
+    return groups
+
+
+def _as_written(config: Mapping[str, object]) -> dict[str, str]:
+    """Name settings as on the command line, ``model.norm``, and classes by their last name."""
+    return {
+        _key(key): str(value).rpartition(".")[2] if key.endswith(".class_path") else str(value)
+        for key, value in flat(dict(config)).items()
+    }
+
+
+def _key(name: str) -> str:
+    return name.replace(".init_args", "").removesuffix(".class_path")
 
 
 def _find(runs: Sequence[Run], group: str, member: str) -> Run:

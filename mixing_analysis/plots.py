@@ -45,9 +45,12 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
+    "legend.handlelength": 3,
     "lines.linewidth": 1.6,
     "savefig.dpi": 200,
     "svg.hashsalt": "normlab",
+    # Fonts as journals want them, which other programs can edit.
+    "pdf.fonttype": 42,
     # No text here is a formula, though a name may look like one.
     "text.parse_math": False,
 }
@@ -55,21 +58,62 @@ STYLE: dict[Any, Any] = {
 WIDTH = 7.0
 """Of a figure, in inches: that of a page with margins."""
 
+COLUMN = 3.5
+"""Of a figure in a column of a paper of two."""
+
+MOST_GROUPS = 6
+"""How many groups of runs a figure can tell apart; of more it shows the first."""
+
+MOST_DOTS = 256
+"""Layers of more channels are drawn without a dot for each."""
+
+BINS = 10
+"""Bins of the histograms of gates, as wide as the published shares are."""
+
+NAME = 6.3
+"""How many letters of a layer's name there is room for in an inch of a figure: a third of its width. Of longer names
+the end is shown."""
+
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Without a date equal values make equal files."""
+
 Groups = dict[str, int]
 """The groups that are shown, each with the number of its color."""
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG and SVG, and return the files."""
-    paths = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
-    for target in paths:
-        kind = target.suffix.removeprefix(".")
+def save(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a figure in each of the formats, such as ``png``, and return the files."""
+    paths = [path.with_suffix(f".{name}") for name in formats]
+    for target, name in zip(paths, formats, strict=True):
         with replacing(target) as partial:
-            # Without a date equal values make equal files.
-            figure.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(partial, format=name, metadata=_UNDATED.get(name))
         # The second file has the layout of the first, which takes as long to find as a file to draw.
         figure.set_layout_engine("none")
     return paths
+
+
+def fitting(count: int, width: float) -> int:
+    """Return how many of ``count`` things that stand side by side in a figure of the usual width one has room for."""
+    return max(1, int(count * width / WIDTH))
+
+
+def panels(count: int, most: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Make plots side by side, and below each other where there is no room.
+
+    Args:
+        count: How many.
+        most: How many stand side by side in a figure of the usual width.
+        width: Of the figure.
+        height: Of a line of plots.
+        options: For ``Figure.subplots``.
+    """
+    columns = min(count, fitting(most, width))
+    lines = -(-count // columns)
+    figure = Figure(figsize=(width, lines * height), layout="constrained")
+    every = figure.subplots(lines, columns, squeeze=False, **options).ravel().tolist()
+    for axes in every[count:]:
+        axes.remove()
+    return figure, every[:count]
 
 
 def padded(kind: MixingKind) -> tuple[float, float]:
@@ -98,7 +142,7 @@ def colors_of(labels: Sequence[str]) -> dict[str, str]:
 
 
 def by_architecture(
-    rows: DataFrame, groups: Groups, draw: Callable[[Axes, Groups, list[str]], None], height: float
+    rows: DataFrame, groups: Groups, draw: Callable[[Axes, Groups, list[str]], None], height: float, width: float
 ) -> Figure:
     """Make one plot with a row for each layer, or several of them, where groups have different layers."""
     alike: dict[tuple[str, ...], Groups] = {}
@@ -107,8 +151,8 @@ def by_architecture(
         if len(own):
             alike.setdefault(tuple(own["layer"]), {})[name] = index
     tall = max(len(layers) * (height + 0.045 * (len(shown) - 1)) for layers, shown in alike.items())
-    figure = Figure(figsize=(WIDTH, 0.8 + tall), layout="constrained")
-    for axes, (layers, shown) in zip(figure.subplots(1, len(alike), squeeze=False)[0], alike.items(), strict=True):
+    figure, every = panels(len(alike), len(alike), width, 0.8 + tall)
+    for axes, (layers, shown) in zip(every, alike.items(), strict=True):
         draw(axes, shown, list(layers))
         name_rows(axes, list(layers))
         axes.grid(visible=False, axis="y")
@@ -116,22 +160,35 @@ def by_architecture(
     return figure
 
 
-def panel_grid(layers: list[list[str]]) -> tuple[Figure, list[Axes]]:
+def size_of(axes: Axes) -> tuple[float, float]:
+    """Return width and height of the figure of a plot, in inches."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches().tolist()
+    return width, height
+
+
+def is_first(axes: Axes) -> bool:
+    """Return whether no other plot stands to the left of this one."""
+    place = axes.get_subplotspec()
+    return place is not None and place.is_first_col()
+
+
+def panel_grid(layers: list[list[str]], width: float) -> tuple[Figure, list[Axes]]:
     """Make plots side by side and below each other, each with a row for each of its layers."""
-    columns = min(3, len(layers))
-    lines = -(-len(layers) // columns)
-    figure = Figure(figsize=(WIDTH, lines * (0.8 + 0.16 * max(map(len, layers)))), layout="constrained")
-    every = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
-    for axes in every[len(layers) :]:
-        axes.remove()
-    for index, (axes, names) in enumerate(zip(every, layers, strict=False)):
+    figure, every = panels(len(layers), 3, width, 0.8 + 0.16 * max(map(len, layers)))
+    columns = min(len(layers), fitting(3, width))
+    for index, (axes, names) in enumerate(zip(every, layers, strict=True)):
         name_rows(axes, names, named=index % columns == 0 or names != layers[index - 1])
-    return figure, every[: len(layers)]
+        axes.locator_params(axis="x", nbins=5)
+    return figure, every
 
 
-def name_rows(axes: Axes, layers: list[str], named: bool = True) -> None:
+def name_rows(axes: Axes, layers: Sequence[str], named: bool = True) -> None:
     """Name the rows of a plot by layers, from the input down to the output."""
-    axes.set_yticks(np.arange(len(layers)), layers if named else [""] * len(layers))
+    fits = int(NAME * size_of(axes)[0])
+    names = [name if len(name) <= fits else f"…{name[1 - fits :]}" for name in layers]
+    axes.set_yticks(np.arange(len(layers)), names if named else [""] * len(layers))
     axes.set_ylim(len(layers) - 0.4, -0.6)
 
 
@@ -147,6 +204,14 @@ def mark(axes: Axes, x: pd.Series, y: np.ndarray, index: int) -> None:
     )
 
 
+def subtitled(axes: Axes, title: str, lines: Sequence[tuple[str, str]]) -> None:
+    """Write a title, and below it smaller lines of text, each with its color."""
+    axes.set_title(title, pad=5 + 8 * len(lines))
+    for place, (text, color) in enumerate(reversed(lines)):
+        above: dict[str, Any] = {"xytext": (0, 4 + 8 * place), "textcoords": "offset points"}
+        axes.annotate(text, (0, 1), xycoords="axes fraction", fontsize=6.5, color=color, **above)
+
+
 def legend(figure: Figure, groups: Groups, published: str | None = None) -> None:
     """Name the groups, if there are several, and say what the dashed shares are."""
     handles: list[Artist] = [
@@ -159,7 +224,13 @@ def legend(figure: Figure, groups: Groups, published: str | None = None) -> None
         handles.append(mpl.patches.Patch(facecolor="none", edgecolor=SOFT, linestyle="--"))
         names.append(published)
     if handles:
-        key(figure, handles, names, loc="outside lower center", ncols=min(3, len(handles)))
+        key(
+            figure,
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=min(fitting(3, figure.get_figwidth()), len(handles)),
+        )
 
 
 def key(owner: Axes | Figure, handles: Sequence[Artist], names: Sequence[str], **options: Any) -> None:

@@ -11,8 +11,9 @@ from mixing_analysis.kinds import families, word
 from norms.kinds import MixingKind
 
 MODULES = (
-    *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "weights"),
-    *("differences", "binarized", "controls", "drawing", "overview", "reading", "start"),
+    *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "places"),
+    *("weights", "outcomes"),
+    *("differences", "binarized", "pictures", "controls", "saving", "drawing", "overview", "reading", "start"),
 )
 """The modules of the page's script, each behind those that it needs while it is loaded."""
 
@@ -44,7 +45,7 @@ def render(contents: Mapping[str, Any], kinds: Sequence[MixingKind], tables: Seq
             "js": script(),
             "introductions": "\n".join(introductions),
             "sections": "\n".join(sections),
-            "tables": " and ".join(f"<code>{escape(name)}</code>" for name in tables),
+            "tables": _beside(tables),
             # Names come from folders and checkpoints: none may end the script element that the values are in.
             "data": text.replace("<", "\\u003c"),
         },
@@ -64,6 +65,12 @@ def script() -> str:
     text = "\n".join(part(f"{name}.js") for name in MODULES)
     text = re.sub(r"^(?:import [^;]*;| */\*\*.*?\*/)\n", "", text, flags=re.MULTILINE | re.DOTALL)
     return '"use strict";\n\n' + re.sub(r"^export ", "", text, flags=re.MULTILINE)
+
+
+def _beside(tables: Sequence[str]) -> str:
+    if not tables:
+        return "No table of the numbers was asked for"
+    return f"Every number is in {' and '.join(f'<code>{escape(name)}</code>' for name in tables)} beside this page"
 
 
 def _fill(name: str, words: Mapping[str, str]) -> str:

@@ -9,15 +9,21 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from mixing_analysis.comparisons import correlations
-from mixing_analysis.figures import BINS
+from mixing_analysis import layer_relations, multiples, outcomes
+from mixing_analysis.comparisons import Comparisons, compare, correlations
+from mixing_analysis.differences import describe
+from mixing_analysis.effects import ALPHA
 from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, families, word
+from mixing_analysis.pictures import Pictures
+from mixing_analysis.pictures import contents as of_pictures
+from mixing_analysis.plots import BINS
 from mixing_analysis.published import published
 from mixing_analysis.rendering import render
 from mixing_analysis.tables import CSV
 from mixing_analysis.values import Run, at_last_step, histogram, kinds_of, summaries, with_thirds
 from norms.kinds import MixingKind
 from training.files import replacing
+from training.terminal import printable
 
 MOST_CELLS = 100_000
 """Of how many pairs of step and layer, over all runs, a page holds the summaries, 30 bytes each and a third more in
@@ -45,6 +51,8 @@ def write(
     path: str | Path,
     notes: Sequence[str] = (),
     tables: Sequence[str] = (CSV,),
+    comparisons: Comparisons | None = None,
+    pictures: Sequence[Pictures] = (),
 ) -> Path:
     """Write the report.
 
@@ -55,18 +63,25 @@ def write(
         path: The file to write.
         notes: What else the reader of the numbers should know, a line each.
         tables: The names of the files beside it that hold the table.
+        comparisons: See :func:`mixing_analysis.comparisons.compare`, which is asked by default.
+        pictures: Those of some of the runs.
 
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, binarized, notes), kinds_of(runs), tables)
+    page = render(contents(table, runs, binarized, notes, comparisons, pictures), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
 
 
 def contents(
-    table: DataFrame, runs: Sequence[Run], binarized: DataFrame | None = None, notes: Sequence[str] = ()
+    table: DataFrame,
+    runs: Sequence[Run],
+    binarized: DataFrame | None = None,
+    notes: Sequence[str] = (),
+    comparisons: Comparisons | None = None,
+    pictures: Sequence[Pictures] = (),
 ) -> dict[str, Any]:
     """Collect what a page shows, as far as it has room.
 
@@ -79,12 +94,15 @@ def contents(
         runs: See :func:`write`.
         binarized: See :func:`write`.
         notes: See :func:`write`.
+        comparisons: See :func:`write`.
+        pictures: See :func:`write`.
 
     Returns:
         What can be written as JSON.
     """
     mixing = table[table["kind"] != GAMMA]
     kinds = kinds_of(runs)
+    comparisons = comparisons or compare(table, runs)
     sections = {kind.name: [kind] for kind in kinds if kind.per_channel} | families(kinds)
     steps = mixing[["run", "step"]].drop_duplicates().sort_values(["run", "step"], ignore_index=True)
     layers = _layers(mixing, sections)
@@ -131,8 +149,13 @@ def contents(
         "channels": gates,
         "weights": weights,
         "gamma": gammas,
+        "relations": {name: layer_relations.describe(table, runs, own) for name, own in sections.items()},
+        "styles": {name: multiples.describe_styles(table, runs, own) for name, own in sections.items()},
+        "outcomes": outcomes.describe(table, runs),
+        "comparisons": describe(comparisons, runs),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
-        "notes": list(notes),
+        "pictures": list(map(of_pictures, pictures)),
+        "notes": [*notes, *map(printable, comparisons.notes)],
     }
 
 
@@ -254,14 +277,16 @@ def _gammas(table: DataFrame, kind: MixingKind, runs: list[str]) -> list[dict[st
     gates, gammas = (at_checkpoint.loc[at_checkpoint["kind"] == name, [*by, "value"]] for name in (kind.name, GAMMA))
     pairs = gates.merge(gammas, on=by, suffixes=("", "_gamma")).dropna(subset=["value", "value_gamma"])
     pairs = pairs.sort_values(["run", "depth", "channel"])
-    found = correlations(at_checkpoint, kind).set_index(["run", "layer"])["pearson"]
+    found = correlations(at_checkpoint, kind).set_index(["run", "layer"])[["pearson", "p_holm"]]
     stride = -(-len(pairs) // MOST_PAIRS) or 1
     result: dict[str, dict[str, Any]] = {}
     for (run, layer), part in pairs.groupby(["run", "layer"], observed=True, sort=False):
+        of_layer = found.loc[(run, layer)]
         result.setdefault(run, {"run": runs.index(run), "layers": []})["layers"].append(
             {
                 "name": layer,
-                "r": _numbers(found.loc[[(run, layer)]])[0],
+                "r": _numbers(of_layer[["pearson"]])[0],
+                "clear": bool(of_layer["p_holm"] < ALPHA),
                 "gates": [round(value, 4) for value in part["value"].iloc[::stride].tolist()],
                 "gamma": [float(f"{value:.5g}") for value in part["value_gamma"].iloc[::stride].tolist()],
             }

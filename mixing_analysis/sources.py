@@ -1,6 +1,5 @@
 """From what a user calls a run to its learned mixing values."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,12 +14,14 @@ from torch import Tensor
 
 from data.files import check_file
 from mixing_analysis import EXPECTED, wandb_runs
-from mixing_analysis.kinds import GAMMA, read_kinds
-from mixing_analysis.values import Run, Values, checked, frame
+from mixing_analysis.kinds import GAMMA, described_kinds
+from mixing_analysis.values import Run, Values, checked, frame, last_metrics, layers_of, renamed, without_depth
 from norms.base import MixingNorm
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
 from training.callbacks.mixing import layer_labels
+from training.layer_shapes import read_shapes
+from training.metrics_file import MetricsFile
 from training.run import Run as RunOnDisk
 from training.terminal import printable
 
@@ -29,20 +30,43 @@ AVERAGE = re.compile(r"((?:.*\.)?(?:[^.]*_)?(?:ema|swa|avg|average|averaged|shad
 
 
 def read_runs(sources: Sequence[str]) -> list[Run]:
-    """Read what the user calls runs.
+    """Read what the user calls runs, and name them.
 
     Args:
-        sources: Run folders, folders of runs' versions (the newest is taken), checkpoints, W&B offline folders, or
-            ``wandb:ENTITY/PROJECT/RUN``.
+        sources: See :func:`read_run`.
 
     Returns:
-        The runs, each named by the end of its path, as short as tells them apart and as can be printed, and each a
-        group of its own.
+        See :func:`named`.
 
     Raises:
-        SettingError: If one of them is no run, cannot be read, or has learned no norms.
+        SettingError: If one of them is no run, cannot be read, has learned no norms, or is given twice.
     """
-    runs = [replace(run, name=printable(run.name)) for run in map(_read, sources)]
+    return named([read_run(source) for source in sources])
+
+
+def read_run(source: str) -> Run:
+    """Read a run.
+
+    Args:
+        source: A run folder, the folder of a run's versions (the newest is taken), a checkpoint, a W&B offline folder,
+            or ``wandb:ENTITY/PROJECT/RUN``.
+
+    Returns:
+        The run, named by its path as far as that can be printed.
+
+    Raises:
+        SettingError: If it is no run, cannot be read, or has learned no norms.
+    """
+    run = _read(source)
+    return replace(run, name=printable(run.name))
+
+
+def named(runs: Sequence[Run]) -> list[Run]:
+    """Name each run by the end of its path, as short as tells them apart, and make it a group of its own.
+
+    Raises:
+        SettingError: If two of them are the same.
+    """
     for name, count in Counter(run.name for run in runs).items():
         if count > 1:
             given = " and ".join(dict.fromkeys(run.source for run in runs if run.name == name))
@@ -75,7 +99,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 
 def _read_folder(found: RunOnDisk, source: str) -> Run:
-    kinds = _kinds_of(found)
+    kinds = described_kinds(found)
     steps: dict[int, Values] = {step: _read_arrays(path, kinds) for step, path in found.mixing_steps().items()}
     notes: list[str] = []
     checkpoint = found.newest_checkpoint()
@@ -87,26 +111,24 @@ def _read_folder(found: RunOnDisk, source: str) -> Run:
                 raise
             checkpoint, notes = None, [f"without the checkpoint: {error}"]
         else:
-            known = _layers(steps[max(steps)]) if steps else _layers(values)
-            if _layers(values) != known:
+            own_layers = layers_of(values)
+            known = layers_of(steps[max(steps)]) if steps else own_layers
+            if not _alike(known, own_layers):
                 notes = [f"without the values of {checkpoint.name}, which has other layers than {found.mixing}"]
             else:
-                steps[step], kinds = values, _merged(kinds, own)
+                called = dict(zip(known, own_layers, strict=True))
+                steps = {step: renamed(found_values, called) for step, found_values in steps.items()} | {step: values}
+                kinds = _merged(kinds, own)
     if not steps:
         raise SettingError(f"{found.folder} holds neither mixing values nor a checkpoint")
     name = found.folder.resolve().as_posix()
     config = found.read_config()
-    return Run(name, source, frame(steps, kinds), "", config, checkpoint, tuple(notes), kinds)
+    shapes, metrics = read_shapes(found.mixing_layers), _metrics_of(found)
+    return Run(name, source, frame(steps, kinds), "", config, checkpoint, tuple(notes), kinds, shapes, metrics)
 
 
-def _kinds_of(found: RunOnDisk) -> tuple[MixingKind, ...]:
-    path = found.mixing_kinds
-    if not found.has_folder or not path.is_file():
-        return BUILTIN
-    try:
-        return read_kinds(json.loads(path.read_text()), path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingError(f"{path} is damaged: {error}") from error
+def _metrics_of(found: RunOnDisk) -> dict[str, float]:
+    return last_metrics(MetricsFile(found.metrics).rows())
 
 
 def _merged(kinds: tuple[MixingKind, ...], more: Iterable[MixingKind]) -> tuple[MixingKind, ...]:
@@ -121,11 +143,14 @@ def _read_arrays(path: Path, kinds: Sequence[MixingKind]) -> Values:
     # Whatever NumPy comes upon that believes what is written in a damaged file.
     except Exception as error:
         raise SettingError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    return checked(values, path, kinds)
+    return renamed(checked(values, path, kinds), without_depth(layers_of(values)))
 
 
-def _layers(values: Values) -> list[str]:
-    return list(dict.fromkeys(key.rpartition("/")[0] for key in values))
+def _alike(layers: Sequence[str], others: Sequence[str]) -> bool:
+    """Tell whether layers are the same; older runs left out of the names of ``layers`` what stood before a number."""
+    return len(layers) == len(others) and all(
+        f".{other}".endswith(f".{layer}") for layer, other in zip(layers, others, strict=True)
+    )
 
 
 def _read_file(path: Path, source: str) -> Run:
@@ -133,7 +158,7 @@ def _read_file(path: Path, source: str) -> Run:
     step, values, notes, own = _read_checkpoint(path)
     resolved = path.resolve()
     name = f"{found.folder.resolve().as_posix()}:{path.name}" if found.has_folder else resolved.as_posix()
-    kinds = _merged(_kinds_of(found), own)
+    kinds = _merged(described_kinds(found), own)
     return Run(name, source, frame({step: values}, kinds), "", found.read_config(), path, tuple(notes), kinds)
 
 

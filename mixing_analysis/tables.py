@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pandas import CategoricalDtype, DataFrame
 
-CSV, PARQUET = "mixing.csv", "mixing.parquet"
+CSV, PARQUET, COMPARISONS = "mixing.csv", "mixing.parquet", "comparisons.csv"
 
 FORMULA = ("=", "+", "-", "@", "'")
 """Begins what a spreadsheet takes for a formula, or for text that was kept from being one."""
@@ -28,6 +28,23 @@ def write(table: DataFrame, folder: Path) -> list[str]:
         return [CSV]
     table.to_parquet(folder / PARQUET, index=False)
     return [CSV, PARQUET]
+
+
+def write_comparisons(rows: DataFrame, folder: Path) -> list[str]:
+    """Write comparisons as CSV, if there are any, as :func:`write` does.
+
+    Args:
+        rows: See :data:`mixing_analysis.comparisons.COMPARED`.
+        folder: Where the file goes; it is there.
+
+    Returns:
+        The name of the file, or nothing.
+    """
+    if rows.empty:
+        return []
+    names = ["first", "second", "kind", "measure", "layer"]
+    _without_formulas(rows.astype(dict.fromkeys(names, "category"))).to_csv(folder / COMPARISONS, index=False)
+    return [COMPARISONS]
 
 
 def _without_formulas(table: DataFrame) -> DataFrame:

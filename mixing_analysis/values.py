@@ -1,6 +1,7 @@
 """The learned mixing values of runs as one tidy table, and what is summed up of it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +14,16 @@ from pandas import CategoricalDtype, DataFrame
 from mixing_analysis.kinds import GAMMA, LOGGED
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
+from training.layer_shapes import LayerShape
 from training.terminal import printable
 
 COLUMNS = ("run", "group", "step", "layer", "depth", "channel", "kind", "statistic", "value")
 """The columns of the table: one row a value.
 
-``run``, ``group`` and ``layer`` are categorical; layers are named as in the log, with their depth in front. ``step``
-(int64) counts optimizer steps. ``depth`` (int32) counts the mixing layers of the network from 0. ``channel`` (Int32)
-is there for what a layer has in every channel. ``kind`` and ``statistic`` are categorical: a kind is the name of a
-:class:`norms.kinds.MixingKind`, and its labels are the statistics; or :data:`~mixing_analysis.kinds.GAMMA`; or the
+``run``, ``group`` and ``layer`` are categorical; layers are named by where they are, such as ``residual1.norm1``.
+``step`` (int64) counts optimizer steps. ``depth`` (int32) counts the mixing layers of the network from 0. ``channel``
+(Int32) is there for what a layer has in every channel. ``kind`` and ``statistic`` are categorical: a kind is the name
+of a :class:`norms.kinds.MixingKind`, and its labels are the statistics; or :data:`~mixing_analysis.kinds.GAMMA`; or the
 name of a kind with a value in every channel followed by :data:`~mixing_analysis.kinds.LOGGED`. ``value`` (float32) is
 the effective value, never a logit.
 """
@@ -50,6 +52,8 @@ class Run:
         checkpoint: The file that its weights are in, if there is one.
         notes: What the reader of the numbers should know of how they were read, a line each.
         kinds: The kinds of mixing values that its rows can be of.
+        shapes: What the layers work on, by their names, as far as the training has told.
+        metrics: The last value of each metric, such as ``val/loss``, as far as they are known.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Run:
     checkpoint: Path | None = None
     notes: tuple[str, ...] = field(default=())
     kinds: tuple[MixingKind, ...] = BUILTIN
+    shapes: Mapping[str, LayerShape] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[int]:
@@ -76,6 +82,25 @@ class Run:
             if known != 0 or layer not in gates:
                 gates[layer] = known
         return gates
+
+
+def layers_of(values: Iterable[str]) -> list[str]:
+    """List the layers of the keys of :data:`Values`, in order."""
+    return list(dict.fromkeys(key.rpartition("/")[0] for key in values))
+
+
+def renamed(values: Values, names: Mapping[str, str]) -> Values:
+    """Call the layers of ``values`` by other names; those that are not among ``names`` keep theirs."""
+    parts = [(key.rpartition("/"), array) for key, array in values.items()]
+    return {f"{names.get(layer, layer)}{slash}{kind}": array for (layer, slash, kind), array in parts}
+
+
+def without_depth(layers: Sequence[str]) -> dict[str, str]:
+    """Return what the layers of an older run are called today: their names began with their depth, as ``03.``."""
+    digits = max(2, len(str(len(layers) - 1)))
+    names = {f"{depth:0{digits}d}.": layer for depth, layer in enumerate(layers)}
+    old = all(layer.startswith(depth) for depth, layer in names.items())
+    return {layer: layer.removeprefix(depth) if old else layer for depth, layer in names.items()}
 
 
 def checked(arrays: Mapping[str, np.ndarray], source: object, kinds: Sequence[MixingKind]) -> Values:
@@ -114,7 +139,7 @@ def frame(steps: Mapping[int, Values], kinds: Sequence[MixingKind] = BUILTIN) ->
     """
     # Layers are called as somebody's checkpoint, file or log calls them.
     steps = {step: {printable(key): array for key, array in found.items()} for step, found in steps.items()}
-    layers = list(dict.fromkeys(key.rpartition("/")[0] for step in sorted(steps) for key in steps[step]))
+    layers = layers_of(key for step in sorted(steps) for key in steps[step])
     known = _statistics(kinds)
     statistics = list(dict.fromkeys(name for names in known.values() for name in names or ()))
     layouts: dict[tuple[tuple[str, int], ...], tuple[np.ndarray, ...]] = {}
@@ -168,6 +193,17 @@ def _layout(
         for column, value in zip(columns, values, strict=True):
             column.append(value)
     return tuple(np.concatenate(column) for column in columns)
+
+
+def last_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the last value of each metric of validations, ``val/...``, of a log; a value that is no number is none."""
+    found: dict[str, float] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("val/") and value not in (None, ""):
+                with suppress(TypeError, ValueError):
+                    found[printable(key)] = float(value)
+    return {key: value for key, value in found.items() if np.isfinite(value)}
 
 
 def kinds_of(runs: Sequence[Run]) -> list[MixingKind]:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 
 from data.files import check_file
 from mixing_analysis.kinds import LOGGED, read_kinds
-from mixing_analysis.values import Run, Values, frame
+from mixing_analysis.values import Run, Values, frame, last_metrics, layers_of, renamed, without_depth
 from norms.errors import SettingError
-from norms.kinds import BUILTIN, MixingKind
+from norms.kinds import BUILTIN, MixingKind, plain_key
+from training.callbacks.mixing import log_names
 
 PREFIX = "wandb:"
 
@@ -27,6 +28,9 @@ NO_CHANNELS = "only the summaries of layers, not the gates of channels: W&B has 
 
 KINDS = "mixing_kinds"
 """Where the configuration of a run describes its kinds of mixing values."""
+
+LAYERS = "mixing_layers"
+"""Where it lists the names of its layers, in the order of their depth."""
 
 Row = Mapping[str, Any]
 ReadTable = Callable[[str], list[list[Any]]]
@@ -123,30 +127,52 @@ def _inspect(file: Path) -> list[dict[str, Any]]:
         raise SettingError(f"{file} is not a readable W&B file: {_one_line(error)}") from error
 
 
-def _run(source: str, name: str, config: Mapping[str, Any], rows: Iterable[Row], read_table: ReadTable) -> Run:
+def _run(source: str, name: str, config: Mapping[str, Any], rows: Sequence[Row], read_table: ReadTable) -> Run:
     kinds = read_kinds(config.get(KINDS), source)
     # The table with the last value of every channel, which the history of a finished training refers to.
-    files = {f"final/{kind.log_key.partition('/{layer}')[0]}": kind for kind in kinds if kind.per_channel}
-    values: dict[int, dict[str, np.ndarray]] = {}
+    files = {plain_key(f"final/{kind.log_key.partition('/{layer}')[0]}"): kind for kind in kinds if kind.per_channel}
+    logged: dict[int, dict[str, np.ndarray]] = {}
     tables: dict[tuple[int, MixingKind], str] = {}
     for row in rows:
         step = row.get("trainer/global_step", row.get("_step"))
         found = _layer_values(row, kinds)
         if step is not None and found:
-            values.setdefault(int(step), {}).update(found)
+            logged.setdefault(int(step), {}).update(found)
         for key, kind in files.items():
             table = row.get(key, row.get(f"{key}.path"))
             table = table.get("path") if isinstance(table, Mapping) else table
             if step is not None and table:
                 tables[int(step), kind] = table
-    if not values:
+    if not logged:
         raise SettingError(
             f"{source} has learned no norms: nothing of {', '.join(kind.name for kind in kinds)} is logged"
         )
-    notes = _add_channels(values, tables, read_table)
-    steps: dict[int, Values] = {step: dict(sorted(found.items())) for step, found in values.items()}
-    settings = {key: value for key, value in config.items() if not key.startswith("_") and key != KINDS}
-    return Run(name, source, frame(steps, kinds), config=settings or None, notes=tuple(notes), kinds=kinds)
+    names = _names(config.get(LAYERS), sorted({layer for found in logged.values() for layer in layers_of(found)}))
+    values = {step: dict(renamed(found, names)) for step, found in logged.items()}
+    notes = _add_channels(values, tables, read_table, names)
+    order = list(names.values())
+    steps: dict[int, Values] = {step: _sorted(found, order) for step, found in values.items()}
+    settings = {key: value for key, value in config.items() if not key.startswith("_") and key not in (KINDS, LAYERS)}
+    found_frame, metrics = frame(steps, kinds), last_metrics(rows)
+    return Run(name, source, found_frame, config=settings or None, notes=tuple(notes), kinds=kinds, metrics=metrics)
+
+
+def _names(layers: Any, logged: Sequence[str]) -> dict[str, str]:
+    """Return from each layer's name in the log, in order, to where it is; older runs list no ``layers``."""
+    if not isinstance(layers, list):
+        return without_depth(logged)
+    known = dict(zip(log_names(list(map(str, layers))), map(str, layers), strict=True))
+    return {name: known.get(name, name) for name in logged}
+
+
+def _sorted(values: Values, layers: Sequence[str]) -> Values:
+    places = {layer: place for place, layer in enumerate(layers)}
+
+    def place(key: str) -> tuple[int, str]:
+        layer, _, kind = key.rpartition("/")
+        return places.get(layer, len(places)), kind
+
+    return {key: values[key] for key in sorted(values, key=place)}
 
 
 def _layer_values(row: Row, kinds: Sequence[MixingKind] = BUILTIN) -> dict[str, np.ndarray]:
@@ -158,23 +184,33 @@ def _layer_values(row: Row, kinds: Sequence[MixingKind] = BUILTIN) -> dict[str, 
                 continue
             name = f"{match[1]}/{kind.name}{LOGGED if kind.per_channel else ''}"
             array = found.setdefault(name, np.full(len(names), np.nan, np.float32))
-            array[names.index(match[2])] = float(value)
+            array[list(map(plain_key, names)).index(plain_key(match[2]))] = float(value)
     return found
 
 
 @cache
 def _patterns(kinds: tuple[MixingKind, ...]) -> list[tuple[MixingKind, re.Pattern[str]]]:
-    """Return of each kind the pattern of the keys that its values are logged under."""
-    keys = [(kind, re.escape(kind.log_key)) for kind in kinds]
-    layer = re.escape("{layer}")
-    return [
-        (kind, re.compile(f"{key.replace(layer, '(.+)')}/({'|'.join(map(re.escape, kind.summary_names))})"))
-        for kind, key in keys
-    ]
+    """Return of each kind the pattern of the keys that the values of its layers, which begin with a depth, have.
+
+    Older runs have keys in which :func:`plain_key` has replaced nothing.
+    """
+
+    def loose(text: str) -> str:
+        return re.sub(r"[^a-zA-Z0-9/]", "[^a-zA-Z0-9/]", text)
+
+    patterns = []
+    for kind in kinds:
+        before, _, after = kind.log_key.partition("{layer}")
+        numbers = "|".join(map(loose, kind.summary_names))
+        patterns.append((kind, re.compile(rf"{loose(before)}(\d[^/]*){loose(after)}/({numbers})")))
+    return patterns
 
 
 def _add_channels(
-    values: dict[int, dict[str, np.ndarray]], tables: Mapping[tuple[int, MixingKind], str], read_table: ReadTable
+    values: dict[int, dict[str, np.ndarray]],
+    tables: Mapping[tuple[int, MixingKind], str],
+    read_table: ReadTable,
+    names: Mapping[str, str],
 ) -> list[str]:
     """Let the gates of channels take the place of their summary, at the steps that have a table of them."""
     if not any(key.endswith(LOGGED) for found in values.values() for key in found):
@@ -188,7 +224,7 @@ def _add_channels(
             return [f"only the summaries of layers, not the gates of channels: {path}: {_one_line(error)}"]
         channels: dict[str, list[float]] = {}
         for layer, _, value in rows:
-            channels.setdefault(layer, []).append(float(value))
+            channels.setdefault(names.get(layer, layer), []).append(float(value))
         found = values.setdefault(step, {})
         for layer, gates in channels.items():
             found.pop(f"{layer}/{kind.name}{LOGGED}", None)

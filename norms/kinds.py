@@ -1,5 +1,6 @@
 """What a layer can learn about how to normalize: each kind of value, described once for all that read it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,14 +69,24 @@ class MixingKind:
         """What a pure mixture can consist of: the labels, or the names of the ends."""
         return self.labels or self.end_names
 
-    def pure(self, parameter: Tensor, statistic: str | None = None) -> Tensor:
-        """Return the mixing parameter of the nearest pure mixture, or of that of one of :attr:`statistics`."""
-        index = None if statistic is None else self.statistics.index(statistic)
+    def pure(self, parameter: Tensor, index: int | None = None) -> Tensor:
+        """Return the mixing parameter of the nearest pure mixture, or of that at an index of the layer's statistics."""
         if self.per_channel:
             upper = parameter >= (self.low + self.high) / 2 if index is None else torch.full_like(parameter, index) == 1
             return torch.where(upper, self.high, self.low)
         chosen = int(parameter.argmax()) if index is None else index
         return torch.where(torch.arange(len(parameter), device=parameter.device) == chosen, 0.0, -torch.inf)
+
+    def impurity(self, values: Tensor) -> Tensor:
+        """Return how far effective values are from pure, as a share of their range.
+
+        That is the distance of each value per channel from the nearer end, shape (C,), or what the largest of labeled
+        values lacks, shape ().
+        """
+        distance = (
+            torch.minimum(values - self.low, self.high - values) if self.per_channel else self.high - values.max()
+        )
+        return distance.clamp_min(0) / (self.high - self.low)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -89,7 +100,7 @@ class MixingKind:
         if self.labels:
             return self.labels
         below, above = self.ends
-        return "mean", "min", "max", "std", f"share_below_{below:g}", f"share_above_{above:g}"
+        return "mean", "min", "max", "std", plain_key(f"share_below_{below:g}"), plain_key(f"share_above_{above:g}")
 
     def summary(self, values: Tensor) -> dict[str, float]:
         """Return by name what sums up a layer's values, shape (C,), or one per label.
@@ -106,6 +117,10 @@ class MixingKind:
             numbers = [number.item() for number in (*parts, *shares)]
         return dict(zip(self.summary_names, numbers, strict=True))
 
+    def log_keys(self, layer: str) -> tuple[str, ...]:
+        """Return the keys under which logs keep the :meth:`summary` of a layer, in order; see :func:`plain_key`."""
+        return tuple(plain_key(f"{self.log_key.replace('{layer}', layer)}/{name}") for name in self.summary_names)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the description in types that JSON has."""
         return {**asdict(self), "labels": list(self.labels), "end_names": list(self.end_names)}
@@ -114,6 +129,11 @@ class MixingKind:
     def from_dict(cls, described: Mapping[str, Any]) -> "MixingKind":
         """Return the kind that :meth:`to_dict` has described."""
         return cls(**described)
+
+
+def plain_key(text: str) -> str:
+    """Return a key as Weights & Biases asks for: all but letters, digits, underscores and slashes becomes ``_``."""
+    return re.sub(r"[^\w/]", "_", text, flags=re.ASCII)
 
 
 RHO = MixingKind("rho", neutral=1.0, lr_multiplier=10.0, end_names=("instance", "batch"))

@@ -5,7 +5,6 @@ from argparse import Namespace
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,19 +18,11 @@ from sampling.plan import Plan, slerp
 from sampling.trained import TrainedGenerator
 from training.files import replacing
 from training.images import to_picture
-from training.moving import ANIMATIONS, CONTAINERS, Frame, check_packages, encode, write_animation
+from training.moving import ANIMATIONS, CONTAINERS, Frame, Pace, check_packages, encode, write_animation
 from training.terminal import printable
 
 FRAMES_PER_SECOND = 24.0
 MOST_FRAMES = 100_000
-
-
-class Pace(NamedTuple):
-    """Say how the frames of a walk follow each other; see :class:`training.moving.Timing`."""
-
-    rate: Fraction
-    time_base: Fraction
-    aspect: Fraction = Fraction(1)
 
 
 def walk(trained: TrainedGenerator, plan: Plan, steps: int) -> Iterator[Tensor]:
@@ -85,7 +76,7 @@ def write(options: Namespace) -> None:
         write_animation(frames, output, plays=0)
     else:
         with told(output), replacing(output) as partial:
-            encode(frames, partial, kind, Pace(rate, 1 / rate), CONTAINERS[kind])
+            encode(frames, partial, kind, Pace(rate), CONTAINERS[kind])
     seconds = float(count * steps / rate)
     print(f"wrote {printable(str(output))}: {count * steps} frames of {width * scale}x{height * scale}, {seconds:g} s")
     if plan.labels and plan.labels != tuple(range(trained.num_classes)):

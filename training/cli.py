@@ -46,6 +46,7 @@ from training.messages import relevant_messages
 from training.parser_errors import shorten, with_whole_number
 from training.paths import local_path
 from training.run import Run
+from training.seeds import with_all_seeds
 from training.settings import (
     check_against_model,
     check_call,
@@ -91,7 +92,7 @@ class TrainCLI(CLI):
         self._loggers: list[Later] = []
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
-        self._given, self._arguments = args, with_shipped_configs(args)
+        self._given, self._arguments = args, with_all_seeds(with_shipped_configs(args))
         self._signals, self._companions = EndOnSignal(), Companions()
         try:
             super().__init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,6 +66,19 @@ class Timing(Protocol):
     @property
     def aspect(self) -> Fraction:
         """The width of a pixel, divided by its height."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Describe frames of square pixels that follow each other evenly; see :class:`Timing`."""
+
+    rate: Fraction
+    aspect: Fraction = Fraction(1)
+
+    @property
+    def time_base(self) -> Fraction:
+        """The time from frame to frame."""
+        return 1 / self.rate
 
 
 def check_packages(path: Path) -> None:

@@ -4,7 +4,7 @@ import os
 import shlex
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,9 @@ AXIS = "trainer/global_step"
 
 PATIENCE = 60.0
 """Seconds that W&B may take for one record before it counts as frozen; uploads happen elsewhere and may take longer."""
+
+HIDDEN = ("epoch", "train/lr_d", "train/lr_g")
+"""What W&B makes no panel of by itself."""
 
 
 class WandbLogger(pytorch_lightning.loggers.WandbLogger):
@@ -142,6 +145,11 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
                     self._background.report(f"W&B could not log all pictures and tables ({_one_line(error)})")
 
         self._attempt(log)
+
+    @rank_zero_only
+    def hide(self, keys: Iterable[str]) -> None:
+        """Let W&B make no panels of some metrics by itself; its history has them, and who wants a panel can add it."""
+        self._attempt(lambda run: _define_hidden(run, keys))
 
     @rank_zero_only
     def alert(self, title: str, text: str) -> None:
@@ -279,8 +287,9 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, finish_timeout_raises=True, **timeouts),
         )
-        run.define_metric(AXIS)
+        run.define_metric(AXIS, hidden=True)
         run.define_metric("*", step_metric=AXIS, step_sync=True)
+        _define_hidden(run, HIDDEN)
         self._defined = set()
         self._run_id = run.id
         if not run.disabled:
@@ -322,6 +331,12 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         _warn(f"W&B failed ({_one_line(error)}); the training goes on, and metrics.csv has everything.{place}")
         give_up_wandb()
         return NoRun()
+
+
+def _define_hidden(run: Any, keys: Iterable[str]) -> None:
+    for key in keys:
+        # A metric that is defined by its whole name has nothing of what is defined for all.
+        run.define_metric(key, step_metric=AXIS, step_sync=True, hidden=True)
 
 
 class NoRun:

@@ -5,11 +5,35 @@ the upsampled convolution, and average pooling commutes with a 1x1 convolution.
 """
 
 import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.networks.conditioning import NormFactory, normalized
+
+
+class NamedSequential(nn.Sequential):
+    """Apply named modules one after the other.
+
+    States of before they had names, whose keys count the modules, are taken too.
+
+    Args:
+        modules: From names to modules, in order.
+    """
+
+    def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        super().__init__(OrderedDict(modules))
+        self.register_load_state_dict_pre_hook(_name_numbered)  # type: ignore[no-untyped-call]
+
+
+def _name_numbered(sequence: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    for number, name in enumerate(dict(sequence.named_children())):
+        numbered = f"{prefix}{number}."
+        for key in [key for key in state if key.startswith(numbered)]:
+            state[f"{prefix}{name}.{key.removeprefix(numbered)}"] = state.pop(key)
 
 
 class Seed(nn.Linear):
@@ -86,7 +110,7 @@ class DownBlock(nn.Module):
         return residual + (shortcut if self.shortcut is None else self.shortcut(shortcut))
 
 
-class UpConvolution(nn.Sequential):
+class UpConvolution(NamedSequential):
     """Double the resolution: transposed convolution, norm, ReLU.
 
     Shape:
@@ -95,7 +119,7 @@ class UpConvolution(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, make_norm: NormFactory) -> None:
         convolution = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
-        super().__init__(convolution, make_norm(out_channels), nn.ReLU())
+        super().__init__([("convolution", convolution), ("norm", make_norm(out_channels)), ("relu", nn.ReLU())])
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Apply the block."""

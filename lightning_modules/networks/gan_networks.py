@@ -18,7 +18,7 @@ from lightning_modules.networks.conditioning import (
     check_labels,
     norm_factory,
 )
-from lightning_modules.networks.gan_blocks import Seed, UpBlock, UpConvolution
+from lightning_modules.networks.gan_blocks import NamedSequential, Seed, UpBlock, UpConvolution
 from norms.errors import SettingError, check_range, unknown
 from norms.precision import wide_dtype, without_autocast
 
@@ -107,8 +107,8 @@ class Architecture(ABC):
         return Seed(latent_dim, self.generator[0], self.base)
 
     @abstractmethod
-    def generator_blocks(self, make_norm: NormFactory, last_norm: NormFactory) -> Iterator[nn.Module]:
-        """Build what turns the generator's first feature map into its last.
+    def generator_blocks(self, make_norm: NormFactory, last_norm: NormFactory) -> Iterator[tuple[str, nn.Module]]:
+        """Build what turns the generator's first feature map into its last, each part with a name of its own.
 
         Args:
             make_norm: Builds the norms that are told the class.
@@ -190,7 +190,7 @@ class Generator(nn.Module):
                     f"{norm!r} learns nothing: set separate_norms: false"
                 )
         self.linear = architecture.first_layer(first)
-        self.blocks = nn.Sequential(*architecture.generator_blocks(make_norm, plain_norm))
+        self.blocks = NamedSequential(architecture.generator_blocks(make_norm, plain_norm))
         self.to_image = architecture.last_layer(channels)
         # A spectrally normalized embedding in the generator "seems to randomly cripple" it, says BigGAN's first author.
         _prepare(self, architecture, WEIGHTED if architecture.spectral == "both" else ())

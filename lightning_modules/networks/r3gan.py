@@ -89,15 +89,16 @@ class R3GAN(Architecture):
         """Build what scales a learned map per channel."""
         return ScaledMaps(latent_dim, self.generator[0], self.base)
 
-    def generator_blocks(self, make_norm: NormFactory, last_norm: NormFactory) -> Iterator[nn.Module]:
+    def generator_blocks(self, make_norm: NormFactory, last_norm: NormFactory) -> Iterator[tuple[str, nn.Module]]:
         """Build the residual blocks of each stage, and what leads from one to the next."""
         source = self.generator[0]
         for depth, width in enumerate(self.generator):
+            stage = f"stage{depth + 1}"
             if source != width:
-                yield nn.Conv2d(source, width, 1, bias=False)
+                yield f"{stage}_width", nn.Conv2d(source, width, 1, bias=False)
             if depth:
-                yield nn.Upsample(scale_factor=2.0, mode="bilinear")
-            yield from self._stage(width)
+                yield f"{stage}_upsample", nn.Upsample(scale_factor=2.0, mode="bilinear")
+            yield from ((f"{stage}_block{number}", block) for number, block in enumerate(self._stage(width), 1))
             source = width
 
     def last_layer(self, channels: int) -> nn.Module:

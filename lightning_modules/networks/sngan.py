@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.attention import SelfAttention
 from lightning_modules.networks.conditioning import NormFactory
-from lightning_modules.networks.gan_blocks import DownBlock, UpBlock, UpConvolution
+from lightning_modules.networks.gan_blocks import DownBlock, NamedSequential, UpBlock, UpConvolution
 from lightning_modules.networks.gan_networks import Architecture, check_choice
 from norms.errors import SettingError
 
@@ -48,18 +48,18 @@ class ResNet(Architecture):
             known = " or ".join(map(str, sizes)) or "null"
             raise SettingError(f"attention must be {known}, a size that both networks have, got {self.attention}")
 
-    def generator_blocks(self, make_norm: NormFactory, last_norm: NormFactory) -> Iterator[nn.Module]:
+    def generator_blocks(self, make_norm: NormFactory, last_norm: NormFactory) -> Iterator[tuple[str, nn.Module]]:
         """Build one :class:`UpBlock` per doubling, then norm and ReLU.
 
         The last norm is the same for all classes, as in the authors' code.
         """
         size = self.base
-        for wide, narrow in pairwise(self.generator):
-            yield UpBlock(wide, narrow, make_norm)
+        for number, (wide, narrow) in enumerate(pairwise(self.generator), 1):
+            yield f"block{number}", UpBlock(wide, narrow, make_norm)
             size *= 2
             if size == self.attention:
-                yield SelfAttention(narrow)
-        yield nn.Sequential(last_norm(self.generator[-1]), nn.ReLU())
+                yield "attention", SelfAttention(narrow)
+        yield "output", NamedSequential([("norm", last_norm(self.generator[-1])), ("relu", nn.ReLU())])
 
     def discriminator_blocks(self, channels: int) -> Iterator[nn.Module]:
         """Build one :class:`DownBlock` per feature map."""
@@ -102,10 +102,10 @@ class CNN(Architecture):
         """Return the number of values of the discriminator's last feature map."""
         return self.discriminator[-1] * (self.image_size // 2**self.halvings) ** 2
 
-    def generator_blocks(self, make_norm: NormFactory, last_norm: NormFactory) -> Iterator[nn.Module]:
+    def generator_blocks(self, make_norm: NormFactory, last_norm: NormFactory) -> Iterator[tuple[str, nn.Module]]:
         """Build transposed convolution, norm and ReLU per doubling."""
-        for wide, narrow in pairwise(self.generator):
-            yield UpConvolution(wide, narrow, make_norm)
+        for number, (wide, narrow) in enumerate(pairwise(self.generator), 1):
+            yield f"block{number}", UpConvolution(wide, narrow, make_norm)
 
     def discriminator_blocks(self, channels: int) -> Iterator[nn.Module]:
         """Build a 3x3 convolution per feature map and, where it is halved, a 4x4 one of stride 2."""

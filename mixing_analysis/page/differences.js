@@ -1,96 +1,102 @@
-import { count, plain, signed, welch } from "./numbers.js";
-import { architectures, channelKinds, families, gatesOf, runs, weightOf } from "./values.js";
-import { layerIndex, ownLayers, state, units } from "./series.js";
-import { tells } from "./preference.js";
-import { element, panel, select } from "./elements.js";
+import { significant, signed, whole } from "./numbers.js";
+import { data, runs } from "./values.js";
+import { state, units } from "./series.js";
+import { byId, element, panel, select, table } from "./elements.js";
 import { RowPlot, ticks } from "./plots.js";
 
-export const compared = units.group.length > 1 ? units.group : units.run;
-/** @type {Record<string, import("./types").Measure>} */
-const measures = {};
-for (const kind of channelKinds) {
-  const [low, high] = kind.limits.map(plain), of = channelKinds.length > 1 ? ` of ${kind.name}` : "";
-  const names = { mean: `mean ${kind.name}`, below: `share${of} below ${low}`, above: `share${of} above ${high}` };
-  for (const [part, words] of Object.entries(names)) {
-    const range = part === "mean" ? kind.range : [0, 1];
-    measures[words] = { kind, range, value: (run, l) => gatesOf(kind, run, state.step, l)[part] };
-  }
-}
-for (const family of families) {
-  family.words.forEach((moment, m) => family.labels.forEach((name, k) => {
-    const value = (run, l) => weightOf(family, run, state.step, l, m, k);
-    measures[`${name} weight of ${moment}`] = { kind: family, range: family.range, value };
-  }));
+/* All numbers and sentences of comparisons come with the page: nothing here is computed but the sign of what is turned
+   around. */
+const { pairs, measures, layers, alpha, answers } = data.comparisons;
+const compared = units.group.length > 1 ? units.group : units.run;
+
+/* The chosen pair, and whether it is turned around; null for two that were not compared. */
+export function chosenPair() {
+  const [first, second] = [Number(state.first), Number(state.second)];
+  const of = (a, b) => pairs.find(({ sides }) => sides[0] === a && sides[1] === b);
+  const pair = of(first, second) ?? of(second, first);
+  return pair ? { ...pair, turned: pair.sides[0] !== first } : null;
 }
 
-/* The measures that some layer of both series has, of two series' architectures. */
-function commonMeasures(first, second) {
-  const names = ({ name }) => new Set(architectures[first][name].map(layer => layer.name));
-  return Object.keys(measures).filter(words => {
-    const { kind } = measures[words], known = names(kind);
-    return architectures[second][kind.name].some(layer => known.has(layer.name));
+const withParts = pairs.filter(pair => pair.parts.length);
+
+export function chooseCompared() {
+  const built = withParts.find(({ sides: [a, b] }) => architectureOf(a) === architectureOf(b)) ?? withParts[0];
+  if (!built) return;
+  const [first, second] = built.sides.map(String);
+  Object.assign(state, { first, second, measure: String(built.parts[0].measure) });
+}
+
+const architectureOf = side => runs[compared[side].members[0]].architecture;
+
+/* The rows of the chosen pair and measure, one for each layer. */
+export function layerDifferences() {
+  const pair = chosenPair(), part = pair?.parts.find(one => one.measure === Number(state.measure));
+  if (!part) return [];
+  const turn = value => (value === null ? null : -value);
+  return part.layers.map((layer, i) => {
+    const row = { layer: { name: layers[layer] } };
+    for (const name of ["difference", "low", "high", "g", "g_low", "g_high", "p", "p_holm"]) row[name] = part[name][i];
+    if (!pair.turned) return row;
+    const [difference, low, high] = [row.difference, row.high, row.low].map(turn);
+    const [g, g_low, g_high] = [row.g, row.g_high, row.g_low].map(turn);
+    return { ...row, difference, low, high, g, g_low, g_high };
   });
 }
 
-/* What is compared to begin with: two series of the same layers if there are such, else of some in common. */
-function firstCompared() {
-  const built = compared.map(one => runs[one.members[0]].architecture), kinds = [...new Set(built)];
-  const alike = kinds.filter(one => built.indexOf(one) !== built.lastIndexOf(one)).map(one => [one, one]);
-  const others = kinds.flatMap((one, i) => kinds.slice(i + 1).map(other => [one, other]));
-  const pair = [...alike, ...others].find(([one, other]) => commonMeasures(one, other).length);
-  if (!pair) return null;
-  const first = built.indexOf(pair[0]), second = built.indexOf(pair[1], first + 1);
-  return { first: String(first), second: String(second), measure: commonMeasures(...pair)[0] };
-}
+const isClear = row => row.p_holm !== null && row.p_holm < alpha;
+const reach = (low, high, form) => (low === null ? "–" : `${form(low)} to ${form(high)}`);
+const ofG = value => signed(value, 1);
+const ofP = p => (p === null ? "–" : p < 0.001 ? "< 0.001" : significant(p, 2));
+const numbersOf = row => [
+  ["difference", signed(row.difference)],
+  ["95 %", reach(row.low, row.high, signed)],
+  ["Hedges' g", row.g === null ? "–" : `${ofG(row.g)} (${reach(row.g_low, row.g_high, ofG)})`],
+  ["p, Holm", ofP(row.p_holm)],
+];
 
-const BEGIN = firstCompared();
-export const chooseCompared = () => Object.assign(state, BEGIN);
-
-function layerDifferences() {
-  const { kind, value } = measures[state.measure], first = compared[state.first], second = compared[state.second];
-  return ownLayers(second, kind).flatMap((layer, l) => {
-    const other = layerIndex(first, kind, layer.name);
-    if (other < 0) return [];
-    const [before, after] = [first.members.map(run => value(run, other)), second.members.map(run => value(run, l))];
-    return [{ layer, ...welch(before, after) }];
-  });
+function stepsInWords() {
+  const { sides, steps, turned } = chosenPair(), at = turned ? [...steps].reverse() : steps;
+  if (at[0] === at[1]) return `At step ${whole(at[0])}, the last that all runs of both have.`;
+  const [first, second] = turned ? [...sides].reverse() : sides;
+  return `${compared[first].name} at step ${whole(at[0])}, ${compared[second].name} at step ${whole(at[1])}.`;
 }
 
 export const differenceFigure = {
-  exists: () => BEGIN !== null,
+  exists: () => withParts.length > 0,
   options() {
     const names = compared.map((one, i) => [String(i), one.name]);
-    const words = Object.keys(measures).map(name => [name, name]);
+    const there = (chosenPair()?.parts ?? []).map(part => String(part.measure));
+    const words = measures.map((measure, m) => [String(m), measure.words]).filter(([m]) => there.includes(m));
+    if (there.length && !there.includes(state.measure)) [state.measure] = there;
     return [select("Of the", "measure", words), select("in", "second", names), select("minus", "first", names)];
   },
   draw(width) {
     const rows = layerDifferences();
+    if (!chosenPair()) return [element("p", {}, "These two were not compared.")];
     if (!rows.length) return [element("p", {}, "These two have no layer in common of which this is known.")];
-    const reach = 1.05 * Math.max(0.02, ...rows.map(({ difference, half }) => Math.abs(difference) + (half || 0)));
-    const layers = rows.map(row => row.layer), height = rows.length > 24 ? 16 : 24;
-    const plot = new RowPlot("Difference in each layer", layers, width, height, { x: [-reach, reach] });
-    plot.xAxis(ticks(plot.x, width > 420 ? 8 : 4), value => signed(value, reach < 0.1 ? 3 : 2));
+    const most = 1.05 * Math.max(0.02, ...rows.flatMap(row => [row.difference, row.low, row.high].map(Math.abs)));
+    const height = rows.length > 24 ? 16 : 24;
+    const plot = new RowPlot("Difference in each layer", rows.map(row => row.layer), width, height, { x: [-most, most] });
+    plot.xAxis(ticks(plot.x, width > 420 ? 8 : 4), value => signed(value, most < 0.1 ? 3 : 2));
     plot.vertical(0, "axis");
-    rows.forEach(({ layer, difference, half }, l) => {
-      const x = plot.X(difference), y = plot.lane(l), ends = [difference - half, difference + half];
-      if (half > 0) plot.segment(plot.X(ends[0]), y, plot.X(ends[1]), y, { class: "interval" });
-      plot.add("circle", { class: Math.abs(difference) > half ? "clear" : "unclear", cx: x, cy: y, r: 4.5 });
-      const interval = Number.isFinite(half) ? [["95 %", ends.map(end => signed(end)).join(" to ")]] : [];
-      plot.probe(x, y, layer.name, ["difference", signed(difference)], ...interval);
+    rows.forEach((row, l) => {
+      const x = plot.X(row.difference), y = plot.lane(l);
+      if (row.low !== null) plot.segment(plot.X(row.low), y, plot.X(row.high), y, { class: "interval" });
+      plot.add("circle", { class: isClear(row) ? "clear" : "unclear", cx: x, cy: y, r: 4.5 });
+      plot.probe(x, y, row.layer.name, ...numbersOf(row));
     });
-    return [panel(plot.node)];
+    if (rows.every(row => row.p_holm === null)) return [panel(plot.node)];
+    const heads = ["Layer", ...numbersOf(rows[0]).map(([name]) => name)];
+    const list = table(heads, rows.map(row => [row.layer.name, ...numbersOf(row).map(([, value]) => value)]), 1);
+    return [panel(plot.node, element("details", {}, element("summary", {}, "The numbers"), list))];
   },
   finding() {
-    const rows = layerDifferences(), clear = rows.filter(({ difference, half }) => Math.abs(difference) > half);
-    if (!rows.length) return "";
-    const largest = rows.reduce((a, b) => (Math.abs(b.difference) > Math.abs(a.difference) ? b : a));
-    const words = `The largest difference is ${signed(largest.difference)} in ${largest.layer.name}.`;
-    const among = count(rows.length, "layer");
-    if (!rows.some(row => Number.isFinite(row.half))) {
-      if (tells(measures[state.measure], largest.difference)) return words;
-      return `No difference yet: none is larger than ${signed(Math.abs(largest.difference))}.`;
-    }
-    if (clear.length > rows.length / 20) return `${words} In ${clear.length} of ${among} the interval leaves out 0.`;
-    return `No difference beyond chance: in ${clear.length} of ${among} the interval leaves out 0.`;
+    const part = chosenPair()?.parts.find(one => one.measure === Number(state.measure));
+    return part?.finding ?? "";
+  },
+  after() {
+    byId("compared-at").textContent = chosenPair() ? stepsInWords() : "";
+    byId("answers").replaceChildren(...answers.map(text => element("li", {}, `${text[0].toUpperCase()}${text.slice(1)}.`)));
+    byId("answers").hidden = !answers.length;
   },
 };

@@ -1,8 +1,9 @@
 import { channelKinds, data, keepsChannels, runsWith, sections } from "./values.js";
 import { several, state, withKind } from "./series.js";
 import { all, focused } from "./elements.js";
-import { compared } from "./differences.js";
+import { chosenPair } from "./differences.js";
 import { drawSeries, drawStep, drawUnit } from "./controls.js";
+import { offerSaving } from "./saving.js";
 import { hideTip } from "./reading.js";
 
 export const entries = [];
@@ -25,19 +26,22 @@ function drawFigure(entry) {
   box.replaceChildren(...spec.draw(width));
   figure.querySelector(".finding").textContent = spec.finding();
   spec.after?.(figure);
+  offerSaving(figure);
 }
 
 /* What is said on some condition; of a kind, if the condition names it. */
 function conditions(kind) {
+  const pair = chosenPair(), tested = pair !== null && Math.min(...pair.runs) > 1;
   const grouped = state.shown.some(one => one.members.length > 1);
-  const sides = [state.first, state.second].map(i => compared[i]?.members.length ?? 0);
   return {
     single: !several() && !grouped,
     many: several(),
     seeds: grouped,
     last: kind && runsWith(kind).some(run => !keepsChannels(kind, run)),
-    uncertain: Math.min(...sides) > 1,
-    certain: Math.min(...sides) < 2 && data.groups.length > 1,
+    tested: tested,
+    uncertain: tested && !pair.paired,
+    paired: tested && pair.paired,
+    certain: pair !== null && !tested && data.groups.length > 1,
     within: data.groups.length === 1,
   };
 }

@@ -26,21 +26,3 @@ const withSpread = (value, spread, form) => form(value) + (Number.isFinite(sprea
 export const folded = (values, form) => withSpread(average(values), deviation(values), form);
 export const between = (values, form) =>
   [...new Set([Math.min(...values), Math.max(...values)].map(value => form(value)))].join(" to ");
-
-/* The half width of a symmetric interval of Student's t, which is sqrt(freedom) * tan(angle), where the angle has the
-   density cos(angle) ** (freedom - 1). */
-function tQuantile(freedom, confidence = 0.95) {
-  const cells = 4000, width = Math.PI / 2 / cells, power = Math.min(freedom, 1e4) - 1;
-  const density = range(cells).map(i => Math.cos((i + 0.5) * width) ** power);
-  let rest = confidence * sum(density), cell = 0;
-  while (rest > density[cell]) rest -= density[cell++];
-  return Math.sqrt(power + 1) * Math.tan((cell + rest / density[cell]) * width);
-}
-
-/* Second minus first, and the half width of its 95 % interval by Welch. */
-export function welch(first, second) {
-  const [a, b] = [first, second].map(values => deviation(values) ** 2 / values.length);
-  const freedom = (a + b) ** 2 / (a ** 2 / (first.length - 1) + b ** 2 / (second.length - 1));
-  const half = a + b === 0 ? 0 : Number.isFinite(freedom) ? tQuantile(freedom) * Math.sqrt(a + b) : NaN;
-  return { difference: average(second) - average(first), half };
-}

@@ -28,9 +28,6 @@ export const bimodalityFigure = kind => ({
   },
 });
 
-/* Of channels without any relation, a correlation has about a normal distribution of the variance 1 / (n − 1). */
-const CHANCE = 1.96;
-
 const gammaOf = (kind, one) => kind.gamma.filter(({ run }) => one.members.includes(run)).flatMap(({ layers }) => layers);
 
 export const gammaFigure = kind => ({
@@ -50,14 +47,12 @@ export const gammaFigure = kind => ({
   finding() {
     const { series, words } = preferences(kind);
     if (!series.length) return words;
-    const channels = (one, name) => ownLayers(one, kind).find(layer => layer.name === name).channels;
-    const layers = series.flatMap(one => gammaOf(kind, one).map(({ name, r }) => ({ r, n: channels(one, name) })));
-    const told = layers.filter(({ r }) => Number.isFinite(r));
-    const clear = told.filter(({ r, n }) => Math.abs(r) > CHANCE / Math.sqrt(n - 1));
+    const told = series.flatMap(one => gammaOf(kind, one)).filter(({ r }) => Number.isFinite(r));
+    const clear = told.filter(layer => layer.clear);
     if (!told.length) return "";
     const are = `the correlation is ${between(told.map(({ r }) => r), short)}`;
-    if (clear.length <= told.length / 20) return `No relation yet: ${are}, not more often far from 0 than by chance.`;
-    return `In the layers ${are}, and in ${clear.length} of ${told.length} farther from 0 than 95 % of those by chance.`;
+    if (!clear.length) return `No relation yet: ${are}, not farther from 0 than by chance in any layer.`;
+    return `In the layers ${are}, and beyond chance in ${clear.length} of ${told.length} (Holm-corrected p < 0.05).`;
   },
 });
 

@@ -10,7 +10,8 @@ from made_runs import make_run, two_groups
 from matplotlib.image import imread
 
 from mixing_analysis import figures, plots
-from mixing_analysis.comparisons import correlations, differences
+from mixing_analysis.comparisons import compare, correlations
+from mixing_analysis.effects import ALPHA
 from mixing_analysis.values import Run, combine, frame
 from norms.kinds import RHO
 
@@ -189,15 +190,15 @@ def test_training_of_switch_weights_is_the_mean_over_layers():
 def test_differences_have_their_intervals():
     runs = two_groups()
     every = draw("differences", *runs).axes
-    found = differences(combine(runs), "slow", "fast")
-    gates = found[found["kind"] == "rho"].sort_values("depth")
+    found = compare(combine(runs), runs).rows
+    gates = found[(found["kind"] == "rho") & (found["measure"] == "mean")]
     assert len(every) == 1 + 2 * 3
     axes = next(axes for axes in every if axes.get_title(loc="left") == "mean rho")
     bars, dots = axes.collections
     np.testing.assert_allclose(dots.get_offsets()[:, 0], gates["difference"])
     np.testing.assert_allclose(np.array(bars.get_segments())[:, :, 0], gates[["low", "high"]])
     filled = dots.get_facecolors()[:, :3].mean(axis=1) < 0.5
-    np.testing.assert_array_equal(filled, (gates["low"] > 0) | (gates["high"] < 0))
+    np.testing.assert_array_equal(filled, gates["p_holm"] < ALPHA)
     assert filled.any()
 
 

@@ -6,7 +6,7 @@ from chromium import Chromium, find
 from made_runs import make_run, two_groups
 
 from mixing_analysis import report
-from mixing_analysis.comparisons import differences
+from mixing_analysis.comparisons import compare
 from mixing_analysis.values import combine
 
 CIFAR = {"model": {"class_path": "lightning_modules.Classifier"}, "data": {"class_path": "data.CIFAR10"}}
@@ -17,6 +17,14 @@ RUNS = {
     "mixed": lambda: [make_run("rho", switches=0), make_run("switch", layers=0, steps=(0, 30))],
     "still": lambda: [make_run("still", drift=0.04, spread=0.04)],
     "alike": lambda: [make_run(f"{name}/{i}", name, seed=i + 3 * (name == "b")) for name in "ab" for i in range(3)],
+    "apart": lambda: [make_run(f"apart/{seed}", seed=seed) for seed in range(2)],
+    "pairs": lambda: two_groups(seeds=2),
+    "seeded": lambda: [
+        make_run(f"{name}/{seed}", name, seed=seed + 9 * (name == "b"), config={"seed_everything": seed})
+        for name in "ab"
+        for seed in range(3)
+    ],
+    "ends": lambda: [make_run("short", steps=(0, 40)), make_run("long", seed=1, steps=(0, 900))],
     "two": lambda: [make_run(f"two/{seed}", seed=seed, drift=0.04) for seed in range(2)],
     "published": lambda: [make_run("long", switches=0, steps=(0, 20_000), config=CIFAR)],
     "partly": lambda: [make_run("switch", layers=0), make_run("a", switches=0), make_run("b", switches=0, layers=2)],
@@ -105,7 +113,7 @@ def test_what_is_more_is_one(show, browser):
 def test_layers_that_lean_are_named(show, browser):
     show("groups")
     assert finding(browser, "rho-channels").startswith("Leaning most to instance normalization: ")
-    assert "the interval leaves out 0" in finding(browser, "difference")
+    assert finding(browser, "difference").startswith("Beyond seeds 2 of 4 layers differ (Holm-corrected p < 0.05), ")
 
 
 def last_layers(run):
@@ -115,16 +123,30 @@ def last_layers(run):
 
 def test_seeds_that_differ_as_far_make_no_difference(show, browser):
     runs = show("alike")
-    found = differences(combine(runs), "a", "b")
-    assert not ((found["low"] > 0) | (found["high"] < 0))[found["kind"] == "rho"].any()
-    assert finding(browser, "difference") == "No difference beyond chance: in 0 of 4 layers the interval leaves out 0."
+    rows = compare(combine(runs), runs).rows.query("kind == 'rho' and measure == 'mean'")
+    smallest = rows["p_holm"].min()
+    assert smallest > 0.05
+    assert finding(browser, "difference").startswith(
+        f"No difference beyond seeds in 4 layers: the smallest Holm-corrected p = {smallest:.2g}. "
+    )
     show("two")
-    assert finding(browser, "difference").startswith("No difference yet: none is larger than +0.0")
+    assert finding(browser, "difference").startswith("No difference yet: none is larger than 0.0")
+
+
+def test_single_runs_and_two_seeds_say_what_would_be_needed(show, browser):
+    show("apart")
+    assert finding(browser, "difference").endswith(
+        "A single run on a side cannot tell that from its seed; three to five seeds on each side would."
+    )
+    show("pairs")
+    assert finding(browser, "difference").endswith(
+        "Two seeds on a side can hardly tell; three to five seeds on each side would."
+    )
 
 
 def test_differences_open_on_what_has_common_layers(show, browser):
     show("partly")
-    assert browser.run("[state.first, state.second, state.measure]") == ["1", "2", "mean rho"]
+    assert browser.run("[state.first, state.second, measures[state.measure].words]") == ["1", "2", "mean rho"]
     assert browser.run("document.querySelectorAll('#difference circle').length") == 2
 
 
@@ -134,11 +156,41 @@ def test_where_nothing_is_in_common_there_are_no_differences(name, show, browser
     assert not browser.run("Boolean(document.getElementById('differences'))")
 
 
+NUMBERS = ["difference", "low", "high", "g", "g_low", "g_high", "p_holm"]
+
+
+def shown_differences(browser):
+    rows = browser.run(f"layerDifferences().map(row => {NUMBERS}.map(name => row[name]))")
+    return dict(zip(NUMBERS, np.array(rows).T, strict=True))
+
+
 def test_differences_can_be_turned_around(show, browser):
     show("groups")
-    before = browser.run("layerDifferences().map(row => row.difference)")
+    before, words = shown_differences(browser), finding(browser, "difference")
     for key, index in (("first", 1), ("second", 0)):
         select = f"document.querySelector('#difference [data-key={key}]')"
         browser.run(f"{select}.selectedIndex = {index}; {select}.dispatchEvent(new Event('change'))")
         browser.settle()
-    np.testing.assert_allclose(browser.run("layerDifferences().map(row => row.difference)"), np.negative(before))
+    after = shown_differences(browser)
+    for name, other in zip(NUMBERS, ["difference", "high", "low", "g", "g_high", "g_low"], strict=False):
+        np.testing.assert_allclose(after[name], np.negative(before[other]))
+    np.testing.assert_allclose(after["p_holm"], before["p_holm"])
+    assert finding(browser, "difference") == words
+
+
+def test_it_says_how_and_at_which_step_is_compared(show, browser):
+    visible = "[...document.querySelectorAll('#difference figcaption span')].filter(node => !node.hidden)"
+    show("groups")
+    caption = browser.run(f"{visible}.map(node => node.textContent).join(' ')")
+    assert "At step 100, the last that all runs of both have." in caption
+    assert "Welch's t" in caption
+    assert "paired t" not in caption
+    assert text(browser, "#answers").startswith(
+        "Over the whole network the 2 groups differ in rho: mean rho (Welch's t"
+    )
+    show("seeded")
+    caption = browser.run(f"{visible}.map(node => node.textContent).join(' ')")
+    assert "paired t" in caption
+    show("ends")
+    assert "long at step 900" in text(browser, "#compared-at").replace("\u2009", "")
+    assert "the runs end at different steps, from 40 to 900" in text(browser, "#notes-list")

@@ -78,7 +78,7 @@ def trained(tmp_path_factory):
 
 
 def values_of(run, kind, step):
-    rows = run.frame[(run.frame["kind"] == kind) & (run.frame["step"] == step) & (run.frame["layer"] == "00.norm1")]
+    rows = run.frame[(run.frame["kind"] == kind) & (run.frame["step"] == step) & (run.frame["layer"] == "norm1")]
     return rows["value"].tolist()
 
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_alone_is_read_by_the_norms_that_are_loaded(tmp_path):
     layer = Routed(3)
     torch.save({f"net.block.norm.{key}": value for key, value in layer.state_dict().items()}, tmp_path / "model.pt")
     (run,) = read_runs([str(tmp_path / "model.pt")])
-    assert run.architecture == {"00.norm": 3}
+    assert run.architecture == {"norm": 3}
     assert run.frame["value"].tolist() == [0, 1, 2, 0.5, 0.5, 1, 1, 1]
     assert run.frame["statistic"].tolist()[3:5] == ["left", "right"]
 
@@ -131,10 +131,10 @@ def test_the_command_tells_and_draws_them(trained, tmp_path, capsys, monkeypatch
     out, err = capsys.readouterr()
     assert err == ""
     assert re.search(r"gates +mean gate +< 0\.2 +> 1\.8 +bimodality", out)
-    (row,) = re.findall(r"^ *00\.norm1 +4 .*$", out, re.MULTILINE)
+    (row,) = re.findall(r"^ *norm1 +4 .*$", out, re.MULTILINE)
     assert row.split()[2] == f"{layer.gate.mean():.3f}"
     assert re.search(r"weights of +left +right", out)
-    assert re.search(r"00\.norm1 +ways +" + f"{layer.route.softmax(0)[0]:.3f}", out)
+    assert re.search(r"norm1 +ways +" + f"{layer.route.softmax(0)[0]:.3f}", out)
     assert "published" not in out
     drawn = {path.stem for path in (tmp_path / "report" / "figures").iterdir()}
     own = {"gate_histogram", "gate_layers", "gate_channels", "gate_training", "gate_gamma", "route_layers"}

@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 from chromium import Chromium, find
 from made_runs import make_run, two_groups
 
 from mixing_analysis import report
-from mixing_analysis.comparisons import differences
+from mixing_analysis.comparisons import compare
 from mixing_analysis.values import combine
 
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium is installed")
@@ -304,27 +303,29 @@ def test_many_runs_are_searched(show, browser):
 
 def test_differences_are_those_of_the_table(show, browser):
     runs = show("groups")
-    found = differences(combine(runs), "slow", "fast")
+    found = compare(combine(runs), runs).rows
     browser.run("Object.assign(state, { first: '0', second: '1' })")
-    for measure, kind, statistic in [
-        ("mean rho", "rho", None),
+    columns = ["difference", "low", "high", "g", "g_low", "g_high", "p", "p_holm"]
+    for words, kind, measure in [
+        ("mean rho", "rho", "mean"),
+        ("share of rho above 0.9", "rho", "above"),
         ("instance weight of means", "mean_weight", "instance"),
         ("batch weight of variances", "var_weight", "batch"),
     ]:
-        browser.run(f"state.measure = {measure!r}")
-        rows = browser.run("layerDifferences().map(row => [row.layer.name, row.difference, row.half])")
-        of = found[(found["kind"] == kind) & (found["statistic"] == statistic if statistic else True)]
-        of = of.sort_values("depth")
-        assert [row[0] for row in rows] == of["layer"].tolist()
-        np.testing.assert_allclose([row[1] for row in rows], of["difference"], atol=1e-4)
-        np.testing.assert_allclose([row[2] for row in rows], (of["high"] - of["low"]) / 2, atol=3e-4)
+        browser.run(f"state.measure = String(measures.findIndex(({{ words }}) => words === {words!r}))")
+        names = browser.run("layerDifferences().map(row => row.layer.name)")
+        rows = browser.run(f"layerDifferences().map(row => {columns}.map(name => row[name]))")
+        of = found[(found["kind"] == kind) & (found["measure"] == measure)]
+        assert names == of["layer"].tolist()
+        np.testing.assert_allclose(np.array(rows, float), of[columns], atol=6e-4)
     assert browser.run("document.querySelectorAll('#difference circle').length") == 4
-
-
-@pytest.mark.parametrize("freedom", [1, 1.5, 2, 3.7, 10, 58.2, 1000, 9999])
-def test_intervals_are_those_of_student(freedom, show, browser):
-    show("one")
-    assert browser.run(f"tQuantile({freedom})") == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=2e-4)
+    browser.run("state.measure = '0'; update()")
+    browser.settle()
+    assert (
+        browser.run("document.querySelectorAll('#difference .clear').length")
+        == (found.query("kind == 'rho' and measure == 'mean'")["p_holm"] < 0.05).sum()
+    )
+    assert len(cells(browser, "#difference tbody tr")) == 4
 
 
 def test_binarized_evaluations_are_averaged_over_seeds(show, browser):

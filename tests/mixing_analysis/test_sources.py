@@ -17,9 +17,9 @@ import norms
 from lightning_modules.gan import GAN
 from mixing_analysis.comparisons import layer_values
 from mixing_analysis.sources import read_runs
-from mixing_analysis.values import combine, summaries
+from mixing_analysis.values import combine, summaries, without_depth
 from norms.errors import SettingError
-from norms.kinds import RHO
+from norms.kinds import BUILTIN, RHO
 from training.command import main
 
 TINY = """
@@ -75,13 +75,13 @@ def test_the_table_holds_the_checkpoint_exactly(trained):
     run = read(trained)
     assert run.steps == [0, 5, 10, 12]
     last = run.frame[run.frame["step"] == 12]
-    assert min(values_of(last, "00.norm1", "rho")) < 0.95, "rho has not moved, so that nothing is tested"
-    expected = {("00.norm1", "rho"): model.net.norm1.rho, ("00.norm1", "gamma"): model.net.norm1.weight}
-    expected[("01.norm2", "gamma")] = model.net.norm2.weight
+    assert min(values_of(last, "norm1", "rho")) < 0.95, "rho has not moved, so that nothing is tested"
+    expected = {("norm1", "rho"): model.net.norm1.rho, ("norm1", "gamma"): model.net.norm1.weight}
+    expected[("norm2", "gamma")] = model.net.norm2.weight
     for (layer, kind), value in expected.items():
         assert values_of(last, layer, kind) == value.tolist()
     for kind, value in model.net.norm2.mixing_values().items():
-        assert values_of(last, "01.norm2", kind) == value.tolist()
+        assert values_of(last, "norm2", kind) == value.tolist()
     assert len(last) == sum(map(len, expected.values())) + 6
     # And so does a notebook.
     told = [
@@ -94,17 +94,17 @@ def test_the_table_holds_the_checkpoint_exactly(trained):
 def test_the_table_agrees_with_metrics_csv_to_print_precision(trained):
     table = combine([read(trained)])
     ours = summaries(table, RHO).set_index("step")
-    ours = ours.rename(columns={"below": "share_below_0.1", "above": "share_above_0.9"})
-    switches = layer_values(table).set_index(["step", "kind", "statistic"])["value"]
+    ours = ours.rename(columns={"below": "share_below_0_1", "above": "share_above_0_9"})
+    switches = layer_values(table, BUILTIN).set_index(["step", "kind", "measure"])["value"]
     with (trained / "metrics.csv").open(newline="") as file:
-        rows = {int(row["step"]): row for row in csv.DictReader(file) if row["rho/00.norm1/mean"]}
+        rows = {int(row["step"]): row for row in csv.DictReader(file) if row["rho/00_norm1/mean"]}
     assert rows.keys() == {0, 5, 10, 12}
     for step, row in rows.items():
-        for name in ("mean", "min", "max", "std", "share_below_0.1", "share_above_0.9"):
-            assert ours.loc[step, name] == pytest.approx(float(row[f"rho/00.norm1/{name}"]), rel=1e-6, abs=1e-7)
+        for name in ("mean", "min", "max", "std", "share_below_0_1", "share_above_0_9"):
+            assert ours.loc[step, name] == pytest.approx(float(row[f"rho/00_norm1/{name}"]), rel=1e-6, abs=1e-7)
         for moment in ("mean", "var"):
             for statistic in norms.STATISTICS:
-                logged = float(row[f"switch/01.norm2/{moment}/{statistic}"])
+                logged = float(row[f"switch/01_norm2/{moment}/{statistic}"])
                 assert switches[(step, f"{moment}_weight", statistic)] == logged
 
 
@@ -112,7 +112,7 @@ def test_the_arrays_of_all_steps_are_read(trained):
     run = read(trained)
     for step in run.steps:
         with np.load(trained / "mixing" / f"step_{step:07d}.npz") as file:
-            assert values_of(run.frame, "00.norm1", "rho", step) == file["00.norm1/rho"].tolist()
+            assert values_of(run.frame, "norm1", "rho", step) == file["norm1/rho"].tolist()
 
 
 def test_a_run_folder_knows_its_settings_and_its_checkpoint(trained):
@@ -237,24 +237,61 @@ def test_checkpoints_of_all_forms_say_the_same(form, tmp_path):
         torch.save(state, path, _use_new_zipfile_serialization=form == "bare")
     run = read(path)
     assert run.steps == [70 if form == "lightning" else 0]
-    assert run.frame["layer"].cat.categories.tolist() == ["00.blocks.0.norm", "01.blocks.1.norm", "02.last"]
-    assert values_of(run.frame, "01.blocks.1.norm", "rho") == model.blocks[1]["norm"].rho.tolist()
-    assert values_of(run.frame, "02.last", "var_weight") == model.last.var_weight.softmax(0).tolist()
-    assert values_of(run.frame, "02.last", "gamma") == model.last.weight.tolist()
+    assert run.frame["layer"].cat.categories.tolist() == ["blocks.0.norm", "blocks.1.norm", "last"]
+    assert values_of(run.frame, "blocks.1.norm", "rho") == model.blocks[1]["norm"].rho.tolist()
+    assert values_of(run.frame, "last", "var_weight") == model.last.var_weight.softmax(0).tolist()
+    assert values_of(run.frame, "last", "gamma") == model.last.weight.tolist()
     assert run.config is None
     assert run.name == f"{tmp_path.name}/{path.name}"
 
 
+def in_older_names(file, layers):
+    """Write a file of mixing values as it was when names began with their depth."""
+    with np.load(file) as arrays:
+        older = {f"{layers[key.rpartition('/')[0]]}/{key.rpartition('/')[2]}": arrays[key] for key in arrays.files}
+    np.savez(file, **older)
+
+
+def test_layers_of_older_runs_are_called_as_those_of_today(run_dir):
+    expected = read(run_dir)
+    for file in run_dir.glob("mixing/*.npz"):
+        in_older_names(file, {"norm1": "00.norm1", "norm2": "01.norm2"})
+    pd.testing.assert_frame_equal(read(run_dir).frame, expected.frame)
+
+
+def test_numbered_layers_of_an_older_run_are_those_of_its_checkpoint(tmp_path):
+    model = Blocks()
+    del model.last
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "mixing").mkdir()
+    save_state(nn.ModuleDict({"net": model}), tmp_path / "checkpoints" / "last.ckpt", global_step=7)
+    gates = {f"0{i}.{i}.norm/rho": block["norm"].rho.detach().numpy() for i, block in enumerate(model.blocks)}
+    np.savez(tmp_path / "mixing" / "step_0000005.npz", **gates)
+    run = read(tmp_path)
+    assert run.notes == ()
+    assert run.steps == [5, 7]
+    assert run.architecture == {"blocks.0.norm": 3, "blocks.1.norm": 3}
+    assert values_of(run.frame, "blocks.1.norm", "rho", 5) == values_of(run.frame, "blocks.1.norm", "rho", 7)
+
+
+def test_a_layer_whose_own_name_begins_with_digits_keeps_them():
+    assert without_depth(["00.a", "01.b"]) == {"00.a": "a", "01.b": "b"}
+    for names in (["0.a", "1.b"], ["00.a", "02.b"], ["00.a", "b"], []):
+        assert without_depth(names) == dict(zip(names, names, strict=True))
+    many = [f"{depth:03d}.{depth}" for depth in range(101)]
+    assert list(without_depth(many).values()) == [str(depth) for depth in range(101)]
+
+
 def test_a_single_layer_is_a_network_too(tmp_path):
     save_state(norms.BatchInstanceNorm2d(2), tmp_path / "layer.ckpt")
-    assert read(tmp_path / "layer.ckpt").architecture == {"00.": 2}
+    assert read(tmp_path / "layer.ckpt").architecture == {"layer": 2}
 
 
 def test_values_of_half_precision_are_read_exactly(tmp_path):
     layer = norms.BatchInstanceNorm2d(2, dtype=torch.bfloat16)
     nn.init.constant_(layer.rho, 0.3)
     save_state(nn.ModuleDict({"norm": layer}), tmp_path / "half.ckpt")
-    assert values_of(read(tmp_path / "half.ckpt").frame, "00.norm", "rho") == [0.30078125] * 2
+    assert values_of(read(tmp_path / "half.ckpt").frame, "norm", "rho") == [0.30078125] * 2
 
 
 def test_the_averaged_generator_of_a_gan_is_not_read_beside_the_live_one(tmp_path):
@@ -280,10 +317,10 @@ def test_an_average_alone_is_read_and_equal_networks_are_both_read(tmp_path):
     save_state(twins, tmp_path / "twins.ckpt")
     run = read(tmp_path / "twins.ckpt")
     assert list(run.architecture) == [
-        "00.a_to_b.blocks.0.norm",
-        "01.a_to_b.last",
-        "02.b_to_a.blocks.0.norm",
-        "03.b_to_a.last",
+        "a_to_b.blocks.0.norm",
+        "a_to_b.last",
+        "b_to_a.blocks.0.norm",
+        "b_to_a.last",
     ]
     assert run.notes == ()
 
@@ -312,7 +349,7 @@ def test_two_statistics_are_those_of_the_settings(tmp_path):
     model = nn.ModuleDict({"norm": layer})
     path = tmp_path / "two.ckpt"
     save_state(model, path, hyper_parameters={"norm_options": {"statistics": ["batch", "instance"]}})
-    assert values_of(read(path).frame, "00.norm", "mean_weight") == [0.5, 0, 0.5]
+    assert values_of(read(path).frame, "norm", "mean_weight") == [0.5, 0, 0.5]
     save_state(model, path)
     assert error_of(path) == f"{path}: layer norm: a switchable norm mixes 2 statistics, and does not say which"
 
@@ -321,7 +358,7 @@ def test_two_statistics_without_running_ones_are_not_those_of_the_batch(tmp_path
     layer = norms.SwitchableNorm2d(2, statistics=("instance", "layer"))
     nn.init.zeros_(layer.var_weight)
     save_state(nn.ModuleDict({"norm": layer}), tmp_path / "two.ckpt")
-    assert values_of(read(tmp_path / "two.ckpt").frame, "00.norm", "var_weight") == [0.5, 0.5, 0]
+    assert values_of(read(tmp_path / "two.ckpt").frame, "norm", "var_weight") == [0.5, 0.5, 0]
 
 
 def test_sparse_weights_are_effective_ones(tmp_path):
@@ -330,7 +367,7 @@ def test_sparse_weights_are_effective_ones(tmp_path):
         layer.mean_weight.copy_(torch.tensor([1.0, 1.3, 0.9]))
         layer.radius.fill_(0.6)
     save_state(nn.ModuleDict({"norm": layer}), tmp_path / "sparse.ckpt")
-    weights = values_of(read(tmp_path / "sparse.ckpt").frame, "00.norm", "mean_weight")
+    weights = values_of(read(tmp_path / "sparse.ckpt").frame, "norm", "mean_weight")
     assert weights == layer.mixing_values()["mean_weight"].tolist()
     assert weights != layer.mean_weight.softmax(0).tolist()
 
@@ -412,8 +449,8 @@ def test_a_checkpoint_that_was_cut_off_is_told(run_dir):
     ],
 )
 def test_arrays_that_hold_no_numbers_are_told(array, reason, run_dir):
-    np.savez(run_dir / "mixing" / "step_0000005.npz", **{"00.norm1/rho": array})
-    assert error_of(run_dir).endswith(f"step_0000005.npz holds 00.norm1/rho {reason}")
+    np.savez(run_dir / "mixing" / "step_0000005.npz", **{"norm1/rho": array})
+    assert error_of(run_dir).endswith(f"step_0000005.npz holds norm1/rho {reason}")
 
 
 @pytest.mark.parametrize("save", [np.save, lambda path, array: np.save(path, array, allow_pickle=True)])

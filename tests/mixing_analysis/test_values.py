@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixing_analysis.comparisons import correlations, differences, layer_values, over_seeds, student
+from mixing_analysis.comparisons import correlations, layer_values, over_seeds
+from mixing_analysis.effects import holm
 from mixing_analysis.values import (
     BIMODAL,
     COLUMNS,
@@ -22,11 +23,11 @@ from mixing_analysis.values import (
     summaries,
     with_thirds,
 )
-from norms.kinds import RHO
+from norms.kinds import BUILTIN, RHO
 from norms.mixing import LayerReport
 
 LAYER_SUMMARY = RHO.summary_names
-LOG_NAMES = {"below": "share_below_0.1", "above": "share_above_0.9"}
+LOG_NAMES = {"below": "share_below_0_1", "above": "share_above_0_9"}
 
 
 def network(rng, layers=3, channels=8, gamma=False):
@@ -166,7 +167,8 @@ def test_of_a_logged_summary_there_is_what_was_logged():
     assert result.loc[(0, "00.a"), ["count", *LAYER_SUMMARY]].tolist() == [0, 0.5, 0.25, 1, 0.125, 0.75, 0]
     assert np.isnan(result.loc[(0, "00.a"), "median"])
     assert result.loc[(0, "01.b"), ["count", "mean", "median"]].tolist() == [2, 0.75, 0.75]
-    assert layer_values(table).sort_values(["step", "layer"])["value"].tolist() == [0.5, 0.75, 0.25, 1]
+    means = layer_values(table, [RHO]).query("measure == 'mean'")
+    assert means.sort_values(["step", "layer"])["value"].tolist() == [0.5, 0.75, 0.25, 1]
     (whole,) = summaries(table[table["step"] == 1], RHO, ["run"]).to_dict("records")
     assert (whole["mean"], whole["above"], whole["count"]) == (0.625, 1, 0)
     assert np.isnan(whole["std"])
@@ -261,7 +263,7 @@ def test_correlations_with_ties_and_constants():
 
 def test_seeds_are_folded_into_mean_and_spread():
     runs = [rhos("a/0", [[0.25, 0.75], [1]], "a"), rhos("a/1", [[1, 1], [0.5]], "a"), rhos("b", [[0.5]])]
-    folded = over_seeds(combine(runs)).set_index(["group", "layer"])
+    folded = over_seeds(combine(runs), [RHO]).query("measure == 'mean'").set_index(["group", "layer"])
     assert folded.loc[("a", "00.n"), ["runs", "mean"]].tolist() == [2, 0.75]
     assert folded.loc[("a", "00.n"), "std"] == pytest.approx(np.std([0.5, 1], ddof=1))
     assert folded.loc[("a", "01.n"), "mean"] == 0.75
@@ -270,65 +272,17 @@ def test_seeds_are_folded_into_mean_and_spread():
 
 
 def test_switch_weights_are_folded_each_by_itself(table):
-    folded = over_seeds(at_last_step(table))
+    folded = over_seeds(at_last_step(table), BUILTIN)
     rows = folded[(folded["group"] == "a") & (folded["kind"] == "var_weight")]
-    assert rows["statistic"].tolist() == ["instance", "layer", "batch"]
+    assert rows["measure"].tolist() == ["instance", "layer", "batch"]
     assert rows["mean"].sum() == pytest.approx(1)
     assert (rows["runs"] == 2).all()
 
 
-def test_differences_are_welchs():
-    rng = np.random.default_rng(0)
-    first = [rhos(f"a/{i}", rng.random((2, 4)), "a") for i in range(3)]
-    second = [rhos(f"b/{i}", 0.5 * rng.random((2, 4)), "b") for i in range(5)]
-    result = differences(combine([*first, *second]), "a", "b").set_index("layer")
-    for layer in ("00.n", "01.n"):
-        x, y = (
-            [float(r.frame[r.frame["layer"] == layer]["value"].astype(np.float64).mean()) for r in runs]
-            for runs in (first, second)
-        )
-        interval = scipy.stats.ttest_ind(y, x, equal_var=False).confidence_interval(0.95)
-        own = result.loc[layer]
-        assert own[["runs_first", "runs_second"]].tolist() == [3, 5]
-        assert own["difference"] == pytest.approx(np.mean(y) - np.mean(x))
-        assert own[["low", "high"]].tolist() == pytest.approx([interval.low, interval.high])
-
-
-def test_differences_of_single_seeds_have_no_interval():
-    runs = [rhos("a", [[0.5]]), rhos("b/0", [[1], [1]], "b"), rhos("b/1", [[0.75], [1]], "b")]
-    (only,) = differences(combine(runs), "a", "b").to_dict("records")
-    assert (only["layer"], only["runs_first"], only["runs_second"], only["difference"]) == ("00.n", 1, 2, 0.375)
-    assert np.isnan([only["low"], only["high"]]).all()
-
-
-def test_differences_of_seeds_that_agree_have_an_interval_of_no_width():
-    runs = [rhos(f"{group}/{i}", [[value]], group) for group, value in (("a", 0.5), ("b", 1)) for i in range(2)]
-    (only,) = differences(combine(runs), "a", "b").to_dict("records")
-    assert (only["low"], only["difference"], only["high"]) == (0.5, 0.5, 0.5)
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    layers = 4000
-    runs = [
-        rhos(f"{group}/{i}", rng.normal(0.5, spread, (layers, 1)), group)
-        for group, spread, count in (("a", 0.01, 4), ("b", 0.05, 3))
-        for i in range(count)
-    ]
-    result = differences(combine(runs), "a", "b")
-    covered = ((result["low"] <= 0) & (result["high"] >= 0)).mean()
-    assert covered == pytest.approx(0.95, abs=0.015)
-
-
-@pytest.mark.parametrize("freedom", [1, 1.01, 1.5, 2, 3.7, 10, 58.2, 1000, 1e5])
-@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
-def test_student_is_that_of_scipy(freedom, confidence):
-    found = student(np.array([freedom, np.nan]), confidence)
-    assert found[0] == pytest.approx(scipy.stats.t.ppf((1 + confidence) / 2, freedom), rel=1e-8)
-    assert np.isnan(found[1])
-
-
-def test_student_is_that_of_the_tables():
-    # Of 1, 2, 5, 30 and 120 degrees of freedom, two-sided 95 %.
-    found = student(np.array([1.0, 2, 5, 30, 120]), 0.95)
-    np.testing.assert_allclose(found, [12.706, 4.303, 2.571, 2.042, 1.980], atol=5e-4)
+def test_correlations_are_corrected_over_the_layers_of_a_run(table):
+    for _, own in correlations(table, RHO).groupby("run", observed=True):
+        p = [
+            2 * scipy.stats.t.sf(abs(r) * np.sqrt((n - 2) / (1 - r**2)), n - 2)
+            for r, n in own[["pearson", "count"]].to_numpy()
+        ]
+        np.testing.assert_allclose(own["p_holm"], holm(np.array(p)))

@@ -15,7 +15,7 @@ from mixing_analysis.sources import read_runs
 from mixing_analysis.values import combine, summaries
 from norms.errors import SettingError
 from norms.kinds import RHO
-from training.callbacks.mixing import MixingValues
+from training.callbacks.mixing import MixingValues, log_names
 from training.wandb_logger import WandbLogger
 
 COLUMNS = ["mean", "min", "max", "std", "below", "above"]
@@ -90,7 +90,9 @@ def server(monkeypatch, run_dir):
     """Has the run of ``run_dir`` as entity/project/abc."""
     server = wandb_stand_ins.Server()
     server.RequestHandlerClass = Handler
-    server.config = {"model": {"class_path": "stand_ins.TinyModel"}, "seed_everything": 3, "_wandb": {"version": "1"}}
+    server.config = {"_wandb": {"version": "1"}}
+    for record in wandb_stand_ins.records(run_dir, "config"):
+        server.config |= record["update"]
     server.rows = [nested(row) for row in wandb_stand_ins.rows(run_dir)]
     folder = offline_folder(run_dir) / "files"
     tables = folder.glob("media/table/**/*.json")
@@ -124,7 +126,7 @@ def test_an_offline_folder_says_what_the_run_folder_says(run_dir):
         for run in (ours, theirs)
     )
     pd.testing.assert_frame_equal(logged, exact, rtol=1e-6)
-    assert exact.loc[(12, "00.norm1"), "mean"] < 0.95, "rho has not moved, so that nothing is tested"
+    assert exact.loc[(12, "norm1"), "mean"] < 0.95, "rho has not moved, so that nothing is tested"
     # To the last bit: single gates at the end, and switch weights at all steps.
     assert pick(theirs.frame, ["rho"]) == pick(ours.frame, ["rho"], step=12)
     switches = ["mean_weight", "var_weight"]
@@ -144,6 +146,35 @@ def test_the_server_says_what_the_offline_folder_says(run_dir, server):
     assert online.config == {"model": {"class_path": "stand_ins.TinyModel"}, "seed_everything": 3}
     assert online.name.endswith("tiny/version_0")
     assert online.notes == offline.notes
+
+
+def test_a_run_of_before_names_had_underscores(server, run_dir):
+    """Its keys have dots, its tables the depth, and its configuration no list of layers."""
+    (expected,) = read_runs(["wandb:entity/project/abc"])
+    del server.config["mixing_layers"]
+    for row in server.rows:
+        for key in list(row):
+            older = key.replace("00_norm1", "00.norm1").replace("01_norm2", "01.norm2")
+            row[older.replace("share_below_0_1", "share_below_0.1").replace("above_0_9", "above_0.9")] = row.pop(key)
+    server.files = {
+        name: data.replace(b'"norm1"', b'"00.norm1"').replace(b'"norm2"', b'"01.norm2"')
+        for name, data in server.files.items()
+    }
+    assert "rho/00.norm1/share_below_0.1" in server.rows[0]
+    (older,) = read_runs(["wandb:entity/project/abc"])
+    pd.testing.assert_frame_equal(older.frame, expected.frame)
+    assert older.config == expected.config
+
+
+def test_layers_that_differ_by_a_dot_alone_stay_apart():
+    layers = ["a.b", "a_b", "10"]
+    rows = [{"_step": 0, **{f"rho/{name}/mean": depth / 4 for depth, name in enumerate(log_names(layers))}}]
+    rows[0]["rho/all/mean"] = 0.25
+    run = wandb_runs._run("r", "r", {"mixing_layers": layers}, rows, None)
+    assert list(run.architecture) == layers
+    means = run.frame[run.frame["statistic"] == "mean"]
+    assert means["value"].tolist() == [0, 0.25, 0.5]
+    assert means["depth"].tolist() == [0, 1, 2]
 
 
 def test_a_run_that_goes_on_has_no_gates_of_channels_yet(server):
@@ -225,8 +256,8 @@ def test_a_name_that_is_none(source):
 
 
 def test_numbers_that_are_none_stay_so():
-    row = {"trainer/global_step": 1, "rho/00.a/mean": "NaN", "rho/00.a/max": None, "switch/01.b/var/layer": 0.25}
+    row = {"trainer/global_step": 1, "rho/00_a/mean": "NaN", "rho/00_a/max": None, "switch/01_b/var/layer": 0.25}
     found = wandb_runs._layer_values(row)
-    assert found.keys() == {"00.a/rho_summary", "01.b/var_weight"}
-    assert np.isnan(found["00.a/rho_summary"]).all()
-    np.testing.assert_array_equal(found["01.b/var_weight"], [np.nan, 0.25, np.nan])
+    assert found.keys() == {"00_a/rho_summary", "01_b/var_weight"}
+    assert np.isnan(found["00_a/rho_summary"]).all()
+    np.testing.assert_array_equal(found["01_b/var_weight"], [np.nan, 0.25, np.nan])

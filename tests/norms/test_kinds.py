@@ -50,8 +50,8 @@ def test_a_new_kind_reaches_all_that_reads_values():
     set_(model[1].gate, [0.1, 1.9, 0.5, 3.0])
     with pytest.warns(UserWarning, match="gate of '1' lies in"):
         (read,) = norms.report(model)
-    assert read.summary["gate"]["share_below_0.2"] == 0.25
-    assert read.summary["gate"]["share_above_1.8"] == 0.5
+    assert read.summary["gate"]["share_below_0_2"] == 0.25
+    assert read.summary["gate"]["share_above_1_8"] == 0.5
     assert read.summary["blend"] == {"left": 0.5, "right": 0.5}
     assert "gate: mean=1.38" in str(read)
     with pytest.warns(UserWarning, match="gate of '1' lies in"):

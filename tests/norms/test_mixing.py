@@ -200,7 +200,7 @@ class TestReport:
         assert (gate.layer, gate.norm, gate.num_features) == ("1", "BatchInstanceNorm2d", 4)
         assert (switch.layer, switch.norm, switch.num_features) == ("2.1", "SwitchableNorm2d", 2)
         std = ((0.09 + 0.0625 + 0.01 + 0.4225) / 4) ** 0.5
-        expected = {"mean": 0.3, "min": 0, "max": 0.95, "std": std, "share_below_0.1": 0.5, "share_above_0.9": 0.25}
+        expected = {"mean": 0.3, "min": 0, "max": 0.95, "std": std, "share_below_0_1": 0.5, "share_above_0_9": 0.25}
         assert gate.summary == {"rho": pytest.approx(expected)}
         assert switch.summary == {
             "mean_weight": pytest.approx({"instance": 1 / 8, "layer": 2 / 8, "batch": 5 / 8}),
@@ -213,8 +213,8 @@ class TestReport:
         model[1].rho.requires_grad_(False)
         switch = "instance=0.33 layer=0.33 batch=0.33"
         assert str(report(model)).splitlines() == [
-            "1    BatchInstanceNorm2d(4)  rho: mean=1.00 min=1.00 max=1.00 std=0.00 share_below_0.1=0.00"
-            " share_above_0.9=1.00; frozen",
+            "1    BatchInstanceNorm2d(4)  rho: mean=1.00 min=1.00 max=1.00 std=0.00 share_below_0_1=0.00"
+            " share_above_0_9=1.00; frozen",
             f"2.1  SwitchableNorm2d(2)     mean_weight: {switch}; var_weight: {switch}",
         ]
         assert str(report(model)[1]) == f"2.1  SwitchableNorm2d(2)  mean_weight: {switch}; var_weight: {switch}"
@@ -275,3 +275,21 @@ def test_a_statistic_alone():
         torch.testing.assert_close(forced(x), reference(x))
     with pytest.raises(SettingError, match=r"unknown statistic 'group' .*instance, batch, layer"):
         norms.binarize_(model, "group")
+
+
+@pytest.mark.parametrize(
+    ("mixed", "alone", "reference"),
+    [
+        (("instance", "layer"), "layer", nn.GroupNorm(1, 4)),
+        (("layer", "batch"), "batch", nn.BatchNorm2d(4)),
+        (("instance", "batch"), "instance", nn.InstanceNorm2d(4)),
+    ],
+)
+def test_a_statistic_alone_of_two_that_a_switch_mixes(mixed, alone, reference):
+    x = torch.randn(3, 4, 5, 5)
+    layer = norms.SwitchableNorm2d(4, statistics=mixed)
+    norms.binarize_(layer, alone)
+    torch.testing.assert_close(layer(x), reference(x))
+    (missing,) = {"instance", "layer", "batch"} - {*mixed}
+    with pytest.raises(SettingError, match=f"unknown statistic '{missing}'"):
+        norms.binarize_(layer, missing)

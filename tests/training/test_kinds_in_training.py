@@ -70,27 +70,27 @@ def run(tmp_path, monkeypatch):
 
 def test_new_kinds_are_logged_and_kept(run):
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
-    names = [f"gate/00.norm1/{name}" for name in ("mean", "min", "max", "std", "share_below_-0.6", "share_above_2.6")]
-    names += ["mix/00.norm1/of/plain", "mix/00.norm1/of/scaled", "switch/01.norm2/mean/batch"]
+    names = [f"gate/00_norm1/{name}" for name in ("mean", "min", "max", "std", "share_below__0_6", "share_above_2_6")]
+    names += ["mix/00_norm1/of/plain", "mix/00_norm1/of/scaled", "switch/01_norm2/mean/batch"]
     assert [name for name in names if name not in header] == []
     with np.load(run / "mixing/step_0000000.npz") as arrays:
-        assert arrays["00.norm1/gate"] == pytest.approx(np.linspace(-1, 3, 4))
-        assert arrays["00.norm1/blend"] == pytest.approx([0.5, 0.5])
+        assert arrays["norm1/gate"] == pytest.approx(np.linspace(-1, 3, 4))
+        assert arrays["norm1/blend"] == pytest.approx([0.5, 0.5])
     kinds = [MixingKind.from_dict(kind) for kind in json.loads((run / "mixing/kinds.json").read_text())]
     assert kinds[:2] == [GATE, BLEND]
     assert [kind.name for kind in kinds[2:]] == ["mean_weight", "var_weight"]
 
 
 def test_new_kinds_reach_wandb(run):
-    rows = {row["trainer/global_step"]: row for row in wandb_stand_ins.rows(run) if "gate/00.norm1/mean" in row}
+    rows = {row["trainer/global_step"]: row for row in wandb_stand_ins.rows(run) if "gate/00_norm1/mean" in row}
     assert rows.keys() == {0, 2, 4, 6}
-    assert rows[0]["gate/00.norm1/histogram.bins"] == pytest.approx(np.linspace(-1, 3, 33))
-    assert sum(rows[0]["gate/00.norm1/histogram.values"]) == 4
+    assert rows[0]["gate/00_norm1/histogram.bins"] == pytest.approx(np.linspace(-1, 3, 33))
+    assert sum(rows[0]["gate/00_norm1/histogram.values"]) == 4
     tables = {path.name.partition("_")[0]: path for path in run.glob("wandb/*/files/media/table/final/*.json")}
     assert tables.keys() == {"gate", "mix", "switch"}
     gates, mix = (json.loads(tables[name].read_text()) for name in ("gate", "mix"))
     assert gates["columns"] == ["layer", "channel", "gate"]
-    assert [row[:2] for row in mix["data"]] == [["00.norm1", "of/plain"], ["00.norm1", "of/scaled"]]
+    assert [row[:2] for row in mix["data"]] == [["norm1", "of/plain"], ["norm1", "of/scaled"]]
     (config,) = [update for update in wandb_stand_ins.records(run, "config") if "mixing_kinds" in str(update)]
     assert "share" not in str(config)
     assert MixingKind.from_dict(config["update"]["mixing_kinds"][0]) == GATE

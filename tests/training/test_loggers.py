@@ -272,7 +272,7 @@ class TestWandb:
         messages = warnings_of(lambda: stand_ins.fit(tmp_path, callbacks, loggers=[WandbLogger(tmp_path)]))
         assert len([text for text in messages if "W&B" in text]) == 1
         assert [row["step"] for row in read(tmp_path) if "train/loss" in row] == [str(step) for step in range(1, 13)]
-        assert [row["step"] for row in read(tmp_path) if "rho/00.norm1/mean" in row] == [
+        assert [row["step"] for row in read(tmp_path) if "rho/00_norm1/mean" in row] == [
             "0",
             "2",
             "4",

@@ -132,11 +132,11 @@ def test_a_mode_that_is_given_holds_before_the_variable(tmp_path, monkeypatch):
         ("val/isometry", "min"),
     ],
 )
-def test_the_summary_has_the_best_of_validations_and_the_last_of_all_else(tmp_path, metric, mode):
+def test_the_name_of_a_metric_tells_whether_the_lowest_or_the_highest_is_best(metric, mode):
     assert best_of(metric) == mode
 
 
-def test_the_summary_of_an_offline_run(tmp_path):
+def test_the_summary_has_the_best_of_validations_and_the_last_of_all_else(tmp_path):
     logger = WandbLogger(tmp_path)
     for step, value in enumerate([3.0, 1.0, 5.0, 2.0]):
         logger.log_metrics({"val/loss": value, "val/accuracy_top5": value, "train/loss": value}, step)

@@ -13,7 +13,7 @@ from lightning_modules.networks.lipschitz import lipschitz_bound
 from norms.errors import SettingError, check_range, unknown
 from norms.spectra import Spectrum, input_sizes, linear_layers, spectra
 from training.callbacks.gans import is_gan, run_once
-from training.callbacks.mixing import layer_labels
+from training.callbacks.mixing import layer_labels, log_names
 from training.callbacks.spectral_plot import draw
 from training.errors import RollbackError
 from training.files import or_warn, replacing
@@ -46,9 +46,9 @@ class SpectralMonitor(Callback):
       :func:`~lightning_modules.networks.lipschitz.lipschitz_bound`. Networks with other blocks than those named there,
       such as attention, have none.
 
-    ``metrics.csv`` gets those of the networks, as ``spectral/discriminator/sigma``; Weights & Biases and other loggers
-    get all. Those of the layers are in ``spectral.csv`` in the run folder, and at the end in the picture
-    ``spectral.png``. What all looks have cost is printed at the end.
+    ``metrics.csv`` gets those of the networks, as ``spectral/discriminator/sigma``; Weights & Biases, which makes no
+    panels of them by itself, and other loggers get all. Those of the layers are in ``spectral.csv`` in the run folder,
+    and at the end in the picture ``spectral.png``. What all looks have cost is printed at the end.
 
     Args:
         every_n_steps: Steps between two looks; null for none.
@@ -115,7 +115,7 @@ class SpectralMonitor(Callback):
         with gan.evaluation():
             for name in self.networks:
                 found = self._spectra(gan, name)
-                labels = layer_labels(list(found))
+                labels = log_names(layer_labels(list(found)))
                 for label, spectrum in zip(labels, found.values(), strict=True):
                     layers |= {f"{name}/{label}/{key}": value for key, value in _numbers(spectrum).items()}
                 whole |= {f"spectral/{name}/{key}": value for key, value in _of_network(found).items()}
@@ -123,6 +123,8 @@ class SpectralMonitor(Callback):
                     whole[f"spectral/{name}/bound"] = bound
         of_layers = {f"spectral/{key}": value for key, value in layers.items()}
         for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and self._seen_step is None:
+                logger.hide(["spectral", *whole, *of_layers])
             logger.log_metrics(whole if isinstance(logger, MetricsLogger) else whole | of_layers, step)
             logger.save()
         table = MetricsFile(self._run.spectral)

@@ -127,8 +127,8 @@ def test_resnet_with_classes():
     z, x, y = drawn(16)
 
     def generate(p):
-        h = p.up("blocks.0", p.seed(z, 4), p.class_norm, y)
-        return p.last("blocks.2.0", p.up("blocks.1", h, p.class_norm, y))
+        h = p.up("blocks.block1", p.seed(z, 4), p.class_norm, y)
+        return p.last("blocks.output.norm", p.up("blocks.block2", h, p.class_norm, y))
 
     def score(p):
         h = p.down("blocks.0", x, True, first=True)
@@ -145,10 +145,10 @@ def test_cnn_with_classes():
 
     def generate(p):
         h = p.seed(z, 4)
-        for i in range(2):
-            name = f"blocks.{i}.0"
+        for i in (1, 2):
+            name = f"blocks.block{i}.convolution"
             h = conv_transpose2d(h, p.weights[f"{name}.weight"], p.weights[f"{name}.bias"], stride=2, padding=1)
-            h = relu(p.class_norm(f"blocks.{i}.1", h, y))
+            h = relu(p.class_norm(f"blocks.block{i}.norm", h, y))
         return torch.tanh(p.conv("to_image", h))
 
     def score(p):
@@ -171,8 +171,8 @@ def test_sagan():
     z, x, y = drawn(16)
 
     def generate(p):
-        h = p.attention("blocks.1", p.up("blocks.0", p.seed(z, 4), p.class_norm, y))
-        return p.last("blocks.3.0", p.up("blocks.2", h, p.class_norm, y))
+        h = p.attention("blocks.attention", p.up("blocks.block1", p.seed(z, 4), p.class_norm, y))
+        return p.last("blocks.output.norm", p.up("blocks.block2", h, p.class_norm, y))
 
     def score(p):
         h = p.attention("blocks.1", p.down("blocks.0", x, True, first=True))
@@ -197,9 +197,9 @@ def test_biggan(num_classes):
         if num_classes:
             parts = [torch.cat([part, p.weights["embedding.weight"][y]], 1) for part in parts]
         h = p.seed(first, 4)
-        for i, part in enumerate(parts):
-            h = p.up(f"blocks.{i}", h, p.vector_norm, part)
-        return p.last("blocks.2.0", h)
+        for i, part in enumerate(parts, 1):
+            h = p.up(f"blocks.block{i}", h, p.vector_norm, part)
+        return p.last("blocks.output.norm", h)
 
     compare(g, (z, y) if num_classes else (z,), generate)
 
@@ -213,6 +213,6 @@ def test_resnet_with_a_vector_of_the_class_beside_the_latents():
 
     def generate(p):
         h = p.seed(torch.cat([z, p.weights["embedding.weight"][y]], 1), 4)
-        return p.last("blocks.1.0", p.up("blocks.0", h, plain_norm(p), None))
+        return p.last("blocks.output.norm", p.up("blocks.block1", h, plain_norm(p), None))
 
     compare(g, (z, y), generate)

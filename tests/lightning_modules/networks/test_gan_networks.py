@@ -62,7 +62,8 @@ def test_images_of_one_class_are_those_of_a_network_with_its_gamma_and_beta(fami
             if owner in conditional:
                 state[key] = shares @ value
             else:
-                state[f"{owner.removesuffix('.norm')}.{last}"] = value
+                outer = owner.removesuffix(".norm")
+                state[f"{outer if outer in conditional else owner}.{last}"] = value
         if norm == "none":
             modulated = {name: (state.pop(f"{name}.weight"), state.pop(f"{name}.bias")) for name in conditional}
             for name, (gamma, beta) in modulated.items():
@@ -107,8 +108,10 @@ def test_separate_norms_learn_how_to_normalize_for_each_class(norm):
     z, _, _ = drawn()
     torch.testing.assert_close(g(z, torch.full((4,), 1)), plain(z))
     layers = [name for name, _ in norms.mixing_layers(g)]
-    expected = [f"blocks.{b}.norm{n}.norms.class{k}" for b, n, k in itertools.product((0, 1), (1, 2), range(CLASSES))]
-    assert layers == [*expected, "blocks.2.0"]
+    expected = [
+        f"blocks.block{b}.norm{n}.norms.class{k}" for b, n, k in itertools.product((1, 2), (1, 2), range(CLASSES))
+    ]
+    assert layers == [*expected, "blocks.output.norm"]
 
 
 @pytest.mark.parametrize(("norm", "options"), [("none", None), ("instance", {"affine": False})])
@@ -122,8 +125,8 @@ def test_separate_norms_that_learn_nothing(norm, options):
 def test_shared_norms_have_one_rho_for_all_classes():
     g = built("resnet", norm="batch_instance")[0]
     assert [name for name, _ in norms.mixing_layers(g)] == [
-        *(f"blocks.{b}.norm{n}.norm" for b, n in itertools.product((0, 1), (1, 2))),
-        "blocks.2.0",
+        *(f"blocks.block{b}.norm{n}.norm" for b, n in itertools.product((1, 2), (1, 2))),
+        "blocks.output.norm",
     ]
 
 

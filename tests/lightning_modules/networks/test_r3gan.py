@@ -40,11 +40,13 @@ def test_generator_against_plain_operations():
     state, z, y = g.state_dict(), torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 2, 1, 1])
     vector = torch.cat([z, state["embedding.weight"][y]], 1)
     x = torch.einsum("chw,cd,nd->nchw", state["linear.maps"], state["linear.linear.weight"], vector)
-    x = residual(state, "blocks.1", residual(state, "blocks.0", x))
+    x = residual(state, "blocks.stage1_block2", residual(state, "blocks.stage1_block1", x))
     x = interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-    x = residual(state, "blocks.4", residual(state, "blocks.3", x))
-    x = interpolate(conv2d(x, state["blocks.5.weight"]), scale_factor=2, mode="bilinear", align_corners=False)
-    x = residual(state, "blocks.8", residual(state, "blocks.7", x))
+    x = residual(state, "blocks.stage2_block2", residual(state, "blocks.stage2_block1", x))
+    x = interpolate(
+        conv2d(x, state["blocks.stage3_width.weight"]), scale_factor=2, mode="bilinear", align_corners=False
+    )
+    x = residual(state, "blocks.stage3_block2", residual(state, "blocks.stage3_block1", x))
     torch.testing.assert_close(g(z, y), torch.tanh(conv2d(x, state["to_image.weight"])))
 
 

@@ -240,18 +240,18 @@ ENDS = [[("linear", CONV)], [("to_image", CONV)]]
     [
         (
             "resnet16",
-            [*((f"blocks.{i}.{part}", keys) for i in (0, 1) for part, keys in UP), ("blocks.2.0", NORM)],
+            [*((f"blocks.block{i}.{part}", keys) for i in (1, 2) for part, keys in UP), ("blocks.output.norm", NORM)],
             [f"blocks.{i}.{part}" for i in (0, 1) for part in ("conv1", "conv2", "shortcut")]
             + ["blocks.2.conv1", "blocks.2.conv2", "linear"],
         ),
         (
             "cnn32",
-            [(f"blocks.{i}.{j}", keys) for i in (0, 1, 2) for j, keys in ((0, CONV), (1, NORM))],
+            [(f"blocks.block{i}.{j}", keys) for i in (1, 2, 3) for j, keys in (("convolution", CONV), ("norm", NORM))],
             [*(f"blocks.{i}" for i in range(0, 13, 2)), "linear"],
         ),
     ],
 )
-def test_state_dict_keys_are_those_of_earlier_versions(name, generator, discriminator):
+def test_state_dict_keys_stay_as_they_are(name, generator, discriminator):
     with torch.device("meta"):
         g = Generator(find_architecture(name))
     layers = [*ENDS[0], *generator, *ENDS[1]]
@@ -262,6 +262,35 @@ def test_state_dict_keys_are_those_of_earlier_versions(name, generator, discrimi
     assert layers == discriminator
     keys = [key for layer in layers for key in [f"{layer}.{end}" for end in SPECTRAL]]
     assert list(Discriminator(find_architecture(name)).state_dict()) == keys
+
+
+RESNET = {"block1": "0", "block2": "1", "output.norm": "2.0"}
+CONVOLUTIONS = {f"block{i + 1}.{name}": f"{i}.{j}" for i in (0, 1) for j, name in enumerate(("convolution", "norm"))}
+ATTENTION = {"block1": "0", "attention": "1", "block2": "2", "output.norm": "3.0"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "numbers"),
+    [
+        (SMALL["resnet"], RESNET),
+        (SMALL["cnn"], CONVOLUTIONS),
+        (ResNet(4, (8, 16, 8), (8, 8), 2, spectral="both", attention=8), ATTENTION),
+    ],
+)
+def test_states_whose_keys_count_the_blocks_load(architecture, numbers):
+    torch.manual_seed(0)
+    g, other = Generator(architecture, norm="batch_instance").eval(), Generator(architecture, norm="batch_instance")
+    old = {}
+    for key, value in g.state_dict().items():
+        for name, number in numbers.items():
+            key = f"blocks.{number}.{key.removeprefix(f'blocks.{name}.')}" if key.startswith(f"blocks.{name}.") else key
+        old[key] = value
+    assert old.keys() != g.state_dict().keys()
+    both = copy.deepcopy(nn.ModuleDict({"generator": other})).eval()
+    both.load_state_dict({f"generator.{key}": value for key, value in old.items()})
+    latents = torch.randn(2, 128)
+    assert torch.equal(both["generator"](latents), g(latents))
+    assert f"blocks.{next(iter(numbers.values()))}." in next(key for key in old if key.startswith("blocks"))
 
 
 def test_an_architecture_by_its_class_path():

@@ -53,9 +53,10 @@ def test_what_is_written_is_what_the_layers_have(tmp_path, capsys):
     table = rows(tmp_path / "spectral.csv")
     assert [row["step"] for row in table] == ["0", "3", "6", "7"]
     last = table[-1]
-    estimates = {key.split("/")[1].split(".", 1)[1]: value for key, value in last.items() if key.endswith("/estimate")}
-    assert estimates.keys() == norms.sigmas(gan.discriminator).keys(), "only the discriminator is normalized"
-    assert {key: float(value) for key, value in estimates.items()} == pytest.approx(norms.sigmas(gan.discriminator))
+    estimates = {key.split("/")[1]: float(value) for key, value in last.items() if key.endswith("/estimate")}
+    sigmas = norms.sigmas(gan.discriminator)
+    expected = {f"{depth:02d}_{name.replace('.', '_')}": sigma for depth, (name, sigma) in enumerate(sigmas.items())}
+    assert estimates == pytest.approx(expected), "only the discriminator is normalized"
     weight = gan.generator.to_image.weight.detach()
     (label,) = [key for key in last if key.startswith("generator/") and key.endswith("to_image/sigma")]
     assert float(last[label]) == pytest.approx(float(torch.linalg.matrix_norm(weight.flatten(1), 2)), rel=1e-5)
