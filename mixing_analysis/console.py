@@ -59,10 +59,11 @@ def write(
         seen = evaluate and {"html", "png"} & {*formats}
         pictured, missing = _picture(runs, batches, trusted, reasons) if seen else ([], [])
         comparisons = compare(table, runs)
-        notes = [printable(note) for note in (*found, *comparisons.notes)]
+        notes = list(map(printable, found))
         notes += [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
         notes += map(printable, reasons + missing)
         written = outputs.write(folder, table, runs, comparisons, evaluated, notes, formats, pictured)
+    notes += map(printable, comparisons.notes)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in tables_of(table, runs, evaluated, comparisons):
         console.print(shown)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, Trainer
 from torch import Tensor
 
 from data.stream import generator
@@ -30,7 +30,7 @@ class HeldOut:
     def __init__(self, data: LightningDataModule, batches: int) -> None:
         self.data, self._most = data, batches
         self._training: list[Any] | None = None
-        self._trainer = Trainer(
+        self._trainer: Any = Trainer(
             accelerator="auto",
             devices=1,
             logger=False,
@@ -48,17 +48,31 @@ class HeldOut:
         """Where the modules are scored."""
         return self._trainer.strategy.root_device
 
-    def scores(self, module: TrainingModule) -> Mapping[str, float]:
-        """Return what the module's validation logs."""
-        (metrics,) = self._trainer.validate(module, datamodule=self.data, verbose=False)
+    def scores(self, module: TrainingModule, *callbacks: Callback) -> Mapping[str, float]:
+        """Return what the module's validation logs.
+
+        Args:
+            module: The module.
+            callbacks: What is called meanwhile.
+        """
+        usual = list(self._trainer.callbacks)
+        self._trainer.callbacks = [*usual, *callbacks]
+        try:
+            (metrics,) = self._trainer.validate(module, datamodule=self.data, verbose=False)
+        finally:
+            self._trainer.callbacks = usual
         return metrics
 
-    def recalibrated(self, module: TrainingModule) -> TrainingModule:
-        """Return a copy of a module with running statistics that fit it, on training images."""
+    def training_batches(self) -> list[Any]:
+        """Return the batches of training images that statistics are recalibrated on."""
         if self._training is None:
             self.data.setup("fit")
             self._training = list(islice(self.data.train_dataloader(), self._most))
-        return recalibrated(module, self._training, self.device)
+        return self._training
+
+    def recalibrated(self, module: TrainingModule) -> TrainingModule:
+        """Return a copy of a module with running statistics that fit it, on training images."""
+        return recalibrated(module, self.training_batches(), self.device)
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of held-out images that are scored, in order, as tables of tensors.
@@ -96,13 +110,14 @@ class Latents:
 
     Args:
         gan: Any version of it.
+        key: Tells several draws apart.
     """
 
     count = LATENTS
     """How many images are scored."""
 
-    def __init__(self, gan: GAN) -> None:
-        drawn = torch.randn(LATENTS, gan.latent_dim, generator=generator(gan.seed, 0)).to(gan.device)
+    def __init__(self, gan: GAN, key: int = 0) -> None:
+        drawn = torch.randn(LATENTS, gan.latent_dim, generator=generator(gan.seed, key)).to(gan.device)
         labels = gan.fixed_labels(LATENTS)
         self._inputs = {"latents": drawn} if labels is None else {"latents": drawn, "labels": labels}
 
@@ -126,14 +141,18 @@ class Latents:
         """Draw images of one of the batches, in [0, 1]."""
         return (self.forward(gan, batch) + 1) / 2
 
-    @torch.no_grad()
     def d_fake(self, gan: GAN, images: Tensor) -> float:
         """Return the mean score that the discriminator gives to the images."""
+        return self.scores(gan, images).mean().item()
+
+    @torch.no_grad()
+    def scores(self, gan: GAN, images: Tensor) -> Tensor:
+        """Return the score that the discriminator gives to each of the images, (N,)."""
         scores = []
         for part, (_, *labels) in zip(images.split(LATENT_BATCH), map(dict.values, self.batches()), strict=True):
             found = gan.discriminator(part) if gan.auxiliary else gan.discriminator(part, *labels)
             scores.append(found[0] if gan.auxiliary else found)
-        return torch.cat(scores).mean().item()
+        return torch.cat(scores).flatten()
 
     def recalibrated(self, gan: GAN) -> GAN:
         """Return a copy of a GAN whose live generator has running statistics that fit it, on other latent vectors."""

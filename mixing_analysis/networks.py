@@ -24,15 +24,24 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def recalibrated(network: Network, batches: Sequence[Any], device: torch.device) -> Network:
-    """Return a copy of a network with running statistics that fit it, on training data.
+    """Return a copy of a network with running statistics that fit it, on training data; see :func:`recalibrate_`."""
+    return recalibrate_(copy.deepcopy(network).to(device), batches, device)
+
+
+def recalibrate_(network: Network, batches: Sequence[Any], device: torch.device) -> Network:
+    """Give a network running statistics that fit it, on training data, in place.
 
     Photos are painted as in training, each in the next of the styles of a network that has several, since these share
     the statistics.
 
     Args:
         network: A module of a training, or a part of one.
-        batches: What to compute the statistics on: of a training module, batches of its data, otherwise inputs.
-        device: Where to compute.
+        batches: What to compute the statistics on: of a training module, batches of its data, otherwise tuples of what
+            the network is called with.
+        device: Where the network is.
+
+    Returns:
+        The network.
     """
     painted = 0
 
@@ -46,9 +55,9 @@ def recalibrated(network: Network, batches: Sequence[Any], device: torch.device)
         elif isinstance(module, TrainingModule):
             module.predict_step(batch, 0)
         else:
-            module(batch)
+            module(*batch)
 
-    return recalibrate(copy.deepcopy(network).to(device), batches, forward=forward, sync=False)
+    return recalibrate(network, batches, forward=forward, sync=False)
 
 
 def load_module(run: Run) -> TrainingModule:

@@ -23,6 +23,7 @@ from mixing_analysis.tables import CSV
 from mixing_analysis.values import Run, at_last_step, histogram, kinds_of, summaries, with_thirds
 from norms.kinds import MixingKind
 from training.files import replacing
+from training.terminal import printable
 
 MOST_CELLS = 100_000
 """Of how many pairs of step and layer, over all runs, a page holds the summaries, 30 bytes each and a third more in
@@ -101,6 +102,7 @@ def contents(
     """
     mixing = table[table["kind"] != GAMMA]
     kinds = kinds_of(runs)
+    comparisons = comparisons or compare(table, runs)
     sections = {kind.name: [kind] for kind in kinds if kind.per_channel} | families(kinds)
     steps = mixing[["run", "step"]].drop_duplicates().sort_values(["run", "step"], ignore_index=True)
     layers = _layers(mixing, sections)
@@ -150,10 +152,10 @@ def contents(
         "relations": {name: layer_relations.describe(table, runs, own) for name, own in sections.items()},
         "styles": {name: multiples.describe_styles(table, runs, own) for name, own in sections.items()},
         "outcomes": outcomes.describe(table, runs),
-        "comparisons": describe(comparisons or compare(table, runs), runs),
+        "comparisons": describe(comparisons, runs),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
         "pictures": list(map(of_pictures, pictures)),
-        "notes": list(notes),
+        "notes": [*notes, *map(printable, comparisons.notes)],
     }
 
 

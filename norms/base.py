@@ -364,18 +364,21 @@ class MixingNorm(FormulaNorm):
                 getattr(self, kind.name).clamp_(kind.low, kind.high)
 
     @torch.no_grad()
-    def binarize_(self, statistic: str | None = None) -> None:
+    def binarize_(self, statistic: str | None = None, within: float = math.inf) -> None:
         """Replace the mixture by the nearest pure one, in place, or by that of a statistic, if the layer knows it.
 
         Values per channel move to the nearer end of their range, from its middle to the upper one. Labeled values are
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
+        With ``within`` only values move that are as near to pure, see :meth:`MixingKind.impurity`.
         """
         for kind in self.kinds:
             known = self.statistics_of(kind)
             if statistic not in (None, *known):
                 continue
             index = None if statistic is None else known.index(statistic)
-            set_whole_(self, kind.name, kind.pure(whole(getattr(self, kind.name)), index))
+            own = whole(getattr(self, kind.name))
+            near = kind.impurity(self.mixing_values()[kind.name]) <= within
+            set_whole_(self, kind.name, torch.where(near, kind.pure(own, index), own))
 
     def _check_count(self, x: Tensor) -> None:
         if x.ndim == 2:

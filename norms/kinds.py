@@ -77,6 +77,17 @@ class MixingKind:
         chosen = int(parameter.argmax()) if index is None else index
         return torch.where(torch.arange(len(parameter), device=parameter.device) == chosen, 0.0, -torch.inf)
 
+    def impurity(self, values: Tensor) -> Tensor:
+        """Return how far effective values are from pure, as a share of their range.
+
+        That is the distance of each value per channel from the nearer end, shape (C,), or what the largest of labeled
+        values lacks, shape ().
+        """
+        distance = (
+            torch.minimum(values - self.low, self.high - values) if self.per_channel else self.high - values.max()
+        )
+        return distance.clamp_min(0) / (self.high - self.low)
+
     @property
     def ends(self) -> tuple[float, float]:
         """The limits below and above which a value counts as near an end: a tenth of the range from either."""

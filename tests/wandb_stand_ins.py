@@ -127,3 +127,9 @@ def records(run_dir, kind="history"):
 
 def rows(run_dir):
     return [record["item"] for record in records(run_dir)]
+
+
+def panels(run_dir):
+    """The keys of which W&B makes a panel by itself: all that are logged and not hidden."""
+    logged = {key.partition(".")[0] for row in rows(run_dir) for key in row if not key.startswith("_")}
+    return logged - {metric["name"] for metric in records(run_dir, "metric") if metric["options"].get("hidden")}

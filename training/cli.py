@@ -60,6 +60,7 @@ from training.settings import (
 )
 from training.shipped import with_shipped_configs
 from training.terminal import lasting_output
+from training.wandb_options import WandbOptions
 from training.yaml_text import load_checked_yaml
 
 TRAINER_DEFAULTS = {
@@ -134,6 +135,7 @@ class TrainCLI(CLI):
         parser.add_lightning_class_args(GenerationMetrics, "metrics")
         parser.add_lightning_class_args(SpectralMonitor, "spectral")
         parser.add_lightning_class_args(Guard, "guard")
+        parser.add_class_arguments(WandbOptions, "wandb")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -282,7 +284,7 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
-            callbacks += [built.guard, self._companions, self._signals, StepAxis(), RunFolder(resolved)]
+            callbacks += [built.guard, self._companions, self._signals, StepAxis(), RunFolder(resolved, built.wandb)]
             callbacks += [built.mixing, built.samples, built.metrics, built.spectral]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)

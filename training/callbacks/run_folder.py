@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning.loggers
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -14,6 +13,7 @@ from training.loggers import CSVLogger
 from training.repetitions import flat
 from training.run import Run
 from training.wandb_logger import WandbLogger
+from training.wandb_options import WandbOptions
 
 
 class RunFolder(Callback):
@@ -25,10 +25,12 @@ class RunFolder(Callback):
 
     Args:
         config: The resolved configuration, as YAML.
+        wandb: What the user has set about Weights & Biases.
     """
 
-    def __init__(self, config: str) -> None:
+    def __init__(self, config: str, wandb: WandbOptions | None = None) -> None:
         self.config = config
+        self._wandb = wandb or WandbOptions()
         self._saved: list[int] | None = None
         self._run = Run("")
 
@@ -38,9 +40,9 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             for path in run.partials():
                 path.unlink(missing_ok=True)
-        # Two runs of W&B in one process would end each other.
-        if not any(isinstance(logger, pytorch_lightning.loggers.WandbLogger) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, WandbLogger(str(run.folder))]
+        # It is there already when a training has gone back.
+        if not self._wandb.is_disabled and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            trainer.loggers = [*trainer.loggers, WandbLogger(run.folder, self._wandb, yaml.safe_load(self.config))]
 
     def go_back(self, trainer: Trainer, step: int, rate: float) -> None:
         """Take another learning rate into the configuration with which the run is about to go on at an earlier step.
