@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from mixing_analysis import layer_relations, multiples, outcomes
+from mixing_analysis import layer_relations, multiples, needs, outcomes
 from mixing_analysis.comparisons import Comparisons, compare, correlations
 from mixing_analysis.differences import describe
 from mixing_analysis.effects import ALPHA
@@ -49,6 +49,7 @@ def write(
     notes: Sequence[str] = (),
     tables: Sequence[str] = (CSV,),
     comparisons: Comparisons | None = None,
+    ablated: DataFrame | None = None,
 ) -> Path:
     """Write the report.
 
@@ -60,11 +61,12 @@ def write(
         notes: What else the reader of the numbers should know, a line each.
         tables: The names of the files beside it that hold the table.
         comparisons: See :func:`mixing_analysis.comparisons.compare`, which is asked by default.
+        ablated: The results of :func:`mixing_analysis.ablation.ablate`, if runs were ablated.
 
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, binarized, notes, comparisons), kinds_of(runs), tables)
+    page = render(contents(table, runs, binarized, notes, comparisons, ablated), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
@@ -76,6 +78,7 @@ def contents(
     binarized: DataFrame | None = None,
     notes: Sequence[str] = (),
     comparisons: Comparisons | None = None,
+    ablated: DataFrame | None = None,
 ) -> dict[str, Any]:
     """Collect what a page shows, as far as it has room.
 
@@ -89,6 +92,7 @@ def contents(
         binarized: See :func:`write`.
         notes: See :func:`write`.
         comparisons: See :func:`write`.
+        ablated: See :func:`write`.
 
     Returns:
         What can be written as JSON.
@@ -145,6 +149,7 @@ def contents(
         "styles": {name: multiples.describe_styles(table, runs, own) for name, own in sections.items()},
         "outcomes": outcomes.describe(table, runs),
         "comparisons": describe(comparisons or compare(table, runs), runs),
+        "ablation": [] if ablated is None else needs.contents(ablated),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
         "notes": list(notes),
     }
