@@ -123,7 +123,8 @@ class Runner:
     def _begun(self, run: SweepRun, runs: Sequence[SweepRun]) -> SweepRun:
         remove_unsaved(run)
         how = "goes on from its checkpoint" if run.has_checkpoint() else "begins"
-        self._say(run, f"{how}{self._time_left([each for each in runs if each != run])}; its output: {run.folder / OUTPUT}")
+        left = self._time_left([each for each in runs if each != run])
+        self._say(run, f"{how}{left}; its output: {run.folder / OUTPUT}")
         return run.to(state="begun", error="")
 
     def _train(self, run: SweepRun, lock: int, worker: int) -> None:
