@@ -8,6 +8,7 @@ import { relationFigure, styleFigure } from "./places.js";
 import { chooseMetric, outcomeFigure } from "./outcomes.js";
 import { weightFigures } from "./weights.js";
 import { chooseCompared, differenceFigure } from "./differences.js";
+import { ablationFigure, chooseAblation } from "./ablation.js";
 import { binarizedFigure } from "./binarized.js";
 import { drawSeries, play, playing } from "./controls.js";
 import { entries, isWanted, redraw, update } from "./drawing.js";
@@ -26,7 +27,7 @@ const figures = () => Object.assign(
     [`${kind.name}-styles`]: styleFigure(kind),
   })),
   ...families.map(weightFigures),
-  { difference: differenceFigure, outcome: outcomeFigure, binarized: binarizedFigure },
+  { difference: differenceFigure, outcome: outcomeFigure, ablation: ablationFigure, binarized: binarizedFigure },
 );
 
 function watchFigures() {
@@ -75,7 +76,7 @@ function listen() {
 
 export function start() {
   const names = sections.map(({ name }) => name);
-  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized", data.outcomes.length && "outcomes"];
+  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized", data.outcomes.length && "outcomes", data.ablation.length && "ablation"];
   all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
   all("[data-section]").forEach(node => {
     const family = families.find(({ name }) => name === node.dataset.section);
@@ -86,6 +87,7 @@ export function start() {
   state.step = Infinity;
   chooseCompared();
   chooseMetric();
+  chooseAblation();
   lead();
   facts();
   runTable();

@@ -110,6 +110,16 @@ export interface Outcome {
   clear: boolean;
 }
 
+export interface Ablation {
+  run: string;
+  metric: string;
+  statistics: string;
+  learned: number;
+  parts: number;
+  layers: { name: string; ways: { forced: string; change: number; interval: [number, number] | null }[] }[];
+  finding: string;
+}
+
 export interface Contents {
   runs: Run[];
   groups: string[];
@@ -120,6 +130,7 @@ export interface Contents {
   channels: Record<string, Described & { packed: Packed<string> }>;
   weights: Record<string, Labeled & { packed: string }>;
   gamma: Record<string, Pairs[]>;
+  ablation: Ablation[];
   binarized: { run: string; metric: string; statistics: string; learned: number; binarized: number }[] | null;
   relations: Record<string, Relation[]>;
   styles: Record<string, Style[]>;
