@@ -10,7 +10,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-PACKAGES = ("norms", "data", "lightning_modules", "training", "stylizing", "sampling", "mixing_analysis")
+PACKAGES = ("norms", "data", "lightning_modules", "training", "stylizing", "sampling", "sweeping", "mixing_analysis")
 
 ROOT = Path(__file__).resolve().parent
 
@@ -28,6 +28,11 @@ def stylize() -> int:
 def sample() -> int:
     """Draw images from a GAN: the command ``normlab-sample``."""
     return _run("sampling")
+
+
+def sweep() -> int:
+    """Train all runs of a sweep: the command ``normlab-sweep``."""
+    return _run("sweeping")
 
 
 def analyze() -> int:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -74,6 +75,12 @@ class TrainingModule(LightningModule):
 
     resumes = False
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
+
+    sample_caption = "what the module makes of fixed inputs"
+    """What :meth:`sample_grid` shows."""
+
+    pruned: Mapping[str, norms.Plain] = MappingProxyType({})
+    """Which layers are plain norms in the place of those that the settings name, see :func:`norms.prune`."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -201,11 +208,15 @@ class TrainingModule(LightningModule):
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record which module wrote the checkpoint."""
+        """Record which module wrote the checkpoint, and which of its layers are pruned."""
         checkpoint["normlab"] = {"module": type(self).__name__, "version": normlab.__version__}
+        if self.pruned:
+            checkpoint["normlab"]["pruned"] = dict(self.pruned)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another module or of other hyperparameters, before any weight is touched.
+
+        Layers that are pruned in the checkpoint are pruned here, too.
 
         The learning rate ``lr`` may differ: a training that has exploded goes on with a lower one. Then the rates in
         the checkpoint's states of optimizers and schedules are scaled to it.
@@ -231,6 +242,11 @@ class TrainingModule(LightningModule):
             raise SettingError(
                 f"the checkpoint was trained with other settings than the configured model: {'; '.join(changes)}"
             )
+        pruned = writer.get("pruned", {}) if isinstance(writer, Mapping) else {}
+        if not isinstance(pruned, Mapping):
+            raise SettingError("what the checkpoint says of its pruned layers is no table")
+        norms.prune_as(self, pruned)
+        self.pruned = pruned
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights as torch does.

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from mixing_analysis import evolution, weight_figures
+from mixing_analysis import evolution, layer_relations, multiples, outcomes, weight_figures
 from mixing_analysis.comparisons import OF_GATES, compare, correlations
 from mixing_analysis.effects import ALPHA
 from mixing_analysis.kinds import LOGGED, families, word
@@ -79,7 +79,8 @@ def write(
     Returns:
         The files: of each kind with a value in every channel, such as rho, those of ``rho_histogram``, ``rho_layers``,
         ``rho_channels``, ``rho_training`` and ``rho_gamma``; of each family of other kinds, such as the weights of a
-        switch, ``switch_layers`` and ``switch_training``; and ``differences``; as far as there are values for them.
+        switch, ``switch_layers`` and ``switch_training``; of both ``..._relations``, ``..._styles``, ``..._settings``
+        and ``..._evolution``; and ``differences`` and ``outcomes``; as far as there are values for them.
 
     Raises:
         SettingError: If a format is unknown, or is a video and PyAV is missing.
@@ -121,7 +122,7 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Drawing]:
     """
     names = list(dict.fromkeys(run.group for run in runs))[:MOST_GROUPS]
     groups = {name: index for index, name in enumerate(names)}
-    table = table[table["group"].isin(names)]
+    every, table = table, table[table["group"].isin(names)]
     last = with_thirds(at_last_step(table))
     over_time = table.groupby("run", observed=True)["step"].nunique().gt(1).any()
     kinds, shown = kinds_of(runs), [run for run in runs if run.group in groups]
@@ -134,16 +135,31 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Drawing]:
                 f"{kind.name}_channels": partial(_channels, last, groups, kind),
                 f"{kind.name}_gamma": partial(_gamma, table, groups, kind),
             }
+            found |= _of_any(kind.name, every, table, runs, groups, [kind])
         if over_time and kind.per_channel and table["kind"].isin([kind.name, kind.name + LOGGED]).any():
             found[f"{kind.name}_training"] = partial(_gate_training, table, groups, kind)
     for name, members in families(kinds).items():
         if table["kind"].isin([kind.name for kind in members]).any():
             found[f"{name}_layers"] = partial(weight_figures.bars, last, groups, members)
+            found |= _of_any(name, every, table, runs, groups, members)
             if over_time:
                 found[f"{name}_training"] = partial(weight_figures.training, table, groups, members)
     if len(groups) > 1:
         found["differences"] = partial(_differences, table, runs, groups, kinds)
+    if len(runs) >= outcomes.FEWEST_RUNS:
+        found["outcomes"] = partial(outcomes.draw, every, runs, groups)
     return found
+
+
+def _of_any(
+    name: str, every: DataFrame, table: DataFrame, runs: Sequence[Run], groups: Groups, kinds: Sequence[MixingKind]
+) -> dict[str, Drawing]:
+    """Say what can be drawn of a kind with a value in every channel as well as of a family of others."""
+    return {
+        f"{name}_relations": partial(layer_relations.draw, table, runs, groups, kinds),
+        f"{name}_styles": partial(multiples.draw_styles, table, groups, kinds),
+        f"{name}_settings": partial(multiples.draw_settings, every, runs, kinds),
+    }
 
 
 def _histograms(

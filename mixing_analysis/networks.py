@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
@@ -13,30 +13,51 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 
 from lightning_modules.base import TrainingModule
+from lightning_modules.style_transfer import StyleTransfer
 from mixing_analysis.values import Run
 from norms.errors import SettingError
 from norms.imports import resolve
 from norms.recalibration import recalibrate
 from training.run import Run as RunOnDisk
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def recalibrated(network: nn.Module, batches: Sequence[Any], device: torch.device) -> nn.Module:
-    """Return a copy of a network with running statistics that fit it, on training data.
+
+def recalibrated(network: Network, batches: Sequence[Any], device: torch.device) -> Network:
+    """Return a copy of a network with running statistics that fit it, on training data; see :func:`recalibrate_`."""
+    return recalibrate_(copy.deepcopy(network).to(device), batches, device)
+
+
+def recalibrate_(network: Network, batches: Sequence[Any], device: torch.device) -> Network:
+    """Give a network running statistics that fit it, on training data, in place.
+
+    Photos are painted as in training, each in the next of the styles of a network that has several, since these share
+    the statistics.
 
     Args:
         network: A module of a training, or a part of one.
-        batches: What to compute the statistics on: of a training module, batches of its data, otherwise inputs.
-        device: Where to compute.
+        batches: What to compute the statistics on: of a training module, batches of its data, otherwise tuples of what
+            the network is called with.
+        device: Where the network is.
+
+    Returns:
+        The network.
     """
+    painted = 0
 
     def forward(module: nn.Module, batch: Any) -> None:
+        nonlocal painted
         batch = move_data_to_device(batch, device)
-        if isinstance(module, TrainingModule):
+        if isinstance(module, StyleTransfer) and len(module.styles) > 1:
+            photos = batch["image"]
+            module(photos, torch.arange(painted, painted + len(photos), device=device) % len(module.styles))
+            painted += len(photos)
+        elif isinstance(module, TrainingModule):
             module.predict_step(batch, 0)
         else:
-            module(batch)
+            module(*batch)
 
-    return recalibrate(copy.deepcopy(network).to(device), batches, forward=forward, sync=False)
+    return recalibrate(network, batches, forward=forward, sync=False)
 
 
 def load_module(run: Run) -> TrainingModule:

@@ -45,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
+    "legend.handlelength": 3,
     "lines.linewidth": 1.6,
     "savefig.dpi": 200,
     "svg.hashsalt": "normlab",
@@ -201,6 +202,14 @@ def mark(axes: Axes, x: pd.Series, y: np.ndarray, index: int) -> None:
     axes.plot(
         x, y, MARKERS[index], color=GROUP_COLORS[index], markersize=5.5, markeredgecolor="white", markeredgewidth=0.7
     )
+
+
+def subtitled(axes: Axes, title: str, lines: Sequence[tuple[str, str]]) -> None:
+    """Write a title, and below it smaller lines of text, each with its color."""
+    axes.set_title(title, pad=5 + 8 * len(lines))
+    for place, (text, color) in enumerate(reversed(lines)):
+        above: dict[str, Any] = {"xytext": (0, 4 + 8 * place), "textcoords": "offset points"}
+        axes.annotate(text, (0, 1), xycoords="axes fraction", fontsize=6.5, color=color, **above)
 
 
 def legend(figure: Figure, groups: Groups, published: str | None = None) -> None:

@@ -11,8 +11,9 @@ from mixing_analysis.kinds import families, word
 from norms.kinds import MixingKind
 
 MODULES = (
-    *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "weights"),
-    *("differences", "binarized", "controls", "drawing", "overview", "reading", "start"),
+    *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "places"),
+    *("weights", "outcomes"),
+    *("differences", "binarized", "pictures", "controls", "saving", "drawing", "overview", "reading", "start"),
 )
 """The modules of the page's script, each behind those that it needs while it is loaded."""
 

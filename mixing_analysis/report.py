@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
+from mixing_analysis import layer_relations, multiples, needs, outcomes
 from mixing_analysis.comparisons import Comparisons, compare, correlations
 from mixing_analysis.differences import describe
 from mixing_analysis.effects import ALPHA
 from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, families, word
+from mixing_analysis.pictures import Pictures
+from mixing_analysis.pictures import contents as of_pictures
 from mixing_analysis.plots import BINS
 from mixing_analysis.published import published
 from mixing_analysis.rendering import render
@@ -49,6 +52,8 @@ def write(
     notes: Sequence[str] = (),
     tables: Sequence[str] = (CSV,),
     comparisons: Comparisons | None = None,
+    pictures: Sequence[Pictures] = (),
+    ablated: DataFrame | None = None,
 ) -> Path:
     """Write the report.
 
@@ -60,11 +65,13 @@ def write(
         notes: What else the reader of the numbers should know, a line each.
         tables: The names of the files beside it that hold the table.
         comparisons: See :func:`mixing_analysis.comparisons.compare`, which is asked by default.
+        pictures: Those of some of the runs.
+        ablated: The results of :func:`mixing_analysis.ablation.ablate`, if runs were ablated.
 
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, binarized, notes, comparisons), kinds_of(runs), tables)
+    page = render(contents(table, runs, binarized, notes, comparisons, pictures, ablated), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
@@ -76,6 +83,8 @@ def contents(
     binarized: DataFrame | None = None,
     notes: Sequence[str] = (),
     comparisons: Comparisons | None = None,
+    pictures: Sequence[Pictures] = (),
+    ablated: DataFrame | None = None,
 ) -> dict[str, Any]:
     """Collect what a page shows, as far as it has room.
 
@@ -89,6 +98,8 @@ def contents(
         binarized: See :func:`write`.
         notes: See :func:`write`.
         comparisons: See :func:`write`.
+        pictures: See :func:`write`.
+        ablated: See :func:`write`.
 
     Returns:
         What can be written as JSON.
@@ -142,8 +153,13 @@ def contents(
         "channels": gates,
         "weights": weights,
         "gamma": gammas,
+        "relations": {name: layer_relations.describe(table, runs, own) for name, own in sections.items()},
+        "styles": {name: multiples.describe_styles(table, runs, own) for name, own in sections.items()},
+        "outcomes": outcomes.describe(table, runs),
         "comparisons": describe(comparisons, runs),
+        "ablation": [] if ablated is None else needs.contents(ablated),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
+        "pictures": list(map(of_pictures, pictures)),
         "notes": [*notes, *map(printable, comparisons.notes)],
     }
 

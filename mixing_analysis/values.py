@@ -1,6 +1,7 @@
 """The learned mixing values of runs as one tidy table, and what is summed up of it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from pandas import CategoricalDtype, DataFrame
 from mixing_analysis.kinds import GAMMA, LOGGED
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
+from training.layer_shapes import LayerShape
 from training.terminal import printable
 
 COLUMNS = ("run", "group", "step", "layer", "depth", "channel", "kind", "statistic", "value")
@@ -50,6 +52,8 @@ class Run:
         checkpoint: The file that its weights are in, if there is one.
         notes: What the reader of the numbers should know of how they were read, a line each.
         kinds: The kinds of mixing values that its rows can be of.
+        shapes: What the layers work on, by their names, as far as the training has told.
+        metrics: The last value of each metric, such as ``val/loss``, as far as they are known.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Run:
     checkpoint: Path | None = None
     notes: tuple[str, ...] = field(default=())
     kinds: tuple[MixingKind, ...] = BUILTIN
+    shapes: Mapping[str, LayerShape] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[int]:
@@ -187,6 +193,17 @@ def _layout(
         for column, value in zip(columns, values, strict=True):
             column.append(value)
     return tuple(np.concatenate(column) for column in columns)
+
+
+def last_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the last value of each metric of validations, ``val/...``, of a log; a value that is no number is none."""
+    found: dict[str, float] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("val/") and value not in (None, ""):
+                with suppress(TypeError, ValueError):
+                    found[printable(key)] = float(value)
+    return {key: value for key, value in found.items() if np.isfinite(value)}
 
 
 def kinds_of(runs: Sequence[Run]) -> list[MixingKind]:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from data.files import check_file
 from mixing_analysis.kinds import LOGGED, read_kinds
-from mixing_analysis.values import Run, Values, frame, layers_of, renamed, without_depth
+from mixing_analysis.values import Run, Values, frame, last_metrics, layers_of, renamed, without_depth
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind, plain_key
 from training.callbacks.mixing import log_names
@@ -127,7 +127,7 @@ def _inspect(file: Path) -> list[dict[str, Any]]:
         raise SettingError(f"{file} is not a readable W&B file: {_one_line(error)}") from error
 
 
-def _run(source: str, name: str, config: Mapping[str, Any], rows: Iterable[Row], read_table: ReadTable) -> Run:
+def _run(source: str, name: str, config: Mapping[str, Any], rows: Sequence[Row], read_table: ReadTable) -> Run:
     kinds = read_kinds(config.get(KINDS), source)
     # The table with the last value of every channel, which the history of a finished training refers to.
     files = {plain_key(f"final/{kind.log_key.partition('/{layer}')[0]}"): kind for kind in kinds if kind.per_channel}
@@ -153,7 +153,8 @@ def _run(source: str, name: str, config: Mapping[str, Any], rows: Iterable[Row],
     order = list(names.values())
     steps: dict[int, Values] = {step: _sorted(found, order) for step, found in values.items()}
     settings = {key: value for key, value in config.items() if not key.startswith("_") and key not in (KINDS, LAYERS)}
-    return Run(name, source, frame(steps, kinds), config=settings or None, notes=tuple(notes), kinds=kinds)
+    found_frame, metrics = frame(steps, kinds), last_metrics(rows)
+    return Run(name, source, found_frame, config=settings or None, notes=tuple(notes), kinds=kinds, metrics=metrics)
 
 
 def _names(layers: Any, logged: Sequence[str]) -> dict[str, str]:

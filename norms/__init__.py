@@ -39,6 +39,7 @@ from .mixing import (
     report,
 )
 from .parametrized import fold_
+from .pruning import Plain, SplitNorm, prune, prune_as
 from .recalibration import recalibrate
 from .registry import build, names, register
 from .spectral import power_iterate_, sigmas, spectral_norm
@@ -77,7 +78,9 @@ __all__ = [
     "MixingValue",
     "MomentNorm",
     "NormPerCondition",
+    "Plain",
     "Report",
+    "SplitNorm",
     "SwitchableNorm",
     "SwitchableNorm1d",
     "SwitchableNorm2d",
@@ -97,6 +100,8 @@ __all__ = [
     "param_groups",
     "power_iterate_",
     "project_",
+    "prune",
+    "prune_as",
     "recalibrate",
     "register",
     "report",

@@ -16,7 +16,7 @@ from .errors import SettingError, check_range
 from .formula import Formula
 from .kinds import MixingKind
 from .moments import modulate, standardize
-from .pooling import copy_whole_, is_distributed, whole
+from .pooling import is_distributed, set_whole_, whole
 from .precision import check_floating
 from .recomputation import RecentPasses, is_repeated, restored
 from .tracing import trace_call
@@ -324,6 +324,10 @@ class MixingNorm(FormulaNorm):
         paths = [f"parametrizations.{n}.original" if parametrize.is_parametrized(self, n) else n for n in names]
         return {name: self.get_parameter(path) for name, path in zip(names, paths, strict=True)}
 
+    def statistics_of(self, kind: MixingKind) -> tuple[str, ...]:
+        """Return what the layer mixes of a kind, in the order of its parameter, or at the lower and the upper end."""
+        return kind.statistics
+
     def mixing_values(self) -> dict[str, Tensor]:
         """Return the effective values by kind, as detached copies: probabilities, never logits.
 
@@ -360,21 +364,21 @@ class MixingNorm(FormulaNorm):
                 getattr(self, kind.name).clamp_(kind.low, kind.high)
 
     @torch.no_grad()
-    def binarize_(self, statistic: str | None = None) -> None:
+    def binarize_(self, statistic: str | None = None, within: float = math.inf) -> None:
         """Replace the mixture by the nearest pure one, in place, or by that of a statistic, if the layer knows it.
 
         Values per channel move to the nearer end of their range, from its middle to the upper one. Labeled values are
         taken for logits, as those of a softmax: the largest has the whole share afterwards, of equal ones the first.
+        With ``within`` only values move that are as near to pure, see :meth:`MixingKind.impurity`.
         """
         for kind in self.kinds:
-            if statistic not in (None, *kind.statistics):
+            known = self.statistics_of(kind)
+            if statistic not in (None, *known):
                 continue
-            own = getattr(self, kind.name)
-            pure = kind.pure(whole(own), statistic)
-            if parametrize.is_parametrized(self, kind.name):
-                setattr(self, kind.name, pure)
-            else:
-                copy_whole_(own, pure)
+            index = None if statistic is None else known.index(statistic)
+            own = whole(getattr(self, kind.name))
+            near = kind.impurity(self.mixing_values()[kind.name]) <= within
+            set_whole_(self, kind.name, torch.where(near, kind.pure(own, index), own))
 
     def _check_count(self, x: Tensor) -> None:
         if x.ndim == 2:

@@ -69,14 +69,24 @@ class MixingKind:
         """What a pure mixture can consist of: the labels, or the names of the ends."""
         return self.labels or self.end_names
 
-    def pure(self, parameter: Tensor, statistic: str | None = None) -> Tensor:
-        """Return the mixing parameter of the nearest pure mixture, or of that of one of :attr:`statistics`."""
-        index = None if statistic is None else self.statistics.index(statistic)
+    def pure(self, parameter: Tensor, index: int | None = None) -> Tensor:
+        """Return the mixing parameter of the nearest pure mixture, or of that at an index of the layer's statistics."""
         if self.per_channel:
             upper = parameter >= (self.low + self.high) / 2 if index is None else torch.full_like(parameter, index) == 1
             return torch.where(upper, self.high, self.low)
         chosen = int(parameter.argmax()) if index is None else index
         return torch.where(torch.arange(len(parameter), device=parameter.device) == chosen, 0.0, -torch.inf)
+
+    def impurity(self, values: Tensor) -> Tensor:
+        """Return how far effective values are from pure, as a share of their range.
+
+        That is the distance of each value per channel from the nearer end, shape (C,), or what the largest of labeled
+        values lacks, shape ().
+        """
+        distance = (
+            torch.minimum(values - self.low, self.high - values) if self.per_channel else self.high - values.max()
+        )
+        return distance.clamp_min(0) / (self.high - self.low)
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Reading, optimizing, constraining and freezing what mixing layers learn, over a whole model."""
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def project_(model: nn.Module) -> None:
         layer.project_()
 
 
-def binarize_(model: nn.Module, statistic: str | None = None) -> None:
+def binarize_(model: nn.Module, statistic: str | None = None, within: float = math.inf) -> None:
     """Replace every mixture in ``model`` by a pure one, in place; see :meth:`MixingNorm.binarize_`.
 
     Args:
@@ -158,16 +159,18 @@ def binarize_(model: nn.Module, statistic: str | None = None) -> None:
         statistic: None for the nearest pure one. Otherwise ``instance`` or ``batch``, which rho and switch weights
             know, ``layer``, which switch weights know, or a name of another norm's: layers that do not know it keep
             their mixture.
+        within: How far from pure a mixture may be that is replaced, as a share of the range of its values: gates within
+            0.05 of an end, say, and switch weights of which one is 0.95 or more; by default any.
 
     Raises:
         SettingError: If no layer of the model knows the statistic.
     """
     layers = [layer for _, layer in mixing_layers(model)]
-    known = [name for layer in layers for kind in layer.kinds for name in (*kind.labels, *kind.end_names)]
+    known = [name for layer in layers for kind in layer.kinds for name in layer.statistics_of(kind)]
     if statistic not in (None, *known):
         raise unknown("statistic", statistic, dict.fromkeys(known))
     for layer in layers:
-        layer.binarize_(statistic)
+        layer.binarize_(statistic, within)
 
 
 def param_groups(

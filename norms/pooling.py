@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 def pool_batch(mean: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,14 +81,19 @@ def whole(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def copy_whole_(tensor: Any, values: Tensor) -> None:
-    """Copy values to a tensor that FSDP2 may have distributed."""
-    if hasattr(tensor, "full_tensor"):
+@torch.no_grad()
+def set_whole_(module: nn.Module, name: str, values: Tensor) -> None:
+    """Set a parameter, which may be parametrized, or distributed by FSDP2, to values."""
+    if parametrize.is_parametrized(module, name):
+        setattr(module, name, values)
+        return
+    parameter: Any = module.get_parameter(name)
+    if hasattr(parameter, "full_tensor"):
         # Not every build of torch has it.
         from torch.distributed.tensor import distribute_tensor
 
-        values = distribute_tensor(values, tensor.device_mesh, tensor.placements)
-    tensor.copy_(values)
+        values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
+    parameter.copy_(values)
 
 
 class _AllReduce(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .base import MixingNorm, NormOptions
 from .errors import SettingError, check_range
 from .formula import Formula, Gradients, Moments
-from .kinds import MEAN_WEIGHT, STATISTICS, VAR_WEIGHT
+from .kinds import MEAN_WEIGHT, STATISTICS, VAR_WEIGHT, MixingKind
 from .pooling import pool_layer, whole
 from .recomputation import RecentPasses, snapshot
 
@@ -230,6 +230,10 @@ class SwitchableNorm(MixingNorm):
         if self.radius is not None and self.sparse_step is not None:
             self.radius.zero_()
             self.sparse_step.zero_()
+
+    def statistics_of(self, kind: MixingKind) -> tuple[str, ...]:
+        """Return the statistics that the layer mixes."""
+        return self.statistics
 
     def _formula(self) -> Formula:
         return SwitchableFormula(self.statistics, of_logits=self.radius is None)

@@ -13,6 +13,7 @@ import normlab
 import norms
 from lightning_modules import StyleTransfer
 from training.command import main
+from training.shipped import shipped_configs
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
@@ -20,7 +21,7 @@ DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "norms/RE
 # Pages that begin with "---" show one of those.
 DOCUMENTS |= {name: text for name, text in PAGES.items() if not text.startswith("---")}
 README, OF_NORMS = DOCUMENTS["README.md"], DOCUMENTS["norms/README.md"]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted(shipped_configs().values())
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

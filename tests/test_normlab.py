@@ -24,7 +24,7 @@ def run(*command, cwd, path=ROOT):
     )
 
 
-@pytest.mark.parametrize("command", ["train", "stylize", "sample", "analyze"])
+@pytest.mark.parametrize("command", ["train", "stylize", "sample", "sweep", "analyze"])
 def test_commands_tell_their_version_and_how_they_are_used_without_torch(command, tmp_path):
     door = f"import sys; sys.argv = ['normlab-{command}', *sys.argv[1:]]; import normlab; "
     door += f"end = 0\ntry: end = normlab.{command}()\nexcept SystemExit as error: end = error.code\n"

@@ -26,12 +26,13 @@ TRUSTED = (*normlab.PACKAGES, "torch.nn")
 """What a run or checkpoint, which a stranger may have made, can name classes of."""
 
 
-def command_parser(description: str, epilog: str | None = None) -> ArgumentParser:
+def command_parser(description: str, epilog: str | None = None, reads_runs: bool = True) -> ArgumentParser:
     """Make the parser of a command, which knows ``--help``, ``--version`` and ``--trust``, and no abbreviations.
 
     Args:
         description: What the command does.
         epilog: What its help says at the end.
+        reads_runs: Whether it builds what runs name, for which there is ``--trust``.
     """
     parser = ArgumentParser(
         description=description,
@@ -45,7 +46,8 @@ def command_parser(description: str, epilog: str | None = None) -> ArgumentParse
         "let runs name classes of this package too, which is imported; only normlab's own and torch.nn are otherwise; "
         "may be given several times"
     )
-    parser.add_argument("--trust", metavar="PACKAGE", action="append", default=[], help=trust)
+    if reads_runs:
+        parser.add_argument("--trust", metavar="PACKAGE", action="append", default=[], help=trust)
     return parser
 
 

@@ -25,12 +25,14 @@ class MetricsFile:
         self.metrics: list[dict[str, Any]] = []
         self._columns = self._read()[0]
         self._failing = False
+        self._kept: set[tuple[int, str]] = set()
 
     def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int) -> None:
-        """Add a row; :meth:`save` writes it."""
-        values = {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
-        values.pop("epoch", None)
-        self.metrics.append({"step": step, **values})
+        """Add a row of what :meth:`keep_before` has not kept of it; :meth:`save` writes it."""
+        new = {key: value for key, value in metrics.items() if key != "epoch" and (step, key) not in self._kept}
+        if new:
+            values = {key: value.item() if isinstance(value, Tensor) else value for key, value in new.items()}
+            self.metrics.append({"step": step, **values})
 
     def save(self) -> None:
         """Write the rows added since the last call."""
@@ -54,7 +56,9 @@ class MetricsFile:
         if damaged:
             aside = set_aside(self.path).name
             warnings.warn(f"{damaged} rows of {self.path} are damaged: it is now {aside}", stacklevel=2)
-        self._rewrite([row for row in rows if int(row["step"]) < step])
+        rows = [row for row in rows if int(row["step"]) < step]
+        self._kept = {(step - 1, key) for row in rows if int(row["step"]) == step - 1 for key in row if row[key]}
+        self._rewrite(rows)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows that have been written, whose values are texts."""

@@ -98,6 +98,11 @@ class RunPaths:
         """The description of the kinds of mixing values."""
         return self.mixing / "kinds.json"
 
+    @property
+    def mixing_layers(self) -> Path:
+        """The shapes of what the layers with mixing values work on."""
+        return self.mixing / "layers.json"
+
     def mixing_values(self, step: int) -> Path:
         """Return where the mixing values after ``step`` steps are kept."""
         return self.mixing / f"step_{step:07d}.npz"

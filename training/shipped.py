@@ -1,4 +1,4 @@
-"""The configurations and the style network that come with normlab, called by their bare names."""
+"""The configurations, sweeps and the style network that come with normlab, called by their bare names."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,9 @@ HERE = Path(__file__).resolve().parent
 FOLDERS = (HERE / "configs", HERE.parent / "configs")
 """Where they are when normlab is installed, and in a clone."""
 
+SWEEP = "sweep_"
+"""What the names of the files of sweeps begin with."""
+
 NETWORKS = {"bundled": HERE.parent / "lightning_modules" / "weights" / "styles.safetensors"}
 """The trained networks."""
 
@@ -22,7 +25,30 @@ def with_shipped_networks(run: Path) -> Path:
 
 def shipped_configs() -> dict[str, Path]:
     """Find the configurations that come with normlab, by name."""
+    return {name: path for name, path in _files().items() if not name.startswith(SWEEP)}
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Find the sweeps that come with normlab, by name."""
+    return {name: path for name, path in _files().items() if name.startswith(SWEEP)}
+
+
+def _files() -> dict[str, Path]:
     return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.yaml"))}
+
+
+def sweep_of(name: Path) -> Path:
+    """Return the file of a sweep that comes with normlab for its bare name; a file of the user's comes first.
+
+    Raises:
+        SettingError: If there is neither.
+    """
+    if name.exists():
+        return name
+    known = shipped_sweeps()
+    if str(name) not in known:
+        raise SettingError(f"there is no file {name}") if name.suffix else unknown("sweep", name, known)
+    return known[str(name)]
 
 
 def with_shipped_configs(arguments: Sequence[str]) -> list[str]:

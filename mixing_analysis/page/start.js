@@ -4,9 +4,12 @@ import { all, byId, keyOf } from "./elements.js";
 import { channelFigures } from "./channels.js";
 import { gateTrainingFigure } from "./training.js";
 import { bimodalityFigure, gammaFigure } from "./relations.js";
+import { relationFigure, styleFigure } from "./places.js";
+import { chooseMetric, outcomeFigure } from "./outcomes.js";
 import { weightFigures } from "./weights.js";
 import { chooseCompared, differenceFigure } from "./differences.js";
 import { binarizedFigure } from "./binarized.js";
+import { activationsFigure, listenToPictures, versionsFigure } from "./pictures.js";
 import { drawSeries, play, playing } from "./controls.js";
 import { entries, isWanted, redraw, update } from "./drawing.js";
 import { facts, lead, notes, runTable } from "./overview.js";
@@ -14,15 +17,17 @@ import { hideTip, point, walk } from "./reading.js";
 
 /** @returns {Record<string, import("./types").Figure>} each figure by its id, in the order of the page */
 const figures = () => Object.assign(
-  {},
+  { versions: versionsFigure, activations: activationsFigure },
   ...channelKinds.map(kind => ({
     ...channelFigures(kind),
     [`${kind.name}-training`]: gateTrainingFigure(kind),
     [`${kind.name}-bimodality`]: bimodalityFigure(kind),
     [`${kind.name}-gamma`]: gammaFigure(kind),
+    [`${kind.name}-relations`]: relationFigure(kind),
+    [`${kind.name}-styles`]: styleFigure(kind),
   })),
   ...families.map(weightFigures),
-  { difference: differenceFigure, binarized: binarizedFigure },
+  { difference: differenceFigure, outcome: outcomeFigure, binarized: binarizedFigure },
 );
 
 function watchFigures() {
@@ -54,6 +59,7 @@ function listen() {
     state.search = event.target.value;
     drawSeries();
   });
+  listenToPictures();
   ["pointermove", "pointerdown"].forEach(kind => document.addEventListener(kind, point));
   document.addEventListener("keydown", walk);
   document.addEventListener("focusout", hideTip);
@@ -71,7 +77,8 @@ function listen() {
 
 export function start() {
   const names = sections.map(({ name }) => name);
-  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized"];
+  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized", data.outcomes.length && "outcomes"];
+  if (data.pictures.length) has.push("pictures");
   all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
   all("[data-section]").forEach(node => {
     const family = families.find(({ name }) => name === node.dataset.section);
@@ -81,6 +88,7 @@ export function start() {
   choose(folds ? "group" : "run");
   state.step = Infinity;
   chooseCompared();
+  chooseMetric();
   lead();
   facts();
   runTable();

@@ -73,6 +73,75 @@ export interface Comparisons {
   answers: string[];
 }
 
+/** How the values of a group's layers go with one of their properties. */
+export interface Relation {
+  group: number;
+  member: number;
+  label: number | null;
+  name: string;
+  x: Numbers;
+  y: Numbers;
+  halves: Numbers[] | null;
+  rank: string;
+  r: number | null;
+  clear: boolean;
+}
+
+/** What a group's layers have learned for a style, over the depth. */
+export interface Style {
+  style: string;
+  group: number;
+  member: number;
+  label: number | null;
+  places: string[];
+  y: Numbers;
+  halves: Numbers[];
+}
+
+/** What runs have learned beside how well they do. */
+export interface Outcome {
+  measure: string;
+  metric: string;
+  runs: number[];
+  x: number[];
+  y: number[];
+  rank: string;
+  r: number | null;
+  clear: boolean;
+}
+
+/** Pictures of one size in rows and columns, with gaps between them. */
+interface Sheet {
+  data: string;
+  width: number;
+  height: number;
+  gap: number;
+  whole: [number, number];
+}
+
+interface Channel {
+  layer: string;
+  channel: number;
+  learned: Record<string, number | Record<string, number>>;
+  ways: string[];
+  images: number[];
+  compared: number;
+  means: number[][];
+  limit: number;
+  sheet: Sheet;
+}
+
+export interface Pictures {
+  run: string;
+  count: number;
+  generated: boolean;
+  rows: string[];
+  given: boolean;
+  sheet: Sheet | null;
+  versions: { name: string; scores: Record<string, number>; changes: number[] }[];
+  channels: Channel[];
+}
+
 export interface Contents {
   runs: Run[];
   groups: string[];
@@ -84,6 +153,10 @@ export interface Contents {
   weights: Record<string, Labeled & { packed: string }>;
   gamma: Record<string, Pairs[]>;
   binarized: { run: string; metric: string; statistics: string; learned: number; binarized: number }[] | null;
+  pictures: Pictures[];
+  relations: Record<string, Relation[]>;
+  styles: Record<string, Style[]>;
+  outcomes: Outcome[];
   comparisons: Comparisons;
   notes: string[];
 }

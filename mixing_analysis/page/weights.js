@@ -4,6 +4,7 @@ import { layerIndex, named, ownLayers, several, state, stepsOf, whose, withKind 
 import { choice, layerSelect, layout, panel, seriesTitle, strokeOf, title } from "./elements.js";
 import { RowPlot } from "./plots.js";
 import { hasSpread, leading, tells } from "./preference.js";
+import { relationFigure, styleFigure } from "./places.js";
 import { overSteps, strokeWidth, trainingPanels } from "./training.js";
 
 /* A share as it is written. */
@@ -116,4 +117,6 @@ function weightsOverSteps(family, series, name, frame, moment, high) {
 export const weightFigures = family => ({
   [`${family.name}-layers`]: barsFigure(family),
   [`${family.name}-training`]: weightTrainingFigure(family),
+  [`${family.name}-relations`]: relationFigure(family),
+  [`${family.name}-styles`]: styleFigure(family),
 });

@@ -3,11 +3,13 @@
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import wandb_stand_ins
 
 from mixing_analysis.values import Run, frame
+from training.layer_shapes import LayerShape
 
 
 def make_run(
@@ -22,6 +24,8 @@ def make_run(
     drift=0.5,
     spread=1.0,
     config=None,
+    shapes=False,
+    metrics=None,
 ):
     """A run whose rho falls from 1, and whose switch weights leave a third."""
     random = np.random.default_rng(seed)
@@ -46,7 +50,16 @@ def make_run(
                 if key.endswith("/rho")
             }
             arrays |= gammas
-    return Run(name, f"runs/{name}", frame(values), group or name, config=config)
+    found = Run(name, f"runs/{name}", frame(values), group or name, config=config, metrics=metrics or {})
+    return replace(found, shapes=make_shapes(found)) if shapes else found
+
+
+def make_shapes(run):
+    """Shapes of layers whose channels double with every other layer, where the resolution halves."""
+    return {
+        layer: LayerShape(3, 8 << min(4, depth // 2), (9, 9) if depth == 0 else (3, 3), (max(4, 64 >> depth // 2),) * 2)
+        for depth, layer in enumerate(run.architecture)
+    }
 
 
 def two_groups(seeds=3, **options):

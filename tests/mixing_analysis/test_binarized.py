@@ -19,7 +19,8 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.gan import GAN
 from lightning_modules.style_transfer import StyleTransfer
 from mixing_analysis import binarized
-from mixing_analysis.binarized import COLUMNS, LATENTS
+from mixing_analysis.binarized import COLUMNS
+from mixing_analysis.evaluations import LATENTS
 from mixing_analysis.values import Run, frame
 from norms.errors import SettingError
 

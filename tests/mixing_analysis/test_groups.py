@@ -80,6 +80,12 @@ def test_groups_of_one_folder_are_told_apart_by_their_settings():
     assert groups(runs) == [first, first, second, second]
 
 
+def test_groups_of_a_sweep_whose_runs_have_a_folder_each_are_called_by_their_settings():
+    norms = [{}, {"model.init_args.norm": "switchable"}]
+    runs = [run(f"{seed}-{which}/0", seed, changes=norms[which]) for seed in range(2) for which in range(2)]
+    assert groups(runs) == ["norm=batch_instance", "norm=switchable"] * 2
+
+
 def test_groups_that_no_short_name_tells_apart_are_named_by_a_run():
     many = {f"model.init_args.{name}": 1 for name in "abcd"}
     runs = [run("style/0", 0), run("style/1", 1), run("style/2", 0, changes=many), run("style/3", 1, changes=many)]

@@ -20,7 +20,7 @@ from norms import MixingNorm
 from norms.errors import SettingError
 from norms.kinds import MixingKind
 from training.callbacks.mixing import MixingValues
-from training.loggers import WandbLogger
+from training.wandb_logger import WandbLogger
 
 GATE = MixingKind("gate", high=2.0, neutral=1.5)
 ROUTE = MixingKind("route", labels=("left", "right"), neutral=0.5, title="ways", log_key="way/{layer}/of")

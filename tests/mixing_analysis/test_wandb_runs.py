@@ -16,7 +16,7 @@ from mixing_analysis.values import combine, summaries
 from norms.errors import SettingError
 from norms.kinds import RHO
 from training.callbacks.mixing import MixingValues, log_names
-from training.loggers import WandbLogger
+from training.wandb_logger import WandbLogger
 
 COLUMNS = ["mean", "min", "max", "std", "below", "above"]
 

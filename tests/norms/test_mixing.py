@@ -275,3 +275,21 @@ def test_a_statistic_alone():
         torch.testing.assert_close(forced(x), reference(x))
     with pytest.raises(SettingError, match=r"unknown statistic 'group' .*instance, batch, layer"):
         norms.binarize_(model, "group")
+
+
+@pytest.mark.parametrize(
+    ("mixed", "alone", "reference"),
+    [
+        (("instance", "layer"), "layer", nn.GroupNorm(1, 4)),
+        (("layer", "batch"), "batch", nn.BatchNorm2d(4)),
+        (("instance", "batch"), "instance", nn.InstanceNorm2d(4)),
+    ],
+)
+def test_a_statistic_alone_of_two_that_a_switch_mixes(mixed, alone, reference):
+    x = torch.randn(3, 4, 5, 5)
+    layer = norms.SwitchableNorm2d(4, statistics=mixed)
+    norms.binarize_(layer, alone)
+    torch.testing.assert_close(layer(x), reference(x))
+    (missing,) = {"instance", "layer", "batch"} - {*mixed}
+    with pytest.raises(SettingError, match=f"unknown statistic '{missing}'"):
+        norms.binarize_(layer, missing)

@@ -16,7 +16,7 @@ from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.run_folder import RunFolder
 from training.command import main
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.run import Run
 
 CONFIG = "name: tiny\n"
@@ -290,7 +290,7 @@ def test_damaged_metrics_are_set_aside_and_whole_rows_kept(damaged, kept, run, r
     assert (run.folder / "metrics.csv.damaged").read_bytes() == damaged + b"\n"
     header, *rows = run.metrics.read_text().splitlines()
     assert header.startswith("step,")
-    assert [row.split(",")[0] for row in rows] == [*kept, "6", "7"]
+    assert [row.split(",")[0] for row in rows] == [*kept, "7", "8"]
     assert len([w for w in recwarn if "metrics.csv.damaged" in str(w.message)]) == 1
 
 
@@ -307,7 +307,7 @@ def test_folders_in_the_place_of_files_are_set_aside(run, recwarn):
 
 def test_half_a_last_row_is_no_damage(tmp_path, recwarn):
     (tmp_path / "metrics.csv").write_bytes(ROWS + b"2,0.1")
-    CSVLogger(tmp_path).keep_before(5)
+    MetricsLogger(tmp_path).go_on_at(5)
     assert (tmp_path / "metrics.csv").read_bytes() == ROWS
     assert [path.name for path in Path(tmp_path).iterdir()] == ["metrics.csv"]
     assert not [w for w in recwarn if "damaged" in str(w.message)]

@@ -13,9 +13,9 @@ from stand_ins import TinyData, TinyModel, fit
 
 from training.lightning_private import (
     CLI,
+    count_rows_by_steps,
     leave_signals_alone,
     look_for_unused_parameters,
-    number_log_rows_by_steps,
     starts_by,
     take_started_processes,
     uncount_batch_that_has_not_begun,
@@ -86,17 +86,17 @@ def test_how_processes_start_and_what_ddp_expects_is_told_by_the_strategy():
     assert plain.strategy._ddp_kwargs == named.strategy._ddp_kwargs
 
 
-def test_log_rows_are_numbered_by_the_count_that_is_set(tmp_path):
-    class Numbered(Callback):
+def test_the_count_that_is_set_decides_which_steps_get_a_row(tmp_path):
+    class Counted(Callback):
         def on_train_batch_start(self, trainer, *_):
             trainer.fit_loop.epoch_loop._batches_that_stepped = 100
             assert trainer.global_step < 100
-            if trainer.global_step == 2:
-                number_log_rows_by_steps(trainer)
+            if trainer.global_step >= 4:
+                count_rows_by_steps(trainer)
 
-    fit(tmp_path, [Numbered()], max_steps=3, val_check_interval=100)
+    fit(tmp_path, [Counted()], max_steps=12, val_check_interval=100, log_every_n_steps=3)
     rows = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[0] for row in rows] == ["100", "100", "2"]
+    assert [row.split(",")[0] for row in rows] == ["6", "9", "12"]
 
 
 def test_the_command_line_asks_the_replaced_method_for_the_hyperparameters_of_a_checkpoint():

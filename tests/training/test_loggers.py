@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 
 import pytest
-import pytorch_lightning.loggers
 import stand_ins
 import torch
 import wandb
@@ -21,10 +20,10 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from training.callbacks.mixing import MixingValues
-from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
-from training.loggers import CSVLogger, WandbLogger
+from training.loggers import MetricsLogger
 from training.metrics_file import MetricsFile
+from training.wandb_logger import WandbLogger
 
 
 def read(run_dir):
@@ -39,33 +38,45 @@ def log(logger, *rows):
 
 
 def test_csv_has_the_columns_of_all_rows(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = MetricsLogger(tmp_path)
     log(logger, (0, {"b": 1.5}), (1, {"a": torch.tensor(2.0), "epoch": 0}), (1, {"b": 3, "c": float("nan")}))
     assert (tmp_path / "metrics.csv").read_text() == "step,a,b,c\n0,,1.5,\n1,2.0,,\n1,,3,nan\n"
 
 
 def test_csv_of_a_resumed_run_goes_on_without_the_steps_that_are_made_again(tmp_path):
-    log(CSVLogger(tmp_path), *[(step, {"loss": step / 7}) for step in range(6)])
-    resumed = CSVLogger(tmp_path)
-    resumed.keep_before(3)
+    log(MetricsLogger(tmp_path), *[(step, {"loss": step / 7}) for step in range(6)])
+    resumed = MetricsLogger(tmp_path)
+    resumed.go_on_at(2)
     log(resumed, (3, {"loss": 0.3}), (4, {"val": 1.0}))
     steps = [(row["step"], row.get("loss")) for row in read(tmp_path)]
     assert steps == [("0", "0.0"), ("1", str(1 / 7)), ("2", str(2 / 7)), ("3", "0.3"), ("4", None)]
     assert read(tmp_path)[-1] == {"step": "4", "val": "1.0"}
 
 
+def test_csv_passes_over_what_it_has_of_the_step_at_which_a_run_goes_on(tmp_path):
+    first = MetricsLogger(tmp_path)
+    log(first, (1, {"loss": 0.5, "val": 2.0}), (1, {"rho": 0.25}), (2, {"loss": 0.125, "rho": 0.5}))
+    whole = (tmp_path / "metrics.csv").read_text()
+    resumed = MetricsLogger(tmp_path)
+    resumed.go_on_at(1)
+    log(resumed, (1, {"rho": 9.0}), (1, {"epoch": 0}), (2, {"loss": 0.125, "rho": 0.5}))
+    assert (tmp_path / "metrics.csv").read_text() == whole
+    log(resumed, (1, {"rho": 9.0, "new": 1.0}))
+    assert read(tmp_path)[-1] == {"step": "1", "new": "1.0"}
+
+
 def test_csv_drops_a_row_that_was_cut_off_by_a_kill(tmp_path):
-    log(CSVLogger(tmp_path), (0, {"loss": 0.5}), (1, {"loss": 0.25}))
+    log(MetricsLogger(tmp_path), (0, {"loss": 0.5}), (1, {"loss": 0.25}))
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("2,0.1")
-    logger = CSVLogger(tmp_path)
-    logger.keep_before(10)
+    logger = MetricsLogger(tmp_path)
+    logger.go_on_at(10)
     log(logger, (2, {"loss": 0.125}))
     assert [row["loss"] for row in read(tmp_path)] == ["0.5", "0.25", "0.125"]
 
 
 def test_csv_makes_no_folder_before_its_first_row(tmp_path):
-    logger = CSVLogger(tmp_path / "run")
+    logger = MetricsLogger(tmp_path / "run")
     logger.log_hyperparams({"a": 1})
     assert logger.experiment is not None
     assert not (tmp_path / "run").exists()
@@ -74,7 +85,7 @@ def test_csv_makes_no_folder_before_its_first_row(tmp_path):
 
 
 def test_finalize_writes_what_was_not_saved(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = MetricsLogger(tmp_path)
     logger.log_metrics({"loss": 1.0}, 0)
     logger.finalize("failed")
     assert read(tmp_path) == [{"step": "0", "loss": "1.0"}]
@@ -260,8 +271,8 @@ class TestWandb:
         callbacks = [MixingValues(2), SampleImages(2), Kill()]
         messages = warnings_of(lambda: stand_ins.fit(tmp_path, callbacks, loggers=[WandbLogger(tmp_path)]))
         assert len([text for text in messages if "W&B" in text]) == 1
-        assert [row["step"] for row in read(tmp_path) if "train/loss" in row] == [str(step) for step in range(12)]
-        assert [row["step"] for row in read(tmp_path) if "rho/00.norm1/mean" in row] == [
+        assert [row["step"] for row in read(tmp_path) if "train/loss" in row] == [str(step) for step in range(1, 13)]
+        assert [row["step"] for row in read(tmp_path) if "rho/00_norm1/mean" in row] == [
             "0",
             "2",
             "4",
@@ -318,7 +329,7 @@ class TestWandb:
         assert len(list(tmp_path.glob("wandb/*run-*/files/media/images/*"))) == 2
 
     def test_a_frozen_wandb_process_is_not_waited_for(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("training.loggers.PATIENCE", 1)
+        monkeypatch.setattr("training.wandb_logger.PATIENCE", 1)
         logger = WandbLogger(tmp_path, finish_timeout=-8)
         log(logger, (0, {"loss": 1.0}))
         logger.experiment.log({})
@@ -368,17 +379,6 @@ class TestWandb:
         ]
         steps = {json.loads(row)["_step"] for chunk in chunks for row in chunk["content"]}
         assert steps == set(range(50))
-
-    def test_a_wandb_logger_of_the_users_own_takes_its_place(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("WANDB_MODE", "offline")
-        own = pytorch_lightning.loggers.WandbLogger(save_dir=tmp_path)
-        callbacks = [RunFolder("name: a\n"), MixingValues(5), SampleImages(10)]
-        trainer = stand_ins.fit(tmp_path, callbacks, loggers=[own])
-        own.experiment.finish()
-        assert [type(logger) for logger in trainer.loggers] == [CSVLogger, type(own)]
-        # W&B splits the descriptions of its own types where no step is given, as Lightning does.
-        keys = {key.removesuffix("._type") for row in wandb_stand_ins.rows(tmp_path) for key in row}
-        assert {"train/loss", "rho/00.norm1/mean", "rho/00.norm1/histogram", "final/rho", "samples"} <= keys
 
     def test_other_processes_of_a_training_log_nothing(self, tmp_path, monkeypatch):
         monkeypatch.setattr(rank_zero_only, "rank", 1)

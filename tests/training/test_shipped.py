@@ -5,13 +5,14 @@ import yaml
 
 from norms.errors import SettingError
 from training import shipped
-from training.shipped import shipped_configs, with_shipped_configs
+from training.shipped import shipped_configs, shipped_sweeps, with_shipped_configs
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_all_configurations_go_by_their_names():
-    assert shipped_configs() == {path.stem: path for path in (ROOT / "configs").glob("*.yaml")}
+    files = {path.stem: path for path in (ROOT / "configs").glob("*.yaml")}
+    assert shipped_configs() | shipped_sweeps() == files
     assert {yaml.safe_load(path.read_text())["name"] for path in shipped_configs().values()} == set(shipped_configs())
 
 

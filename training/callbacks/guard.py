@@ -30,8 +30,8 @@ from training.checkpoint_files import CheckpointFiles, read_checkpoint
 from training.errors import RollbackError, end_training
 from training.files import or_warn, replacing
 from training.finite import may_be_infinite, named_values, not_finite
-from training.loggers import WandbLogger
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 ACTIONS = ("warn", "stop", "rollback")
 
@@ -272,7 +272,7 @@ class Guard(Callback):
         share = values["diversity"] / values["real_diversity"] if values["real_diversity"] else 0.0
         row = {"guard/diversity": share, "guard/learning": values["learning"], "guard/sigma": values["sigma"]}
         for logger in trainer.loggers:
-            logger.log_metrics(row, trainer.global_step - 1)  # as the losses of the step that has just been made
+            logger.log_metrics(row, trainer.global_step)
             logger.save()
 
     def _go_back(self, trainer: Trainer, reason: str, target: int, rate: float) -> None:

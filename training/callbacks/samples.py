@@ -3,7 +3,6 @@
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torchvision.transforms.functional import to_pil_image
 
@@ -12,6 +11,7 @@ from norms.errors import check_range
 from training.files import or_warn, replacing
 from training.finite import has_finite_weights
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 
 class SampleImages(Callback):
@@ -55,4 +55,4 @@ class SampleImages(Callback):
             picture.save(partial, format="PNG")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [picture], step)
+                logger.log_image("samples", [picture], step, caption=[f"step {step}: {pl_module.sample_caption}"])

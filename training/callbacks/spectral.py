@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 from torch import nn
 
 from lightning_modules.networks.lipschitz import lipschitz_bound
@@ -19,9 +18,10 @@ from training.callbacks.spectral_plot import draw
 from training.errors import RollbackError
 from training.files import or_warn, replacing
 from training.finite import not_finite
-from training.loggers import CSVLogger, log_made
+from training.loggers import MetricsLogger
 from training.metrics_file import MetricsFile
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 NETWORKS = ("discriminator", "generator")
 
@@ -46,9 +46,9 @@ class SpectralMonitor(Callback):
       :func:`~lightning_modules.networks.lipschitz.lipschitz_bound`. Networks with other blocks than those named there,
       such as attention, have none.
 
-    ``metrics.csv`` gets those of the networks, as ``spectral/discriminator/sigma``; Weights & Biases and other loggers
-    get all. Those of the layers are in ``spectral.csv`` in the run folder, and at the end in the picture
-    ``spectral.png``. What all looks have cost is printed at the end.
+    ``metrics.csv`` gets those of the networks, as ``spectral/discriminator/sigma``; Weights & Biases, which makes no
+    panels of them by itself, and other loggers get all. Those of the layers are in ``spectral.csv`` in the run folder,
+    and at the end in the picture ``spectral.png``. What all looks have cost is printed at the end.
 
     Args:
         every_n_steps: Steps between two looks; null for none.
@@ -121,9 +121,11 @@ class SpectralMonitor(Callback):
                 whole |= {f"spectral/{name}/{key}": value for key, value in _of_network(found).items()}
                 if (bound := self._bound(gan, name, found)) is not None:
                     whole[f"spectral/{name}/bound"] = bound
+        of_layers = {f"spectral/{key}": value for key, value in layers.items()}
         for logger in trainer.loggers:
-            more = {} if isinstance(logger, CSVLogger) else {f"spectral/{key}": value for key, value in layers.items()}
-            logger.log_metrics(whole | more, step)
+            if isinstance(logger, WandbLogger) and self._seen_step is None:
+                logger.hide(["spectral", *whole, *of_layers])
+            logger.log_metrics(whole if isinstance(logger, MetricsLogger) else whole | of_layers, step)
             logger.save()
         table = MetricsFile(self._run.spectral)
         table.log_metrics(layers, step)
@@ -154,12 +156,13 @@ class SpectralMonitor(Callback):
             draw(rows, partial)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                log_made(logger, self._picture, trainer.global_step)
+                logger.log_made(self._picture, trainer.global_step)
 
     def _picture(self) -> dict[str, Any]:
         import wandb
 
-        return {"spectral": wandb.Image(str(self._run.spectral_plot))}
+        caption = f"singular values of the {' and the '.join(self.networks)}, from {self._run.spectral.name}"
+        return {"spectral": wandb.Image(str(self._run.spectral_plot), caption=caption)}
 
 
 def _numbers(spectrum: Spectrum) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a training leaves behind, and what to do with it next."""
 
+import shlex
 from collections.abc import Sequence
 
 from pytorch_lightning import Trainer
@@ -9,8 +10,9 @@ from rich.table import Table
 from lightning_modules.base import TrainingModule
 from normlab import again, as_installed
 from training.callbacks.checkpoint import read_best
-from training.loggers import WandbLogger
+from training.callbacks.step_axis import STEP
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 
 def print_summary(trainer: Trainer, run: Run, interrupted: Sequence[str] | None = None) -> None:
@@ -62,7 +64,7 @@ def _contents(run: Run) -> list[str]:
 def _metrics(trainer: Trainer) -> Table:
     table = Table("metric", "last value")
     for key, value in sorted(trainer.logged_metrics.items()):
-        if key != "epoch":
+        if key not in ("epoch", STEP):
             table.add_row(key, f"{float(value):.5g}")
     return table
 
@@ -74,5 +76,7 @@ def _commands(trainer: Trainer, run: Run, interrupted: bool) -> list[str]:
         commands.append(run.resume_command())
     if last.is_file() and isinstance(trainer.lightning_module, TrainingModule):
         commands.append(trainer.lightning_module.next_command(run.folder))
+    if run.mixing_steps():
+        commands.append(shlex.join(["python", "analyze.py", str(run.folder), "-o", str(run.folder / "report")]))
     commands += [logger.sync_command for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     return [as_installed(command) for command in commands if command is not None]

@@ -21,8 +21,8 @@ from training.callbacks.generation_metrics import GenerationMetrics
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.summary import print_summary
 from training.command import main
-from training.loggers import WandbLogger
 from training.run import Run
+from training.wandb_logger import WandbLogger
 
 
 class Scored(TinyModel):

@@ -99,7 +99,7 @@ def test_a_checkpoint_waits_for_the_row_of_its_step(tmp_path, monkeypatch):
     save = Trainer.save_checkpoint
     monkeypatch.setattr(Trainer, "save_checkpoint", note)
     fit(tmp_path, [RunCheckpoint(4)], max_steps=10)
-    assert rows == {4: "3", 8: "7", 10: "9"}
+    assert rows == {4: "4", 8: "8", 10: "10"}
 
 
 def test_refuses_an_impossible_interval():

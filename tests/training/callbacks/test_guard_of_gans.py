@@ -127,9 +127,8 @@ def test_what_is_seen_is_logged_and_changes_nothing(tmp_path):
     header, *rows = (tmp_path / "seen/metrics.csv").read_text().splitlines()
     names = [name for name in header.split(",") if name.startswith("guard/")]
     assert names == ["guard/diversity", "guard/learning", "guard/sigma"]
-    # In the rows of the steps that have been made, of which the first is 0.
     filled = [row.split(",")[0] for row in rows if row.split(",")[header.split(",").index("guard/sigma")]]
-    assert filled == ["1", "3", "5"]
+    assert filled == ["2", "4", "6"]
 
 
 def test_stop_ends_the_training_with_the_reason_and_the_command(tmp_path):
@@ -215,7 +214,7 @@ def test_a_collapse_is_gone_back_from_and_the_training_ends_well(folder, capsys)
     # The rows of the dropped steps are made anew, and no step stands there twice.
     rows = (run.metrics).read_text().splitlines()
     column = rows[0].split(",").index("train/loss_d")
-    assert [row.split(",")[0] for row in rows[1:] if row.split(",")[column]] == [str(n) for n in range(16)]
+    assert [row.split(",")[0] for row in rows[1:] if row.split(",")[column]] == [str(n) for n in range(1, 17)]
     assert yaml.safe_load(run.resumed_config(6).read_text())["model"]["init_args"]["lr"] == pytest.approx(1e-4)
     state = last()
     assert state["global_step"] == 16
