@@ -30,7 +30,7 @@ class HeldOut:
     def __init__(self, data: LightningDataModule, batches: int) -> None:
         self.data, self._most = data, batches
         self._training: list[Any] | None = None
-        self._trainer = Trainer(
+        self._trainer: Any = Trainer(
             accelerator="auto",
             devices=1,
             logger=False,
@@ -55,13 +55,15 @@ class HeldOut:
             module: The module.
             callbacks: What is called meanwhile.
         """
-        usual = list(self._trainer.callbacks)
-        self._trainer.callbacks = [*usual, *callbacks]
+        trainer: Any = self._trainer  # whose callbacks are not declared
+        usual = trainer.callbacks
+        trainer.callbacks = [*usual, *callbacks]
         try:
-            (metrics,) = self._trainer.validate(module, datamodule=self.data, verbose=False)
+            (metrics,) = trainer.validate(module, datamodule=self.data, verbose=False)
         finally:
-            self._trainer.callbacks = usual
-        return metrics
+            trainer.callbacks = usual
+        known: Mapping[str, float] = metrics
+        return known
 
     def training_batches(self) -> list[Any]:
         """Return the batches of training images that statistics are recalibrated on."""

@@ -19,7 +19,7 @@ from training.errors import TrainingError
 from training.files import or_warn, replacing
 from training.finite import not_finite
 from training.layer_shapes import ShapeRecorder, write_shapes
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.run import Run
 from training.wandb_logger import WandbLogger
 
@@ -125,7 +125,7 @@ class MixingValues(Callback):
             self._describe(trainer, values)
         for logger in trainer.loggers:
             # metrics.csv shall become what it would have been without the interruption.
-            if scalars and not (interrupted and isinstance(logger, CSVLogger)):
+            if scalars and not (interrupted and isinstance(logger, MetricsLogger)):
                 logger.log_metrics(scalars, step)
                 logger.save()
             if isinstance(logger, WandbLogger) and (new or last):

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.base import CheckpointError
 from training.files import or_warn, replacing, set_aside
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.repetitions import flat
 from training.run import Run
 from training.wandb_logger import WandbLogger
@@ -81,7 +81,7 @@ class RunFolder(Callback):
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
+            if isinstance(logger, MetricsLogger):
                 logger.go_on_at(trainer.global_step)
             logger.log_hyperparams(yaml.safe_load(self.config))
         for path in run.records_from(trainer.global_step):
