@@ -101,6 +101,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 def _read_folder(found: RunOnDisk, source: str) -> Run:
     kinds = described_kinds(found)
     steps: dict[int, Values] = {step: _read_arrays(path, kinds) for step, path in found.mixing_steps().items()}
+    names = layers_of(steps[max(steps)]) if steps else []
     notes: list[str] = []
     checkpoint = found.newest_checkpoint()
     if checkpoint is not None:
@@ -111,16 +112,14 @@ def _read_folder(found: RunOnDisk, source: str) -> Run:
                 raise
             checkpoint, notes = None, [f"without the checkpoint: {error}"]
         else:
-            own_layers = layers_of(values)
-            known = layers_of(steps[max(steps)]) if steps else own_layers
-            if not _alike(known, own_layers):
+            if steps and not _alike(names, layers_of(values)):
                 notes = [f"without the values of {checkpoint.name}, which has other layers than {found.mixing}"]
             else:
-                called = dict(zip(known, own_layers, strict=True))
-                steps = {step: renamed(found_values, called) for step, found_values in steps.items()} | {step: values}
-                kinds = _merged(kinds, own)
+                names, kinds = layers_of(values), _merged(kinds, own)
+                steps[step] = values
     if not steps:
         raise SettingError(f"{found.folder} holds neither mixing values nor a checkpoint")
+    steps = {step: _called(values, names) for step, values in steps.items()}
     name = found.folder.resolve().as_posix()
     config = found.read_config()
     shapes, metrics = read_shapes(found.mixing_layers), _metrics_of(found)
@@ -144,6 +143,12 @@ def _read_arrays(path: Path, kinds: Sequence[MixingKind]) -> Values:
     except Exception as error:
         raise SettingError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     return renamed(checked(values, path, kinds), without_depth(layers_of(values)))
+
+
+def _called(values: Values, names: Sequence[str]) -> Values:
+    """Call the layers by ``names``, in order: a run may have been begun when they were called otherwise."""
+    layers = layers_of(values)
+    return renamed(values, dict(zip(layers, names, strict=True))) if len(layers) == len(names) else values
 
 
 def _alike(layers: Sequence[str], others: Sequence[str]) -> bool:

@@ -17,7 +17,6 @@ from mixing_analysis.kinds import LOGGED, read_kinds
 from mixing_analysis.values import Run, Values, frame, last_metrics, layers_of, renamed, without_depth
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind, plain_key
-from training.callbacks.mixing import log_names
 
 PREFIX = "wandb:"
 
@@ -161,8 +160,9 @@ def _names(layers: Any, logged: Sequence[str]) -> dict[str, str]:
     """Return from each layer's name in the log, in order, to where it is; older runs list no ``layers``."""
     if not isinstance(layers, list):
         return without_depth(logged)
-    known = dict(zip(log_names(list(map(str, layers))), map(str, layers), strict=True))
-    return {name: known.get(name, name) for name in logged}
+    # Every name begins with the depth, also where a run was begun when layers were called otherwise.
+    depths = {name: int(re.split(r"\D", name, maxsplit=1)[0]) for name in logged}
+    return {name: str(layers[depth]) if depth < len(layers) else name for name, depth in depths.items()}
 
 
 def _sorted(values: Values, layers: Sequence[str]) -> Values:

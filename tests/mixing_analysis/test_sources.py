@@ -274,6 +274,12 @@ def test_numbered_layers_of_an_older_run_are_those_of_its_checkpoint(tmp_path):
     assert values_of(run.frame, "blocks.1.norm", "rho", 5) == values_of(run.frame, "blocks.1.norm", "rho", 7)
 
 
+def test_a_run_that_was_begun_when_layers_were_called_otherwise_has_each_layer_once(run_dir):
+    expected = read(run_dir)
+    in_older_names(run_dir / "mixing" / "step_0000000.npz", {"norm1": "00.0.1", "norm2": "01.1.1"})
+    pd.testing.assert_frame_equal(read(run_dir).frame, expected.frame)
+
+
 def test_a_layer_whose_own_name_begins_with_digits_keeps_them():
     assert without_depth(["00.a", "01.b"]) == {"00.a": "a", "01.b": "b"}
     for names in (["0.a", "1.b"], ["00.a", "02.b"], ["00.a", "b"], []):

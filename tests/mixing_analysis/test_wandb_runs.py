@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import wandb_stand_ins
 from made_runs import end_wandb
 from stand_ins import PlainModel, fit
@@ -29,6 +30,7 @@ def run_dir(tmp_path_factory):
         patch.setenv("WANDB_MODE", "offline")
         logger = WandbLogger(folder)
         logger.log_hyperparams({"model": {"class_path": "stand_ins.TinyModel"}, "seed_everything": 3})
+        torch.manual_seed(0)
         fit(folder, [MixingValues(5)], loggers=[logger])
         end_wandb(logger, folder)
     return folder
@@ -164,6 +166,20 @@ def test_a_run_of_before_names_had_underscores(server, run_dir):
     (older,) = read_runs(["wandb:entity/project/abc"])
     pd.testing.assert_frame_equal(older.frame, expected.frame)
     assert older.config == expected.config
+
+
+def test_a_run_that_was_begun_when_layers_were_called_otherwise_has_each_layer_once():
+    layers = ["block1.norm", "block2.norm"]
+    rows = [{"_step": 0, "rho/00.0.1/mean": 1, "rho/01.1.1/mean": 0.75}]
+    rows += [{"_step": 5, "rho/00_block1_norm/mean": 0.5, "rho/01_block2_norm/mean": 0.25}]
+    frame = wandb_runs._run("r", "r", {"mixing_layers": layers}, rows, None).frame
+    means = frame[frame["statistic"] == "mean"]
+    assert means[["layer", "depth", "value"]].values.tolist() == [
+        ["block1.norm", 0, 1],
+        ["block2.norm", 1, 0.75],
+        ["block1.norm", 0, 0.5],
+        ["block2.norm", 1, 0.25],
+    ]
 
 
 def test_layers_that_differ_by_a_dot_alone_stay_apart():
