@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, TaskID, track
 
-from mixing_analysis import DEFAULT_FORMATS, binarized, outputs, pictures, values
+from mixing_analysis import DEFAULT_FORMATS, ablation, binarized, needs, outputs, pictures, pruning, values
 from mixing_analysis.choice import choose
 from mixing_analysis.comparisons import compare
 from mixing_analysis.console_tables import MOST_ROWS, tables_of
@@ -27,6 +27,9 @@ from training.doors import TRUSTED
 from training.run import Run as RunOnDisk
 from training.terminal import printable
 
+BATCHES = 32
+"""On how many batches of images binarized and pruned networks are evaluated by default."""
+
 _KNOWN = (*TRUSTED, "lightning.pytorch")
 """What a configuration of ours names classes of."""
 
@@ -35,9 +38,11 @@ def write(
     selection: Selection,
     output: Path,
     evaluate: bool,
-    batches: int,
+    batches: int | None,
     trusted: Sequence[str] = (),
     formats: Sequence[str] = DEFAULT_FORMATS,
+    ablate: bool = False,
+    within: float | None = None,
 ) -> None:
     """Read the runs, write the report and print what it comes to.
 
@@ -45,35 +50,55 @@ def write(
         selection: Which runs, steps and layers.
         output: The folder of the report.
         evaluate: Whether to evaluate the networks with binarized gates.
-        batches: At most how many batches of images to evaluate them on.
+        batches: At most how many batches of images to evaluate them on; None for what suits each evaluation.
         trusted: Packages of others that runs to be evaluated may name classes of.
         formats: What is written, some of :data:`mixing_analysis.FORMATS`.
+        ablate: Whether to force one layer at a time to a plain norm.
+        within: How far from an end a gate may be that is pruned in an exported network; None exports none.
 
     Raises:
         SettingError: If there is no run, one cannot be read, or the report cannot be written.
     """
+    if within is not None:
+        pruning.check_within(within)
     runs, found = choose(selection)
-    with outputs.renewed_report(output) as folder:
+    if within is not None:
+        pruning.check_runs(len(runs))
+    exports = () if within is None else (pruning.NETWORK, pruning.RECORD)
+    with outputs.renewed_report(output, exports) as folder:
         table = values.combine(runs)
-        evaluated, reasons = _evaluate(runs, batches, trusted) if evaluate else (None, [])
+        pruned = None if within is None else pruning.export(runs[0], within, folder, batches or BATCHES, trusted)
+        evaluated, reasons = _evaluate(runs, batches or BATCHES, trusted) if evaluate else (None, [])
         seen = evaluate and {"html", "png"} & {*formats}
-        pictured, missing = _picture(runs, batches, trusted, reasons) if seen else ([], [])
+        pictured, missing = _picture(runs, batches or BATCHES, trusted, reasons) if seen else ([], [])
+        ablated, unable = _ablate(runs, batches or ablation.BATCHES, trusted) if ablate else (None, [])
         comparisons = compare(table, runs)
         notes = list(map(printable, found))
         notes += [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
-        notes += map(printable, reasons + missing)
-        written = outputs.write(folder, table, runs, comparisons, evaluated, notes, formats, pictured)
+        notes += map(printable, [*reasons, *missing, *unable])
+        written = outputs.write(folder, table, runs, comparisons, evaluated, notes, formats, pictured, ablated)
     notes += map(printable, comparisons.notes)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in tables_of(table, runs, evaluated, comparisons):
         console.print(shown)
+    for shown in () if ablated is None else needs.tables(ablated):
+        console.print(shown)
     kinds = {kind.name: kind for kind in values.kinds_of(runs)}
-    for line in (*answers(comparisons.omnibus, kinds), *_account(output, table, runs, notes, written, trusted)):
+    export = [] if pruned is None else pruning.lines(pruned, output)
+    commands = [] if pruned is None else [as_installed(pruning.next_command(pruned, output))]
+    account = _account(output, table, runs, notes, written, trusted, commands)
+    for line in (*answers(comparisons.omnibus, kinds), *export, *account):
         console.print(printable(line))
 
 
 def _account(
-    output: Path, table: DataFrame, runs: Sequence[Run], notes: Sequence[str], written: Written, trusted: Sequence[str]
+    output: Path,
+    table: DataFrame,
+    runs: Sequence[Run],
+    notes: Sequence[str],
+    written: Written,
+    trusted: Sequence[str],
+    commands: Sequence[str],
 ) -> Iterator[str]:
     """Tell what there is to know, what was written and what can be done next, a line each."""
     yield from (f"note: {note}" for note in notes[:MOST_ROWS])
@@ -88,7 +113,7 @@ def _account(
         yield f"wrote {output / FIGURES}: {written.figures} {_plural('file', written.figures)}"
     if written.pictures:
         yield f"wrote {output / PICTURES}: {written.pictures} {_plural('file', written.pictures)}"
-    commands = _next_commands(runs, trusted)
+    commands = [*commands, *_next_commands(runs, trusted)]
     if written.page:
         yield f"wrote {output / PAGE}"
         commands = [f"open {shlex.quote(str(output / PAGE))} in a browser", *commands]
@@ -127,6 +152,22 @@ def _picture(
         names = ", ".join(each.run for each in found)
         reasons.append(f"pictures are of {names}: the first run of each group, {pictures.RUNS} at most")
     return found, reasons
+
+
+def _ablate(runs: Sequence[Run], batches: int, trusted: Sequence[str]) -> tuple[DataFrame, list[str]]:
+    found, reasons = [DataFrame(columns=list(ablation.COLUMNS))], []
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        for run in runs:
+            task = bar.add_task(f"forcing the layers of {printable(run.name)}", total=None)
+
+            def show(done: int, total: int, task: TaskID = task) -> None:
+                bar.update(task, completed=done, total=total)
+
+            try:
+                found.append(ablation.ablate(run, batches, trusted, show))
+            except SettingError as error:
+                reasons.append(f"{run.name} is not ablated: {error}")
+    return pd.concat(found[1:] or found, ignore_index=True), reasons
 
 
 def _plural(word: str, count: int) -> str:

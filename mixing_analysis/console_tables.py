@@ -52,7 +52,8 @@ def tables_of(
     yield from _differences(comparisons, {kind.name: kind for kind in kinds})
 
 
-def _table(*texts: str, numbers: Sequence[str]) -> Table:
+def plain_table(*texts: str, numbers: Sequence[str]) -> Table:
+    """Begin a table with columns of texts, then of numbers."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for text in texts:
         table.add_column(text, overflow="fold")
@@ -65,14 +66,14 @@ def _gates(last: DataFrame, by: str, kind: MixingKind, known: Published | None) 
     """Tell the gates of each layer, or of each group with its spread; and of all, beside what was published."""
     columns = ["mean", "below", "above", "bimodality"]
     low, high = kind.ends
-    shown = _table(by, numbers=["gates", f"mean {kind.name}", f"< {low:g}", f"> {high:g}", "bimodality"])
+    shown = plain_table(by, numbers=["gates", f"mean {kind.name}", f"< {low:g}", f"> {high:g}", "bimodality"])
     each = [(_title(name, rows), rows) for name, rows in _parts(values.summaries(last, kind, ["run", by]), by)]
     if by == "layer":
         each.append(("all layers", values.summaries(last, kind, ["run"])))
     for name, rows in each:
         numbers = [_spread(rows[column], percent=column in ("below", "above")) for column in columns]
         shown.add_row(name, _count(rows["count"]), *numbers)
-    shown.caption = "A bimodality above 0.56 tells of two peaks, or of a strong skew."
+    shown.caption = "Bimodality is Sarle's coefficient: above 0.56 there are two peaks, or a strong skew."
     if known is not None:
         of_network = known.shares["network"]
         shown.add_row("published*", "", "", *(f"about {of_network[column]:.0%}" for column in columns[1:3]), "")
@@ -82,7 +83,7 @@ def _gates(last: DataFrame, by: str, kind: MixingKind, known: Published | None) 
 
 def _weights(last: DataFrame, by: str, kinds: Sequence[MixingKind]) -> Table:
     """Tell the weights of each layer, or the means over the layers of each group with the spread over its runs."""
-    shown = _table(by, "weights of", numbers=kinds[0].labels)
+    shown = plain_table(by, "weights of", numbers=kinds[0].labels)
     weights = last[last["kind"].isin([kind.name for kind in kinds])]
     each = weights.groupby(["run", by, "kind", "statistic"], observed=True, sort=False)["value"].mean().reset_index()
     for name, rows in _parts(each, by):
@@ -95,7 +96,7 @@ def _weights(last: DataFrame, by: str, kinds: Sequence[MixingKind]) -> Table:
 
 def _binarized(evaluated: DataFrame, groups: Mapping[str, str], title: str) -> Table:
     """Tell what binarizing changes, for each group with the spread over its runs."""
-    shown = _table("group", "metric", "statistics", numbers=["learned", "binarized", "change"])
+    shown = plain_table("group", "metric", "statistics", numbers=["learned", "binarized", "change"])
     shown.title = title
     results = evaluated.assign(group=evaluated["run"].map(groups), change=evaluated["binarized"] - evaluated["learned"])
     for name, own in _parts(results, "group"):
@@ -112,7 +113,7 @@ def _differences(comparisons: Comparisons, kinds: Mapping[str, MixingKind]) -> I
     """Tell of the first pairs of groups the layers that differ most surely, and what may be said of it."""
     pairs = comparisons.rows.dropna(subset="p_holm").groupby(["first", "second"], sort=False)
     for (first, second), rows in list(pairs)[:MOST_COMPARED]:
-        shown = _table("layer", "of", numbers=["difference", "95 %", "g", "p"])
+        shown = plain_table("layer", "of", numbers=["difference", "95 %", "g", "p"])
         shown.title = f"{second} minus {first}"
         order = rows.assign(size=-rows["difference"].abs()).sort_values(["p_holm", "size"], kind="stable").index
         for _, row in rows.loc[order[:MOST_DIFFERENCES]].iterrows():

@@ -55,13 +55,15 @@ class HeldOut:
             module: The module.
             callbacks: What is called meanwhile.
         """
-        usual = list(self._trainer.callbacks)
-        self._trainer.callbacks = [*usual, *callbacks]
+        trainer: Any = self._trainer  # whose callbacks are not declared
+        usual = trainer.callbacks
+        trainer.callbacks = [*usual, *callbacks]
         try:
-            (metrics,) = self._trainer.validate(module, datamodule=self.data, verbose=False)
+            (metrics,) = trainer.validate(module, datamodule=self.data, verbose=False)
         finally:
-            self._trainer.callbacks = usual
-        return metrics
+            trainer.callbacks = usual
+        known: Mapping[str, float] = metrics
+        return known
 
     def training_batches(self) -> list[Any]:
         """Return the batches of training images that statistics are recalibrated on."""

@@ -18,7 +18,8 @@ MANIFEST = ".analysis"
 def renewed(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
     """Yield a folder to write a report to, of which the files take their places when the block ends without error.
 
-    Files of the report that was there before, and that the new one does not have, are removed.
+    Files of the report that was there before, that are among its outputs and that the new one does not have, are
+    removed.
 
     Args:
         folder: Where the report shall be. It is made if it is not there.
@@ -28,7 +29,8 @@ def renewed(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
         SettingError: If the folder cannot be written to, or a file that is none of the report's, or a link, is in
             the way.
     """
-    own = {name for name in _listed(folder) if name.split("/")[0] in outputs and ".." not in name.split("/")}
+    listed = _listed(folder)
+    own = {name for name in listed if name.split("/")[0] in outputs and ".." not in name.split("/")}
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         for file in (file for output in outputs for file in _within(folder / output)):
@@ -39,7 +41,7 @@ def renewed(folder: Path, outputs: Sequence[str]) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
         try:
             yield staging
-            _install(staging, folder, own)
+            _install(staging, folder, own, listed - own)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -67,10 +69,10 @@ def _listed(folder: Path) -> set[str]:
         return set()
 
 
-def _install(staging: Path, folder: Path, old: set[str]) -> None:
+def _install(staging: Path, folder: Path, old: set[str], others: set[str]) -> None:
     new = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if not path.is_dir()}
     # Before the files themselves, so that one which a kill leaves behind is known to be the report's.
-    _write_manifest(staging, folder, old | new)
+    _write_manifest(staging, folder, old | new | others)
     for name in sorted(new):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
@@ -78,7 +80,7 @@ def _install(staging: Path, folder: Path, old: set[str]) -> None:
         (folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             (folder / name).parent.rmdir()
-    _write_manifest(staging, folder, new)
+    _write_manifest(staging, folder, new | {name for name in others if (folder / name).is_file()})
 
 
 def _write_manifest(staging: Path, folder: Path, files: set[str]) -> None:

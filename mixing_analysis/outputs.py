@@ -11,7 +11,7 @@ from mixing_analysis import figures, pictures, report, tables
 from mixing_analysis.comparisons import Comparisons
 from mixing_analysis.folder import renewed
 from mixing_analysis.pictures import Pictures
-from mixing_analysis.tables import COMPARISONS, CSV, PARQUET
+from mixing_analysis.tables import ABLATION, COMPARISONS, CSV, PARQUET
 from mixing_analysis.values import Run
 
 FIGURES, PICTURES, PAGE = "figures", "pictures", "report.html"
@@ -26,9 +26,14 @@ class Written(NamedTuple):
     page: bool
 
 
-def renewed_report(output: Path) -> AbstractContextManager[Path]:
-    """Return a folder to write a report to, of which the files take their places in ``output`` at the end."""
-    return renewed(output, (CSV, PARQUET, COMPARISONS, FIGURES, PICTURES, PAGE))
+def renewed_report(output: Path, exports: Sequence[str] = ()) -> AbstractContextManager[Path]:
+    """Return a folder to write a report to, of which the files take their places in ``output`` at the end.
+
+    Args:
+        output: The report.
+        exports: Files that are written besides it, and stay when the next report is written without them.
+    """
+    return renewed(output, (CSV, PARQUET, COMPARISONS, ABLATION, FIGURES, PICTURES, PAGE, *exports))
 
 
 def write(
@@ -40,6 +45,7 @@ def write(
     notes: Sequence[str],
     formats: Sequence[str],
     pictured: Sequence[Pictures] = (),
+    ablated: DataFrame | None = None,
 ) -> Written:
     """Write what there is to see of runs, as files.
 
@@ -52,13 +58,16 @@ def write(
         notes: What the reader should know, a line each.
         formats: Some of :data:`mixing_analysis.FORMATS`.
         pictured: Pictures of some of the runs, which are written where PNG is among the formats.
+        ablated: The results of :func:`mixing_analysis.ablation.ablate`, if runs were ablated.
     """
     written = (
         [*tables.write(table, folder), *tables.write_comparisons(comparisons.rows, folder)] if "csv" in formats else []
     )
+    if "csv" in formats and ablated is not None:
+        written += tables.write_ablation(ablated, folder)
     of_figures = [name for name in formats if name in figures.FORMATS]
     drawn = figures.write(table, runs, folder / FIGURES, of_figures) if of_figures else []
     seen = pictures.write(pictured, folder / PICTURES) if "png" in formats else []
     if "html" in formats:
-        report.write(table, runs, evaluated, folder / PAGE, notes, written, comparisons, pictured)
+        report.write(table, runs, evaluated, folder / PAGE, notes, written, comparisons, pictured, ablated)
     return Written(written, len(drawn), len(seen), "html" in formats)

@@ -78,19 +78,23 @@ class Pruned(NamedTuple):
         return self.milliseconds[0] / self.milliseconds[1]
 
 
-def check(within: float, runs: int) -> None:
-    """Refuse what cannot be exported before anything is read.
-
-    Args:
-        within: How far from an end a gate may be that is pruned.
-        runs: How many runs were given.
+def check_within(within: float) -> None:
+    """Refuse a distance from the ends that is not in [0, 0.5), before anything is read.
 
     Raises:
-        SettingError: If the distance is not in [0, 0.5), or there are several runs.
+        SettingError: If it is not.
     """
     check_range("--export-pruned", within, at_least=0, below=0.5)
-    if runs > 1:
-        raise SettingError(f"--export-pruned takes one run, got {runs}: name the one to prune")
+
+
+def check_runs(count: int) -> None:
+    """Refuse to prune several runs.
+
+    Raises:
+        SettingError: If there are several.
+    """
+    if count > 1:
+        raise SettingError(f"--export-pruned takes one run, got {count}: name the one to prune")
 
 
 def export(run: Run, within: float, folder: Path, batches: int = 32, trusted: Sequence[str] = ()) -> Pruned:
@@ -115,7 +119,7 @@ def export(run: Run, within: float, folder: Path, batches: int = 32, trusted: Se
     Raises:
         SettingError: If the run cannot be evaluated or handed on, or there is nothing to prune.
     """
-    check(within, 1)
+    check_within(within)
     with evaluating(trusted):
         module = load_module(run)
         held_out = None if isinstance(module, GAN) else HeldOut(load_data(run), batches)

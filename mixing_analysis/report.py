@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from mixing_analysis import layer_relations, multiples, outcomes
+from mixing_analysis import layer_relations, multiples, needs, outcomes
 from mixing_analysis.comparisons import Comparisons, compare, correlations
 from mixing_analysis.differences import describe
 from mixing_analysis.effects import ALPHA
@@ -53,6 +53,7 @@ def write(
     tables: Sequence[str] = (CSV,),
     comparisons: Comparisons | None = None,
     pictures: Sequence[Pictures] = (),
+    ablated: DataFrame | None = None,
 ) -> Path:
     """Write the report.
 
@@ -65,11 +66,12 @@ def write(
         tables: The names of the files beside it that hold the table.
         comparisons: See :func:`mixing_analysis.comparisons.compare`, which is asked by default.
         pictures: Those of some of the runs.
+        ablated: The results of :func:`mixing_analysis.ablation.ablate`, if runs were ablated.
 
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, binarized, notes, comparisons, pictures), kinds_of(runs), tables)
+    page = render(contents(table, runs, binarized, notes, comparisons, pictures, ablated), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
@@ -82,6 +84,7 @@ def contents(
     notes: Sequence[str] = (),
     comparisons: Comparisons | None = None,
     pictures: Sequence[Pictures] = (),
+    ablated: DataFrame | None = None,
 ) -> dict[str, Any]:
     """Collect what a page shows, as far as it has room.
 
@@ -96,6 +99,7 @@ def contents(
         notes: See :func:`write`.
         comparisons: See :func:`write`.
         pictures: See :func:`write`.
+        ablated: See :func:`write`.
 
     Returns:
         What can be written as JSON.
@@ -153,6 +157,7 @@ def contents(
         "styles": {name: multiples.describe_styles(table, runs, own) for name, own in sections.items()},
         "outcomes": outcomes.describe(table, runs),
         "comparisons": describe(comparisons, runs),
+        "ablation": [] if ablated is None else needs.contents(ablated),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
         "pictures": list(map(of_pictures, pictures)),
         "notes": [*notes, *map(printable, comparisons.notes)],

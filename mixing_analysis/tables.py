@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pandas import CategoricalDtype, DataFrame
 
-CSV, PARQUET, COMPARISONS = "mixing.csv", "mixing.parquet", "comparisons.csv"
+CSV, PARQUET, COMPARISONS, ABLATION = "mixing.csv", "mixing.parquet", "comparisons.csv", "ablation.csv"
 
 FORMULA = ("=", "+", "-", "@", "'")
 """Begins what a spreadsheet takes for a formula, or for text that was kept from being one."""
@@ -45,6 +45,23 @@ def write_comparisons(rows: DataFrame, folder: Path) -> list[str]:
     names = ["first", "second", "kind", "measure", "layer"]
     _without_formulas(rows.astype(dict.fromkeys(names, "category"))).to_csv(folder / COMPARISONS, index=False)
     return [COMPARISONS]
+
+
+def write_ablation(rows: DataFrame, folder: Path) -> list[str]:
+    """Write what ablations have come to as CSV, if there are any, as :func:`write` does.
+
+    Args:
+        rows: See :data:`mixing_analysis.ablation.COLUMNS`.
+        folder: Where the file goes; it is there.
+
+    Returns:
+        The name of the file, or nothing.
+    """
+    if rows.empty:
+        return []
+    names = ["run", "layer", "forced", "metric", "statistics"]
+    _without_formulas(rows.astype(dict.fromkeys(names, "category"))).to_csv(folder / ABLATION, index=False)
+    return [ABLATION]
 
 
 def _without_formulas(table: DataFrame) -> DataFrame:

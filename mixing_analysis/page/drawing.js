@@ -3,7 +3,7 @@ import { several, state, withKind } from "./series.js";
 import { all, focused } from "./elements.js";
 import { chosenPair } from "./differences.js";
 import { drawSeries, drawStep, drawUnit } from "./controls.js";
-import { offerSaving } from "./saving.js";
+import { nameShown, offerSaving } from "./saving.js";
 import { hideTip } from "./reading.js";
 
 export const entries = [];
@@ -62,6 +62,7 @@ export function redraw(everything = false) {
     drawUnit();
     drawSeries();
     drawStep();
+    nameShown();
     for (const section of all("[data-section]")) {
       section.hidden = !withKind(sections.find(({ name }) => name === section.dataset.section)).length;
     }

@@ -26,7 +26,7 @@ from training.wandb_logger import WandbLogger
 BINS = 32
 """Of a histogram over the range of a kind."""
 
-DRAWN = frozenset(4**power for power in range(1, 16))
+DRAWN = frozenset(4**power for power in range(2, 16))
 """The logs, counted from 0, at which heat maps are drawn beside the last: ever more rarely, since each draws all."""
 
 SPREAD = ("min", "max", "std")
