@@ -141,7 +141,7 @@ def fit(run_dir, callbacks, model=None, loggers=(), ckpt_path=None, data=None, *
     if any(isinstance(callback, ProgressBar) for callback in callbacks):
         defaults["enable_progress_bar"] = True
     trainer = Trainer(
-        **{**defaults, **options}, logger=[MetricsLogger(run_dir), *loggers], callbacks=[StepAxis(), *callbacks]
+        **{**defaults, **options}, logger=[MetricsLogger(run_dir), *loggers], callbacks=[*callbacks, StepAxis()]
     )
     leave_signals_alone(trainer)
     trainer.fit(model or TinyModel(), data or TinyData(), ckpt_path=ckpt_path)

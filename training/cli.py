@@ -287,8 +287,8 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
-            callbacks += [built.guard, self._companions, self._signals, StepAxis(), RunFolder(resolved, built.wandb)]
-            callbacks += [built.mixing, built.samples, built.metrics, built.spectral]
+            callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved, built.wandb)]
+            callbacks += [built.mixing, built.samples, built.metrics, built.spectral, StepAxis()]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:

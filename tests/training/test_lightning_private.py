@@ -88,7 +88,7 @@ def test_how_processes_start_and_what_ddp_expects_is_told_by_the_strategy():
 
 def test_the_count_that_is_set_decides_which_steps_get_a_row(tmp_path):
     class Counted(Callback):
-        def on_train_batch_start(self, trainer, *_):
+        def on_before_optimizer_step(self, trainer, *_):
             trainer.fit_loop.epoch_loop._batches_that_stepped = 100
             assert trainer.global_step < 100
             if trainer.global_step >= 4:

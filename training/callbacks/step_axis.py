@@ -17,6 +17,8 @@ class StepAxis(Callback):
 
     What belongs to the s-th step, such as its loss, and what belongs to the state after s steps, such as a validation
     or a mixing value, is in rows of the number s. Lightning would count from 0, and batches instead of steps.
+
+    It comes behind callbacks that may stop a training, whose last step gets a row.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -26,8 +28,10 @@ class StepAxis(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Give the row of a step its number."""
-        pl_module.log(STEP, _step(trainer), rank_zero_only=True)
+        """Give the row of a step its number, if it gets one."""
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.global_step % every == 0 or trainer.should_stop:
+            pl_module.log(STEP, _step(trainer), rank_zero_only=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the row of what a module averages over the whole training its number."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 import wandb_stand_ins
 from processes import ended, start
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import CSVLogger
 from stand_ins import TinyModel, fit
 from test_train import TINY
@@ -82,6 +83,15 @@ def test_a_loss_has_the_number_of_its_step_and_a_validation_that_of_the_steps_be
         assert found["val/after"] == {step: step for step in validations}
         assert found["train/mean"].keys() == {12}
         assert found.keys() - {"epoch"} == {"train/in", "train/loss", "train/mean", "val/after"}
+
+
+def test_the_last_step_of_a_training_that_stops_early_has_its_number(tmp_path):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 7
+
+    fit(tmp_path, [Stop()], Counting(), log_every_n_steps=5)
+    assert columns(tmp_path / "metrics.csv")["train/in"] == {5: 5, 7: 7}
 
 
 @pytest.mark.parametrize("stop", [4, 5, 10])
