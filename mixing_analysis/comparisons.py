@@ -259,7 +259,7 @@ def _merged(places: Iterable[Place]) -> list[dict[str, int]]:
 
 
 def _families(kinds: Iterable[MixingKind]) -> dict[tuple[str, str], int]:
-    """Give a number to all that is compared, kinds and measures, in order."""
+    """Return a number for each kind and measure, in the order in which they are shown."""
     every = [(kind.name, measure) for kind in kinds for measure in kind.labels or OF_GATES]
     return {name: place for place, name in enumerate(every)}
 

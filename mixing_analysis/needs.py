@@ -74,8 +74,8 @@ def finding(rows: DataFrame, between: float | None = None) -> str:
         return f"{count}, {best['layer']} most: {best['cost']:+.2g} {of} as {best['forced']}."
     if clear.empty:
         return (
-            f"No layer needs its gate beyond noise: in each, some plain norm does without a clear rise of {metric}. "
-            f"The most is {most['cost']:+.2g} {of}, in {most['layer']}."
+            f"No layer needs its gate beyond noise: in each, some plain norm does without a clear rise of {metric}, "
+            f"{most['cost']:+.2g} {of} at most, in {most['layer']}."
         )
     costs_of = [f"{row['cost']:+.2g}" for _, row in clear.iterrows()]
     if len(clear) == 1:
@@ -118,16 +118,19 @@ def tables(ablated: DataFrame) -> Iterator[Table]:
             continue
         ways = sorted(rows["forced"].unique(), key=lambda forced: forced != BINARIZED)
         shown = plain_table("layer", numbers=[*ways])
-        shown.title = f"{run}: what forcing a layer changes {metric} by, of {rows['learned'].iloc[0]:.4g}, {statistics}"
+        of = "" if metric == CHANGE else f", of {rows['learned'].iloc[0]:.4g}"
+        shown.title = f"{run}: what forcing a layer changes {metric} by{of}, statistics {statistics}"
         for layer in costs(rows)["layer"][:MOST_ROWS]:
             cells = rows[rows["layer"] == layer].set_index("forced")
-            shown.add_row(layer, *(_cell(cells.loc[way]) if way in cells.index else "" for way in ways))
-        shown.caption = f"{finding(rows, _between(ablated, run, statistics))} * lies beyond noise."
+            shown.add_row(layer, *(_cell(cells.loc[way], metric) if way in cells.index else "" for way in ways))
+        starred = "" if metric == CHANGE else " * lies beyond noise."
+        shown.caption = finding(rows, _between(ablated, run, statistics)) + starred
         yield shown
 
 
-def _cell(row: Any) -> str:
-    return f"{row['change']:+.2g}{'*' if row['low'] > 0 or row['high'] < 0 else ''}"
+def _cell(row: Any, metric: str) -> str:
+    clear = metric != CHANGE and (row["low"] > 0 or row["high"] < 0)
+    return f"{row['change']:+.2g}{'*' if clear else ''}"
 
 
 def _parts(ablated: DataFrame) -> Iterator[tuple[tuple[str, str, str], DataFrame]]:

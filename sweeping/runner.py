@@ -123,7 +123,8 @@ class Runner:
     def _begun(self, run: SweepRun, runs: Sequence[SweepRun]) -> SweepRun:
         remove_unsaved(run)
         how = "goes on from its checkpoint" if run.has_checkpoint() else "begins"
-        self._say(run, f"{how}{self._time_left(runs)}; its output: {run.folder / OUTPUT}")
+        left = self._time_left([each for each in runs if each != run])
+        self._say(run, f"{how}{left}; its output: {run.folder / OUTPUT}")
         return run.to(state="begun", error="")
 
     def _train(self, run: SweepRun, lock: int, worker: int) -> None:
@@ -166,12 +167,12 @@ class Runner:
         threads = max(1, (os.cpu_count() or 1) // self.workers)
         return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
 
-    def _time_left(self, runs: Sequence[SweepRun]) -> str:
-        seconds = [run.seconds for run in runs if run.state == "finished"]
+    def _time_left(self, others: Sequence[SweepRun]) -> str:
+        seconds = [run.seconds for run in others if run.state == "finished"]
         if not seconds:
             return ""
-        left = self.sweep.runs - sum(run.state in ("finished", "failed") for run in runs)
-        at_once = 1 + sum(run.state == "begun" and is_claimed(run.folder) for run in runs)
+        left = self.sweep.runs - sum(run.state in ("finished", "failed") for run in others)
+        at_once = 1 + sum(run.state == "begun" and is_claimed(run.folder) for run in others)
         return f", about {duration(left * sum(seconds) / len(seconds) / at_once)} left"
 
     def _say(self, run: SweepRun, text: str) -> None:

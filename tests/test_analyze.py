@@ -290,7 +290,7 @@ def test_groups_by_a_setting(capsys):
     out = analyze(capsys, "runs", "--group", "model.norm", "--no-evaluation", "--format", "csv")
     table = pd.read_csv("report/mixing.csv")
     assert table.groupby("group")["run"].nunique().to_dict() == {"norm=batch_instance": 3, "norm=switchable": 1}
-    assert "norm=batch_instance (3 runs)" in out
+    assert "norm=batch_instance" in out
     analyze(capsys, "runs/tiny", "--group", "seed_everything", "--no-evaluation", "--format", "csv")
     assert set(pd.read_csv("report/mixing.csv")["group"]) == {f"seed_everything={seed}" for seed in range(3)}
 

@@ -17,14 +17,14 @@ from mixing_analysis.kinds import described_kinds
 from mixing_analysis.values import layers_of
 from norms.errors import SettingError
 from norms.kinds import MixingKind
+from training.best_values import best_of
 from training.callbacks.mixing import heat_map_key, log_names
 from training.metrics_file import MetricsFile
 from training.run import Run
+from training.wandb_logger import AXIS
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
-
-AXIS = "trainer/global_step"
 
 OUTCOMES = ("val/loss", "val/fid", "val/fd", "val/kid", "val/accuracy", "val/")
 """How the name of the metric begins that says what a run has come to, the first that there is."""
@@ -37,13 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make a workspace and print its address, or one line that says why there is none."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", metavar="RUN", help="run folder whose metrics the panels are of")
-    parser.add_argument("--project", default="normlab", help="project of the workspace; by default normlab")
-    parser.add_argument("--entity", help="user or team of the project; by default that of the login")
+    parser.add_argument("--project", help="project of the workspace; by default that of the run")
+    parser.add_argument("--entity", help="user or team of the project; by default that of the run or of the login")
     parser.add_argument("--name", default="What the norms have learned", help="name of the workspace")
     options = parser.parse_args(arguments)
     try:
         run = Run.find(options.run, with_checkpoint=False)
-        made = workspace(run, options.entity or _entity(), options.project, options.name)
+        own = (run.read_config() or {}).get("wandb") or {}
+        entity = options.entity or own.get("entity") or _entity()
+        made = workspace(run, entity, options.project or own.get("project") or "normlab", options.name)
         print(_save(made))
     except SettingError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -135,9 +137,9 @@ def _compared(kinds: Sequence[MixingKind], columns: Sequence[str], config: Mappi
     learned = [key for kind in kinds for key in (kind.log_keys("all")[: len(kind.labels) or 1])]
     if not outcomes or not learned:
         return _section("Runs compared", [])
-    outcome = SummaryMetric(outcomes[0])
+    outcome = SummaryMetric(f"{outcomes[0]}.{best_of(outcomes[0])}")
     panels: list[Any] = [
-        ScatterPlot(title=f"{outcomes[0]} against {key}", x=SummaryMetric(key), y=outcome, regression=True)
+        ScatterPlot(title=f"best {outcomes[0]} against {key}", x=SummaryMetric(key), y=outcome, regression=True)
         for key in learned
     ]
     settings = config.get("model", {}).get("init_args", {})

@@ -8,6 +8,7 @@ import { relationFigure, styleFigure } from "./places.js";
 import { chooseMetric, outcomeFigure } from "./outcomes.js";
 import { weightFigures } from "./weights.js";
 import { chooseCompared, differenceFigure } from "./differences.js";
+import { ablationFigure, chooseAblation } from "./ablation.js";
 import { binarizedFigure } from "./binarized.js";
 import { activationsFigure, listenToPictures, versionsFigure } from "./pictures.js";
 import { drawSeries, play, playing } from "./controls.js";
@@ -27,7 +28,7 @@ const figures = () => Object.assign(
     [`${kind.name}-styles`]: styleFigure(kind),
   })),
   ...families.map(weightFigures),
-  { difference: differenceFigure, outcome: outcomeFigure, binarized: binarizedFigure },
+  { difference: differenceFigure, outcome: outcomeFigure, ablation: ablationFigure, binarized: binarizedFigure },
 );
 
 function watchFigures() {
@@ -77,7 +78,7 @@ function listen() {
 
 export function start() {
   const names = sections.map(({ name }) => name);
-  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized", data.outcomes.length && "outcomes"];
+  const has = [...names, channelKinds.length && "channels", data.binarized && "binarized", data.outcomes.length && "outcomes", data.ablation.length && "ablation"];
   if (data.pictures.length) has.push("pictures");
   all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
   all("[data-section]").forEach(node => {
@@ -89,6 +90,7 @@ export function start() {
   state.step = Infinity;
   chooseCompared();
   chooseMetric();
+  chooseAblation();
   lead();
   facts();
   runTable();

@@ -142,6 +142,16 @@ export interface Pictures {
   channels: Channel[];
 }
 
+export interface Ablation {
+  run: string;
+  metric: string;
+  statistics: string;
+  learned: number;
+  parts: number;
+  layers: { name: string; ways: { forced: string; change: number; interval: [number, number] | null }[] }[];
+  finding: string;
+}
+
 export interface Contents {
   runs: Run[];
   groups: string[];
@@ -152,6 +162,7 @@ export interface Contents {
   channels: Record<string, Described & { packed: Packed<string> }>;
   weights: Record<string, Labeled & { packed: string }>;
   gamma: Record<string, Pairs[]>;
+  ablation: Ablation[];
   binarized: { run: string; metric: string; statistics: string; learned: number; binarized: number }[] | null;
   pictures: Pictures[];
   relations: Record<string, Relation[]>;

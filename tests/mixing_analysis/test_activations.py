@@ -74,7 +74,7 @@ def test_a_gate_as_learned_and_at_either_end():
     module = Layers(gated(rho), gated([0.5, 0.5, 0.5]))
     x = images()
     first, second = look(module, x)
-    assert [first.layer, second.layer] == ["00.first", "01.second"], "the wider spread comes first"
+    assert [first.layer, second.layer] == ["first", "second"], "the wider spread comes first"
     learned, low, high = (by_formula(module.first, x, gate) for gate in (rho, 0, 1))
     moved = np.minimum(*(np.square(end - learned).sum((0, 2, 3)) for end in (low, high)))
     channel = first.channel
@@ -103,7 +103,7 @@ def test_where_all_gates_are_at_an_end_the_other_end_decides():
 def test_images_that_excite_alike_stay_in_order():
     module = Layers(gated([0.0, 0.0, 0.0]), gated([0.5, 0.5, 0.5]))
     found = {each.layer: each for each in look(module, images())}
-    assert found["00.first"].images == (0, 1, 2), "instance normalization leaves every image the same mean"
+    assert found["first"].images == (0, 1, 2), "instance normalization leaves every image the same mean"
 
 
 def test_a_switch_is_given_to_each_of_its_statistics():
@@ -113,7 +113,7 @@ def test_a_switch_is_given_to_each_of_its_statistics():
     nn.init.normal_(switch.weight)
     module = Layers(switch, gated([0.5, 0.5, 0.5]))
     x = images()
-    found = {each.layer: each for each in look(module, x)}["00.first"]
+    found = {each.layer: each for each in look(module, x)}["first"]
     assert found.ways == ("as learned", "instance alone", "layer alone", "batch alone")
     shares = torch.tensor([0.0, 1.0, 2.0]).softmax(0).tolist()
     means = dict(zip(("instance", "layer", "batch"), shares, strict=True))

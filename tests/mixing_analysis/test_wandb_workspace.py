@@ -60,7 +60,11 @@ def test_each_panel_is_of_what_the_run_has_logged(run):
     ]
     rows = wandb_stand_ins.rows(run.folder)
     logged = {key.partition(".")[0] for row in rows for key in row}
-    summary = {key for record in wandb_stand_ins.records(run.folder, "summary") for key in record["update"]}
+    summary = {
+        f"{key}.{part}" if part else key
+        for key, value in wandb_stand_ins.summary(run.folder).items()
+        for part in (value if isinstance(value, dict) else [""])
+    }
     config = {}
     for record in wandb_stand_ins.records(run.folder, "config"):
         config |= record["update"]
@@ -76,7 +80,8 @@ def test_each_panel_is_of_what_the_run_has_logged(run):
                 for part in name.split("."):
                     value = value[part]
             shown |= {*history, *last, *settings}
-    assert {"val/loss", "rho/all/mean", "switch/all/var/batch", "heat_map/rho", "heat_map/switch", "samples"} <= shown
+    assert {"val/loss", "val/loss.min", "rho/all/mean", "switch/all/var/batch"} <= shown
+    assert {"heat_map/rho", "heat_map/switch", "samples"} <= shown
     assert {"rho/00_norm1/mean", "switch/01_norm2/mean/layer", "model.init_args.norm"} <= shown
     assert not made.sections[3].is_open
 
@@ -84,7 +89,7 @@ def test_each_panel_is_of_what_the_run_has_logged(run):
 def test_loss_stands_against_rho(run):
     compared = workspace(run, "someone", "normlab", "mine").sections[4]
     scatters = [panel for panel in compared.panels if isinstance(panel, panels.ScatterPlot)]
-    assert (scatters[0].x.name, scatters[0].y.name) == ("rho/all/mean", "val/loss")
+    assert (scatters[0].x.name, scatters[0].y.name) == ("rho/all/mean", "val/loss.min")
     assert len(scatters) == 1 + 6
     (parallel,) = (panel for panel in compared.panels if isinstance(panel, panels.ParallelCoordinatesPlot))
     assert [column.metric.name for column in parallel.columns][:3] == [
