@@ -168,7 +168,7 @@ def draw(
             each
         )
     shown = list(parts.values())[:MOST_PANELS]
-    figure, every = panels(len(shown), 2, width, 2.1, sharey=True)
+    figure, every = panels(len(shown), 2, width, 1.8 + 0.12 * max(map(len, shown)), sharey=True)
     colors = colors_of(kinds[0].labels)
     for axes, own in zip(every, shown, strict=True):
         _panel(axes, own, groups, colors)

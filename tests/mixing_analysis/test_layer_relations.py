@@ -1,5 +1,7 @@
 """Values of layers beside what the layers work on."""
 
+import warnings
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -63,6 +65,15 @@ def test_a_clear_relation_is_called_so_on_the_page():
     assert page["depth"]["r"] == pytest.approx(-1)
     flat = describe(*([combine([make_run("b", layers=12)]), [make_run("b", layers=12)]]), [RHO])
     assert not any(each["clear"] for each in flat)
+
+
+def test_many_groups_leave_room_for_the_plots():
+    runs = [make_run(f"run{index}", seed=index, layers=6, shapes=True) for index in range(plots.MOST_GROUPS)]
+    with mpl.rc_context(plots.STYLE), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.drawings(combine(runs), runs)["rho_relations"](width=plots.COLUMN)
+        figure.draw_without_rendering()
+    assert min(axes.get_window_extent().height for axes in figure.axes) > 0.8 * figure.dpi
 
 
 def test_the_figure_states_correlation_interval_and_number():
