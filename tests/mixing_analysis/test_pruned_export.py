@@ -78,6 +78,7 @@ def test_the_scores_are_those_of_the_binarized_network(tmp_path):
     assert scores[0].before != scores[0].after
 
 
+@pytest.mark.slow
 def test_stylize_takes_a_pruned_network_and_paints_as_the_binarized_one(tmp_path, capsys):
     torch.manual_seed(0)
     module = StyleTransfer(widths=(4, 4, 4), num_blocks=1, style_size=64, styles=["night", "waves"], noise=0.1)
@@ -105,6 +106,7 @@ def test_stylize_takes_a_pruned_network_and_paints_as_the_binarized_one(tmp_path
     assert status == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sample_takes_a_pruned_generator_and_draws_as_the_binarized_one(tmp_path, capsys):
     gan = gan_of([0.02, 0.99])
     gan.generator_ema.load_state_dict(gan.generator.state_dict())
