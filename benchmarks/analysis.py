@@ -1,6 +1,6 @@
 """Measure how long many runs take to be read and drawn, and the page that shows them to open.
 
-Makes run folders of the given size with invented values: rho drifts from 1 to two heaps, or switch weights from a
+Makes run folders of the given size with invented values: rho goes from 1 to two peaks, or switch weights from a
 third. Then it runs `analyze.py` on them in a process of its own, whose time and largest resident memory it tells, and
 opens the page in headless Chromium, which must be installed, until its figures are drawn.
 

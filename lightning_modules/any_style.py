@@ -147,6 +147,7 @@ class AnyStyle(Painter):
         self.terms = nn.ModuleList(all_terms)
 
     takes_pictures = True
+    sample_caption = "validation photos, and below them the same photos in held-out styles"
 
     @property
     def style_names(self) -> list[str]:

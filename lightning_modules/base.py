@@ -76,6 +76,9 @@ class TrainingModule(LightningModule):
     resumes = False
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
 
+    sample_caption = "what the module makes of fixed inputs"
+    """What :meth:`sample_grid` shows."""
+
     pruned: Mapping[str, norms.Plain] = MappingProxyType({})
     """Which layers are plain norms in the place of those that the settings name, see :func:`norms.prune`."""
 

@@ -43,6 +43,8 @@ class ImageGenerator(TrainingModule):
     num_classes: int
     image_shape: tuple[int, int, int]
 
+    sample_caption = "the same latent vectors at any step, by the averaged generator"
+
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
         self._samplers: dict[bool, tuple[nn.Module, dict[str, Tensor]]] = {}

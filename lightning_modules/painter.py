@@ -34,6 +34,8 @@ class Painter(TrainingModule, ABC):
     takes_pictures: bool = False
     """Whether :meth:`find_style` takes the path of any picture too."""
 
+    sample_caption = "validation photos, and below them the same photos in each style"
+
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
         self._batch: dict[str, Tensor] | None = None

@@ -287,6 +287,6 @@ def _of_generator(
             "d_fake": scores.double().cpu().numpy(),
         }, drawn
 
-    sizes = np.full(PARTS, size)
+    sizes, inputs = np.full(PARTS, size), [tuple(batch.values()) for batch in population.batches()]
     with torch.no_grad():
-        return list(_rows(_Scoring(gan.generator, score, sizes, population.parts, gan.device), layers, progress))
+        return list(_rows(_Scoring(gan.generator, score, sizes, inputs, gan.device), layers, progress))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import glob, has_magic
@@ -68,7 +69,7 @@ def choose(selection: Selection) -> Chosen:
 
 
 class _Found:
-    """The runs that are found where a user looks for them: from each to whether the user named it."""
+    """Collect the runs that are found where a user looks for them: from each to whether the user named it."""
 
     def __init__(self) -> None:
         self.sources: dict[str, bool] = {}
@@ -94,12 +95,9 @@ def _runs_of(source: str) -> Iterator[str]:
         yield source
         return
     path = Path(source)
-    places = [path] if path.exists() or not has_magic(source) else [Path(place) for place in _in_order(glob(source))]
-    if not places:
-        raise SettingError(f"no such run: nothing is called {source}")
-    for place in places:
-        found = list(_below(place)) if place.is_dir() else []
-        yield from found or [str(place) if has_magic(source) else source]
+    matching = _in_order(glob(source)) if has_magic(source) and not path.exists() else []
+    for place in matching or [source]:
+        yield from list(_below(Path(place))) or [place]
 
 
 def _below(folder: Path) -> Iterator[str]:
@@ -108,9 +106,11 @@ def _below(folder: Path) -> Iterator[str]:
     if run.newest_checkpoint() or run.mixing.is_dir() or len({file.stem for file in offline_files(folder)}) == 1:
         yield str(folder)
         return
-    for name in _in_order([child.name for child in folder.iterdir() if child.is_dir() and not child.is_symlink()]):
-        if not name.startswith("."):
-            yield from _below(folder / name)
+    with suppress(NotADirectoryError, FileNotFoundError, PermissionError):
+        folders = [child.name for child in folder.iterdir() if child.is_dir() and not child.is_symlink()]
+        for name in _in_order(folders):
+            if not name.startswith("."):
+                yield from _below(folder / name)
 
 
 def _in_order(names: Sequence[str]) -> list[str]:
@@ -118,7 +118,7 @@ def _in_order(names: Sequence[str]) -> list[str]:
     return sorted(
         names,
         key=lambda name: [
-            (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
+            (part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)
         ],
     )
 

@@ -258,16 +258,23 @@ def _merged(places: Iterable[Place]) -> list[dict[str, int]]:
     return merged
 
 
+def _families(kinds: Iterable[MixingKind]) -> dict[tuple[str, str], int]:
+    """Return a number for each kind and measure, in the order in which they are shown."""
+    every = [(kind.name, measure) for kind in kinds for measure in kind.labels or OF_GATES]
+    return {name: place for place, name in enumerate(every)}
+
+
 class _Numbers:
-    """The numbers of the layers of each run, at the steps at which it is compared.
+    """Look up the numbers of the layers of each run, at the steps at which it is compared.
 
     Attributes:
         columns: What there is a number of: kind, measure and layer.
         values: Shape (runs and steps, columns); NaN where a run has no such layer.
         depths: The depth of each layer, of the same shape.
+        families: Of each column, the number of its kind and measure.
     """
 
-    def __init__(self, table: DataFrame, kinds: Iterable[MixingKind], places: Iterable[Place]) -> None:
+    def __init__(self, table: DataFrame, kinds: Sequence[MixingKind], places: Iterable[Place]) -> None:
         found = layer_values(_at(table, places), kinds)
         row, keys = numbered(found, ["run", "step"])
         column, self.columns = numbered(found, ["kind", "measure", "layer"])
@@ -275,6 +282,9 @@ class _Numbers:
         self.values = np.full((len(keys), len(self.columns)), np.nan)
         self.depths = np.zeros(self.values.shape, np.int64)
         self.values[row, column], self.depths[row, column] = found["value"], found["depth"]
+        order = _families(kinds)
+        names = zip(self.columns["kind"], self.columns["measure"], strict=True)
+        self.families = np.array([order[name] for name in names], np.int64)
 
     def rows_of(self, runs: Sequence[Run], place: Place) -> list[int]:
         """Return where the numbers of runs are."""
@@ -293,8 +303,8 @@ def _compare_pair(numbers: _Numbers, first: Side, second: Side, place: Place) ->
         result[words], result[f"runs_{words}"], result[f"mean_{words}"] = side.name, len(side.runs), values.mean(0)
         result[f"step_{words}"] = max(place[run.name] for run in side.runs)
     result["paired"], result["depth"], result["p_holm"] = paired is not None, numbers.depths[rows[0][0], common], np.nan
-    family, _ = numbered(result, ["kind", "measure"])
-    for index in range(family.max(initial=-1) + 1):
+    family = numbers.families[common]
+    for index in np.unique(family):
         result.loc[family == index, "p_holm"] = holm(result.loc[family == index, "p"].to_numpy())
     return result.iloc[np.lexsort((result["depth"], family))][list(COMPARED)]
 
@@ -336,7 +346,8 @@ def omnibus(table: DataFrame, runs: Sequence[Run]) -> DataFrame:
     if len(several) > 1:
         place = _place([run for own in several for run in own], _steps(table))
         means = layer_values(_at(table, [place]), kinds_of(runs), ["run"])
-        for (kind, measure), part in means.groupby(["kind", "measure"], sort=False):
+        for kind, measure in _families(kinds_of(runs)):
+            part = means[(means["kind"] == kind) & (means["measure"] == measure)].dropna(subset="value")
             known = part.set_index("run")["value"]
             groups = [own for own in several if all(run.name in known.index for run in own)]
             if len(groups) > 1:

@@ -12,12 +12,12 @@ from pandas import DataFrame
 from rich.console import Console
 from rich.progress import Progress, TaskID, track
 
-from mixing_analysis import DEFAULT_FORMATS, ablation, binarized, needs, outputs, pruning, values
+from mixing_analysis import DEFAULT_FORMATS, ablation, binarized, needs, outputs, pictures, pruning, values
 from mixing_analysis.choice import choose
 from mixing_analysis.comparisons import compare
 from mixing_analysis.console_tables import MOST_ROWS, tables_of
 from mixing_analysis.findings import answers
-from mixing_analysis.outputs import FIGURES, PAGE, Written
+from mixing_analysis.outputs import FIGURES, PAGE, PICTURES, Written
 from mixing_analysis.selection import Selection
 from mixing_analysis.tables import PARQUET
 from mixing_analysis.values import Run
@@ -69,12 +69,15 @@ def write(
         table = values.combine(runs)
         pruned = None if within is None else pruning.export(runs[0], within, folder, batches or BATCHES, trusted)
         evaluated, reasons = _evaluate(runs, batches or BATCHES, trusted) if evaluate else (None, [])
+        seen = evaluate and {"html", "png"} & {*formats}
+        pictured, missing = _picture(runs, batches or BATCHES, trusted, reasons) if seen else ([], [])
         ablated, unable = _ablate(runs, batches or ablation.BATCHES, trusted) if ablate else (None, [])
         comparisons = compare(table, runs)
-        notes = [printable(note) for note in (*found, *comparisons.notes)]
+        notes = list(map(printable, found))
         notes += [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
-        notes += map(printable, [*reasons, *unable])
-        written = outputs.write(folder, table, runs, comparisons, evaluated, notes, formats, ablated)
+        notes += map(printable, [*reasons, *missing, *unable])
+        written = outputs.write(folder, table, runs, comparisons, evaluated, notes, formats, pictured, ablated)
+    notes += map(printable, comparisons.notes)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in tables_of(table, runs, evaluated, comparisons):
         console.print(shown)
@@ -108,6 +111,8 @@ def _account(
             yield f'for {PARQUET}, which is smaller and quicker to read: pip install "normlab[parquet]"'
     if written.figures:
         yield f"wrote {output / FIGURES}: {written.figures} {_plural('file', written.figures)}"
+    if written.pictures:
+        yield f"wrote {output / PICTURES}: {written.pictures} {_plural('file', written.pictures)}"
     commands = [*commands, *_next_commands(runs, trusted)]
     if written.page:
         yield f"wrote {output / PAGE}"
@@ -127,6 +132,26 @@ def _evaluate(runs: Sequence[Run], batches: int, trusted: Sequence[str]) -> tupl
         except SettingError as error:
             reasons.append(f"{run.name} is not evaluated with binarized gates: {error}")
     return pd.concat(found[1:] or found, ignore_index=True), reasons
+
+
+def _picture(
+    runs: Sequence[Run], batches: int, trusted: Sequence[str], told: Sequence[str]
+) -> tuple[list[pictures.Pictures], list[str]]:
+    """Make the pictures of the first run of each group, and say which are missing and why, unless that is told."""
+    first = list({run.group: run for run in reversed(runs)}.values())[::-1]
+    found, reasons = [], []
+    console = Console(stderr=True)
+    chosen = first[: pictures.RUNS]
+    for run in track(chosen, "making pictures", console=console, disable=not sys.stderr.isatty()):
+        try:
+            found.append(pictures.make(run, batches, trusted))
+        except SettingError as error:
+            if not any(reason.startswith(run.name) and reason.endswith(str(error)) for reason in told):
+                reasons.append(f"{run.name} has no pictures: {error}")
+    if found and len(chosen) < len(runs):
+        names = ", ".join(each.run for each in found)
+        reasons.append(f"pictures are of {names}: the first run of each group, {pictures.RUNS} at most")
+    return found, reasons
 
 
 def _ablate(runs: Sequence[Run], batches: int, trusted: Sequence[str]) -> tuple[DataFrame, list[str]]:

@@ -56,7 +56,8 @@ def describe(comparisons: Comparisons, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "layers": list(layers),
         "measures": [
-            {"words": measure_name(kind, measure), "range": measure_range(kind, measure)} for kind, measure in measures
+            {"words": measure_name(kind, measure), "range": list(measure_range(kind, measure))}
+            for kind, measure in measures
         ],
         "pairs": pairs,
         "alpha": ALPHA,

@@ -14,6 +14,7 @@ from data.stream import generator
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
 from mixing_analysis.networks import recalibrated
+from norms.errors import SettingError
 
 LATENTS, LATENT_BATCH = 256, 64
 
@@ -29,7 +30,7 @@ class HeldOut:
     def __init__(self, data: LightningDataModule, batches: int) -> None:
         self.data, self._most = data, batches
         self._training: list[Any] | None = None
-        self._trainer = Trainer(
+        self._trainer: Any = Trainer(
             accelerator="auto",
             devices=1,
             logger=False,
@@ -75,10 +76,35 @@ class HeldOut:
         """Return a copy of a module with running statistics that fit it, on training images."""
         return recalibrated(module, self.training_batches(), self.device)
 
-    def batches(self) -> Iterator[Any]:
-        """Yield the batches of held-out images that are scored, in order."""
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of held-out images that are scored, in order, as tables of tensors.
+
+        Raises:
+            SettingError: If they are something else, or hold no images.
+        """
+        for batch in islice(self._loader(), self._most):
+            if not isinstance(batch, Mapping) or not isinstance(batch.get("image"), Tensor):
+                raise SettingError("the batches of its data module have no 'image'")
+            tensors = {key: each for key, each in batch.items() if isinstance(each, Tensor)}
+            yield move_data_to_device(tensors, self.device)
+
+    @property
+    def count(self) -> int:
+        """How many images are scored."""
+        loader = self._loader()
+        return min(len(loader.dataset), self._most * (loader.batch_size or 1))
+
+    def _loader(self) -> Any:
         self.data.setup("validate")
-        yield from (move_data_to_device(batch, self.device) for batch in islice(self.data.val_dataloader(), self._most))
+        return self.data.val_dataloader()
+
+    def forward(self, module: TrainingModule, batch: Mapping[str, Tensor]) -> Any:
+        """Pass one of the batches through a module."""
+        return module.predict_step(batch, 0)
+
+    def images(self, _: TrainingModule, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the images of a batch, in [0, 1], (N, C, H, W)."""
+        return batch["image"]
 
 
 class Latents:
@@ -89,16 +115,33 @@ class Latents:
         key: Tells several draws apart.
     """
 
+    count = LATENTS
+    """How many images are scored."""
+
     def __init__(self, gan: GAN, key: int = 0) -> None:
-        drawn = torch.randn(LATENTS, gan.latent_dim, generator=generator(gan.seed, key))
+        drawn = torch.randn(LATENTS, gan.latent_dim, generator=generator(gan.seed, key)).to(gan.device)
         labels = gan.fixed_labels(LATENTS)
-        inputs = (drawn,) if labels is None else (drawn, labels)
-        self.parts = list(zip(*(torch.split(each.to(gan.device), LATENT_BATCH) for each in inputs), strict=True))
+        self._inputs = {"latents": drawn} if labels is None else {"latents": drawn, "labels": labels}
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """Yield what the generator is given, in parts."""
+        for start in range(0, LATENTS, LATENT_BATCH):
+            yield {key: inputs[start : start + LATENT_BATCH] for key, inputs in self._inputs.items()}
 
     @torch.no_grad()
     def draw(self, gan: GAN) -> Tensor:
         """Draw the images, in [-1, 1], (N, C, H, W)."""
-        return torch.cat([gan.generator(*part) for part in self.parts])
+        return torch.cat([self.forward(gan, batch) for batch in self.batches()])
+
+    def forward(self, gan: GAN, batch: Mapping[str, Tensor]) -> Tensor:
+        """Draw images of one of the batches, in [-1, 1]."""
+        images: Tensor = gan.generator(*batch.values())
+        return images
+
+    @torch.no_grad()
+    def images(self, gan: GAN, batch: Mapping[str, Tensor]) -> Tensor:
+        """Draw images of one of the batches, in [0, 1]."""
+        return (self.forward(gan, batch) + 1) / 2
 
     def d_fake(self, gan: GAN, images: Tensor) -> float:
         """Return the mean score that the discriminator gives to the images."""
@@ -108,7 +151,7 @@ class Latents:
     def scores(self, gan: GAN, images: Tensor) -> Tensor:
         """Return the score that the discriminator gives to each of the images, (N,)."""
         scores = []
-        for part, (_, *labels) in zip(images.split(LATENT_BATCH), self.parts, strict=True):
+        for part, (_, *labels) in zip(images.split(LATENT_BATCH), map(dict.values, self.batches()), strict=True):
             found = gan.discriminator(part) if gan.auxiliary else gan.discriminator(part, *labels)
             scores.append(found[0] if gan.auxiliary else found)
         return torch.cat(scores).flatten()

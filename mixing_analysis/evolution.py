@@ -151,18 +151,18 @@ def _gates(rows: DataFrame, latest: DataFrame, groups: Groups, kind: MixingKind,
     counts = histogram(rows, kind, ["run", "step"], BINS).merge(latest, on=["run", "step"])
     shares = counts.groupby([*by, "left"], observed=True)["count"].sum()
     shares = shares / shares.groupby(by, observed=True).transform("sum")
-    figure, (heap, depth) = _stage(len(layers), [2, 3])
+    figure, (whole, depth) = _stage(len(layers), [2, 3])
     edges = np.linspace(kind.low, kind.high, BINS + 1)
-    heap.set(title="Whole network", xlim=edges[[0, -1]], ylim=(0, min(1.0, 1.08 * shares.max())), xlabel=kind.name)
-    heap.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    heap.set_ylabel("share of the gates")
+    whole.set(title="Whole network", xlim=edges[[0, -1]], ylim=(0, min(1.0, 1.08 * shares.max())), xlabel=kind.name)
+    whole.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    whole.set_ylabel("share of the gates")
     name_rows(depth, layers, named=_has_names(depth, len(layers)))
     depth.set(title="Layer by layer", xlim=padded(kind), xlabel=kind.name)
     depth.grid(visible=False, axis="y")
     if len(groups) == 1:
         colors = RAMP((np.arange(BINS) + 0.5) / BINS)
-        bars = heap.bar((edges[:-1] + edges[1:]) / 2, 0, 0.9 * (edges[1] - edges[0]), color=colors)
-    outlines = [heap.stairs(np.zeros(BINS), edges, color=GROUP_COLORS[i], linewidth=1.4) for i in groups.values()]
+        bars = whole.bar((edges[:-1] + edges[1:]) / 2, 0, 0.9 * (edges[1] - edges[0]), color=colors)
+    outlines = [whole.stairs(np.zeros(BINS), edges, color=GROUP_COLORS[i], linewidth=1.4) for i in groups.values()]
     halves = [depth.hlines([], [], [], color=GROUP_COLORS[i], linewidth=1.8) for i in groups.values()]
     marks = [
         depth.plot([], [], MARKERS[i], color=GROUP_COLORS[i], markersize=5.5, markeredgecolor="white")[0]

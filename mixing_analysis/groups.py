@@ -137,13 +137,12 @@ def _group_name(members: Sequence[Run], others: Sequence[Sequence[Run]], taken: 
     first = members[0]
     if len(members) == 1:
         return first.name
-    folder = first.name.rpartition("/")[0]
-    rivals = [runs[0] for runs in others if len(runs) > 1 and runs[0].name.rpartition("/")[0] == folder]
+    folders = {run.name.rpartition("/")[0] for run in members}
+    folder = folders.pop() if len(folders) == 1 else ""  # those of a sweep have one each
+    rivals = [runs[0] for runs in others if len(runs) > 1 and folder in ("", runs[0].name.rpartition("/")[0])]
     special = _settings(first) - frozenset.intersection(*map(_settings, rivals)) if rivals else frozenset()
-    name = folder
-    if rivals:
-        name += f" ({', '.join(sorted(key.rpartition('.')[2] + '=' + value for key, value in special))})"
-    unclear = any(run.name.rpartition("/")[0] != folder for run in members) or name in taken
-    if unclear or (rivals and not 0 < len(special) <= MOST_SETTINGS):
+    settings = ", ".join(sorted(key.rpartition(".")[2] + "=" + value for key, value in special))
+    name = f"{folder} ({settings})" if folder and rivals else folder or settings
+    if not name or name in taken or (rivals and not 0 < len(special) <= MOST_SETTINGS):
         return f"{first.name} and {len(members) - 1} more"
     return name

@@ -137,9 +137,8 @@ class Runs:
             if name not in FORMATS:
                 raise unknown("format", name, FORMATS)
         compared = comparisons.compare(self.table, self.runs)
-        notes = [*self.notes, *map(printable, compared.notes)]
         with outputs.renewed_report(Path(folder)) as staging:
-            outputs.write(staging, self.table, self.runs, compared, None, notes, formats)
+            outputs.write(staging, self.table, self.runs, compared, None, self.notes, formats)
         return Path(folder)
 
     def __len__(self) -> int:

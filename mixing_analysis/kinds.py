@@ -1,5 +1,6 @@
 """What the analysis says of a kind of mixing values, and how a run describes its kinds."""
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from typing import Any
 
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
+from training.run import Run
 from training.terminal import printable
 
 GAMMA = "gamma"
@@ -63,6 +65,21 @@ def read_kinds(described: Any, source: object) -> tuple[MixingKind, ...]:
         raise SettingError(f"{source} does not describe kinds of mixing values: {error}") from error
     names = {kind.name for kind in own}
     return own + tuple(kind for kind in BUILTIN if kind.name not in names)
+
+
+def described_kinds(run: Run) -> tuple[MixingKind, ...]:
+    """Read the kinds of mixing values that a run's folder describes; see :func:`read_kinds`.
+
+    Raises:
+        SettingError: If the description is damaged.
+    """
+    path = run.mixing_kinds
+    if not run.has_folder or not path.is_file():
+        return BUILTIN
+    try:
+        return read_kinds(json.loads(path.read_text()), path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingError(f"{path} is damaged: {error}") from error
 
 
 def _read_kind(described: dict[str, Any]) -> MixingKind:

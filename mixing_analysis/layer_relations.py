@@ -95,35 +95,39 @@ def relations(table: DataFrame, runs: Sequence[Run], kinds: Sequence[MixingKind]
         A relation for each group, kind, label and property that is known and not the same in all layers.
     """
     last = at_last_step(table)
-    last = last[last["kind"].isin([kind.name for kind in kinds])]
-    described = dict.fromkeys(run.group for run in runs)
+    values = [(kind, label, own) for kind in kinds for label, own in _values(last, kind).items()]
     found = []
-    for group in described:
+    for group in dict.fromkeys(run.group for run in runs):
         members = [run for run in runs if run.group == group]
         run = next((run for run in members if run.shapes), members[0])
-        for kind in kinds:
-            rows = last[(last["group"] == group) & (last["kind"] == kind.name)]
-            for label, values in _values(rows, kind).items():
-                layers = values.index.tolist()
-                for name, place in PROPERTIES.items():
-                    x = np.array([place(run, layer, run.shapes.get(layer)) for layer in layers])
-                    if len(set(x[np.isfinite(x)])) < 2:
-                        continue
-                    y = values["mean"].to_numpy(float)
-                    halves = values[["q25", "q75"]].to_numpy(float) if kind.per_channel else None
+        for kind, label, own in values:
+            if group not in own:
+                continue
+            layers = own[group].index.tolist()
+            y = own[group]["mean"].to_numpy(float)
+            halves = own[group][["q25", "q75"]].to_numpy(float) if kind.per_channel else None
+            for name, place in PROPERTIES.items():
+                x = np.array([place(run, layer, run.shapes.get(layer)) for layer in layers])
+                if len(set(x[np.isfinite(x)])) > 1:
                     found.append(Relation(group, kind, label, name, layers, x, y, halves, spearman(x, y)))
     return found
 
 
-def _values(rows: DataFrame, kind: MixingKind) -> dict[str, DataFrame]:
-    """Return the layers' values, averaged over runs, by label."""
+def _values(last: DataFrame, kind: MixingKind) -> dict[str, dict[str, DataFrame]]:
+    """Return the layers' values, averaged over runs, by label, then by group."""
     if kind.per_channel:
-        described = summaries(rows, kind, ["run", "layer", "depth"]).sort_values("depth")
-        return {"": described.groupby("layer", observed=True, sort=False)[["mean", "q25", "q75"]].mean()}
-    ordered = rows.sort_values("depth")
-    means = ordered.groupby(["statistic", "layer"], observed=True, sort=False)["value"].mean().rename("mean").to_frame()
-    known = set(means.index.get_level_values("statistic"))
-    return {label: means.loc[label] for label in kind.labels if label in known}
+        described = summaries(last, kind, ["run", "group", "layer", "depth"]).assign(label="")
+        columns = ["mean", "q25", "q75"]
+    else:
+        rows = last[last["kind"] == kind.name]
+        described = rows.rename(columns={"statistic": "label", "value": "mean"})
+        columns = ["mean"]
+    by = ["label", "group", "depth", "layer"]
+    means = described.groupby(by, observed=True)[columns].mean().reset_index().astype({"layer": str})
+    found: dict[str, dict[str, DataFrame]] = {}
+    for (label, group), own in means.groupby(["label", "group"], observed=True):
+        found.setdefault(str(label), {})[str(group)] = own.set_index("layer")
+    return {label: found[label] for label in kind.labels or ("",) if label in found}
 
 
 def describe(table: DataFrame, runs: Sequence[Run], kinds: Sequence[MixingKind]) -> list[dict[str, Any]]:

@@ -7,20 +7,22 @@ from typing import NamedTuple
 
 from pandas import DataFrame
 
-from mixing_analysis import figures, report, tables
+from mixing_analysis import figures, pictures, report, tables
 from mixing_analysis.comparisons import Comparisons
 from mixing_analysis.folder import renewed
+from mixing_analysis.pictures import Pictures
 from mixing_analysis.tables import ABLATION, COMPARISONS, CSV, PARQUET
 from mixing_analysis.values import Run
 
-FIGURES, PAGE = "figures", "report.html"
+FIGURES, PICTURES, PAGE = "figures", "pictures", "report.html"
 
 
 class Written(NamedTuple):
-    """Hold what was written: the names of the tables, the number of figures, and whether there is a page."""
+    """Hold what was written: names of tables, numbers of files of figures and pictures, and whether there is a page."""
 
     tables: list[str]
     figures: int
+    pictures: int
     page: bool
 
 
@@ -31,7 +33,7 @@ def renewed_report(output: Path, exports: Sequence[str] = ()) -> AbstractContext
         output: The report.
         exports: Files that are written besides it, and stay when the next report is written without them.
     """
-    return renewed(output, (CSV, PARQUET, COMPARISONS, ABLATION, FIGURES, PAGE, *exports))
+    return renewed(output, (CSV, PARQUET, COMPARISONS, ABLATION, FIGURES, PICTURES, PAGE, *exports))
 
 
 def write(
@@ -42,6 +44,7 @@ def write(
     evaluated: DataFrame | None,
     notes: Sequence[str],
     formats: Sequence[str],
+    pictured: Sequence[Pictures] = (),
     ablated: DataFrame | None = None,
 ) -> Written:
     """Write what there is to see of runs, as files.
@@ -54,6 +57,7 @@ def write(
         evaluated: The results of :func:`mixing_analysis.binarized.evaluate`, if runs were evaluated.
         notes: What the reader should know, a line each.
         formats: Some of :data:`mixing_analysis.FORMATS`.
+        pictured: Pictures of some of the runs, which are written where PNG is among the formats.
         ablated: The results of :func:`mixing_analysis.ablation.ablate`, if runs were ablated.
     """
     written = (
@@ -63,6 +67,7 @@ def write(
         written += tables.write_ablation(ablated, folder)
     of_figures = [name for name in formats if name in figures.FORMATS]
     drawn = figures.write(table, runs, folder / FIGURES, of_figures) if of_figures else []
+    seen = pictures.write(pictured, folder / PICTURES) if "png" in formats else []
     if "html" in formats:
-        report.write(table, runs, evaluated, folder / PAGE, notes, written, comparisons, ablated)
-    return Written(written, len(drawn), "html" in formats)
+        report.write(table, runs, evaluated, folder / PAGE, notes, written, comparisons, pictured, ablated)
+    return Written(written, len(drawn), len(seen), "html" in formats)

@@ -262,7 +262,7 @@ def _timed(
     """Time a pass of both networks in turns; return milliseconds per image, and how many images of which size."""
     networks = original, changed
     if isinstance(module, GAN):
-        inputs = Latents(module).parts[0]
+        inputs = tuple(next(Latents(module).batches()).values())
         count, (_, height, width) = len(inputs[0]), module.image_shape
         passes = [partial(network.draw, *inputs) for network in networks]
     else:

@@ -13,7 +13,8 @@ from norms.kinds import MixingKind
 MODULES = (
     *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "places"),
     *("weights", "outcomes"),
-    *("differences", "ablation", "binarized", "controls", "saving", "drawing", "overview", "reading", "start"),
+    *("differences", "ablation", "binarized", "pictures", "controls", "saving", "drawing", "overview", "reading"),
+    "start",
 )
 """The modules of the page's script, each behind those that it needs while it is loaded."""
 

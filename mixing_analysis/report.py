@@ -14,6 +14,8 @@ from mixing_analysis.comparisons import Comparisons, compare, correlations
 from mixing_analysis.differences import describe
 from mixing_analysis.effects import ALPHA
 from mixing_analysis.kinds import GAMMA, LOGGED, NOISE, families, word
+from mixing_analysis.pictures import Pictures
+from mixing_analysis.pictures import contents as of_pictures
 from mixing_analysis.plots import BINS
 from mixing_analysis.published import published
 from mixing_analysis.rendering import render
@@ -21,6 +23,7 @@ from mixing_analysis.tables import CSV
 from mixing_analysis.values import Run, at_last_step, histogram, kinds_of, summaries, with_thirds
 from norms.kinds import MixingKind
 from training.files import replacing
+from training.terminal import printable
 
 MOST_CELLS = 100_000
 """Of how many pairs of step and layer, over all runs, a page holds the summaries, 30 bytes each and a third more in
@@ -49,6 +52,7 @@ def write(
     notes: Sequence[str] = (),
     tables: Sequence[str] = (CSV,),
     comparisons: Comparisons | None = None,
+    pictures: Sequence[Pictures] = (),
     ablated: DataFrame | None = None,
 ) -> Path:
     """Write the report.
@@ -61,12 +65,13 @@ def write(
         notes: What else the reader of the numbers should know, a line each.
         tables: The names of the files beside it that hold the table.
         comparisons: See :func:`mixing_analysis.comparisons.compare`, which is asked by default.
+        pictures: Those of some of the runs.
         ablated: The results of :func:`mixing_analysis.ablation.ablate`, if runs were ablated.
 
     Returns:
         ``path``.
     """
-    page = render(contents(table, runs, binarized, notes, comparisons, ablated), kinds_of(runs), tables)
+    page = render(contents(table, runs, binarized, notes, comparisons, pictures, ablated), kinds_of(runs), tables)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return Path(path)
@@ -78,6 +83,7 @@ def contents(
     binarized: DataFrame | None = None,
     notes: Sequence[str] = (),
     comparisons: Comparisons | None = None,
+    pictures: Sequence[Pictures] = (),
     ablated: DataFrame | None = None,
 ) -> dict[str, Any]:
     """Collect what a page shows, as far as it has room.
@@ -92,6 +98,7 @@ def contents(
         binarized: See :func:`write`.
         notes: See :func:`write`.
         comparisons: See :func:`write`.
+        pictures: See :func:`write`.
         ablated: See :func:`write`.
 
     Returns:
@@ -99,6 +106,7 @@ def contents(
     """
     mixing = table[table["kind"] != GAMMA]
     kinds = kinds_of(runs)
+    comparisons = comparisons or compare(table, runs)
     sections = {kind.name: [kind] for kind in kinds if kind.per_channel} | families(kinds)
     steps = mixing[["run", "step"]].drop_duplicates().sort_values(["run", "step"], ignore_index=True)
     layers = _layers(mixing, sections)
@@ -148,10 +156,11 @@ def contents(
         "relations": {name: layer_relations.describe(table, runs, own) for name, own in sections.items()},
         "styles": {name: multiples.describe_styles(table, runs, own) for name, own in sections.items()},
         "outcomes": outcomes.describe(table, runs),
-        "comparisons": describe(comparisons or compare(table, runs), runs),
+        "comparisons": describe(comparisons, runs),
         "ablation": [] if ablated is None else needs.contents(ablated),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
-        "notes": list(notes),
+        "pictures": list(map(of_pictures, pictures)),
+        "notes": [*notes, *map(printable, comparisons.notes)],
     }
 
 

@@ -1,6 +1,5 @@
 """From what a user calls a run to its learned mixing values."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from data.files import check_file
 from mixing_analysis import EXPECTED, wandb_runs
-from mixing_analysis.kinds import GAMMA, read_kinds
+from mixing_analysis.kinds import GAMMA, described_kinds
 from mixing_analysis.values import Run, Values, checked, frame, last_metrics, layers_of, renamed, without_depth
 from norms.base import MixingNorm
 from norms.errors import SettingError
@@ -100,7 +99,7 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 
 def _read_folder(found: RunOnDisk, source: str) -> Run:
-    kinds = _kinds_of(found)
+    kinds = described_kinds(found)
     steps: dict[int, Values] = {step: _read_arrays(path, kinds) for step, path in found.mixing_steps().items()}
     notes: list[str] = []
     checkpoint = found.newest_checkpoint()
@@ -132,16 +131,6 @@ def _metrics_of(found: RunOnDisk) -> dict[str, float]:
     return last_metrics(MetricsFile(found.metrics).rows())
 
 
-def _kinds_of(found: RunOnDisk) -> tuple[MixingKind, ...]:
-    path = found.mixing_kinds
-    if not found.has_folder or not path.is_file():
-        return BUILTIN
-    try:
-        return read_kinds(json.loads(path.read_text()), path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingError(f"{path} is damaged: {error}") from error
-
-
 def _merged(kinds: tuple[MixingKind, ...], more: Iterable[MixingKind]) -> tuple[MixingKind, ...]:
     return tuple(({kind.name: kind for kind in more} | {kind.name: kind for kind in kinds}).values())
 
@@ -169,7 +158,7 @@ def _read_file(path: Path, source: str) -> Run:
     step, values, notes, own = _read_checkpoint(path)
     resolved = path.resolve()
     name = f"{found.folder.resolve().as_posix()}:{path.name}" if found.has_folder else resolved.as_posix()
-    kinds = _merged(_kinds_of(found), own)
+    kinds = _merged(described_kinds(found), own)
     return Run(name, source, frame({step: values}, kinds), "", found.read_config(), path, tuple(notes), kinds)
 
 

@@ -32,6 +32,8 @@ def train_all(runner: Runner, arguments: Sequence[str]) -> None:
         TrainingError: If runs have failed.
         SystemExit: If a signal ended it, with 128 plus its number.
     """
+    if runner.sweep.ends_early:
+        print("early_terminate is left to W&B: every run is trained to its end", flush=True)
     runner.run()
     runs, again = runner.runs(), as_installed(shlex.join(["python", "sweep.py", *arguments]))
     finished = [run for run in runs if run.state == "finished"]
@@ -50,7 +52,7 @@ def train_all(runner: Runner, arguments: Sequence[str]) -> None:
     console.print(table)
     console.print(f"{len(finished)} of {runner.sweep.runs} runs are finished: {runner.folder}")
     if elsewhere := sum(run.state == "begun" for run in runs):
-        console.print(f"{elsewhere} are being trained by other workers")
+        console.print(f"being trained by other workers: {elsewhere}")
     if finished:
         folder = shlex.quote(str(runner.folder))
         console.print(f"next:\n  {as_installed(f'python analyze.py {folder} -o report/')}")

@@ -15,7 +15,7 @@ import torch
 
 from norms.errors import SettingError
 from sweeping.commands import command_of, shown, started
-from sweeping.runs import SweepRun, alone, claim, is_claimed, new_run, read_runs, remove_unsaved
+from sweeping.runs import RECORD, SweepRun, alone, claim, is_claimed, new_run, read_runs, remove_unsaved
 from sweeping.search import fits, next_settings
 from sweeping.sweep_file import Sweep
 from training.errors import ENDING, name_of
@@ -104,20 +104,28 @@ class Runner:
     def _claim(self) -> tuple[SweepRun, int] | None:
         """Take a run that was left unfinished, or has failed before this process began, or else is new."""
         with alone(self.folder):
-            runs = self.runs()
-            left = [each for each in runs if each.state == "begun" or self._to_repeat(each)]
-            new = self._next(runs, self._number())
-            for run in [*left, *([new] if new else [])]:
-                if (lock := claim(run.folder)) is not None:
-                    remove_unsaved(run)
-                    run = run.to(state="begun", error="")
-                    how = "goes on from its checkpoint" if run.has_checkpoint() else "begins"
-                    self._say(run, f"{how}{self._time_left(runs)}; its output: {run.folder / OUTPUT}")
-                    return run, lock
+            runs, number = self.runs(), self._number()
+            for run in runs:
+                failed = run.state == "failed" and run.ended < self._began
+                if (run.state == "begun" or failed) and (lock := claim(run.folder)) is not None:
+                    return self._begun(run, runs), lock
+            while new := self._next(runs, number):
+                lock = claim(new.folder)
+                # Network file systems list a folder late; then what another machine has begun is met here, by its name.
+                if lock is not None and not (new.folder / RECORD).exists():
+                    return self._begun(new, runs), lock
+                if lock is not None:
+                    os.close(lock)
+                runs.append(new)
+                number += 1
         return None
 
-    def _to_repeat(self, run: SweepRun) -> bool:
-        return run.state == "failed" and run.ended < self._began
+    def _begun(self, run: SweepRun, runs: Sequence[SweepRun]) -> SweepRun:
+        remove_unsaved(run)
+        how = "goes on from its checkpoint" if run.has_checkpoint() else "begins"
+        left = self._time_left([each for each in runs if each != run])
+        self._say(run, f"{how}{left}; its output: {run.folder / OUTPUT}")
+        return run.to(state="begun", error="")
 
     def _train(self, run: SweepRun, lock: int, worker: int) -> None:
         words = self.words(run)
@@ -159,12 +167,12 @@ class Runner:
         threads = max(1, (os.cpu_count() or 1) // self.workers)
         return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
 
-    def _time_left(self, runs: Sequence[SweepRun]) -> str:
-        seconds = [run.seconds for run in runs if run.state == "finished"]
+    def _time_left(self, others: Sequence[SweepRun]) -> str:
+        seconds = [run.seconds for run in others if run.state == "finished"]
         if not seconds:
             return ""
-        left = self.sweep.runs - sum(run.state in ("finished", "failed") for run in runs)
-        at_once = 1 + sum(run.state == "begun" and is_claimed(run.folder) for run in runs)
+        left = self.sweep.runs - sum(run.state in ("finished", "failed") for run in others)
+        at_once = 1 + sum(run.state == "begun" and is_claimed(run.folder) for run in others)
         return f", about {duration(left * sum(seconds) / len(seconds) / at_once)} left"
 
     def _say(self, run: SweepRun, text: str) -> None:

@@ -14,8 +14,8 @@ def next_settings(sweep: Sweep, runs: Sequence[SweepRun]) -> dict[str, Any] | No
 
     The next of a grid is the first that no run has. For ``random`` and ``bayes``, Optuna draws the n-th run with n as
     its seed, so that it does not matter which process does; ``bayes`` is its tree-structured Parzen estimator
-    (Bergstra et al., NeurIPS 2011), which takes runs that are not finished for bad ones, as Optuna advises where
-    several run at once.
+    (Bergstra et al., NeurIPS 2011), which keeps away from runs that are not finished, as Optuna advises where several
+    run at once.
 
     Args:
         sweep: The sweep.

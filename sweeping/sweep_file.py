@@ -69,6 +69,7 @@ class Sweep:
         metric: What ``bayes`` optimizes, and what the runs are listed by.
         maximize: Whether more of it is better.
         run_cap: How many runs there are at most; None for all of a grid.
+        ends_early: Whether W&B would end runs early that do badly, which only it does.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Sweep:
     metric: str | None
     maximize: bool
     run_cap: int | None
+    ends_early: bool = False
 
     @property
     def runs(self) -> int:
@@ -174,6 +176,7 @@ def _sweep(content: Any, stem: str) -> Sweep:
         metric=metric,
         maximize=maximize,
         run_cap=cap,
+        ends_early="early_terminate" in content,
     )
 
 

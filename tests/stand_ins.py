@@ -17,7 +17,7 @@ from lightning_modules.style_transfer import StyleTransfer
 from norms.errors import SettingError
 from training.callbacks.step_axis import StepAxis
 from training.lightning_private import leave_signals_alone
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 
 
 class TinyModel(TrainingModule):
@@ -141,7 +141,7 @@ def fit(run_dir, callbacks, model=None, loggers=(), ckpt_path=None, data=None, *
     if any(isinstance(callback, ProgressBar) for callback in callbacks):
         defaults["enable_progress_bar"] = True
     trainer = Trainer(
-        **{**defaults, **options}, logger=[CSVLogger(run_dir), *loggers], callbacks=[StepAxis(), *callbacks]
+        **{**defaults, **options}, logger=[MetricsLogger(run_dir), *loggers], callbacks=[StepAxis(), *callbacks]
     )
     leave_signals_alone(trainer)
     trainer.fit(model or TinyModel(), data or TinyData(), ckpt_path=ckpt_path)

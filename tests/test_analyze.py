@@ -3,6 +3,8 @@
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from test_train import TINY
 
 import norms
-from mixing_analysis import figures
+from mixing_analysis import DEFAULT_FORMATS, FORMATS, figures
 from mixing_analysis.command import main
 from mixing_analysis.values import COLUMNS
 from training.command import main as train
@@ -91,11 +93,11 @@ def test_a_single_run(capsys):
     model = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     rho = model["net.norm1.rho"]
     shares = [f"{share:.1%}" for share in ((rho < 0.1).float().mean().item(), (rho > 0.9).float().mean().item())]
-    (row,) = re.findall(r"^ *00\.norm1 .*$", out, re.MULTILINE)
+    (row,) = re.findall(r"^ *norm1 .*$", out, re.MULTILINE)
     assert row.split()[1:5] == ["4", f"{rho.mean():.3f}", *shares]
     assert "published" not in out, "a tiny network of 12 steps does not compare"
     weights = model["net.norm2.mean_weight"].softmax(0)
-    (row,) = re.findall(r"^ *01\.norm2 .*$", out, re.MULTILINE)
+    (row,) = re.findall(r"^ *norm2 .*$", out, re.MULTILINE)
     assert row.split()[1:] == ["means", *(f"{weight:.3f}" for weight in weights)]
     assert len(re.findall(r"val/loss +(as trained|recalibrated)", out)) == 2
     assert len(table) == 4 * (4 + 6) + 2 * 4
@@ -131,7 +133,9 @@ def test_what_is_written_is_all_that_is_there(capsys, monkeypatch):
     assert {"mixing.csv", "mixing.parquet", "report.html"} < written
     drawn = {name for name in written if name.startswith("figures/")}
     assert len(drawn) > 2
-    assert {Path(name).suffix for name in drawn} == {".png", ".svg"}
+    assert {Path(name).suffix for name in drawn} == {
+        f".{name}" for name in DEFAULT_FORMATS if name not in ("csv", "html")
+    }
     assert written == drawn | {"mixing.csv", "mixing.parquet", "report.html", ".analysis"}
     assert "://" not in Path("a/report/report.html").read_text().replace("http://www.w3.org/", "")
 
@@ -210,7 +214,7 @@ def test_groups_by_name(capsys):
     assert "two (2 runs)" in out
     message = error_of(capsys, "--group", "all=runs/other,runs/tiny")
     assert message.startswith(
-        "runs of different architectures cannot be averaged, only compared: other/version_0 has 00.norm1"
+        "runs of different architectures cannot be averaged, only compared: other/version_0 has norm1"
     )
 
 
@@ -218,16 +222,19 @@ def test_groups_by_name(capsys):
     ("arguments", "message"),
     [
         ([], "no run is given: expected a run folder, "),
-        (["--group", "a=runs/other", "--group", "a=runs/tiny"], "two groups have the same name: a, a"),
+        (["--group", "a=runs/other", "--group", "a=runs/tiny"], "two groups have the same name: a"),
         (["nothing"], "no such run: nothing (expected a run folder, "),
-        (["runs"], "runs is a folder of runs: name one of them, runs/other, runs/tiny"),
+        (["empty"], "empty holds no run: expected empty/mixing or empty/checkpoints"),
         (["tiny.yaml"], "tiny.yaml is not a readable checkpoint: "),
-        (["runs/tiny", "runs/tiny/version_2"], "the same run is given 2 times: runs/tiny and runs/tiny/version_2"),
+        (["runs", "--layers", "block*"], "runs/other/version_0 has no layer block*: expected norm1, norm2"),
+        (["runs", "--steps", "100:"], "runs/other/version_0 has no values at the steps 100:, but from 0 to 5"),
+        (["runs", "--group", "model.nrom"], "--group: no run has a setting model.nrom, did you mean 'model.norm'?"),
         (["runs/tiny", "-o", "tiny.yaml/report"], "cannot write to tiny.yaml/report: Not a directory"),
         (["wandb:a/b/c"], "wandb:a/b/c cannot be read: nobody is logged in to W&B; run `wandb login` "),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, message, capsys):
+    Path("empty").mkdir()
     assert error_of(capsys, *arguments).startswith(message)
     assert not Path("report").exists()
 
@@ -250,6 +257,85 @@ def test_ctrl_c_leaves_the_old_report_and_no_trace(place, capsys, monkeypatch):
     assert {name: Path("report", name).read_bytes() for name in files("report")} == contents
 
 
-@pytest.mark.parametrize("arguments", [["a", "--batches", "0"], ["a", "--group", "x"], ["a", "--group", "=a"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a", "--batches", "0"],
+        ["a", "--group", "x="],
+        ["a", "--group", "=a"],
+        ["a", "--group", "model.norm,"],
+        ["a", "--steps", "9:1"],
+        ["a", "--steps", "1:2:3"],
+        ["a", "--steps", "first"],
+    ],
+)
 def test_options_that_make_no_sense(arguments, capsys):
     assert "must be" in error_of(capsys, *arguments)
+
+
+def test_a_folder_stands_for_all_runs_below_it(capsys):
+    Path("runs/tiny/version_1/mixing/step_0000000.npz").write_bytes(b"damaged")
+    Path("runs/best").symlink_to("tiny/version_0")
+    Path("runs/.old").mkdir()
+    shutil.copytree("runs/tiny/version_0", "runs/.old/version_0")
+    out = analyze(capsys, "runs", "runs/tiny/version_0", "--no-evaluation")
+    runs = pd.read_parquet("report/mixing.parquet")["run"].unique().tolist()
+    assert runs == ["other/version_0", "tiny/version_0", "tiny/version_2"]
+    assert "note: runs holds 4 runs, all of which are taken\n" in out
+    assert re.search(r"note: runs/tiny/version_1 is left out: runs/tiny/version_1/mixing/step_0+\.npz is damaged", out)
+    assert "damaged" in error_of(capsys, "runs/tiny/version_1", "-o", "new"), "what is named is not left out"
+
+
+def test_groups_by_a_setting(capsys):
+    out = analyze(capsys, "runs", "--group", "model.norm", "--no-evaluation", "--format", "csv")
+    table = pd.read_csv("report/mixing.csv")
+    assert table.groupby("group")["run"].nunique().to_dict() == {"norm=batch_instance": 3, "norm=switchable": 1}
+    assert "norm=batch_instance" in out
+    analyze(capsys, "runs/tiny", "--group", "seed_everything", "--no-evaluation", "--format", "csv")
+    assert set(pd.read_csv("report/mixing.csv")["group"]) == {f"seed_everything={seed}" for seed in range(3)}
+
+
+def test_steps_and_layers_of_choice(capsys):
+    out = analyze(capsys, "runs/tiny", "--steps", "5:10", "--layers", "*1", "--no-evaluation", "--format", "csv")
+    table = pd.read_csv("report/mixing.csv")
+    assert (set(table["step"]), set(table["layer"]), set(table["depth"])) == ({5, 10}, {"norm1"}, {0})
+    assert "note: of the layers, only *1: " in out
+    analyze(capsys, "runs/tiny", "--steps", "0,12", "--no-evaluation", "--format", "csv")
+    assert set(pd.read_csv("report/mixing.csv")["step"]) == {0, 12}
+    assert files("report") == {"mixing.csv", "mixing.parquet", "comparisons.csv", ".analysis"}
+
+
+def test_formats_of_choice(capsys):
+    assert set(FORMATS) == {"csv", "html", *figures.FORMATS}
+    assert set(DEFAULT_FORMATS) == {"csv", "html", *figures.DEFAULT_FORMATS}
+    out = analyze(capsys, "runs/other", "--no-evaluation", "--format", "svg,png")
+    assert {Path(name).suffix for name in files("report")} == {"", ".svg", ".png"}
+    assert "report.html" not in out
+    analyze(capsys, "runs/other", "--no-evaluation", "--format", "html")
+    assert files("report") == {"report.html", ".analysis"}
+    assert "No table of the numbers was asked for" in Path("report/report.html").read_text()
+    message = "unknown format 'htm', did you mean 'html'? (known: csv, html, png, svg, pdf, gif, mp4)"
+    assert error_of(capsys, "runs/other", "--format", "csv,htm") == message
+
+
+def test_comparisons_are_written_and_told(capsys):
+    one, two, three = (f"runs/tiny/version_{seed}" for seed in range(3))
+    shutil.copytree("runs", "more")
+    arguments = ["--group", f"a={one},{two},{three}", "--group", "b=more/tiny", "--no-evaluation", "--format", "csv"]
+    out = analyze(capsys, *arguments)
+    rows = pd.read_csv("report/comparisons.csv")
+    assert set(zip(rows["first"], rows["second"], strict=True)) == {("a", "b")}
+    assert rows["paired"].all(), "the seeds are the same"
+    assert (rows["difference"] == 0).all()
+    assert re.search(r"^ *b minus a$", out, re.MULTILINE)
+    assert "wrote report/mixing.csv and mixing.parquet and comparisons.csv" in out
+    analyze(capsys, "runs/tiny", "runs/other", "--no-evaluation", "--format", "csv")
+    assert Path("report/comparisons.csv").exists()
+
+
+def test_help_is_quick_and_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "\n  python analyze.py runs --group model.norm " in capsys.readouterr().out
+    light = "import sys, mixing_analysis.command, mixing_analysis; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", light], cwd=ROOT, check=False).returncode == 0

@@ -1,7 +1,8 @@
-"""Sweeps as users meet them: those that come with normlab, by W&B's agent and without it, really trained."""
+"""Sweeps as users meet them: those that come with normlab, W&B's agent, and trainings that are real."""
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -12,12 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+import wandb_stand_ins
 import yaml
 from processes import ended, start
 from wandb.wandb_agent import Agent
 
 from sweeping import command
+from sweeping.commands import command_of
 from sweeping.runner import Runner
+from sweeping.runs import is_claimed
+from sweeping.search import next_settings
 from sweeping.sweep_file import read_sweep
 from training.command import main
 from training.run import Run
@@ -40,7 +45,7 @@ command: ["${env}", "${interpreter}", "${program}", fit, --config, tiny.yaml, "$
 method: grid
 metric: {name: val/loss, goal: minimize}
 parameters:
-  seed: {values: [0, 3]}
+  seed: {value: 3}
   model.norm: {values: [batch_instance]}
 """
 
@@ -86,7 +91,16 @@ def test_the_sweeps_that_come_along_give_commands_that_train_takes(name, runs, c
         for word in words[words.index("--name") + 2 :]:
             key, _, value = word.removeprefix("--model.").partition("=")
             if value and key != "--seed":
-                assert str(config["model"]["init_args"][key]) == value
+                assert config["model"]["init_args"][key] in (value, yaml.safe_load(value))
+
+
+def test_the_sweep_of_the_guide_is_one_that_train_takes():
+    pytest.importorskip("optuna")
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/guides/sweeps.md").read_text(), re.DOTALL)
+    Path("mine.yaml").write_text(text)
+    sweep = read_sweep(Path("mine.yaml"))
+    words = command_of(sweep, next_settings(sweep, []))
+    assert main([*words[2:], "--print_config"]) == 0
 
 
 @pytest.mark.slow
@@ -124,7 +138,7 @@ def test_names_are_found_and_files_come_first(capsys):
 @pytest.mark.slow
 def test_a_sweep_that_was_killed_goes_on_bit_for_bit(capsys):
     process = start("sweep.py", "small.yaml", PYTHONPATH=os.environ["PYTHONPATH"])
-    first = Path("runs/small/001-seed_0")
+    first = Path("runs/small/001")
     end = time.monotonic() + 120
     while not (first / "version_0/checkpoints/last.ckpt").is_file():
         assert time.monotonic() < end, Path("log.txt").read_text() + (first / "output.txt").read_text()
@@ -133,13 +147,15 @@ def test_a_sweep_that_was_killed_goes_on_bit_for_bit(capsys):
     assert ended(process) == -signal.SIGKILL
     training = int((first / "version_0/.lock").read_text())
     os.kill(training, signal.SIGKILL)
+    while is_claimed(first):
+        time.sleep(0.02)
     assert command.main(["small.yaml"]) == 0
     out = capsys.readouterr().out
-    assert "run 1 of 2, seed_0: goes on from its checkpoint" in out
-    assert "2 of 2 runs are finished: runs/small" in out
-    assert [seeds(saved_config(path)) for path in sorted(Path("runs/small").glob("*/version_*"))] == [[0] * 3, [3] * 3]
+    assert "run 1 of 1: goes on from its checkpoint" in out
+    assert "1 of 1 runs are finished: runs/small" in out
+    assert [seeds(saved_config(path)) for path in Path("runs/small").glob("*/version_*")] == [[3] * 3]
     assert len([*(first / "version_0").glob("config_resumed_*.yaml")]) == 1
-    whole = ["fit", "--config", "tiny.yaml", "--seed", "0", "--name", "whole"]
+    whole = ["fit", "--config", "tiny.yaml", "--seed", "3", "--name", "whole"]
     assert main(whole) == 0
     went_on, at_once = (Run(path).weights for path in (first / "version_0", "runs/whole/version_0"))
     assert [key for key in at_once if not torch.equal(went_on[key], at_once[key])] == []
@@ -161,7 +177,8 @@ def test_wandbs_agent_trains_in_a_run_folder_and_its_own_run(monkeypatch, tmp_pa
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_DIR"):  # which the agent sets
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setenv("WANDB_SWEEP_ID", "abcd1234")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abcd1234")  # as `wandb agent some-project/abcd1234` does
+    monkeypatch.setenv("WANDB_PROJECT", "some-project")
     Path("train.py").symlink_to(ROOT / "train.py")
     agent = Agent(None, None, sweep_id="abcd1234")
     agent._sweep_command = yaml.safe_load(SWEEP)["command"]
@@ -173,8 +190,7 @@ def test_wandbs_agent_trains_in_a_run_folder_and_its_own_run(monkeypatch, tmp_pa
     assert seeds(config) == [3, 3, 3]
     assert config["model"]["init_args"]["norm"] == "switchable"
     assert Path("runs/tiny/version_0/wandb/run_id").read_text() == "run1\n"
-    (written,) = tmp_path.rglob("run-run1.wandb")
-    content = written.read_bytes()
-    assert b"abcd1234" in content
-    assert b"model.norm" in content
+    (started,) = wandb_stand_ins.records(tmp_path, "run")
+    assert (started["run_id"], started["sweep_id"], started["project"]) == ("run1", "abcd1234", "some-project")
+    assert {key: started["config"]["update"][key] for key in settings} == {"seed": 3, "model.norm": "switchable"}
     assert wandb.run is None

@@ -90,13 +90,13 @@ class TestFit:
         header = lines[0].split(",")
         rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
         kinds = [
-            (int(row["step"]), next(key for key in ("train/loss", "val/loss", "rho/00.norm1/mean") if row[key]))
+            (int(row["step"]), next(key for key in ("train/loss", "val/loss", "rho/00_norm1/mean") if row[key]))
             for row in rows
         ]
         training = [(step, "train/loss") for step in range(1, 13)]
         validation = [(step, "val/loss") for step in (5, 10)]
-        mixing = [(step, "rho/00.norm1/mean") for step in (0, 5, 10, 12)]
-        order = {"train/loss": 0, "val/loss": 1, "rho/00.norm1/mean": 2}
+        mixing = [(step, "rho/00_norm1/mean") for step in (0, 5, 10, 12)]
+        order = {"train/loss": 0, "val/loss": 1, "rho/00_norm1/mean": 2}
         assert kinds == sorted(training + validation + mixing, key=lambda row: (row[0], order[row[1]]))
 
     def test_the_saved_configuration_repeats_the_run(self):
@@ -239,9 +239,9 @@ class TestResume:
         assert yaml.safe_load((run / "config_resumed_0000007.yaml").read_text())["trainer"]["max_steps"] == 12
         first, second = wandb_stand_ins.records(run, "run")
         assert first["run_id"] == second["run_id"]
-        rows = [row for row in wandb_stand_ins.rows(run) if "rho/00.norm1/mean" in row]
-        values = {row["_step"]: row["rho/00.norm1/mean"] for row in rows}
-        assert all(row["rho/00.norm1/mean"] == values[row["_step"]] for row in rows), "one step has two values"
+        rows = [row for row in wandb_stand_ins.rows(run) if "rho/00_norm1/mean" in row]
+        values = {row["_step"]: row["rho/00_norm1/mean"] for row in rows}
+        assert all(row["rho/00_norm1/mean"] == values[row["_step"]] for row in rows), "one step has two values"
         assert fit("--name", "whole") == 0
         assert_same_weights(run, "runs/whole/version_0")
         assert (run / "metrics.csv").read_text() == Path("runs/whole/version_0/metrics.csv").read_text()

@@ -127,3 +127,16 @@ def records(run_dir, kind="history"):
 
 def rows(run_dir):
     return [record["item"] for record in records(run_dir)]
+
+
+def panels(run_dir):
+    """The keys of which W&B makes a panel by itself: all that are logged and not hidden."""
+    logged = {key.partition(".")[0] for row in rows(run_dir) for key in row if not key.startswith("_")}
+    return logged - {metric["name"] for metric in records(run_dir, "metric") if metric["options"].get("hidden")}
+
+
+def summary(run_dir):
+    """What W&B sums up of the only run in a folder."""
+    (file,) = Path(run_dir).glob("wandb/*run-*/run-*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["summary"]

@@ -37,11 +37,11 @@ from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.errors import RollbackError
 from training.files import replacing
-from training.guarded_loggers import guarded
+from training.guarded_loggers import NO_SECOND_WANDB, Later, built_later, guarded
 from training.layer_sync import NormSync
-from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters
+from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters, need_no_folder
 from training.lock import locked
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.messages import relevant_messages
 from training.parser_errors import shorten, with_whole_number
 from training.paths import local_path
@@ -60,6 +60,7 @@ from training.settings import (
 )
 from training.shipped import with_shipped_configs
 from training.terminal import lasting_output
+from training.wandb_options import WandbOptions
 from training.yaml_text import load_checked_yaml
 
 TRAINER_DEFAULTS = {
@@ -88,7 +89,7 @@ class TrainCLI(CLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self._parsers: list[LightningArgumentParser] = []
-        self._loggers: list[Logger] = []
+        self._loggers: list[Later] = []
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
         self._given, self._arguments = args, with_all_seeds(with_shipped_configs(args))
@@ -134,11 +135,13 @@ class TrainCLI(CLI):
         parser.add_lightning_class_args(GenerationMetrics, "metrics")
         parser.add_lightning_class_args(SpectralMonitor, "spectral")
         parser.add_lightning_class_args(Guard, "guard")
+        parser.add_class_arguments(WandbOptions, "wandb")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line; what it gives to an option that follows from another is refused, not dropped."""
         load_checked_yaml()
+        need_no_folder()
         check_texts(args)
         try:
             given = self._parsed(parser, args, defaults=False)
@@ -146,7 +149,8 @@ class TrainCLI(CLI):
             args = [*args, *from_environment(given.subcommand, vars(options), self._known_options())]
             self.config = self._parsed(parser, args)
         except (ArgumentError, RecursionError, OverflowError, UnicodeDecodeError) as error:
-            raise SettingError(shorten(str(error), args, self._known_options(), "use --config FILE")) from error
+            told = shorten(str(error), args, self._known_options(), "use --config FILE")
+            raise SettingError(NO_SECOND_WANDB if "WandbLogger" in told else told) from error
         if given.get(f"{given.subcommand}.{LINK_TARGET}") is not None:
             raise SettingError(f"{LINK_TARGET} follows from {LINK_SOURCE}: remove it")
         check_config(self.config[given.subcommand].as_dict())
@@ -216,7 +220,7 @@ class TrainCLI(CLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a ValueError of theirs says that a configured value is wrong."""
-        for base in (TrainingModule, LightningDataModule, Callback):
+        for base in (TrainingModule, LightningDataModule, Callback, Logger):
             self.parser.add_instantiator(self._build, base)
         try:
             super().instantiate_classes()
@@ -232,7 +236,8 @@ class TrainCLI(CLI):
     def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
         try:
             check_call(class_type, args, kwargs)
-            return class_type(*args, **kwargs)
+            # A logger waits for the run's folder.
+            return built_later(class_type, **kwargs) if issubclass(class_type, Logger) else class_type(*args, **kwargs)
         except Exception as error:
             if does_not_fit(error):
                 error = SettingError(f"{class_type.__name__} does not fit into memory: {str(error).splitlines()[0]}")
@@ -282,7 +287,7 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
-            callbacks += [built.guard, self._companions, self._signals, StepAxis(), RunFolder(resolved)]
+            callbacks += [built.guard, self._companions, self._signals, StepAxis(), RunFolder(resolved, built.wandb)]
             callbacks += [built.mixing, built.samples, built.metrics, built.spectral]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
@@ -298,7 +303,7 @@ class TrainCLI(CLI):
         alone, tells = self.trainer.num_devices * self.trainer.num_nodes == 1, self.trainer.is_global_zero
         signals, watched = self._signals.installed(alone, tells), self._companions.watched
         with lasting_output(), self._run() as run, signals, watched(self.trainer, run, self._given):
-            self.trainer.loggers = [CSVLogger(run.folder), *guarded(self._loggers)]
+            self.trainer.loggers = [MetricsLogger(run.folder), *guarded([build(run.folder) for build in self._loggers])]
             try:
                 self._fit(**kwargs)
             except RuntimeError:

@@ -1,12 +1,57 @@
-"""Loggers that a user adds to those of a run: a failure of theirs stops no training either."""
+"""Loggers that a user adds to those of a run: they write into its folder, and a failure of theirs stops no training."""
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning.loggers
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
+
+from norms.errors import SettingError
+
+NO_SECOND_WANDB = "trainer.logger: a run has W&B's logger already: remove WandbLogger, and set it up by --wandb.*"
+
+Later = Callable[[Path], Logger]
+"""What builds a logger when the run's folder is known."""
+
+PLACES: dict[type, Callable[[Path], dict[str, str]]] = {
+    # A resumed run goes on in the same folder.
+    TensorBoardLogger: lambda folder: {"save_dir": str(folder), "name": "tensorboard", "version": ""},
+    CSVLogger: lambda folder: {"save_dir": str(folder)},
+    MLFlowLogger: lambda folder: {"save_dir": str(folder), "tracking_uri": f"sqlite:///{folder.absolute()}/mlflow.db"},
+}
+"""What a logger gets that has been given none of these arguments, and would write beside the run's folder."""
+
+
+def built_later(kind: type[Logger], **arguments: Any) -> Later:
+    """Return what builds a logger in a run's folder.
+
+    Args:
+        kind: The class.
+        arguments: Its arguments; those that have their default may become a place in the folder.
+
+    Raises:
+        SettingError: If it is Lightning's logger of W&B. Two runs of W&B in one process would end each other.
+    """
+    if issubclass(kind, pytorch_lightning.loggers.WandbLogger):
+        raise SettingError(NO_SECOND_WANDB)
+    parameters = inspect.signature(kind).parameters
+    is_free = not (kind is MLFlowLogger and os.environ.get("MLFLOW_TRACKING_URI"))
+
+    def build(folder: Path) -> Logger:
+        places = PLACES[kind](folder) if kind in PLACES and is_free else {}
+        if any(arguments.get(name) not in (None, parameters[name].default) for name in places):
+            places = {}
+        try:
+            return kind(**{**arguments, **places})
+        except Exception as error:  # packages have errors of their own for a place that they do not take
+            raise SettingError(f"trainer.logger: {kind.__name__}: {' '.join(str(error).split())}") from error
+
+    return build
 
 
 def guarded(loggers: Sequence[Logger]) -> list[Logger]:

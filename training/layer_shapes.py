@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class ShapeRecorder:
 
     def __init__(self, model: nn.Module) -> None:
         self._found: dict[str, LayerShape] = {}
-        self._run: dict[str, list[nn.Module]] = {}
+        self._run: list[nn.Module] = []
         # Of the norms of conditions only those are called whose condition is in the batch; all have one place.
         shared = {
             f"{name}.norms.{condition}": module
@@ -53,12 +54,17 @@ class ShapeRecorder:
         }
         places: dict[nn.Module, list[str]] = {}
         for name, layer in mixing_layers(model):
-            owner = next((owner for prefix, owner in shared.items() if f"{name}.".startswith(f"{prefix}.")), layer)
-            places.setdefault(owner, []).append(name)
+            if any(parameter.requires_grad for parameter in layer.parameters()):  # not of an averaged copy
+                owner = next((owner for prefix, owner in shared.items() if f"{name}.".startswith(f"{prefix}.")), layer)
+                places.setdefault(owner, []).append(name)
+        # Of another network, such as the discriminator beside a generator, no convolution is before a layer.
+        parents = [name.split(".")[:-1] for name, module in model.named_modules() if module in places]
+        shared_parts = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+        network = ".".join(parts[0] for parts in shared_parts)
         self._hooks = [module.register_forward_pre_hook(partial(self._see, names)) for module, names in places.items()]
         self._hooks += [
-            module.register_forward_pre_hook(partial(self._pass, name.split(".")[0]))
-            for name, module in model.named_modules()
+            module.register_forward_pre_hook(self._pass)
+            for module in model.get_submodule(network).modules()
             if _is_convolution(module)
         ]
 
@@ -68,13 +74,13 @@ class ShapeRecorder:
             hook.remove()
         return self._found
 
-    def _pass(self, part: str, convolution: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._run.setdefault(part, []).append(convolution)
+    def _pass(self, convolution: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._run.append(convolution)
 
     def _see(self, names: list[str], layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x: Tensor = inputs[0]
-        # Of another network, such as the discriminator beside a generator, no convolution is before it.
-        before: Any = [each for each in self._run.pop(names[0].split(".")[0], []) if each.out_channels == x.shape[1]]
+        before: Any = [each for each in self._run if each.out_channels == x.shape[1]]
+        self._run.clear()
         largest = max(before, key=lambda each: each.kernel_size, default=None)
         kernel = None if largest is None else (largest.in_channels, tuple(largest.kernel_size))
         in_channels, kernel_size = kernel or (None, None)

@@ -4,11 +4,13 @@ Seen in Lightning 2.6.4 and 2.6.5. Each has a test in ``tests/training/test_ligh
 gone or means something else.
 """
 
+import inspect
 import subprocess
 from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
@@ -20,6 +22,20 @@ class CLI(LightningCLI):
         # Lightning would let them replace the configured ones, without a word. The module refuses a checkpoint of
         # other hyperparameters when it is loaded. No option turns this off.
         pass
+
+
+def need_no_folder() -> None:
+    """Let the command line take Lightning's loggers without ``save_dir``: the run's folder is there later.
+
+    A missing argument is refused when it is parsed, and a class without a default has no other place for one.
+    """
+    kind: Any
+    for kind in (TensorBoardLogger, CSVLogger):
+        signature = inspect.signature(kind.__init__)
+        parameters = [
+            each.replace(default=None) if each.name == "save_dir" else each for each in signature.parameters.values()
+        ]
+        kind.__init__.__signature__ = signature.replace(parameters=parameters)
 
 
 def count_rows_by_steps(trainer: Trainer) -> None:

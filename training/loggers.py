@@ -12,7 +12,7 @@ from training.metrics_file import MetricsFile
 from training.run import Run
 
 
-class CSVLogger(pytorch_lightning.loggers.CSVLogger):
+class MetricsLogger(pytorch_lightning.loggers.CSVLogger):
     """Lightning's CSV logger, but a resumed run goes on in the same file.
 
     Each call is on disk when the next step begins. Epochs and hyperparameters are left out: training streams without

@@ -4,7 +4,7 @@ import os
 import shlex
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,11 +14,16 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
 from training.background import Background
+from training.best_values import best_of
 from training.files import replacing
 from training.run import Run
+from training.wandb_options import WandbOptions
 
 if TYPE_CHECKING:
     import wandb
+
+AXIS = "trainer/global_step"
+"""What W&B draws all metrics against."""
 
 PATIENCE = 60.0
 """Seconds that W&B may take for one record before it counts as frozen; uploads happen elsewhere and may take longer."""
@@ -36,25 +41,37 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
     freezes later, the training goes on without it. One warning says so, and where the data is. A picture or a table
     that cannot be made costs only itself. A resumed training continues the same W&B run.
 
+    The summary has the lowest of each metric of validations, or the highest if that is best, and the last of all else.
+
     Args:
         run_dir: The run's folder.
-        project: The W&B project, unless ``WANDB_PROJECT`` names one.
+        options: What the user has set.
+        config: The run's configuration, which names its group and tags.
         init_timeout: Seconds to wait for the server at the start, unless ``WANDB_INIT_TIMEOUT`` says otherwise.
-        finish_timeout: Seconds to wait for uploads at the end, unless ``WANDB_FINISH_TIMEOUT`` says otherwise.
+        finish_timeout: Seconds to wait for uploads at the end, unless ``WANDB_FINISH_TIMEOUT`` says otherwise; by
+            default 30, or 600 if there are checkpoints among them.
     """
 
     def __init__(
-        self, run_dir: str | Path, project: str = "normlab", init_timeout: float = 20, finish_timeout: float = 30
+        self,
+        run_dir: str | Path,
+        options: WandbOptions | None = None,
+        config: Mapping[str, Any] | None = None,
+        init_timeout: float = 20,
+        finish_timeout: float | None = None,
     ) -> None:
-        run = Run(run_dir)
-        name, self._default_project = os.environ.get("WANDB_NAME") or run.name, project
-        project = os.environ.get("WANDB_PROJECT") or project
-        super().__init__(name=name, save_dir=os.environ.get("WANDB_DIR") or run_dir, project=project)
-        self._settings: dict[str, Any] = {"project": project, "name": name, "dir": self.save_dir}
+        self._folder, self._options, self._config = Run(run_dir), options or WandbOptions(), config or {}
+        self._settings = self._options.arguments(self._folder, self._config)
+        folder, project = os.environ.get("WANDB_DIR") or run_dir, self._settings["project"]
+        super().__init__(name=self._settings["name"], save_dir=folder, project=project)
+        self._settings["dir"] = self.save_dir
         self._run: wandb.Run | NoRun | None = None
         self._run_id: str | None = None
-        self._id_file = run.wandb_id
+        self._id_file = self._folder.wandb_id
+        if finish_timeout is None:
+            finish_timeout = 600 if self._options.log_model else 30
         self._timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+        self._defined: set[str] = set()
         self._background = Background()
         self._told = False
         self.sync_command: str | None = None
@@ -69,6 +86,11 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         self._background.drain(PATIENCE)
         self._check()
         return self._run
+
+    @property
+    def log_model(self) -> bool | Literal["all"]:
+        """Whether checkpoints are kept as artifacts."""
+        return self._options.log_model
 
     @property
     def version(self) -> str | None:
@@ -88,8 +110,16 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         Unlike in Lightning, ``step`` is W&B's own step too: whatever belongs to one step becomes one row, and a resumed
         run does not count from 0 again.
         """
-        row = dict(metrics) if step is None else {**metrics, "trainer/global_step": step}
-        self._attempt(lambda run: run.log(row, step=step))
+        row = dict(metrics) if step is None else {**metrics, AXIS: step}
+
+        def log(run: Any) -> None:
+            for key in row.keys() - self._defined:
+                self._defined.add(key)
+                if key.startswith("val/"):
+                    run.define_metric(key, summary=best_of(key), step_metric=AXIS, step_sync=True)
+            run.log(row, step=step)
+
+        self._attempt(log)
 
     @rank_zero_only
     def log_summary(self, values: Mapping[str, Any]) -> None:
@@ -107,7 +137,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
 
         def log(run: Any) -> None:
             try:
-                run.log({**make(), "trainer/global_step": step}, step=step)
+                run.log({**make(), AXIS: step}, step=step)
             except Exception as error:
                 run.log({}, step=step)  # which fails too if it is more than these
                 if not self._told:
@@ -133,20 +163,58 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
 
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
-        """Log pictures."""
+        """Log pictures.
+
+        Args:
+            key: What they are called.
+            images: The pictures.
+            step: The step they belong to.
+            kwargs: Lists of what :class:`wandb.Image` takes besides, one for each picture, such as ``caption``.
+        """
 
         def make() -> dict[str, Any]:
             import wandb
 
-            return {key: [wandb.Image(image) for image in images]}
+            more = [dict(zip(kwargs, values, strict=True)) for values in zip(*kwargs.values(), strict=True)]
+            pairs = zip(images, more or [{}] * len(images), strict=True)
+            return {key: [wandb.Image(image, **options) for image, options in pairs]}
 
         self.log_made(make, step or 0)
+
+    @rank_zero_only
+    def log_checkpoint(self, path: Path, step: int, alias: str) -> None:
+        """Keep a checkpoint as a version of the artifact ``model-<id of the W&B run>``.
+
+        Args:
+            path: The file, which is copied.
+            step: Its step.
+            alias: What this version is called.
+        """
+        self._log_files("model", [path], [alias], {"step": step})
+
+    def _log_files(self, kind: str, files: Sequence[Path], aliases: list[str], metadata: dict[str, Any]) -> None:
+        if self._run is None:
+            self._run = self._start()
+        if isinstance(self._run, NoRun):
+            return
+        try:
+            import wandb
+
+            artifact = wandb.Artifact(f"{kind}-{self._run_id}", type=kind, metadata={**metadata, "run": self._name})
+            for file in files:
+                artifact.add_file(str(file), name=str(file.relative_to(self._folder.folder)))
+        except Exception as error:
+            _warn(f"W&B could not take {', '.join(map(_from_here, files))} as an artifact ({_one_line(error)})")
+        else:
+            self._attempt(lambda run: run.log_artifact(artifact, aliases=aliases))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """End the W&B run and wait for its uploads, at most ``finish_timeout`` seconds and a little."""
         if self._run is None:
             return
+        if self.log_model:
+            self._log_tables()
         run = self._run
         recorded = None if isinstance(run, NoRun) or not run.offline else Path(run.dir).parent
         self._attempt(lambda run: run.finish(exit_code=0 if status == "success" else 1))
@@ -161,14 +229,23 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         if not isinstance(self._run, NoRun):
             self._run = None
 
+    def _log_tables(self) -> None:
+        """Keep the tables of the run's end as an artifact."""
+        run = self._folder
+        last = [*run.mixing_steps().values()][-1:]
+        files = [run.config, run.metrics, run.spectral, run.events, run.mixing_kinds, *last]
+        self._log_files("tables", [file for file in files if file.is_file()], ["last"], {})
+
     def _start(self) -> "wandb.Run | NoRun":
         try:
             import wandb
 
             # Silent: this class says what matters, in one line.
-            mode = wandb.setup(wandb.Settings(silent=True)).settings.mode
+            chosen: Any = self._options.mode
+            settings = wandb.Settings(silent=True) if chosen is None else wandb.Settings(silent=True, mode=chosen)
+            mode = wandb.setup(settings).settings.mode
             if mode not in ("online", "run"):
-                return self._init(mode=None)
+                return self._init(chosen)
             if not wandb.login(prompt=False, verify=False):
                 run = self._init("offline")
                 rank_zero_info(f"W&B: not logged in, so logging offline; upload the run with: {self.sync_command}")
@@ -186,7 +263,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
             except Exception:
                 # A variable may be what W&B refuses.
                 with _without_variables():
-                    self._settings["project"] = self._default_project
+                    self._settings = self._options.arguments(self._folder, self._config) | {"dir": self.save_dir}
                     run = self._init("offline")
         except Exception as error:
             return self._without_wandb(error)
@@ -210,9 +287,10 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, finish_timeout_raises=True, **timeouts),
         )
-        run.define_metric("trainer/global_step", hidden=True)
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        run.define_metric(AXIS, hidden=True)
+        run.define_metric("*", step_metric=AXIS, step_sync=True)
         _define_hidden(run, HIDDEN)
+        self._defined = set()
         self._run_id = run.id
         if not run.disabled:
             with replacing(self._id_file) as partial:
@@ -258,7 +336,7 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
 def _define_hidden(run: Any, keys: Iterable[str]) -> None:
     for key in keys:
         # A metric that is defined by its whole name has nothing of what is defined for all.
-        run.define_metric(key, step_metric="trainer/global_step", step_sync=True, hidden=True)
+        run.define_metric(key, step_metric=AXIS, step_sync=True, hidden=True)
 
 
 class NoRun:

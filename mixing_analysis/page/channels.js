@@ -13,9 +13,9 @@ export const MOST_DOTS = 256;
 export const SIDES = [{ side: "below", statistic: "instance" }, { side: "above", statistic: "batch" }];
 
 const histogramFigure = kind => ({
-  columns: width => layout(width, 215, 4).n,
+  columns: width => layout(width, 155, 4).n,
   draw(width) {
-    const series = withKind(kind), { n, size } = layout(width, 215, 4);
+    const series = withKind(kind), { n, size } = layout(width, 155, 4);
     const of = Object.keys(PARTS).map(part => series.map(one => networkOver(kind, one.members, state.step, part)));
     const most = Math.max(kind.published?.shares.network.above ?? 0, ...of.flat().flatMap(each => each.shares));
     const high = Math.ceil(most * 10) / 10;

@@ -100,14 +100,3 @@ export const differenceFigure = {
     byId("answers").hidden = !answers.length;
   },
 };
-
-/* What is to be said below the figure. */
-export function comparedHow() {
-  const pair = chosenPair(), several = pair !== null && Math.min(...pair.runs) > 1;
-  return {
-    uncertain: several && !pair.paired,
-    paired: several && pair.paired,
-    tested: several,
-    certain: pair !== null && !several && data.groups.length > 1,
-  };
-}

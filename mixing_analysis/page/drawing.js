@@ -1,9 +1,9 @@
 import { channelKinds, data, keepsChannels, runsWith, sections } from "./values.js";
 import { several, state, withKind } from "./series.js";
 import { all, focused } from "./elements.js";
-import { comparedHow } from "./differences.js";
+import { chosenPair } from "./differences.js";
 import { drawSeries, drawStep, drawUnit } from "./controls.js";
-import { offerSaving } from "./saving.js";
+import { nameShown, offerSaving } from "./saving.js";
 import { hideTip } from "./reading.js";
 
 export const entries = [];
@@ -31,13 +31,17 @@ function drawFigure(entry) {
 
 /* What is said on some condition; of a kind, if the condition names it. */
 function conditions(kind) {
+  const pair = chosenPair(), tested = pair !== null && Math.min(...pair.runs) > 1;
   const grouped = state.shown.some(one => one.members.length > 1);
   return {
     single: !several() && !grouped,
     many: several(),
     seeds: grouped,
     last: kind && runsWith(kind).some(run => !keepsChannels(kind, run)),
-    ...comparedHow(),
+    tested: tested,
+    uncertain: tested && !pair.paired,
+    paired: tested && pair.paired,
+    certain: pair !== null && !tested && data.groups.length > 1,
     within: data.groups.length === 1,
   };
 }
@@ -58,6 +62,7 @@ export function redraw(everything = false) {
     drawUnit();
     drawSeries();
     drawStep();
+    nameShown();
     for (const section of all("[data-section]")) {
       section.hidden = !withKind(sections.find(({ name }) => name === section.dataset.section)).length;
     }

@@ -1,6 +1,6 @@
 import { range } from "./numbers.js";
 import { several, state } from "./series.js";
-import { element, ramp, shape, swatch } from "./elements.js";
+import { all, element, ramp, shape, swatch } from "./elements.js";
 
 /* ---- A figure as a file that needs neither this page nor its style ---- */
 
@@ -67,16 +67,27 @@ function* writtenIn(node, { left, top }) {
   }
 }
 
+const shownSeries = () =>
+  (several() ? state.shown.map(one => element("span", {}, swatch(one), ` ${one.name}`)) : []);
+
+/* On paper, where nothing can be chosen, a legend also names what is shown. */
+export function nameShown() {
+  for (const legend of all(".legend")) {
+    legend.querySelector(".shown")?.remove();
+    legend.append(element("span", { class: "shown" }, shownSeries()));
+  }
+}
+
 /* What the colors stand for: the ends of a range, labels, and what is shown. */
 function legendOf(figure) {
   const legend = figure.closest("section").querySelector(".legend")?.cloneNode(true), bar = legend?.querySelector(".ramp");
+  legend?.querySelector(".shown")?.remove();
   if (bar) {
     const scale = shape("svg", { width: 84, height: 10 });
     scale.append(...range(14).map(i => shape("rect", { x: 6 * i, width: 6, height: 10, fill: ramp((i + 0.5) / 14) })));
     bar.replaceWith(" ", scale, " ");
   }
-  const series = several() ? state.shown.map(one => element("span", {}, swatch(one), ` ${one.name}`)) : [];
-  return element("div", { class: "legend" }, legend ? [...legend.childNodes] : [], series);
+  return element("div", { class: "legend" }, legend ? [...legend.childNodes] : [], shownSeries());
 }
 
 /* The shown figure as the text of a file. */

@@ -10,6 +10,7 @@ import { weightFigures } from "./weights.js";
 import { chooseCompared, differenceFigure } from "./differences.js";
 import { ablationFigure, chooseAblation } from "./ablation.js";
 import { binarizedFigure } from "./binarized.js";
+import { activationsFigure, listenToPictures, versionsFigure } from "./pictures.js";
 import { drawSeries, play, playing } from "./controls.js";
 import { entries, isWanted, redraw, update } from "./drawing.js";
 import { facts, lead, notes, runTable } from "./overview.js";
@@ -17,7 +18,7 @@ import { hideTip, point, walk } from "./reading.js";
 
 /** @returns {Record<string, import("./types").Figure>} each figure by its id, in the order of the page */
 const figures = () => Object.assign(
-  {},
+  { versions: versionsFigure, activations: activationsFigure },
   ...channelKinds.map(kind => ({
     ...channelFigures(kind),
     [`${kind.name}-training`]: gateTrainingFigure(kind),
@@ -59,6 +60,7 @@ function listen() {
     state.search = event.target.value;
     drawSeries();
   });
+  listenToPictures();
   ["pointermove", "pointerdown"].forEach(kind => document.addEventListener(kind, point));
   document.addEventListener("keydown", walk);
   document.addEventListener("focusout", hideTip);
@@ -77,6 +79,7 @@ function listen() {
 export function start() {
   const names = sections.map(({ name }) => name);
   const has = [...names, channelKinds.length && "channels", data.binarized && "binarized", data.outcomes.length && "outcomes", data.ablation.length && "ablation"];
+  if (data.pictures.length) has.push("pictures");
   all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
   all("[data-section]").forEach(node => {
     const family = families.find(({ name }) => name === node.dataset.section);

@@ -110,6 +110,38 @@ export interface Outcome {
   clear: boolean;
 }
 
+/** Pictures of one size in rows and columns, with gaps between them. */
+interface Sheet {
+  data: string;
+  width: number;
+  height: number;
+  gap: number;
+  whole: [number, number];
+}
+
+interface Channel {
+  layer: string;
+  channel: number;
+  learned: Record<string, number | Record<string, number>>;
+  ways: string[];
+  images: number[];
+  compared: number;
+  means: number[][];
+  limit: number;
+  sheet: Sheet;
+}
+
+export interface Pictures {
+  run: string;
+  count: number;
+  generated: boolean;
+  rows: string[];
+  given: boolean;
+  sheet: Sheet | null;
+  versions: { name: string; scores: Record<string, number>; changes: number[] }[];
+  channels: Channel[];
+}
+
 export interface Ablation {
   run: string;
   metric: string;
@@ -132,6 +164,7 @@ export interface Contents {
   gamma: Record<string, Pairs[]>;
   ablation: Ablation[];
   binarized: { run: string; metric: string; statistics: string; learned: number; binarized: number }[] | null;
+  pictures: Pictures[];
   relations: Record<string, Relation[]>;
   styles: Record<string, Style[]>;
   outcomes: Outcome[];

@@ -87,6 +87,19 @@ def test_a_single_run_leaves_all_open_but_the_difference():
 
 
 @pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("noise", [1e-3, 1e-6])
+def test_hardly_any_noise_takes_no_time(noise, paired):
+    first = np.array([[0.0], [1], [3]]) * noise
+    found = effects(first, first[[1, 0, 2]] + 1, paired).iloc[0]
+    assert 0 < found["g_low"] < found["g"] < found["g_high"]
+    # So far from 0 the noise of the mean does not matter, and that of the standard deviation has a closed form.
+    freedom = 2 if paired else 4
+    limits = np.sqrt(scipy.stats.chi2.ppf([0.025, 0.975], freedom) / freedom)
+    unit = np.std([0, 1, 3], ddof=1) * noise
+    np.testing.assert_allclose([found["g_low"], found["g_high"]], limits / unit, rtol=2e-3)
+
+
+@pytest.mark.parametrize("paired", [False, True])
 def test_without_any_noise_there_is_nothing_to_measure_by(paired):
     third = np.full((3, 1), 1 / 3)
     for more, runs in ((0.0, 3), (0.2, 3), (0.0, 3 if paired else 5)):

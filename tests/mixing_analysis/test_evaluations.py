@@ -73,7 +73,7 @@ def test_a_recalibrated_generator_is_the_one_that_samples_are_drawn_from():
     nn.init.constant_(next(m for m in gan.generator.modules() if isinstance(m, nn.BatchNorm2d)).running_mean, 9)
     latents = Latents(gan)
     images = latents.draw(latents.recalibrated(gan))
-    drawn = gan.sample(torch.cat([part[0] for part in latents.parts]), averaged=False)
+    drawn = gan.sample(torch.cat([batch["latents"] for batch in latents.batches()]), averaged=False)
     torch.testing.assert_close((images + 1) / 2, drawn)
     assert rms(images - latents.draw(gan)) > 0.01
 

@@ -1,6 +1,8 @@
 """The pictures show the values that they are drawn from."""
 
+import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import matplotlib as mpl
 import matplotlib.colors as mcolors
@@ -13,10 +15,11 @@ from mixing_analysis import figures, plots
 from mixing_analysis.comparisons import compare, correlations
 from mixing_analysis.effects import ALPHA
 from mixing_analysis.values import Run, combine, frame
+from norms.errors import SettingError
 from norms.kinds import RHO
 
-OF_RHO = ["rho_histogram", "rho_layers", "rho_channels", "rho_gamma", "rho_training"]
-SWITCH = ["switch_layers", "switch_training"]
+OF_RHO = ["rho_histogram", "rho_layers", "rho_channels", "rho_gamma", "rho_training", "rho_relations"]
+SWITCH = ["switch_layers", "switch_training", "switch_relations"]
 
 
 def draw(name, *runs):
@@ -43,12 +46,15 @@ def marks(axes):
         ({}, OF_RHO + SWITCH),
         ({"switches": 0}, OF_RHO),
         ({"layers": 0}, SWITCH),
-        ({"gamma": False, "steps": (0,)}, ["rho_histogram", "rho_layers", "rho_channels", "switch_layers"]),
+        (
+            {"gamma": False, "steps": (0,)},
+            ["rho_histogram", "rho_layers", "rho_channels", "switch_layers", "rho_relations", "switch_relations"],
+        ),
     ],
 )
 def test_what_is_known_is_drawn(options, expected, tmp_path):
     run = make_run("a", **options)
-    paths = figures.write(combine([run]), [run], tmp_path / "figures")
+    paths = figures.write(combine([run]), [run], tmp_path / "figures", ("png", "svg"))
     assert sorted(paths) == sorted(
         tmp_path / "figures" / f"{name}.{kind}" for name in expected for kind in ("png", "svg")
     )
@@ -62,10 +68,45 @@ def test_what_is_known_is_drawn(options, expected, tmp_path):
 
 def test_equal_values_make_equal_files(tmp_path):
     runs = two_groups(seeds=2)
-    first, second = (figures.write(combine(runs), runs, tmp_path / name) for name in "ab")
-    assert len(first) == 2 * len(OF_RHO + SWITCH + ["differences"])
+    first, second = (figures.write(combine(runs), runs, tmp_path / name, ("svg", "pdf")) for name in "ab")
+    assert len(first) == 3 * len(OF_RHO + SWITCH + ["differences"])
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_pdf_has_fonts_that_can_be_edited_and_a_narrow_one_beside_it(tmp_path):
+    run = make_run("a", switches=0)
+    paths = figures.write(combine([run]), [run], tmp_path, ("pdf",))
+    assert sorted(path.name for path in paths) == sorted(
+        f"{name}{end}.pdf" for name in OF_RHO for end in ("", "_column")
+    )
+    for path in paths:
+        text = path.read_bytes()
+        assert b"/CIDFontType2" in text
+        assert b"/Type3" not in text
+        width = float(re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", text)[1])
+        assert width == pytest.approx(72 * (3.5 if path.stem.endswith("_column") else 7.0))
+
+
+def test_every_text_of_a_narrow_figure_can_be_read_and_is_on_it():
+    runs = [replace(run, metrics={"val/loss": float(place)}) for place, run in enumerate(two_groups(shapes=True))]
+    with mpl.rc_context(plots.STYLE):
+        for name, draw_it in figures.drawings(combine(runs), runs).items():
+            figure = draw_it(width=plots.COLUMN)
+            if figure is None:
+                continue
+            figure.draw_without_rendering()
+            shown = [text for text in figure.findobj(mpl.text.Text) if text.get_text().strip() and text.get_visible()]
+            assert len(shown) > 5, name
+            assert min(text.get_fontsize() for text in shown) >= 6
+            box = figure.get_tightbbox()
+            assert box.x0 >= -0.02, name
+            assert box.x1 <= plots.COLUMN + 0.02, name
+
+
+def test_an_unknown_format_is_told(tmp_path):
+    with pytest.raises(SettingError, match=r"unknown format 'jpg'.*known: png, svg, pdf, gif, mp4"):
+        figures.write(combine([make_run("a")]), [make_run("a")], tmp_path, ("jpg",))
 
 
 def test_histograms_hold_the_shares_beside_the_published_ones():

@@ -80,6 +80,12 @@ def test_groups_of_one_folder_are_told_apart_by_their_settings():
     assert groups(runs) == [first, first, second, second]
 
 
+def test_groups_of_a_sweep_whose_runs_have_a_folder_each_are_called_by_their_settings():
+    norms = [{}, {"model.init_args.norm": "switchable"}]
+    runs = [run(f"{seed}-{which}/0", seed, changes=norms[which]) for seed in range(2) for which in range(2)]
+    assert groups(runs) == ["norm=batch_instance", "norm=switchable"] * 2
+
+
 def test_groups_that_no_short_name_tells_apart_are_named_by_a_run():
     many = {f"model.init_args.{name}": 1 for name in "abcd"}
     runs = [run("style/0", 0), run("style/1", 1), run("style/2", 0, changes=many), run("style/3", 1, changes=many)]
@@ -134,3 +140,44 @@ def test_a_run_of_which_only_summaries_are_known_may_be_averaged():
 
 def test_alike_settings_with_different_layers_are_not_averaged():
     assert groups([run("a/0", 0), run("a/1", 1, gates=(4, 8))]) == ["a/0", "a/1"]
+
+
+def grouped_by(runs, *by, **named):
+    return [folded.group for folded in fold(runs, named, by)]
+
+
+def test_runs_that_agree_in_a_setting():
+    runs = [
+        run("a/version_0", 0, changes={"model.init_args.lr": 1}),
+        run("a/version_1", 1, changes={"model.init_args.norm": "layer"}),
+        run("b/version_0", 2, changes={"data.init_args.batch_size": 8}),
+        run("weights.pt"),
+    ]
+    assert grouped_by(runs, "model.norm") == ["norm=batch_instance", "norm=layer", "norm=batch_instance", "weights.pt"]
+    assert grouped_by(runs, "model.init_args.norm") == grouped_by(runs, "model.norm")
+    assert grouped_by(runs, "model", "data.batch_size") == [
+        "model=M, batch_size=4",
+        "model=M, batch_size=4",
+        "model=M, batch_size=8",
+        "weights.pt",
+    ]
+    assert grouped_by(runs, "model.norm", own=["b/version_0"]) == [
+        "norm=batch_instance",
+        "norm=layer",
+        "own",
+        "weights.pt",
+    ]
+
+
+def test_a_setting_that_only_some_runs_have():
+    runs = [run("a", 0, changes={"model.init_args.depth": 3}), run("b", 0)]
+    assert grouped_by(runs, "model.depth") == ["depth=3", "depth=not set"]
+
+
+def test_settings_that_do_not_group():
+    with pytest.raises(
+        SettingError, match=r"^--group: no run has a setting model\.nrom, did you mean 'model\.norm'\?$"
+    ):
+        grouped_by([run("a", 0)], "model.nrom")
+    with pytest.raises(SettingError, match="different architectures cannot be averaged"):
+        grouped_by([run("a", 0), run("b", 1, gates=(4,))], "model.norm")

@@ -132,7 +132,8 @@ def test_a_section_is_there_if_its_values_are(name, sections, show, browser):
 def test_a_single_step_has_no_trainings_and_no_slider(show, browser):
     show("step")
     ids = browser.run("[...document.querySelectorAll('figure')].map(node => node.id)")
-    assert ids == ["rho-histogram", "rho-depth", "rho-channels", "switch-layers"]
+    of_rho = ["rho-histogram", "rho-depth", "rho-channels", "rho-relations"]
+    assert ids == [*of_rho, "switch-layers", "switch-relations"]
     assert browser.run("document.getElementById('controls').hidden")
 
 

@@ -16,7 +16,7 @@ from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.run_folder import RunFolder
 from training.command import main
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.run import Run
 
 CONFIG = "name: tiny\n"
@@ -307,7 +307,7 @@ def test_folders_in_the_place_of_files_are_set_aside(run, recwarn):
 
 def test_half_a_last_row_is_no_damage(tmp_path, recwarn):
     (tmp_path / "metrics.csv").write_bytes(ROWS + b"2,0.1")
-    CSVLogger(tmp_path).go_on_at(5)
+    MetricsLogger(tmp_path).go_on_at(5)
     assert (tmp_path / "metrics.csv").read_bytes() == ROWS
     assert [path.name for path in Path(tmp_path).iterdir()] == ["metrics.csv"]
     assert not [w for w in recwarn if "damaged" in str(w.message)]

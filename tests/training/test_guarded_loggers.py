@@ -7,8 +7,9 @@ from pytorch_lightning.loggers import CSVLogger
 from test_train import TINY
 
 from training.command import main
+from training.guarded_loggers import NO_SECOND_WANDB
 
-pytestmark = [pytest.mark.filterwarnings(f"always:{text}") for text in (".* failed", "W&B cannot be reached")]
+pytestmark = pytest.mark.filterwarnings("always:.* failed")
 
 RAISED = "cannot write: no space left"
 
@@ -70,12 +71,61 @@ def test_one_that_works_gets_everything(capfd):
     assert "train/loss" in theirs.read_text()
 
 
-@pytest.mark.parametrize("variable", [("WANDB_PROJECT", "me/normlab"), ("WANDB_MODE", "banana")])
-def test_lightnings_logger_with_a_variable_that_wandb_refuses(variable, monkeypatch, capfd):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv(*variable)
-    assert main(["fit", "--config", "tiny.yaml", "--trainer.logger", "pytorch_lightning.loggers.WandbLogger"]) == 0
-    err = capfd.readouterr().err
-    assert err.count("WandbLogger failed") == 1
-    assert "Traceback" not in err
-    assert "train/loss" in rows()[0]
+def test_lightnings_logger_of_wandb_is_refused_beside_ours(capfd):
+    for logger in ("pytorch_lightning.loggers.WandbLogger", "WandbLogger"):
+        assert main(["fit", "--config", "tiny.yaml", "--trainer.logger", logger]) == 2
+        assert capfd.readouterr().err == f"error: {NO_SECOND_WANDB}\n"
+    assert not Path("runs").exists()
+
+
+def files(pattern):
+    return sorted(str(path) for path in Path().rglob(pattern))
+
+
+@pytest.mark.parametrize("logger", ["TensorBoardLogger", "pytorch_lightning.loggers.TensorBoardLogger"])
+def test_tensorboard_writes_into_the_run_and_goes_on_there(logger):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert main(["fit", "--config", "tiny.yaml", "--trainer.logger", logger, "--trainer.max_steps", "6"]) == 0
+    run = Path("runs/tiny/version_0")
+    again = ["fit", "--config", f"{run}/config.yaml", "--ckpt_path", f"{run}/checkpoints/last.ckpt"]
+    assert main([*again, "--trainer.max_steps", "9"]) == 0
+    assert {str(Path(file).parent) for file in files("events.out.tfevents*")} == {f"{run}/tensorboard"}
+    events = accumulators.EventAccumulator(f"{run}/tensorboard")
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 10))
+    assert "step" not in events.Tags()["scalars"]
+
+
+@pytest.mark.slow
+def test_mlflow_writes_into_the_run():
+    pytest.importorskip("mlflow")
+    pytest.importorskip("alembic")
+    from mlflow.tracking import MlflowClient
+
+    assert main(["fit", "--config", "tiny.yaml", "--trainer.logger", "MLFlowLogger", "--trainer.max_steps", "4"]) == 0
+    assert files("mlflow.db") == ["runs/tiny/version_0/mlflow.db"]
+    client = MlflowClient(f"sqlite:///{Path('runs/tiny/version_0').absolute()}/mlflow.db")
+    (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3, 4]
+    assert not Path("mlruns").exists()
+
+
+def test_lightnings_csv_writes_into_the_run_unless_it_is_told_where():
+    assert main(["fit", "--config", "tiny.yaml", "--trainer.logger", "CSVLogger"]) == 0
+    run = "runs/tiny/version_0"
+    assert files("metrics.csv") == [f"{run}/lightning_logs/version_0/metrics.csv", f"{run}/metrics.csv"]
+    there = ["--trainer.logger.save_dir", "elsewhere"]
+    assert main(["fit", "--config", "tiny.yaml", "--trainer.logger", "CSVLogger", *there]) == 0
+    assert Path("elsewhere/lightning_logs/version_0/metrics.csv").is_file()
+    assert not Path("runs/tiny/version_1/lightning_logs").exists()
+
+
+def test_a_package_that_is_missing_is_one_line(capfd, monkeypatch):
+    def missing(*args, **kwargs):
+        raise ModuleNotFoundError("Requirement 'mlflow>=1.0.0' not met. HINT: Try running `pip install mlflow`")
+
+    monkeypatch.setattr("pytorch_lightning.loggers.MLFlowLogger.__init__", missing)
+    assert main(["fit", "--config", "tiny.yaml", "--trainer.logger", "MLFlowLogger"]) == 2
+    told = "MLFlowLogger: Requirement 'mlflow>=1.0.0' not met. HINT: Try running `pip install mlflow`"
+    assert capfd.readouterr().err == f"error: trainer.logger: {told}\n"
+    assert not Path("runs").exists()

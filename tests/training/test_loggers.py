@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from training.callbacks.mixing import MixingValues
 from training.callbacks.samples import SampleImages
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.metrics_file import MetricsFile
 from training.wandb_logger import WandbLogger
 
@@ -38,14 +38,14 @@ def log(logger, *rows):
 
 
 def test_csv_has_the_columns_of_all_rows(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = MetricsLogger(tmp_path)
     log(logger, (0, {"b": 1.5}), (1, {"a": torch.tensor(2.0), "epoch": 0}), (1, {"b": 3, "c": float("nan")}))
     assert (tmp_path / "metrics.csv").read_text() == "step,a,b,c\n0,,1.5,\n1,2.0,,\n1,,3,nan\n"
 
 
 def test_csv_of_a_resumed_run_goes_on_without_the_steps_that_are_made_again(tmp_path):
-    log(CSVLogger(tmp_path), *[(step, {"loss": step / 7}) for step in range(6)])
-    resumed = CSVLogger(tmp_path)
+    log(MetricsLogger(tmp_path), *[(step, {"loss": step / 7}) for step in range(6)])
+    resumed = MetricsLogger(tmp_path)
     resumed.go_on_at(2)
     log(resumed, (3, {"loss": 0.3}), (4, {"val": 1.0}))
     steps = [(row["step"], row.get("loss")) for row in read(tmp_path)]
@@ -54,10 +54,10 @@ def test_csv_of_a_resumed_run_goes_on_without_the_steps_that_are_made_again(tmp_
 
 
 def test_csv_passes_over_what_it_has_of_the_step_at_which_a_run_goes_on(tmp_path):
-    first = CSVLogger(tmp_path)
+    first = MetricsLogger(tmp_path)
     log(first, (1, {"loss": 0.5, "val": 2.0}), (1, {"rho": 0.25}), (2, {"loss": 0.125, "rho": 0.5}))
     whole = (tmp_path / "metrics.csv").read_text()
-    resumed = CSVLogger(tmp_path)
+    resumed = MetricsLogger(tmp_path)
     resumed.go_on_at(1)
     log(resumed, (1, {"rho": 9.0}), (1, {"epoch": 0}), (2, {"loss": 0.125, "rho": 0.5}))
     assert (tmp_path / "metrics.csv").read_text() == whole
@@ -66,17 +66,17 @@ def test_csv_passes_over_what_it_has_of_the_step_at_which_a_run_goes_on(tmp_path
 
 
 def test_csv_drops_a_row_that_was_cut_off_by_a_kill(tmp_path):
-    log(CSVLogger(tmp_path), (0, {"loss": 0.5}), (1, {"loss": 0.25}))
+    log(MetricsLogger(tmp_path), (0, {"loss": 0.5}), (1, {"loss": 0.25}))
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("2,0.1")
-    logger = CSVLogger(tmp_path)
+    logger = MetricsLogger(tmp_path)
     logger.go_on_at(10)
     log(logger, (2, {"loss": 0.125}))
     assert [row["loss"] for row in read(tmp_path)] == ["0.5", "0.25", "0.125"]
 
 
 def test_csv_makes_no_folder_before_its_first_row(tmp_path):
-    logger = CSVLogger(tmp_path / "run")
+    logger = MetricsLogger(tmp_path / "run")
     logger.log_hyperparams({"a": 1})
     assert logger.experiment is not None
     assert not (tmp_path / "run").exists()
@@ -85,7 +85,7 @@ def test_csv_makes_no_folder_before_its_first_row(tmp_path):
 
 
 def test_finalize_writes_what_was_not_saved(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = MetricsLogger(tmp_path)
     logger.log_metrics({"loss": 1.0}, 0)
     logger.finalize("failed")
     assert read(tmp_path) == [{"step": "0", "loss": "1.0"}]

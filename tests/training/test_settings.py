@@ -7,6 +7,7 @@ import pytest
 
 from training.cli import TrainCLI
 from training.command import main
+from training.guarded_loggers import NO_SECOND_WANDB
 
 BASE = """
 name: tiny
@@ -63,9 +64,14 @@ REFUSED = {
     "--trainer.callbacks=[{class_path: pytorch_lightning.callbacks.ModelPruning}]": (
         "no pruning_fn given: pytorch_lightning.callbacks.ModelPruning needs it, as init_args: {pruning_fn: ...}"
     ),
-    "--trainer.logger=[pytorch_lightning.loggers.CSVLogger]": (
-        "no save_dir given: pytorch_lightning.loggers.CSVLogger needs it, as init_args: {save_dir: ...}"
+    "--trainer.logger=WandbLogger": NO_SECOND_WANDB,
+    "--trainer.logger=[pytorch_lightning.loggers.CSVLogger, pytorch_lightning.loggers.WandbLogger]": NO_SECOND_WANDB,
+    "--wandb.mode=banana": "unknown wandb.mode 'banana' (known: online, offline, disabled)",
+    "--wandb.tags=a,,b": "wandb.tags: a tag has 1 to 64 characters, got ''",
+    "--wandb.project=me/normlab": (
+        "wandb.project: Invalid project name 'me/normlab': cannot contain characters '/,\\\\,#,?,%,:', found '/'"
     ),
+    "--wandb.log_model=perhaps": "wandb.log_model: expected bool, Literal['all'], got perhaps",
     "--model={true: 3}": "model: the name of a setting must be a text, got True",
     "--config=empty.yaml": "empty.yaml is empty, but a configuration is made of settings, such as name: run",
     "--config=list.yaml": "list.yaml holds [], but a configuration is made of settings, such as name: run",

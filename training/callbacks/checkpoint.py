@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from normlab import as_installed
 from norms.errors import check_range, unknown
+from training.best_values import best_of
 from training.callbacks.generation_metrics import GenerationMetrics
 from training.callbacks.step_axis import STEP
 from training.checkpoint_files import CheckpointFiles
@@ -21,9 +22,6 @@ from training.files import or_warn, replacing
 from training.lightning_private import uncount_batch_that_has_not_begun
 from training.run import Run
 from training.wandb_logger import WandbLogger
-
-THE_MORE_THE_BETTER = ("accuracy", "is", "precision", "recall", "density", "coverage")
-"""How the names of metrics begin, after ``val/``, of which the highest is best."""
 
 
 class RunCheckpoint(Checkpoint):
@@ -56,8 +54,7 @@ class RunCheckpoint(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.keep_all = keep_all
         self.monitor = monitor
-        kind = (monitor or "").rpartition("/")[2].partition("_")[0]
-        self.mode = mode or ("max" if kind in THE_MORE_THE_BETTER else "min")
+        self.mode = mode or best_of(monitor or "")
         self._saved_step: int | None = None
         # The best value so far, and that of which the checkpoint is on the disk.
         self._best: dict[str, Any] | None = None
@@ -117,6 +114,7 @@ class RunCheckpoint(Checkpoint):
         """
         self._save_best(trainer)
         self._save_if_new(trainer, at_the_end=True)
+        self._hand_over(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save if a signal ended a training that had begun; an error may leave half a step behind."""
@@ -125,6 +123,7 @@ class RunCheckpoint(Checkpoint):
         if isinstance(exception, SIGTERMException) and self._saved_step is not None:
             self._save_best(trainer)
             self._save_if_new(trainer)
+            self._hand_over(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far, with its step."""
@@ -171,6 +170,16 @@ class RunCheckpoint(Checkpoint):
                 metric, value, step = (self._best[key] for key in ("metric", "value", "step"))
                 logger.log_summary({f"best/{metric}": value, "best/step": step})
 
+    def _hand_over(self, trainer: Trainer) -> None:
+        """Let W&B keep the last and the best checkpoint, if that is asked for."""
+        run = Run.of(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger.log_model:
+                if self._kept is not None:
+                    logger.log_checkpoint(run.best, self._kept["step"], "best")
+                if self._saved_step and run.last.is_file():
+                    logger.log_checkpoint(run.last, self._saved_step, "last")
+
     def _save(self, trainer: Trainer, at_the_end: bool) -> None:
         run = Run.of(trainer)
         # The last one last: it says that the others are there.
@@ -184,6 +193,9 @@ class RunCheckpoint(Checkpoint):
                 rank_zero_warn(f"{fault}; {whole}, and the training goes on to its next save")
                 return
         self._saved_step = trainer.global_step
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger.log_model == "all":
+                logger.log_checkpoint(run.last, self._saved_step, f"step_{self._saved_step}")
 
     def _write(self, trainer: Trainer, path: Path) -> str | None:
         """Write a checkpoint; return what has gone wrong, if anything has."""

@@ -19,14 +19,14 @@ from training.errors import TrainingError
 from training.files import or_warn, replacing
 from training.finite import not_finite
 from training.layer_shapes import ShapeRecorder, write_shapes
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.run import Run
 from training.wandb_logger import WandbLogger
 
 BINS = 32
 """Of a histogram over the range of a kind."""
 
-DRAWN = frozenset(4**power for power in range(1, 16))
+DRAWN = frozenset(4**power for power in range(2, 16))
 """The logs, counted from 0, at which heat maps are drawn beside the last: ever more rarely, since each draws all."""
 
 SPREAD = ("min", "max", "std")
@@ -91,7 +91,8 @@ class MixingValues(Callback):
         if found and self._logged_step is not None:
             values = read_values(pl_module)
             named = {label: found[read.layer] for label, read in values.items() if read.layer in found}
-            write_shapes(named, self._run.mixing_layers)
+            if named and self._logged_step is not None:
+                write_shapes(named, self._run.mixing_layers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the final values."""
@@ -124,7 +125,7 @@ class MixingValues(Callback):
             self._describe(trainer, values)
         for logger in trainer.loggers:
             # metrics.csv shall become what it would have been without the interruption.
-            if scalars and not (interrupted and isinstance(logger, CSVLogger)):
+            if scalars and not (interrupted and isinstance(logger, MetricsLogger)):
                 logger.log_metrics(scalars, step)
                 logger.save()
             if isinstance(logger, WandbLogger) and (new or last):
@@ -143,6 +144,8 @@ class MixingValues(Callback):
         import wandb
 
         files = {number: path for number, path in self._run.mixing_steps().items() if number <= step}
+        if not files:
+            return {}  # no disk could take them
         steps: dict[int, dict[str, np.ndarray]] = {}
         for number in chosen(list(files)):
             with np.load(files[number]) as arrays:
@@ -150,8 +153,8 @@ class MixingValues(Callback):
         caption = f"each layer, from the input (top) to the output, at steps {min(steps)} to {step}"
         groups: dict[str, dict[MixingKind, None]] = {}
         for _, kind, _ in _kinds(values):
-            groups.setdefault(_beginning(kind), {})[kind] = None
-        return {f"heat_map/{key}": wandb.Image(heat_map(steps, [*own]), caption=caption) for key, own in groups.items()}
+            groups.setdefault(heat_map_key(kind), {})[kind] = None
+        return {key: wandb.Image(heat_map(steps, list(kinds)), caption=caption) for key, kinds in groups.items()}
 
     def _describe(self, trainer: Trainer, values: Values) -> None:
         """Keep beside the values of what kinds they are."""
@@ -207,6 +210,11 @@ def log_names(layers: Sequence[str]) -> list[str]:
     """
     digits = max(2, len(str(len(layers) - 1)))
     return [plain_key(f"{depth:0{digits}d}_{layer}").replace("/", "_") for depth, layer in enumerate(layers)]
+
+
+def heat_map_key(kind: MixingKind) -> str:
+    """Return the key of the picture that W&B gets of a kind; kinds that share a beginning of their keys share it."""
+    return f"heat_map/{_beginning(kind)}"
 
 
 def _kinds(values: Values) -> Iterator[tuple[str, MixingKind, Tensor]]:

@@ -54,7 +54,7 @@ def heat_map(steps: Mapping[int, Arrays], kinds: Sequence[MixingKind]) -> Image.
     """
     found = [layer_means(steps, kind) for kind in kinds]
     columns = max(len(means) for _, means in found)
-    heights = [1 + 0.16 * min(len(layers), 2 * MOST_NAMES) for layers, _ in found]
+    heights = [1 + 0.16 * min(len(layers), MOST_NAMES) for layers, _ in found]
     figure = Figure(figsize=(2 + 3.5 * columns, sum(heights)), dpi=100, layout="constrained")
     panels = figure.subplots(len(kinds), columns, squeeze=False, sharey="row", height_ratios=heights)
     for kind, (layers, means), row in zip(kinds, found, panels, strict=True):

@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning.loggers
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.base import CheckpointError
 from training.files import or_warn, replacing, set_aside
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.repetitions import flat
 from training.run import Run
 from training.wandb_logger import WandbLogger
+from training.wandb_options import WandbOptions
 
 
 class RunFolder(Callback):
@@ -25,10 +25,12 @@ class RunFolder(Callback):
 
     Args:
         config: The resolved configuration, as YAML.
+        wandb: What the user has set about Weights & Biases.
     """
 
-    def __init__(self, config: str) -> None:
+    def __init__(self, config: str, wandb: WandbOptions | None = None) -> None:
         self.config = config
+        self._wandb = wandb or WandbOptions()
         self._saved: list[int] | None = None
         self._run = Run("")
 
@@ -38,9 +40,9 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             for path in run.partials():
                 path.unlink(missing_ok=True)
-        # Two runs of W&B in one process would end each other.
-        if not any(isinstance(logger, pytorch_lightning.loggers.WandbLogger) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, WandbLogger(str(run.folder))]
+        # It is there already when a training has gone back.
+        if not self._wandb.is_disabled and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            trainer.loggers = [*trainer.loggers, WandbLogger(run.folder, self._wandb, yaml.safe_load(self.config))]
 
     def go_back(self, trainer: Trainer, step: int, rate: float) -> None:
         """Take another learning rate into the configuration with which the run is about to go on at an earlier step.
@@ -79,7 +81,7 @@ class RunFolder(Callback):
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
+            if isinstance(logger, MetricsLogger):
                 logger.go_on_at(trainer.global_step)
             logger.log_hyperparams(yaml.safe_load(self.config))
         for path in run.records_from(trainer.global_step):

@@ -55,4 +55,4 @@ class SampleImages(Callback):
             picture.save(partial, format="PNG")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [picture], step)
+                logger.log_image("samples", [picture], step, caption=[f"step {step}: {pl_module.sample_caption}"])

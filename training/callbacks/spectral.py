@@ -18,7 +18,7 @@ from training.callbacks.spectral_plot import draw
 from training.errors import RollbackError
 from training.files import or_warn, replacing
 from training.finite import not_finite
-from training.loggers import CSVLogger
+from training.loggers import MetricsLogger
 from training.metrics_file import MetricsFile
 from training.run import Run
 from training.wandb_logger import WandbLogger
@@ -121,11 +121,11 @@ class SpectralMonitor(Callback):
                 whole |= {f"spectral/{name}/{key}": value for key, value in _of_network(found).items()}
                 if (bound := self._bound(gan, name, found)) is not None:
                     whole[f"spectral/{name}/bound"] = bound
+        of_layers = {f"spectral/{key}": value for key, value in layers.items()}
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and self._seen_step is None:
-                logger.hide(["spectral", *whole, *(f"spectral/{key}" for key in layers)])
-            more = {} if isinstance(logger, CSVLogger) else {f"spectral/{key}": value for key, value in layers.items()}
-            logger.log_metrics(whole | more, step)
+                logger.hide(["spectral", *whole, *of_layers])
+            logger.log_metrics(whole if isinstance(logger, MetricsLogger) else whole | of_layers, step)
             logger.save()
         table = MetricsFile(self._run.spectral)
         table.log_metrics(layers, step)
@@ -161,7 +161,8 @@ class SpectralMonitor(Callback):
     def _picture(self) -> dict[str, Any]:
         import wandb
 
-        return {"spectral": wandb.Image(str(self._run.spectral_plot))}
+        caption = f"singular values of the {' and the '.join(self.networks)}, from {self._run.spectral.name}"
+        return {"spectral": wandb.Image(str(self._run.spectral_plot), caption=caption)}
 
 
 def _numbers(spectrum: Spectrum) -> dict[str, float]:

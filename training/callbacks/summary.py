@@ -1,5 +1,6 @@
 """What a training leaves behind, and what to do with it next."""
 
+import shlex
 from collections.abc import Sequence
 
 from pytorch_lightning import Trainer
@@ -75,5 +76,7 @@ def _commands(trainer: Trainer, run: Run, interrupted: bool) -> list[str]:
         commands.append(run.resume_command())
     if last.is_file() and isinstance(trainer.lightning_module, TrainingModule):
         commands.append(trainer.lightning_module.next_command(run.folder))
+    if run.mixing_steps():
+        commands.append(shlex.join(["python", "analyze.py", str(run.folder), "-o", str(run.folder / "report")]))
     commands += [logger.sync_command for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     return [as_installed(command) for command in commands if command is not None]

@@ -24,6 +24,7 @@ from norms.mixing import LayerReport, freeze_mixing_
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.mixing import MixingValues, _scalars, log_names, read_values
 from training.callbacks.run_folder import RunFolder
+from training.layer_shapes import LayerShape, read_shapes
 from training.run import Run
 from training.wandb_logger import WandbLogger
 
@@ -68,6 +69,21 @@ def test_logs_at_the_start_every_few_steps_and_at_the_end_once(tmp_path, every, 
     assert [step for step, _ in recorder.mixing] == steps
     assert all(metrics.keys() == RHO | SWITCH | WHOLE for _, metrics in recorder.mixing)
     assert sorted(path.name for path in tmp_path.glob("mixing/*.npz")) == [f"step_{step:07d}.npz" for step in steps]
+
+
+def test_what_the_layers_work_on_is_kept_and_changes_nothing(tmp_path):
+    model = TinyModel()
+    fit(tmp_path / "a", [MixingValues(5)], copy.deepcopy(model), max_steps=3)
+    shapes = read_shapes(tmp_path / "a" / "mixing" / "layers.json")
+    assert list(shapes) == ["norm1", "norm2"]
+    assert shapes["norm2"] == LayerShape(4, 4, (3, 3), (8, 8))
+    (tmp_path / "b" / "mixing").mkdir(parents=True)
+    (tmp_path / "b" / "mixing" / "layers.json").write_text("{}")  # so that nothing is recorded
+    fit(tmp_path / "b", [MixingValues(5)], copy.deepcopy(model), max_steps=3)
+    first, second = (npz(tmp_path / name, 3) for name in "ab")
+    for key, value in first.items():
+        np.testing.assert_array_equal(value, second[key])
+    assert (tmp_path / "b" / "mixing" / "layers.json").read_text() == "{}"
 
 
 def test_rows_of_the_log_come_in_the_order_of_steps(tmp_path):

@@ -24,6 +24,8 @@ def test_saves_what_the_module_draws(tmp_path):
     torch.testing.assert_close(saved, model.sample_grid().clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
     steps = [row["trainer/global_step"] for row in wandb_stand_ins.rows(tmp_path) if row.get("samples.count") == 1]
     assert steps == [0, 5, 10, 12]
+    captions = [row["samples.captions"] for row in wandb_stand_ins.rows(tmp_path) if "samples.captions" in row]
+    assert captions == [[f"step {step}: {TinyModel.sample_caption}"] for step in steps]
 
 
 def test_draws_the_last_step_once(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import wandb_stand_ins
 from processes import ended, start
-from pytorch_lightning.loggers import CSVLogger as LightningsCSVLogger
+from pytorch_lightning.loggers import CSVLogger
 from stand_ins import TinyModel, fit
 from test_train import TINY
 from tiny_gan import Blots, gan
@@ -73,7 +73,7 @@ def columns(file):
 def test_a_loss_has_the_number_of_its_step_and_a_validation_that_of_the_steps_before_it(
     tmp_path, options, steps, validations
 ):
-    other = LightningsCSVLogger(tmp_path, name="other", version=0)
+    other = CSVLogger(tmp_path, name="other", version=0)
     trainer = fit(tmp_path, [], Counting(), loggers=[other], **options)
     assert trainer.global_step == 12
     for file in (tmp_path / "metrics.csv", tmp_path / "other/version_0/metrics.csv"):

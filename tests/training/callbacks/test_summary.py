@@ -1,9 +1,10 @@
 """What is printed when a training has ended."""
 
 import pytest
-from stand_ins import TinyModel, fit
+from stand_ins import PlainModel, TinyModel, fit
 
 from training.callbacks.checkpoint import RunCheckpoint
+from training.callbacks.mixing import MixingValues
 from training.callbacks.run_folder import RunFolder
 from training.callbacks.samples import SampleImages
 from training.callbacks.summary import print_summary
@@ -33,6 +34,13 @@ def test_names_the_files_the_metrics_and_the_next_commands(run, capsys):
     next_commands = lines[lines.index("next:") + 1 :]
     upload = f"wandb sync 'runs/{run_dir.parts[1]}/version_0/wandb'/offline-run-*-{wandb.name.rpartition('-')[2]}"
     assert next_commands == [f"python use.py {run_dir}", upload]
+
+
+def test_what_the_layers_have_learned_can_be_looked_at_next(tmp_path, capsys):
+    for model, told in ((TinyModel(), True), (PlainModel(), False)):
+        run_dir = tmp_path / type(model).__name__ / "version_0"
+        print_summary(fit(run_dir, [MixingValues(5)], model, max_steps=1), Run(run_dir))
+        assert (f"  python analyze.py {run_dir} -o {run_dir}/report" in capsys.readouterr().out.splitlines()) == told
 
 
 def test_an_interrupted_run_is_told_how_to_go_on(run, capsys):
