@@ -73,7 +73,7 @@ def _gates(last: DataFrame, by: str, kind: MixingKind, known: Published | None) 
     for name, rows in each:
         numbers = [_spread(rows[column], percent=column in ("below", "above")) for column in columns]
         shown.add_row(name, _count(rows["count"]), *numbers)
-    shown.caption = "Bimodality is Sarle's coefficient: above 0.56 there are two peaks, or a strong skew."
+    shown.caption = "Sarle's bimodality above 0.56: two peaks, or a strong skew."
     if known is not None:
         of_network = known.shares["network"]
         shown.add_row("published*", "", "", *(f"about {of_network[column]:.0%}" for column in columns[1:3]), "")
