@@ -58,6 +58,9 @@ DEFAULT_FORMATS = FORMATS[:-1]
 Drawing = Callable[..., Figure | None]
 """Draws a figure; its keyword ``width`` is in inches."""
 
+STRIP = 512
+"""Pixels of the strip that the sorted channels of a layer are drawn as."""
+
 MOST_PANELS = 9
 """How many differences of groups are drawn, unless the first two groups differ in more ways."""
 
@@ -241,10 +244,10 @@ def _channels(last: DataFrame, groups: Groups, kind: MixingKind, width: float = 
     figure, every = panel_grid(layers, width)
     for axes, name, rows in zip(every, shown, layers, strict=True):
         own = gates[gates["group"] == name]
-        for row, layer in enumerate(rows):
-            values = np.sort(own.loc[own["layer"] == layer, "value"].to_numpy())
-            place = (0, 1, row + 0.45, row - 0.45)
-            axes.imshow(values[None], aspect="auto", extent=place, **look)
+        values = [np.sort(own.loc[own["layer"] == layer, "value"].to_numpy()) for layer in rows]
+        strips = np.stack([each[np.arange(STRIP) * len(each) // STRIP] for each in values])
+        axes.imshow(strips, aspect="auto", extent=(0, 1, len(rows) - 0.5, -0.5), **look)
+        axes.hlines(np.arange(1, len(rows)) - 0.5, 0, 1, color="white", linewidth=0.8)
         axes.set(title=name, xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), xlabel=f"channels, sorted by {kind.name}")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.grid(visible=False)
