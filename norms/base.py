@@ -373,12 +373,11 @@ class MixingNorm(FormulaNorm):
         """
         for kind in self.kinds:
             known = self.statistics_of(kind)
-            if statistic not in (None, *known):
-                continue
-            index = None if statistic is None else known.index(statistic)
-            own = whole(getattr(self, kind.name))
-            near = kind.impurity(self.mixing_values()[kind.name]) <= within
-            set_whole_(self, kind.name, torch.where(near, kind.pure(own, index), own))
+            if statistic is None or statistic in known:
+                index = None if statistic is None else known.index(statistic)
+                own = whole(getattr(self, kind.name))
+                near = kind.impurity(self.mixing_values()[kind.name]) <= within
+                set_whole_(self, kind.name, torch.where(near, kind.pure(own, index), own))
 
     def _check_count(self, x: Tensor) -> None:
         if x.ndim == 2:
