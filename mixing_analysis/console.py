@@ -186,8 +186,8 @@ def _next_commands(runs: Sequence[Run], trusted: Sequence[str]) -> list[str]:
             continue
         config = shlex.quote(str(RunOnDisk.find(run.checkpoint).config))
         seed = int(run.config.get("seed_everything") or 0) + 1
-        seeds = f"--seed_everything {seed} --model.seed {seed} --data.seed {seed}"
-        return [as_installed(f"python train.py fit --config {config} {seeds}  # another seed, to see the spread")]
+        command = f"python train.py fit --config {config} --seed {seed}  # another seed, to see the spread"
+        return [as_installed(command)]
     return []
 
 

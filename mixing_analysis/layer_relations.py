@@ -40,6 +40,9 @@ def _mean(sizes: Sequence[int] | None) -> float:
     return float("nan") if not sizes else float(np.exp(np.mean(np.log(sizes))))
 
 
+LEAST_LAYERS = 4
+"""Of fewer layers there is no telling what goes with what."""
+
 MOST_PANELS = 16
 """Of more groups with weights the first are drawn."""
 
@@ -92,7 +95,8 @@ def relations(table: DataFrame, runs: Sequence[Run], kinds: Sequence[MixingKind]
         kinds: Which values: one kind with a value in every channel, or a family of others.
 
     Returns:
-        A relation for each group, kind, label and property that is known and not the same in all layers.
+        A relation for each group of :data:`LEAST_LAYERS` or more layers, kind, label and property that is known and not
+        the same in all layers.
     """
     last = at_last_step(table)
     values = [(kind, label, own) for kind in kinds for label, own in _values(last, kind).items()]
@@ -101,7 +105,7 @@ def relations(table: DataFrame, runs: Sequence[Run], kinds: Sequence[MixingKind]
         members = [run for run in runs if run.group == group]
         run = next((run for run in members if run.shapes), members[0])
         for kind, label, own in values:
-            if group not in own:
+            if group not in own or len(own[group]) < LEAST_LAYERS:
                 continue
             layers = own[group].index.tolist()
             y = own[group]["mean"].to_numpy(float)
@@ -172,6 +176,7 @@ def draw(
     colors = colors_of(kinds[0].labels)
     for axes, own in zip(every, shown, strict=True):
         _panel(axes, own, groups, colors)
+        axes.set_ylim(_reach(kinds[0], [each for own in shown for each in own]))
     if kinds[0].per_channel:
         legend(figure, groups)
     else:
@@ -203,4 +208,13 @@ def _panel(axes: Axes, own: Sequence[Relation], groups: Groups, colors: Mapping[
     what = first.kind.name if first.kind.per_channel else f"weights of {word(first.kind)}"
     whose = f"{first.group}: " if len(groups) > 1 and not first.kind.per_channel else ""
     subtitled(axes, f"{whose}{what} and {first.name}", lines)
-    axes.set(xlabel=first.name, ylim=padded(first.kind))
+    axes.set(xlabel=first.name)
+
+
+def _reach(kind: MixingKind, shown: Sequence[Relation]) -> tuple[float, float]:
+    """Return from where to where values are drawn: as far as they lie, but at least a fifth of the range."""
+    values = np.concatenate([each.y if each.halves is None else each.halves.ravel() for each in shown])
+    low, high, least = np.nanmin(values), np.nanmax(values), 0.2 * (kind.high - kind.low)
+    more = max(0.08 * (high - low), (least - (high - low)) / 2)
+    bottom, top = padded(kind)
+    return max(bottom, low - more), min(top, high + more)

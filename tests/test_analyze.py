@@ -103,7 +103,7 @@ def test_a_single_run(capsys):
     assert len(table) == 4 * (4 + 6) + 2 * 4
     assert "wrote report/mixing.csv and mixing.parquet: 48 values of 1 run\n" in out
     assert "next:\n  open report/report.html in a browser\n" in out
-    assert "train.py fit --config runs/tiny/version_0/config.yaml --seed_everything 1 --model.seed 1" in out
+    assert "train.py fit --config runs/tiny/version_0/config.yaml --seed 1  # another seed" in out
     shown, _, notes = out.partition("wrote ")[0].partition("note: ")
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert notes.startswith("tiny/version_0: no preference yet: every mean_weight is within 0.0")

@@ -37,12 +37,17 @@ def test_properties_are_those_of_the_layers_and_values_averages_over_runs():
 
 
 def test_without_shapes_only_depth_and_channels_are_known():
-    run = make_run("a")
+    run = make_run("a", switches=4)
     assert {each.name for each in relations(combine([run]), [run], [RHO])} == {"depth", "channels"}
     switch = relations(combine([run]), [run], [MEAN_WEIGHT, VAR_WEIGHT])
     assert {(each.kind.name, each.label, each.name) for each in switch} == {
         (kind, label, "depth") for kind in ("mean_weight", "var_weight") for label in ("instance", "layer", "batch")
     }
+
+
+def test_three_layers_tell_nothing():
+    run = make_run("a", layers=3, switches=3, shapes=True)
+    assert [relations(combine([run]), [run], kinds) for kinds in ([RHO], [MEAN_WEIGHT, VAR_WEIGHT])] == [[], []]
 
 
 def test_weights_have_a_relation_for_each_label():

@@ -1,6 +1,7 @@
 """Logging what the mixing layers learn while they learn it."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -192,10 +193,12 @@ def read_values(model: torch.nn.Module) -> Values:
 def layer_labels(names: Sequence[str]) -> list[str]:
     """Name layers by where they are: their dotted names without what all of them begin with.
 
-    A name that would begin with a number, which says little, keeps what stands before: ``blocks.0.norm``. A layer that
-    is the whole network is called ``layer``.
+    A name that would begin with a number, which says little, keeps what stands before: ``blocks.0.norm``. A norm within
+    another, as those of conditions have one, is called as the outer one: ``norm1``, not ``norm1.norm``. A layer that is
+    the whole network is called ``layer``.
     """
-    parts = [name.split(".") for name in names]
+    outer = [re.sub(r"(\bnorm\d*)\.norm$", r"\1", name) for name in names]
+    parts = [name.split(".") for name in (outer if len(set(outer)) == len(names) else names)]
     alike = (len(set(part)) == 1 for part in zip(*(part[:-1] for part in parts), strict=False))
     shared = len(list(takewhile(bool, alike)))
     while shared and any(part[shared].isdecimal() for part in parts):

@@ -22,7 +22,7 @@ from norms.kinds import RHO as GATE
 from norms.kinds import MixingKind
 from norms.mixing import LayerReport, freeze_mixing_
 from training.callbacks.checkpoint import RunCheckpoint
-from training.callbacks.mixing import MixingValues, _scalars, log_names, read_values
+from training.callbacks.mixing import MixingValues, _scalars, layer_labels, log_names, read_values
 from training.callbacks.run_folder import RunFolder
 from training.layer_shapes import LayerShape, read_shapes
 from training.run import Run
@@ -224,6 +224,10 @@ def test_layers_are_called_by_where_they_are():
     assert list(read_values(nn.ModuleDict({"net": nn.ModuleDict({"norm": norms.SwitchableNorm2d(2)})}))) == ["norm"]
     assert list(read_values(nn.ModuleList(norms.BatchInstanceNorm2d(1) for _ in range(3)))) == ["0", "1", "2"]
     assert list(read_values(norms.BatchInstanceNorm2d(1))) == ["layer"]
+    assert layer_labels(["g.block1.norm1.norm", "g.block1.norm2.norm", "g.output.norm"]) == [
+        *("block1.norm1", "block1.norm2", "output.norm"),
+    ]
+    assert layer_labels(["norm.norm", "norm"]) == ["norm.norm", "norm"], "which would be called alike"
 
 
 @pytest.mark.parametrize(
