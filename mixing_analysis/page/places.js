@@ -30,7 +30,7 @@ const LOGARITHMIC = name => name !== "depth";
 const beside = i => 0.25 * (((i * 0.618034) % 1) - 0.5);
 
 /* From where to where values are drawn: as far as they lie, with a margin, and a fifth of the range at least. */
-function reach(kind, own) {
+function drawnRange(kind, own) {
   const values = own.flatMap(({ each }) => (each.halves ? each.halves.flat() : each.y)).filter(Number.isFinite);
   const [low, high] = [Math.min(...values), Math.max(...values)], [bottom, top] = kind.range;
   const more = Math.max(0.08 * (high - low), (0.2 * (top - bottom) - (high - low)) / 2);
@@ -41,7 +41,7 @@ function relationPlot(kind, name, own, width) {
   const place = x => (LOGARITHMIC(name) ? Math.log2(x) : x), values = own.flatMap(({ each }) => each.x).filter(Number.isFinite);
   const [low, high] = [Math.min(...values), Math.max(...values)].map(place), margin = 0.06 * (high - low) + 0.1;
   const x = [low - margin, high + margin];
-  const y = reach(kind, own), plot = new Plot(`${kind.name} and ${name}`, { width, height: 190, left: 38, bottom: 38, x, y });
+  const y = drawnRange(kind, own), plot = new Plot(`${kind.name} and ${name}`, { width, height: 190, left: 38, bottom: 38, x, y });
   plot.yAxis(ticks(y, 4), value => fixed(value, 2));
   const known = distinct(values).sort((a, b) => a - b), stride = Math.ceil(known.length / 7);
   for (const value of known.filter((_, i) => i % stride === 0)) {
