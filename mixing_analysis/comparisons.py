@@ -225,7 +225,7 @@ def _place(runs: Sequence[Run], steps: Steps) -> Place:
     return dict(zip((run.name for run in runs), ends, strict=True))
 
 
-def _pairing(sides: Iterable[Sequence[Run]]) -> list[list[Run]] | None:
+def pairing(sides: Iterable[Sequence[Run]]) -> list[list[Run]] | None:
     """Return the runs of each side in the order of their seeds, if all sides have the same seeds, each of them once."""
     found = []
     for side in sides:
@@ -292,7 +292,7 @@ class _Numbers:
 
 
 def _compare_pair(numbers: _Numbers, first: Side, second: Side, place: Place) -> DataFrame:
-    paired = _pairing([first.runs, second.runs])
+    paired = pairing([first.runs, second.runs])
     rows = [numbers.rows_of(runs, place) for runs in paired or (first.runs, second.runs)]
     common = np.flatnonzero(np.isfinite(numbers.values[[*rows[0], *rows[1]]]).all(0))
     before, after = (numbers.values[own][:, common] for own in rows)
@@ -313,12 +313,12 @@ def _notes(steps: Steps, places: Sequence[Place]) -> Iterator[str]:
     """Say where runs end at different steps, and how many comparisons have no step in common."""
     compared = {run for place in places for run in place}
     ends = [int(steps[run][-1]) for run in compared]
-    if ends and _differ(ends):
+    if ends and differ(ends):
         yield (
             f"the runs end at different steps, from {min(ends)} to {max(ends)}: "
             "two groups are compared at the last step that all runs of both have"
         )
-    apart = sum(_differ(place.values()) for place in places)
+    apart = sum(differ(place.values()) for place in places)
     if apart:
         yield (
             f"in {apart} of {len(places)} comparisons there is no step in common but the start: "
@@ -326,7 +326,8 @@ def _notes(steps: Steps, places: Sequence[Place]) -> Iterator[str]:
         )
 
 
-def _differ(steps: Iterable[int]) -> bool:
+def differ(steps: Iterable[int]) -> bool:
+    """Return whether some of the steps is behind by more than :data:`TOLERANCE`."""
     ordered = sorted(steps)
     return ordered[0] < (1 - TOLERANCE) * ordered[-1]
 
@@ -351,7 +352,7 @@ def omnibus(table: DataFrame, runs: Sequence[Run]) -> DataFrame:
             known = part.set_index("run")["value"]
             groups = [own for own in several if all(run.name in known.index for run in own)]
             if len(groups) > 1:
-                paired = _pairing(groups)
+                paired = pairing(groups)
                 numbers = [known[[run.name for run in own]].to_numpy() for own in paired or groups]
                 rows.append((kind, measure, len(groups), *any_difference(numbers, paired is not None)))
     found = DataFrame(rows, columns=list(OMNIBUS[:-1]))

@@ -12,6 +12,8 @@ from mixing_analysis import values
 from mixing_analysis.comparisons import Comparisons
 from mixing_analysis.findings import finding, measure_name
 from mixing_analysis.kinds import LOGGED, families, word
+from mixing_analysis.metric_effects import compare_metrics
+from mixing_analysis.metric_effects import finding as finding_of_metrics
 from mixing_analysis.published import Published, published
 from mixing_analysis.values import Run
 from norms.kinds import MixingKind
@@ -50,6 +52,9 @@ def tables_of(
         title = f"with {', '.join(ends + largest)}"
         yield _binarized(evaluated, {run.name: run.group for run in runs}, title)
     yield from _differences(comparisons, {kind.name: kind for kind in kinds})
+    metrics = compare_metrics(runs)
+    if len(metrics):
+        yield _metrics(metrics)
 
 
 def plain_table(*texts: str, numbers: Sequence[str]) -> Table:
@@ -129,8 +134,23 @@ def _differences(comparisons: Comparisons, kinds: Mapping[str, MixingKind]) -> I
         yield shown
 
 
-def _reach(row: pd.Series) -> str:
-    return "" if np.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+def _metrics(rows: DataFrame) -> Table:
+    """Tell how well groups do beside each other, what differs most surely first."""
+    shown = plain_table("metric", "groups", numbers=["difference", "95 %", "g", "p"])
+    for _, row in rows.sort_values("p_holm", kind="stable").head(MOST_DIFFERENCES).iterrows():
+        numbers = (
+            f"{row['difference']:+.3g}",
+            _reach(row, ".3g"),
+            _known(row["g"], "+.1f"),
+            _known(row["p_holm"], ".2g"),
+        )
+        shown.add_row(row["metric"], f"{row['second']} minus {row['first']}", *numbers)
+    shown.caption = f"{finding_of_metrics(rows)} p is Holm-corrected over all pairs and metrics, g is Hedges'."
+    return shown
+
+
+def _reach(row: pd.Series, form: str = ".3f") -> str:
+    return "" if np.isnan(row["low"]) else f"{row['low']:+{form}} to {row['high']:+{form}}"
 
 
 def _known(number: float, form: str) -> str:

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from mixing_analysis import DEFAULT_FORMATS, FORMATS, comparisons, figures, outputs, values
+from mixing_analysis import DEFAULT_FORMATS, FORMATS, comparisons, figures, metric_effects, outputs, values
 from mixing_analysis.choice import Chosen, choose
 from mixing_analysis.figures import Drawing
 from mixing_analysis.plots import STYLE
@@ -93,6 +93,10 @@ class Runs:
             if name not in known:
                 raise unknown("group", name, dict.fromkeys(known))
         return comparisons.compare(self.table, self.runs, [(first, second)]).rows
+
+    def compare_metrics(self) -> DataFrame:
+        """Compare how well groups do, by their validations: see :data:`mixing_analysis.metric_effects.COMPARED`."""
+        return metric_effects.compare_metrics(self.runs)
 
     def omnibus(self) -> DataFrame:
         """Test whether the groups differ at all: see :func:`mixing_analysis.comparisons.omnibus`."""

@@ -10,8 +10,9 @@ from pandas import DataFrame
 from mixing_analysis import figures, pictures, report, tables
 from mixing_analysis.comparisons import Comparisons
 from mixing_analysis.folder import renewed
+from mixing_analysis.metric_effects import compare_metrics
 from mixing_analysis.pictures import Pictures
-from mixing_analysis.tables import ABLATION, COMPARISONS, CSV, PARQUET
+from mixing_analysis.tables import ABLATION, COMPARISONS, CSV, OUTCOMES, PARQUET
 from mixing_analysis.values import Run
 
 FIGURES, PICTURES, PAGE = "figures", "pictures", "report.html"
@@ -33,7 +34,7 @@ def renewed_report(output: Path, exports: Sequence[str] = ()) -> AbstractContext
         output: The report.
         exports: Files that are written besides it, and stay when the next report is written without them.
     """
-    return renewed(output, (CSV, PARQUET, COMPARISONS, ABLATION, FIGURES, PICTURES, PAGE, *exports))
+    return renewed(output, (CSV, PARQUET, COMPARISONS, OUTCOMES, ABLATION, FIGURES, PICTURES, PAGE, *exports))
 
 
 def write(
@@ -60,11 +61,11 @@ def write(
         pictured: Pictures of some of the runs, which are written where PNG is among the formats.
         ablated: The results of :func:`mixing_analysis.ablation.ablate`, if runs were ablated.
     """
-    written = (
-        [*tables.write(table, folder), *tables.write_comparisons(comparisons.rows, folder)] if "csv" in formats else []
-    )
-    if "csv" in formats and ablated is not None:
-        written += tables.write_ablation(ablated, folder)
+    written = []
+    if "csv" in formats:
+        written += [*tables.write(table, folder), *tables.write_comparisons(comparisons.rows, folder)]
+        written += tables.write_outcomes(compare_metrics(runs), folder)
+        written += [] if ablated is None else tables.write_ablation(ablated, folder)
     of_figures = [name for name in formats if name in figures.FORMATS]
     drawn = figures.write(table, runs, folder / FIGURES, of_figures) if of_figures else []
     seen = pictures.write(pictured, folder / PICTURES) if "png" in formats else []

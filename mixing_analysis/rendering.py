@@ -12,7 +12,7 @@ from norms.kinds import MixingKind
 
 MODULES = (
     *("numbers", "values", "series", "preference", "elements", "plots", "channels", "training", "relations", "places"),
-    *("weights", "outcomes"),
+    *("weights", "outcomes", "metrics"),
     *("differences", "ablation", "binarized", "pictures", "controls", "saving", "drawing", "overview", "reading"),
     "start",
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from mixing_analysis import layer_relations, multiples, needs, outcomes
+from mixing_analysis import layer_relations, metric_effects, multiples, needs, outcomes
 from mixing_analysis.comparisons import Comparisons, compare, correlations
 from mixing_analysis.differences import describe
 from mixing_analysis.effects import ALPHA
@@ -156,6 +156,7 @@ def contents(
         "relations": {name: layer_relations.describe(table, runs, own) for name, own in sections.items()},
         "styles": {name: multiples.describe_styles(table, runs, own) for name, own in sections.items()},
         "outcomes": outcomes.describe(table, runs),
+        "metrics": metric_effects.describe(runs),
         "comparisons": describe(comparisons, runs),
         "ablation": [] if ablated is None else needs.contents(ablated),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),

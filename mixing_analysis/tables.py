@@ -6,6 +6,7 @@ from pathlib import Path
 from pandas import CategoricalDtype, DataFrame
 
 CSV, PARQUET, COMPARISONS, ABLATION = "mixing.csv", "mixing.parquet", "comparisons.csv", "ablation.csv"
+OUTCOMES = "outcomes.csv"
 
 FORMULA = ("=", "+", "-", "@", "'")
 """Begins what a spreadsheet takes for a formula, or for text that was kept from being one."""
@@ -45,6 +46,23 @@ def write_comparisons(rows: DataFrame, folder: Path) -> list[str]:
     names = ["first", "second", "kind", "measure", "layer"]
     _without_formulas(rows.astype(dict.fromkeys(names, "category"))).to_csv(folder / COMPARISONS, index=False)
     return [COMPARISONS]
+
+
+def write_outcomes(rows: DataFrame, folder: Path) -> list[str]:
+    """Write comparisons of metrics as CSV, if there are any, as :func:`write` does.
+
+    Args:
+        rows: See :data:`mixing_analysis.metric_effects.COMPARED`.
+        folder: Where the file goes; it is there.
+
+    Returns:
+        The name of the file, or nothing.
+    """
+    if rows.empty:
+        return []
+    names = ["first", "second", "metric"]
+    _without_formulas(rows.astype(dict.fromkeys(names, "category"))).to_csv(folder / OUTCOMES, index=False)
+    return [OUTCOMES]
 
 
 def write_ablation(rows: DataFrame, folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ import { gateTrainingFigure } from "./training.js";
 import { bimodalityFigure, gammaFigure } from "./relations.js";
 import { relationFigure, styleFigure } from "./places.js";
 import { chooseMetric, outcomeFigure } from "./outcomes.js";
+import { metricsFigure } from "./metrics.js";
 import { weightFigures } from "./weights.js";
 import { chooseCompared, differenceFigure } from "./differences.js";
 import { ablationFigure, chooseAblation } from "./ablation.js";
@@ -28,7 +29,7 @@ const figures = () => Object.assign(
     [`${kind.name}-styles`]: styleFigure(kind),
   })),
   ...families.map(weightFigures),
-  { difference: differenceFigure, outcome: outcomeFigure, ablation: ablationFigure, binarized: binarizedFigure },
+  { difference: differenceFigure, metrics: metricsFigure, outcome: outcomeFigure, ablation: ablationFigure, binarized: binarizedFigure },
 );
 
 function watchFigures() {
@@ -80,6 +81,7 @@ export function start() {
   const names = sections.map(({ name }) => name);
   const has = [...names, channelKinds.length && "channels", data.binarized && "binarized", data.outcomes.length && "outcomes", data.ablation.length && "ablation"];
   if (data.pictures.length) has.push("pictures");
+  if (data.metrics.rows.length) has.push("metrics");
   all("[data-needs]").filter(node => !has.includes(node.dataset.needs)).forEach(node => node.remove());
   all("[data-section]").forEach(node => {
     const family = families.find(({ name }) => name === node.dataset.section);

@@ -98,6 +98,20 @@ export interface Style {
   halves: Numbers[];
 }
 
+/** How far two groups differ in a metric. */
+export interface MetricRow {
+  first: string;
+  second: string;
+  metric: string;
+  mean_first: number;
+  mean_second: number;
+  difference: number;
+  low: number | null;
+  high: number | null;
+  g: number | null;
+  p_holm: number | null;
+}
+
 /** What runs have learned beside how well they do. */
 export interface Outcome {
   measure: string;
@@ -168,6 +182,7 @@ export interface Contents {
   relations: Record<string, Relation[]>;
   styles: Record<string, Style[]>;
   outcomes: Outcome[];
+  metrics: { finding: string; rows: MetricRow[] };
   comparisons: Comparisons;
   notes: string[];
 }
