@@ -52,9 +52,7 @@ def tables_of(
         title = f"with {', '.join(ends + largest)}"
         yield _binarized(evaluated, {run.name: run.group for run in runs}, title)
     yield from _differences(comparisons, {kind.name: kind for kind in kinds})
-    metrics = compare_metrics(runs)
-    if len(metrics):
-        yield _metrics(metrics)
+    yield from _metrics(compare_metrics(runs))
 
 
 def plain_table(*texts: str, numbers: Sequence[str]) -> Table:
@@ -134,19 +132,16 @@ def _differences(comparisons: Comparisons, kinds: Mapping[str, MixingKind]) -> I
         yield shown
 
 
-def _metrics(rows: DataFrame) -> Table:
-    """Tell how well groups do beside each other, what differs most surely first."""
-    shown = plain_table("metric", "groups", numbers=["difference", "95 %", "g", "p"])
-    for _, row in rows.sort_values("p_holm", kind="stable").head(MOST_DIFFERENCES).iterrows():
-        numbers = (
-            f"{row['difference']:+.3g}",
-            _reach(row, ".3g"),
-            _known(row["g"], "+.1f"),
-            _known(row["p_holm"], ".2g"),
-        )
-        shown.add_row(row["metric"], f"{row['second']} minus {row['first']}", *numbers)
-    shown.caption = f"{finding_of_metrics(rows)} p is Holm-corrected over all pairs and metrics, g is Hedges'."
-    return shown
+def _metrics(metrics: DataFrame) -> Iterator[Table]:
+    """Tell of the first pairs of groups how well they do, what differs most surely first."""
+    for (first, second), rows in list(metrics.groupby(["first", "second"], sort=False))[:MOST_COMPARED]:
+        shown = plain_table("metric", numbers=["difference", "95 %", "g", "p"])
+        shown.title = f"{second} minus {first}"
+        for _, row in rows.sort_values("p_holm", kind="stable").head(MOST_DIFFERENCES).iterrows():
+            size, p = _known(row["g"], "+.1f"), _known(row["p_holm"], ".2g")
+            shown.add_row(row["metric"], f"{row['difference']:+.3g}", _reach(row, ".3g"), size, p)
+        shown.caption = f"{finding_of_metrics(rows)} p is Holm-corrected over pairs and metrics, g is Hedges'."
+        yield shown
 
 
 def _reach(row: pd.Series, form: str = ".3f") -> str:
