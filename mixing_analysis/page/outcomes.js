@@ -14,7 +14,10 @@ function outcomePlot({ measure, metric, x, y, runs: of }, width) {
   };
   const frame = { width, height: 200, left: 52, bottom: 38, x: span(x), y: span(y) };
   const plot = new Plot(`${metric} over ${measure}`, frame);
-  const numbers = ([low, high]) => (high - low < 0.5 ? value => fixed(value, 2) : high - low < 50 ? tenth : value => significant(value, 3));
+  const numbers = ([low, high]) => {
+    const digits = 1 - Math.floor(Math.log10(high - low));
+    return digits > 1 ? value => fixed(value, digits) : high - low < 50 ? tenth : value => significant(value, 3);
+  };
   plot.xAxis(ticks(frame.x, 4), numbers(frame.x));
   plot.yAxis(ticks(frame.y, 4), numbers(frame.y));
   plot.text((plot.left + plot.width - plot.right) / 2, plot.height - 6, measure);
