@@ -23,7 +23,7 @@ class RunProgress(ProgressBar):
         self._enabled = True
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._first_step = 0
+        self._first_step = self._last_step = 0
         self._first_time = self._refreshed = 0.0
 
     def enable(self) -> None:
@@ -36,7 +36,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin at the step at which the run begins or goes on."""
-        self._first_step = trainer.global_step
+        self._first_step = self._last_step = trainer.global_step
         console = Console(stderr=True)
         if self._enabled and console.is_terminal:
             # The losses come last: a narrow terminal cuts off the end of the line.
@@ -50,8 +50,11 @@ class RunProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Refresh, if the last time is long enough ago: reading a loss makes the device wait."""
-        now = time.monotonic()
-        first, last = trainer.global_step == self._first_step + 1, trainer.global_step == trainer.max_steps
+        step, now = trainer.global_step, time.monotonic()
+        if step == self._last_step:
+            return  # a batch whose gradients are accumulated
+        self._last_step = step
+        first, last = step == self._first_step + 1, step == trainer.max_steps
         if first:
             self._first_time = now
         if first or last or now - self._refreshed >= (LOG_SECONDS if self._bar is None else TERMINAL_SECONDS):

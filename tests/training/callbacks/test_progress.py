@@ -45,3 +45,9 @@ def test_can_be_turned_off(tmp_path, capsys):
     bar.disable()
     fit(tmp_path, [bar], max_steps=2)
     assert capsys.readouterr().out == ""
+
+
+def test_accumulated_gradients_are_one_step(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0)
+    fit(tmp_path, [RunProgress()], max_steps=3, accumulate_grad_batches=2)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["1/3", "2/3", "3/3"]
