@@ -14,6 +14,9 @@ import normlab
 from norms.errors import SettingError, unknown
 from sweeping.sweep_file import Sweep
 
+PLACES = ("runs_dir", "name", "ckpt_path")
+"""Options that say where a run is, which it gets from its sweep."""
+
 
 def command_of(sweep: Sweep, settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[str]:
     """Return the words of the command that trains with these settings.
@@ -27,8 +30,13 @@ def command_of(sweep: Sweep, settings: Mapping[str, Any], overrides: Sequence[st
 
     Raises:
         SettingError: If the command has an unknown macro, or none that stands for the settings, or if overrides
-            replace what is swept.
+            replace what is swept, or if settings or overrides say where a run is.
     """
+    given = [word[2:].partition("=")[0] for word in overrides if word.startswith("--")]
+    for name in PLACES:
+        if name in given or name in settings:
+            told = "give --runs_dir before -- instead" if name == "runs_dir" else "remove it"
+            raise SettingError(f"--{name} is what sweep.py gives to each run: {told}")
     flags = [f"{name}={value}" for name, value in settings.items()]
     arguments = {
         "args": [f"--{flag}" for flag in flags],
@@ -51,8 +59,8 @@ def command_of(sweep: Sweep, settings: Mapping[str, Any], overrides: Sequence[st
         if macro and macro[1] not in macros:
             raise unknown("macro in command", macro[1], macros)
         words += macros[macro[1]] if macro else [word]
-    for word in overrides:
-        if word.startswith("--") and (name := word[2:].partition("=")[0]) in settings:
+    for name in given:
+        if name in settings:
             raise SettingError(f"--{name} is what the sweep varies: change its file instead")
     return [*words, *overrides]
 

@@ -42,6 +42,8 @@ def test_other_macros_and_further_words_have_their_places(monkeypatch):
         (["${args}", "${envvar:NO_SUCH}"], [], "there is no environment variable NO_SUCH"),
         (["${args}"], ["--seed", "4"], "--seed is what the sweep varies"),
         (["${args}"], ["--model.norm=batch"], "--model.norm is what the sweep varies"),
+        (["${args}"], ["--runs_dir", "x"], "--runs_dir is what sweep.py gives to each run: give --runs_dir before --"),
+        (["${args}"], ["--ckpt_path=last"], "--ckpt_path is what sweep.py gives to each run: remove it"),
     ],
 )
 def test_mistakes_are_told(words, overrides, told):
