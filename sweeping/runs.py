@@ -17,13 +17,14 @@ from sweeping.sweep_file import Choices, Sweep, value_at
 from training.files import replacing
 from training.metrics_file import MetricsFile
 from training.run import Run
+from training.run_paths import SWEEP_RECORD
 
 try:
     import fcntl
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-RECORD = "sweep.json"
+RECORD = SWEEP_RECORD
 """The name of the file in a run's folder that says what it trains with and how it stands."""
 
 CLAIM = ".claim"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 VERSION = re.compile(r"version_(\d+)")
 
+SWEEP_RECORD = "sweep.json"
+"""The file beside the versions of a run that says that it belongs to a sweep, whose folder is above."""
+
 
 class RunPaths:
     """Name the files and folders of a run; nothing is read or made.
@@ -30,6 +33,12 @@ class RunPaths:
     def name(self) -> str:
         """The end of the folder's path, such as ``gan/version_0``."""
         return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def series(self) -> str:
+        """What the run is called together with those that it is compared with: its sweep's name, or else its own."""
+        folder = self.folder.parent
+        return folder.parent.name if (folder / SWEEP_RECORD).is_file() else folder.name
 
     @property
     def has_folder(self) -> bool:

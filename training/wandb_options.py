@@ -23,8 +23,8 @@ class WandbOptions:
     Args:
         project: The project; ``normlab`` by default.
         entity: The team or user that it belongs to; that of the login by default.
-        group: What runs are grouped by; by default the run's name and a hash of all settings that training follows from
-            but seeds, so that the seeds of one configuration are a group.
+        group: What runs are grouped by; by default the name of the run, or of its sweep, and a hash of all settings
+            that training follows from but seeds, so that the seeds of one configuration are a group.
         job_type: Of the run; ``fit`` by default.
         tags: Further tags, a list or a text with commas; the module's class and the norm are always tags.
         notes: Anything about the run.
@@ -74,7 +74,7 @@ class WandbOptions:
         """
         variables = os.environ
         tags = variables.get("WANDB_TAGS", "").split(",") if self.tags is None else self.tags
-        group = None if variables.get("WANDB_RUN_GROUP") else group_of(config, run.folder.parent.name)
+        group = None if variables.get("WANDB_RUN_GROUP") else group_of(config, run.series)
         job_type = None if variables.get("WANDB_JOB_TYPE") else "fit"
         return {
             "project": self.project or variables.get("WANDB_PROJECT") or "normlab",

@@ -11,6 +11,7 @@ import yaml
 from test_train import TINY
 
 from norms.errors import SettingError
+from sweeping.runs import SweepRun
 from training.best_values import best_of
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.mixing import MixingValues
@@ -50,6 +51,16 @@ def test_without_options_a_run_is_described_by_its_configuration():
         "notes": None,
         "name": "tiny/version_3",
     }
+
+
+def test_seeds_that_a_sweep_trains_have_one_group_though_each_has_a_name(tmp_path):
+    names = []
+    for name in ("001-seed_0", "002-seed_1"):
+        folder = tmp_path / "norms" / name / "version_0"
+        folder.mkdir(parents=True)
+        SweepRun(folder.parent, {}, []).to(state="begun")
+        names.append(WandbOptions().arguments(Run(folder), CONFIG)["group"])
+    assert names == [group_of(CONFIG, "norms")] * 2
 
 
 def test_seeds_of_one_configuration_have_one_group_and_other_settings_another():
