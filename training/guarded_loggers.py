@@ -22,7 +22,11 @@ PLACES: dict[type, Callable[[Path], dict[str, str]]] = {
     # A resumed run goes on in the same folder.
     TensorBoardLogger: lambda folder: {"save_dir": str(folder), "name": "tensorboard", "version": ""},
     CSVLogger: lambda folder: {"save_dir": str(folder)},
-    MLFlowLogger: lambda folder: {"save_dir": str(folder), "tracking_uri": f"sqlite:///{folder.absolute()}/mlflow.db"},
+    MLFlowLogger: lambda folder: {
+        "save_dir": str(folder),
+        "tracking_uri": f"sqlite:///{folder.absolute()}/mlflow.db",
+        "artifact_location": f"{folder.absolute()}/mlflow",  # which is else in mlruns, where the training was started
+    },
 }
 """What a logger gets that has been given none of these arguments, and would write beside the run's folder."""
 
@@ -44,8 +48,9 @@ def built_later(kind: type[Logger], **arguments: Any) -> Later:
 
     def build(folder: Path) -> Logger:
         places = PLACES[kind](folder) if kind in PLACES and is_free else {}
-        if any(arguments.get(name) not in (None, parameters[name].default) for name in places):
-            places = {}
+        given = {name for name in places if arguments.get(name) not in (None, parameters[name].default)}
+        # Who says where files go that are beside its records has said nothing of the records.
+        places = {} if given - {"artifact_location"} else {name: places[name] for name in places.keys() - given}
         try:
             return kind(**{**arguments, **places})
         except Exception as error:  # packages have errors of their own for a place that they do not take

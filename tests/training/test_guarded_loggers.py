@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, MLFlowLogger
 from test_train import TINY
 
 from training.command import main
-from training.guarded_loggers import NO_SECOND_WANDB
+from training.guarded_loggers import NO_SECOND_WANDB, built_later
 
 pytestmark = pytest.mark.filterwarnings("always:.* failed")
 
@@ -104,10 +104,22 @@ def test_mlflow_writes_into_the_run():
 
     assert main(["fit", "--config", "tiny.yaml", "--trainer.logger", "MLFlowLogger", "--trainer.max_steps", "4"]) == 0
     assert files("mlflow.db") == ["runs/tiny/version_0/mlflow.db"]
-    client = MlflowClient(f"sqlite:///{Path('runs/tiny/version_0').absolute()}/mlflow.db")
+    folder = Path("runs/tiny/version_0").absolute()
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3, 4]
+    client.log_text(run.info.run_id, "x", "note.txt")
+    assert files("note.txt") == [f"runs/tiny/version_0/mlflow/{run.info.run_id}/artifacts/note.txt"]
     assert not Path("mlruns").exists()
+
+
+def test_a_place_for_artifacts_of_mlflow_is_kept_and_its_records_stay_in_the_run(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    build = built_later(MLFlowLogger, save_dir="./mlruns", tracking_uri=None, artifact_location="there")
+    told = {}
+    monkeypatch.setattr(MLFlowLogger, "__init__", lambda self, **arguments: told.update(arguments))
+    build(tmp_path)
+    assert (told["artifact_location"], told["tracking_uri"]) == ("there", f"sqlite:///{tmp_path}/mlflow.db")
 
 
 def test_lightnings_csv_writes_into_the_run_unless_it_is_told_where():
