@@ -28,8 +28,8 @@ AXIS = "trainer/global_step"
 PATIENCE = 60.0
 """Seconds that W&B may take for one record before it counts as frozen; uploads happen elsewhere and may take longer."""
 
-HIDDEN = ("epoch", "train/lr_d", "train/lr_g")
-"""What W&B makes no panel of by itself."""
+HIDDEN = ("epoch", "train/lr_d", "train/lr_g", "train/penalty", "train/augment_probability")
+"""What W&B makes no panel of by itself, so that there are 15 at most unless more is asked for."""
 
 
 class WandbLogger(pytorch_lightning.loggers.WandbLogger):

@@ -12,6 +12,7 @@ from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.mixing import MixingValues
 from training.callbacks.mixing_plot import MOST_COLUMNS, chosen, heat_map, layer_means
 from training.callbacks.run_folder import RunFolder
+from training.command import main
 from training.run import Run
 from training.wandb_logger import WandbLogger
 
@@ -125,3 +126,16 @@ def test_without_files_there_is_no_heat_map_and_no_failure(tmp_path, monkeypatch
     trained(tmp_path, max_steps=2)
     assert pictures(tmp_path) == {}
     assert "rho/00_norm1/histogram._type" in wandb_stand_ins.rows(tmp_path)[-1]
+
+
+def test_a_gan_with_all_that_it_can_log_has_fifteen_panels(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    few = "--data.batch_size 4 --trainer.max_steps 2 --trainer.val_check_interval 2 --trainer.log_every_n_steps 1"
+    scores = "--metrics.every_n_steps 2 --metrics.images 70 --metrics.val_images 70"
+    more = "--model.penalties.r1 1 --model.augment adaptive --trainer.accelerator cpu"
+    assert (
+        main(["fit", "--config", "gan", "--runs_dir", str(tmp_path), *few.split(), *scores.split(), *more.split()]) == 0
+    )
+    logged = wandb_stand_ins.rows(tmp_path / "gan/version_0")[-1]
+    assert {"train/penalty", "train/augment_probability", "val/fd_garments"} <= logged.keys()
+    assert len(wandb_stand_ins.panels(tmp_path / "gan/version_0")) == 15
