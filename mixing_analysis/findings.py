@@ -93,4 +93,4 @@ def answers(found: DataFrame, kinds: Mapping[str, MixingKind]) -> Iterator[str]:
     if alike:
         smallest = p_value(min(p for _, p in alike))
         titles = " and ".join(title for title, _ in alike)
-        yield f"over the whole network there is no difference of groups in {titles} (Holm-corrected {smallest} or more)"
+        yield f"over the whole network no difference of groups in {titles} is beyond seeds (Holm-corrected {smallest} or more)"
