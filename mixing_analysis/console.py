@@ -77,7 +77,8 @@ def write(
         notes += [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
         notes += map(printable, [*reasons, *missing, *unable])
         written = outputs.write(folder, table, runs, comparisons, evaluated, notes, formats, pictured, ablated)
-    notes += map(printable, comparisons.notes)
+    # What is true of all numbers comes before what is said of each run, of which there may be more than has room.
+    notes = [*map(printable, comparisons.notes), *notes]
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in tables_of(table, runs, evaluated, comparisons):
         console.print(shown)
@@ -102,6 +103,9 @@ def _account(
 ) -> Iterator[str]:
     """Tell what there is to know, what was written and what can be done next, a line each."""
     yield from (f"note: {note}" for note in notes[:MOST_ROWS])
+    if len(notes) > MOST_ROWS:
+        where = f", which {output / PAGE} has" if written.page else ""
+        yield f"note: and {len(notes) - MOST_ROWS} more{where}"
     if written.tables:
         yield (
             f"wrote {output / written.tables[0]}{''.join(f' and {name}' for name in written.tables[1:])}: "

@@ -93,4 +93,5 @@ def answers(found: DataFrame, kinds: Mapping[str, MixingKind]) -> Iterator[str]:
     if alike:
         smallest = p_value(min(p for _, p in alike))
         titles = " and ".join(title for title, _ in alike)
-        yield f"over the whole network no difference of groups in {titles} is beyond seeds (Holm-corrected {smallest} or more)"
+        none = f"no difference of groups in {titles} is beyond seeds"
+        yield f"over the whole network {none} (Holm-corrected {smallest} or more)"

@@ -87,7 +87,10 @@ function gatesOverSteps(kind, series, name, frame) {
 function fineTracks(kind, one, l, track) {
   const [run] = one.members, layers = ownLayers(one, kind);
   const over = value => track.map((each, i) => [each.step, value(each, i)]);
-  if (one.members.length > 1) return one.members.map((_, m) => [over(({ means }) => means[m]), one.color]);
+  if (one.members.length > 1) {
+    const at = (run, step) => (l < 0 ? networkOver(kind, [run], step) : layerOver(kind, [run], step, l)).mean;
+    return one.members.map(run => [runs[run].steps.map(step => [step, at(run, step)]), one.color]);
+  }
   if (several()) return [];
   if (l < 0) return layers.map((_, k) => [over(({ step }) => gatesOf(kind, run, step, k).mean), "var(--soft)"]);
   if (!keepsChannels(kind, run) || layers[l].channels > MOST_DOTS) return [];

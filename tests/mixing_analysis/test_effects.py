@@ -220,7 +220,7 @@ def test_three_seeds_of_three_groups_are_told_apart_but_not_where_there_is_nothi
     random, many = np.random.default_rng(7), 2000
     none = random.normal(size=(many, 3, 3)) * spread + random.normal(size=(many, 3, 1))
     assert np.mean([repeated_measures(own) < 0.05 for own in none]) < 0.06
-    clear = random.normal(size=(200, 3, 3)) + [0, 8, 16]
+    clear = random.normal(np.array([0, 8, 16]), 1, (200, 3, 3))
     assert np.mean([3 * repeated_measures(own) < 0.05 for own in clear]) > 0.9, "corrected over three measures"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import run_folders
-from made_runs import two_groups
+from made_runs import make_run, two_groups
 
 import mixing_analysis as mixing
 from mixing_analysis import figures
@@ -125,6 +125,20 @@ def test_the_report_is_written(folder):
     assert names == {"mixing.csv", "mixing.parquet", "comparisons.csv", "report.html", ".analysis"}
     with pytest.raises(SettingError, match="unknown format 'jpg'"):
         mixing.read("runs").report("out", formats=["jpg"])
+
+
+def test_notes_say_where_runs_of_a_group_end_apart(folder):
+    assert not any("different steps" in note for note in mixing.read("runs").notes)
+    (folder / "runs" / "slow" / "version_0" / "mixing" / "step_0000100.npz").unlink()
+    (note,) = [note for note in mixing.read("runs").notes if "different steps" in note]
+    assert note.startswith("the runs of slow end at different steps, from 50 to 100: ")
+
+
+def test_a_figure_that_could_show_nothing_is_told():
+    gates = make_run("gates", seed=1, switches=0)
+    switches = make_run("switch", seed=2, layers=0, gamma=False)
+    with pytest.raises(SettingError, match="these runs have no figure differences"):
+        Runs([gates, switches]).figure("differences")
 
 
 def test_mistakes_are_told(folder):
