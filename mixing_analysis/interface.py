@@ -89,6 +89,8 @@ class Runs:
         """
         if not first and not second:
             return comparisons.compare(self.table, self.runs).rows
+        if not first or not second:
+            raise SettingError("compare wants the names of two groups or runs, or none for all pairs of groups")
         known = [*self.groups, *(run.name for run in self.runs)]
         for name in (first, second):
             if name not in known:
@@ -127,12 +129,12 @@ class Runs:
         with mpl.rc_context(STYLE):
             return draw()
 
-    def report(self, folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS) -> Path:
+    def report(self, folder: str | Path, formats: str | Sequence[str] = DEFAULT_FORMATS) -> Path:
         """Write the report that ``analyze.py`` writes, without evaluating networks anew.
 
         Args:
             folder: Where it goes.
-            formats: Some of :data:`mixing_analysis.FORMATS`.
+            formats: Some of :data:`mixing_analysis.FORMATS`; also one, or several with commas.
 
         Returns:
             The folder.
@@ -140,6 +142,7 @@ class Runs:
         Raises:
             SettingError: If a format is unknown, or the folder cannot be written.
         """
+        formats = formats.split(",") if isinstance(formats, str) else formats
         for name in formats:
             if name not in FORMATS:
                 raise unknown("format", name, FORMATS)
