@@ -28,7 +28,12 @@ def measure_range(kind: MixingKind, measure: str) -> tuple[float, float]:
 
 def p_value(p: float) -> str:
     """Write a p value."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return "p < 0.001" if p < 0.001 else f"p = {p_number(p)}"
+
+
+def p_number(p: float) -> str:
+    """Write a p value so short as shows on which side of the level it is."""
+    return f"{p:.{2 if abs(p - ALPHA) > 0.001 else 3}g}"
 
 
 def finding(rows: DataFrame, kind: MixingKind) -> str:
