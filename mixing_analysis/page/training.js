@@ -54,7 +54,8 @@ export const gateTrainingFigure = kind => ({
     return [panel(title(`${kind.name} `, note), gatesOverSteps(kind, series, name, frame)), shares];
   }, (series, name, frame) => gatesOverSteps(kind, series, name, frame)),
   finding() {
-    const [one] = withKind(kind), [first, last] = trainingSpan([one]);
+    const [one] = withKind(kind), steps = stepsOf(one), [first, last] = [steps[0], steps.at(-1)];
+    if (steps.length < 2) return `Of ${one.name} there are no two steps that could be compared.`;
     const [before, after] = [first, last].map(step => networkOver(kind, one.members, step).mean);
     const subject = several() ? `mean ${kind.name} of ${one.name}` : `mean ${kind.name}`;
     const verb = tells(kind, after - before) ? "goes" : "has hardly moved:";
