@@ -323,7 +323,7 @@ def notes_on_groups(table: DataFrame, runs: Sequence[Run]) -> Iterator[str]:
     """Say in which groups runs end at different steps, so that what is averaged of their ends was trained unequally."""
     steps = _steps(table)
     ends = {name: [int(steps[run.name][-1]) for run in own] for name, own in sides_of(runs, "group").items()}
-    apart = {name: own for name, own in ends.items() if _differ(own)}
+    apart = {name: own for name, own in ends.items() if differ(own)}
     for name, own in list(apart.items())[:MOST_NOTED]:
         yield (
             f"the runs of {name} end at different steps, from {min(own)} to {max(own)}: "
