@@ -10,7 +10,7 @@ In a notebook::
     runs.figure("rho_layers")
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,8 @@ DEFAULT_FORMATS = FORMATS[:-1]
 
 def read(
     *sources: str | PathLike[str] | Sequence[str | PathLike[str]],
-    group: Mapping[str, Sequence[str]] | str = "",
-    steps: str | Sequence[int] = "",
+    group: Mapping[str, str | Sequence[str]] | str | Sequence[str] = "",
+    steps: str | int | Sequence[int] = "",
     layers: str | Sequence[str] = (),
 ) -> "Runs":
     """Read the learned mixing values of runs.
@@ -38,8 +38,8 @@ def read(
     Args:
         sources: Run folders, folders that hold runs (all below them are read), checkpoints, W&B offline folders,
             ``wandb:ENTITY/PROJECT/RUN``, patterns such as ``runs/*``, or lists of them.
-        group: Which runs are averaged: the name of a setting, such as ``model.norm``, or of several with commas; or
-            from names of groups to their runs. By default those that differ in nothing but seeds.
+        group: Which runs are averaged: the name of a setting, such as ``model.norm``, or of several; or from names of
+            groups to their runs. By default those that differ in nothing but seeds.
         steps: Which steps, by default all: ``0:1000``, with an end left out ``500:``, or single ones.
         layers: Which layers, by default all: a pattern such as ``residual*``, or several.
 
@@ -53,8 +53,12 @@ def read(
     from mixing_analysis.selection import Selection, parse_steps
 
     each = [one for source in sources for one in ([source] if isinstance(source, str | PathLike) else source)]
-    by = tuple(group.split(",")) if isinstance(group, str) and group else ()
-    named = {} if isinstance(group, str) else {name: tuple(map(str, members)) for name, members in group.items()}
-    chosen = parse_steps(steps if isinstance(steps, str) else ",".join(map(str, steps)))
-    patterns = (layers,) if isinstance(layers, str) else tuple(layers)
-    return Runs.read(Selection(tuple(map(str, each)), named, by, chosen, patterns))
+    named = {name: _texts(members) for name, members in group.items()} if isinstance(group, Mapping) else {}
+    by = () if isinstance(group, Mapping) else tuple(name for text in _texts(group) for name in text.split(",") if name)
+    return Runs.read(Selection(_texts(each), named, by, parse_steps(",".join(_texts(steps))), _texts(layers)))
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    """Return one value, or each of several, as text; none of them if it is nothing."""
+    several = values if isinstance(values, Iterable) and not isinstance(values, str | PathLike) else [values]
+    return tuple(str(value) for value in several if value not in (None, ""))

@@ -27,6 +27,9 @@ on a step that is logged."""
 MOST_PAIRS, MOST_ROWS = 500, 20_000
 """How many pairs of groups, and layers of pairs, are compared unless pairs are named."""
 
+MOST_NOTED = 3
+"""How many groups are named whose runs end at different steps."""
+
 COMPARED = (
     *("first", "second", "kind", "measure", "layer", "depth", "step_first", "step_second", "runs_first", "runs_second"),
     *("paired", "mean_first", "mean_second", "difference", "low", "high", "g", "g_low", "g_high", "p", "p_holm"),
@@ -185,7 +188,14 @@ def compare(table: DataFrame, runs: Sequence[Run], pairs: Sequence[tuple[str, st
         if pairs is None and sum(map(len, parts)) > MOST_ROWS:
             break
         parts.append(_compare_pair(numbers, first, second, place))
-    notes = list(_notes(steps, [place for place, part in zip(places, parts, strict=False) if len(part)]))
+    notes = list(notes_on_groups(table, runs)) if pairs is None else []
+    notes += _notes(steps, [place for place, part in zip(places, parts, strict=False) if len(part)])
+    apart = [pair for pair, part in zip(chosen, parts, strict=False) if part.empty]
+    if pairs is None and apart:
+        (first, second), more = apart[0], f", nor have {len(apart) - 1} other pairs" if len(apart) > 1 else ""
+        notes.append(
+            f"{first.name} and {second.name} have no layer and kind of values in common that could be compared{more}"
+        )
     if pairs is None and len(parts) < len(every):
         notes.append(
             f"of the {len(every)} pairs of {len(sides)}, the first {len(parts)} are compared; "
@@ -307,6 +317,20 @@ def _compare_pair(numbers: _Numbers, first: Side, second: Side, place: Place) ->
     for index in np.unique(family):
         result.loc[family == index, "p_holm"] = holm(result.loc[family == index, "p"].to_numpy())
     return result.iloc[np.lexsort((result["depth"], family))][list(COMPARED)]
+
+
+def notes_on_groups(table: DataFrame, runs: Sequence[Run]) -> Iterator[str]:
+    """Say in which groups runs end at different steps, so that what is averaged of their ends was trained unequally."""
+    steps = _steps(table)
+    ends = {name: [int(steps[run.name][-1]) for run in own] for name, own in sides_of(runs, "group").items()}
+    apart = {name: own for name, own in ends.items() if differ(own)}
+    for name, own in list(apart.items())[:MOST_NOTED]:
+        yield (
+            f"the runs of {name} end at different steps, from {min(own)} to {max(own)}: "
+            "what is averaged of their last values is where each of them ends"
+        )
+    if len(apart) > MOST_NOTED:
+        yield f"so do those of {len(apart) - MOST_NOTED} more groups"
 
 
 def _notes(steps: Steps, places: Sequence[Place]) -> Iterator[str]:

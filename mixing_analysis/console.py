@@ -11,6 +11,7 @@ import pandas as pd
 from pandas import DataFrame
 from rich.console import Console
 from rich.progress import Progress, TaskID, track
+from rich.table import Table
 
 from mixing_analysis import DEFAULT_FORMATS, ablation, binarized, needs, outputs, pictures, pruning, values
 from mixing_analysis.choice import choose
@@ -77,18 +78,27 @@ def write(
         notes += [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
         notes += map(printable, [*reasons, *missing, *unable])
         written = outputs.write(folder, table, runs, comparisons, evaluated, notes, formats, pictured, ablated)
-    notes += map(printable, comparisons.notes)
+    # What is true of all numbers comes before what is said of each run, of which there may be more than has room.
+    notes = [*map(printable, comparisons.notes), *notes]
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for shown in tables_of(table, runs, evaluated, comparisons):
-        console.print(shown)
+        _show(console, shown)
     for shown in () if ablated is None else needs.tables(ablated):
-        console.print(shown)
+        _show(console, shown)
     kinds = {kind.name: kind for kind in values.kinds_of(runs)}
     export = [] if pruned is None else pruning.lines(pruned, output)
     commands = [] if pruned is None else [as_installed(pruning.next_command(pruned, output))]
     account = _account(output, table, runs, notes, written, trusted, commands)
     for line in (*answers(comparisons.omnibus, kinds), *export, *account):
         console.print(printable(line))
+
+
+def _show(console: Console, shown: Table) -> None:
+    """Print a table, and below it what is to be said of it, in lines as long as the terminal's."""
+    caption, shown.caption = shown.caption, None
+    console.print(shown)
+    if caption is not None:
+        console.print(caption, soft_wrap=False)
 
 
 def _account(
@@ -102,6 +112,9 @@ def _account(
 ) -> Iterator[str]:
     """Tell what there is to know, what was written and what can be done next, a line each."""
     yield from (f"note: {note}" for note in notes[:MOST_ROWS])
+    if len(notes) > MOST_ROWS:
+        where = f", which {output / PAGE} has" if written.page else ""
+        yield f"note: and {len(notes) - MOST_ROWS} more{where}"
     if written.tables:
         yield (
             f"wrote {output / written.tables[0]}{''.join(f' and {name}' for name in written.tables[1:])}: "

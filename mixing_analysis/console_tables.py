@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mixing_analysis import values
 from mixing_analysis.comparisons import Comparisons
-from mixing_analysis.findings import finding, measure_name
+from mixing_analysis.findings import finding, measure_name, p_number
 from mixing_analysis.kinds import LOGGED, families, word
 from mixing_analysis.metric_effects import compare_metrics
 from mixing_analysis.metric_effects import finding as finding_of_metrics
@@ -120,7 +120,7 @@ def _differences(comparisons: Comparisons, kinds: Mapping[str, MixingKind]) -> I
         shown.title = f"{second} minus {first}"
         order = rows.assign(size=-rows["difference"].abs()).sort_values(["p_holm", "size"], kind="stable").index
         for _, row in rows.loc[order[:MOST_DIFFERENCES]].iterrows():
-            numbers = f"{row['difference']:+.3f}", _reach(row), _known(row["g"], "+.1f"), _known(row["p_holm"], ".2g")
+            numbers = f"{row['difference']:+.3f}", _reach(row), _known(row["g"], "+.1f"), p_number(row["p_holm"])
             shown.add_row(row["layer"], measure_name(kinds[row["kind"]], row["measure"]), *numbers)
         best = rows.loc[order[0]]
         part = rows[(rows["kind"] == best["kind"]) & (rows["measure"] == best["measure"])]

@@ -127,19 +127,50 @@ def any_difference(groups: Sequence[np.ndarray], paired: bool = False) -> tuple[
 
     Returns:
         The name of the test, and p: of two groups Welch's or the paired t test; of more the test of Alexander and
-        Govern, which allows for different variances, or with pairs Friedman's. p is NaN where they say nothing: of more
-        than two groups, if some group has no variance, or with pairs, if no run differs from those it is paired with.
+        Govern, which allows for different variances, or with pairs :func:`repeated_measures`. p is NaN where they say
+        nothing: of more than two groups, if some group has no variance, or with pairs, if no seed makes any difference.
 
     Source:
         Alexander and Govern, A new and simpler approximation for ANOVA under variance heterogeneity, Journal of
-        Educational Statistics 1994; Friedman, The use of ranks to avoid the assumption of normality implicit in the
-        analysis of variance, Journal of the American Statistical Association 1937.
+        Educational Statistics 1994.
     """
     if len(groups) == 2:
         found = effects(groups[0][:, None], groups[1][:, None], paired)
         return "paired t" if paired else "Welch's t", float(found["p"].iloc[0])
     if paired:
-        same = (np.ptp(np.array(groups), axis=0) < STILL).all()
-        return "Friedman", np.nan if same else float(stats.friedmanchisquare(*groups).pvalue)
+        return "repeated measures", repeated_measures(np.stack(groups, 1))
     same = any(values.std() < STILL for values in groups)
     return "Alexander-Govern", np.nan if same else float(stats.alexandergovern(*groups).pvalue)
+
+
+def repeated_measures(values: np.ndarray) -> float:
+    r"""Return the p value of the analysis of variance with repeated measures, corrected by Greenhouse and Geisser.
+
+    With :math:`n` seeds, :math:`k` groups and :math:`S`, the covariance of the groups after the mean of each seed is
+    taken away:
+
+    .. math::
+        F = \frac{n \sum_j (\bar x_j - \bar x)^2}{\operatorname{tr} S}, \qquad
+        \varepsilon = \frac{(\operatorname{tr} S)^2}{(k - 1) \operatorname{tr} S^2}, \qquad
+        \nu_1 = \varepsilon (k - 1), \quad \nu_2 = \nu_1 (n - 1)
+
+    A test of ranks, such as Friedman's, would find nothing in three or four seeds, however large the differences are.
+
+    Args:
+        values: Shape (n, k): those of a seed are a row.
+
+    Returns:
+        p, or NaN where no seed makes any difference.
+
+    Source:
+        Greenhouse and Geisser, On methods in the analysis of profile data, Psychometrika 1959.
+    """
+    runs = len(values)
+    centered = values - values.mean(1, keepdims=True)
+    means = centered.mean(0)
+    covariance = (centered - means).T @ (centered - means) / (runs - 1)
+    power = float(np.trace(covariance))
+    if power < STILL**2:
+        return float("nan")
+    first = power**2 / np.sum(covariance**2)
+    return float(stats.f.sf(runs * np.sum(means**2) / power, first, first * (runs - 1)))

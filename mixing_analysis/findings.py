@@ -28,7 +28,12 @@ def measure_range(kind: MixingKind, measure: str) -> tuple[float, float]:
 
 def p_value(p: float) -> str:
     """Write a p value."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return "p < 0.001" if p < 0.001 else f"p = {p_number(p)}"
+
+
+def p_number(p: float) -> str:
+    """Write a p value so short as shows on which side of the level it is."""
+    return f"{p:.{2 if abs(p - ALPHA) > 0.001 else 3}g}"
 
 
 def finding(rows: DataFrame, kind: MixingKind) -> str:
@@ -93,4 +98,5 @@ def answers(found: DataFrame, kinds: Mapping[str, MixingKind]) -> Iterator[str]:
     if alike:
         smallest = p_value(min(p for _, p in alike))
         titles = " and ".join(title for title, _ in alike)
-        yield f"over the whole network there is no difference of groups in {titles} (Holm-corrected {smallest} or more)"
+        none = f"no difference of groups in {titles} is beyond seeds"
+        yield f"over the whole network {none} (Holm-corrected {smallest} or more)"

@@ -30,6 +30,9 @@ def fold(runs: Sequence[Run], named: Mapping[str, Sequence[str]], by: Sequence[s
             architectures, or if no run has a setting.
     """
     groups: dict[str, str] = {}
+    for run in runs:
+        if run.name in named and not any(_find(runs, run.name, each) is run for each in named[run.name]):
+            raise SettingError(f"--group: {run.name} is the name of a run that is not in it: choose another name")
     for group, members in named.items():
         chosen = [_find(runs, group, member) for member in members]
         for run in chosen:

@@ -15,7 +15,7 @@ from mixing_analysis.figures import Drawing
 from mixing_analysis.plots import STYLE
 from mixing_analysis.selection import Selection
 from mixing_analysis.values import Run, at_last_step, kinds_of
-from norms.errors import unknown
+from norms.errors import SettingError, unknown
 from norms.kinds import MixingKind
 from training.terminal import printable
 
@@ -58,6 +58,7 @@ class Runs:
         """What the reader of the numbers should know, a line each."""
         return [
             *map(printable, self._found),
+            *map(printable, comparisons.notes_on_groups(self.table, self.runs)),
             *(printable(f"{run.name}: {note}") for run in self.runs for note in run.notes),
         ]
 
@@ -88,6 +89,8 @@ class Runs:
         """
         if not first and not second:
             return comparisons.compare(self.table, self.runs).rows
+        if not first or not second:
+            raise SettingError("compare wants the names of two groups or runs, or none for all pairs of groups")
         known = [*self.groups, *(run.name for run in self.runs)]
         for name in (first, second):
             if name not in known:
@@ -111,12 +114,14 @@ class Runs:
         """Draw one figure, such as ``rho_layers``.
 
         Raises:
-            SettingError: If there is none of this name.
+            SettingError: If there is none of this name, or nothing that it could show.
         """
         drawings = figures.drawings(self.table, self.runs)
-        figure = self._draw(drawings[name]) if name in drawings else None
+        if name not in drawings:
+            raise unknown("figure", name, drawings)
+        figure = self._draw(drawings[name])
         if figure is None:
-            raise unknown("figure", name, [each for each in drawings if each != name])
+            raise SettingError(f"these runs have no figure {name}: there is nothing that it could show")
         return figure
 
     @staticmethod
@@ -124,12 +129,12 @@ class Runs:
         with mpl.rc_context(STYLE):
             return draw()
 
-    def report(self, folder: str | Path, formats: Sequence[str] = DEFAULT_FORMATS) -> Path:
+    def report(self, folder: str | Path, formats: str | Sequence[str] = DEFAULT_FORMATS) -> Path:
         """Write the report that ``analyze.py`` writes, without evaluating networks anew.
 
         Args:
             folder: Where it goes.
-            formats: Some of :data:`mixing_analysis.FORMATS`.
+            formats: Some of :data:`mixing_analysis.FORMATS`; also one, or several with commas.
 
         Returns:
             The folder.
@@ -137,6 +142,7 @@ class Runs:
         Raises:
             SettingError: If a format is unknown, or the folder cannot be written.
         """
+        formats = formats.split(",") if isinstance(formats, str) else formats
         for name in formats:
             if name not in FORMATS:
                 raise unknown("format", name, FORMATS)
@@ -149,7 +155,11 @@ class Runs:
         return len(self.runs)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} runs in {len(self.groups)} groups: {', '.join(self.groups)}>"
+        runs, groups = (
+            f"{len(each)} {word}{'' if len(each) == 1 else 's'}"
+            for each, word in ((self, "run"), (self.groups, "group"))
+        )
+        return f"<{runs} in {groups}: {', '.join(self.groups)}>"
 
     def _repr_html_(self) -> str:
         found = comparisons.layer_values(at_last_step(self.table), self.kinds, ["run"])

@@ -123,8 +123,11 @@ def padded(kind: MixingKind) -> tuple[float, float]:
 
 
 def curve(axes: Axes, rows: DataFrame, column: str, color: str, dash: object) -> None:
-    """Draw mean and standard deviation over the runs of a group, as far as all of them go."""
-    by_run = rows.pivot_table(index="step", columns="run", values=column, observed=True).dropna()
+    """Draw mean and standard deviation over the runs of a group, as far as all of them go, and what there is beyond."""
+    every = rows.pivot_table(index="step", columns="run", values=column, observed=True)
+    by_run = every.dropna()
+    for run in every if len(by_run) < len(every) else ():
+        axes.plot(every[run].dropna(), color=color, linestyle=dash, linewidth=0.6, alpha=0.6)
     mean = by_run.mean(axis=1)
     axes.plot(mean.index, mean, color=color, linestyle=dash)
     if by_run.shape[1] > 1:

@@ -161,7 +161,7 @@ def contents(
         "ablation": [] if ablated is None else needs.contents(ablated),
         "binarized": None if binarized is None or binarized.empty else _rows(binarized),
         "pictures": list(map(of_pictures, pictures)),
-        "notes": [*notes, *map(printable, comparisons.notes)],
+        "notes": list(dict.fromkeys([*map(printable, comparisons.notes), *notes])),
     }
 
 

@@ -46,7 +46,7 @@ export function layerDifferences() {
 const isClear = row => row.p_holm !== null && row.p_holm < alpha;
 const reach = (low, high, form) => (low === null ? "–" : `${form(low)} to ${form(high)}`);
 const ofG = value => signed(value, 1);
-const ofP = p => (p === null ? "–" : p < 0.001 ? "< 0.001" : significant(p, 2));
+const ofP = p => (p === null ? "–" : p < 0.001 ? "< 0.001" : significant(p, Math.abs(p - alpha) > 0.001 ? 2 : 3));
 const numbersOf = row => [
   ["difference", signed(row.difference)],
   ["95 %", reach(row.low, row.high, signed)],

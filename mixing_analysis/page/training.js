@@ -54,7 +54,8 @@ export const gateTrainingFigure = kind => ({
     return [panel(title(`${kind.name} `, note), gatesOverSteps(kind, series, name, frame)), shares];
   }, (series, name, frame) => gatesOverSteps(kind, series, name, frame)),
   finding() {
-    const [one] = withKind(kind), [first, last] = trainingSpan([one]);
+    const [one] = withKind(kind), steps = stepsOf(one), [first, last] = [steps[0], steps.at(-1)];
+    if (steps.length < 2) return `Of ${one.name} there are no two steps that could be compared.`;
     const [before, after] = [first, last].map(step => networkOver(kind, one.members, step).mean);
     const subject = several() ? `mean ${kind.name} of ${one.name}` : `mean ${kind.name}`;
     const verb = tells(kind, after - before) ? "goes" : "has hardly moved:";
@@ -87,7 +88,10 @@ function gatesOverSteps(kind, series, name, frame) {
 function fineTracks(kind, one, l, track) {
   const [run] = one.members, layers = ownLayers(one, kind);
   const over = value => track.map((each, i) => [each.step, value(each, i)]);
-  if (one.members.length > 1) return one.members.map((_, m) => [over(({ means }) => means[m]), one.color]);
+  if (one.members.length > 1) {
+    const at = (run, step) => (l < 0 ? networkOver(kind, [run], step) : layerOver(kind, [run], step, l)).mean;
+    return one.members.map(run => [runs[run].steps.map(step => [step, at(run, step)]), one.color]);
+  }
   if (several()) return [];
   if (l < 0) return layers.map((_, k) => [over(({ step }) => gatesOf(kind, run, step, k).mean), "var(--soft)"]);
   if (!keepsChannels(kind, run) || layers[l].channels > MOST_DOTS) return [];

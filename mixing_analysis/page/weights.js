@@ -97,11 +97,11 @@ function weightsOverSteps(family, series, name, frame, moment, high) {
     const l = layerIndex(one, family, name), steps = stepsOf(one);
     if (name && l < 0) continue;
     const layers = l < 0 ? range(ownLayers(one, family).length) : [l];
-    const over = (members, chosen, k) => steps.map(step =>
+    const over = (members, chosen, k, at = steps) => at.map(step =>
       [step, average(members.flatMap(run => chosen.map(layer => weightOf(family, run, step, layer, moment, k))))]);
     family.labels.forEach((statistic, k) => {
       const stroke = family.colors[k], track = over(one.members, layers, k);
-      const seeds = one.members.length > 1 ? one.members.map(run => over([run], layers, k)) : null;
+      const seeds = one.members.length > 1 ? one.members.map(run => over([run], layers, k, runs[run].steps)) : null;
       const fine = seeds ?? (several() ? [] : layers.map(layer => over(one.members, [layer], k)));
       if (frame.large) fine.forEach(points => plot.line(points, { class: "fine", stroke }));
       plot.line(track, strokeOf(one, stroke, strokeWidth(frame.large)));

@@ -7,7 +7,7 @@ from made_runs import make_run, two_groups
 
 from mixing_analysis import comparisons
 from mixing_analysis.comparisons import COMPARED, compare, omnibus, sides_of
-from mixing_analysis.effects import holm
+from mixing_analysis.effects import holm, repeated_measures
 from mixing_analysis.values import Run, combine, frame
 
 
@@ -155,7 +155,8 @@ def test_layers_are_compared_by_name_wherever_they_lie():
 def test_networks_without_common_layers_have_no_comparisons():
     found = compared([make_run("rho", switches=0), make_run("switch", layers=0, steps=(0, 30))])
     assert tuple(found.rows.columns) == COMPARED
-    assert (len(found.rows), found.notes) == (0, ())
+    words = "rho and switch have no layer and kind of values in common that could be compared"
+    assert (len(found.rows), found.notes) == (0, (words,))
 
 
 def test_all_pairs_of_groups_or_else_of_runs():
@@ -194,7 +195,7 @@ def test_whether_groups_differ_at_all_is_asked_of_the_whole_network():
     np.testing.assert_allclose(gates["p_holm"], holm(gates["p"].to_numpy()))
 
 
-def test_of_paired_groups_the_omnibus_is_friedmans():
+def test_of_paired_groups_the_omnibus_has_repeated_measures():
     random = np.random.default_rng(0).random((3, 4))
     runs = [
         rhos(f"{name}/{seed}", [[value]], name, config=seeded(seed, norm=name))
@@ -202,5 +203,21 @@ def test_of_paired_groups_the_omnibus_is_friedmans():
         for seed, value in enumerate(own)
     ]
     row = omnibus(combine(runs), runs).iloc[0]
-    assert row["test"] == "Friedman"
-    assert row["p"] == pytest.approx(scipy.stats.friedmanchisquare(*random).pvalue)
+    assert row["test"] == "repeated measures"
+    assert row["p"] == pytest.approx(repeated_measures(random.T), rel=1e-5)
+
+
+def test_of_groups_whose_runs_end_apart_it_is_said_even_where_none_are_compared():
+    ends = {"a": (0, 80, 80), "b": (80, 80), "c": (40, 80)}
+    runs = [
+        make_run(f"{name}/{seed}", name, seed=seed, steps=(0, own) if own else (0,), switches=0, gamma=False)
+        for name, steps in ends.items()
+        for seed, own in enumerate(steps)
+    ]
+    words = "what is averaged of their last values is where each of them ends"
+    assert [note for note in compared(runs).notes if words in note] == [
+        f"the runs of a end at different steps, from 0 to 80: {words}",
+        f"the runs of c end at different steps, from 40 to 80: {words}",
+    ]
+    alone = compared(runs[:3]).notes
+    assert alone[0].startswith("the runs of a end at different steps, from 0 to 80")

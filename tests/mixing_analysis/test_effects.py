@@ -5,9 +5,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.stats
 
-from mixing_analysis.effects import any_difference, effects, holm
+from mixing_analysis.effects import any_difference, effects, holm, repeated_measures
 
 rng = np.random.default_rng(0)
 FIRST, SECOND = rng.normal(0.5, 0.1, (4, 6)), rng.normal(0.6, 0.3, (3, 6))
@@ -186,12 +187,41 @@ def test_any_difference_of_more_groups():
     test, p = any_difference(groups)
     assert test == "Alexander-Govern"
     assert p == pytest.approx(alexander_govern(groups))
-    paired = [FIRST[:3, 0], SECOND[:, 0], SECOND[:, 1]]
-    ranks = np.array([np.argsort(np.argsort(row)) + 1 for row in np.array(paired).T])
-    statistic = 12 / (3 * 3 * 4) * (ranks.sum(0) ** 2).sum() - 3 * 3 * 4
+
+
+def greenhouse_geisser(groups):
+    """Sums of squares as textbooks have them, and the correction from the covariance of orthonormal contrasts."""
+    values = np.array(groups).T
+    runs, k = values.shape
+    mean, of_seeds, of_groups = values.mean(), values.mean(1, keepdims=True), values.mean(0)
+    between = runs * ((of_groups - mean) ** 2).sum() / (k - 1)
+    error = ((values - of_seeds - of_groups + mean) ** 2).sum() / ((k - 1) * (runs - 1))
+    contrasts = scipy.linalg.helmert(k)
+    eigenvalues = np.linalg.eigvalsh(contrasts @ np.cov(values.T) @ contrasts.T)
+    epsilon = eigenvalues.sum() ** 2 / ((k - 1) * (eigenvalues**2).sum())
+    return scipy.stats.f.sf(between / error, epsilon * (k - 1), epsilon * (k - 1) * (runs - 1))
+
+
+@pytest.mark.parametrize(("runs", "groups"), [(2, 3), (3, 3), (3, 6), (5, 4)])
+def test_any_difference_of_more_groups_in_pairs(runs, groups):
+    paired = [*np.random.default_rng(6).normal(size=(groups, runs))]
     test, p = any_difference(paired, paired=True)
-    assert test == "Friedman"
-    assert p == pytest.approx(scipy.stats.chi2.sf(statistic, 2))
+    assert test == "repeated measures"
+    assert p == pytest.approx(greenhouse_geisser(paired))
+
+
+def test_of_two_groups_repeated_measures_are_the_paired_t():
+    expected = scipy.stats.ttest_rel(FIRST[:3, 0], SECOND[:, 0]).pvalue
+    assert repeated_measures(np.stack([FIRST[:3, 0], SECOND[:, 0]], 1)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("spread", [[1, 1, 1], [1, 1, 5]])
+def test_three_seeds_of_three_groups_are_told_apart_but_not_where_there_is_nothing(spread):
+    random, many = np.random.default_rng(7), 2000
+    none = random.normal(size=(many, 3, 3)) * spread + random.normal(size=(many, 3, 1))
+    assert np.mean([repeated_measures(own) < 0.05 for own in none]) < 0.06
+    clear = random.normal(np.array([0, 8, 16]), 1, (200, 3, 3))
+    assert np.mean([3 * repeated_measures(own) < 0.05 for own in clear]) > 0.9, "corrected over three measures"
 
 
 @pytest.mark.parametrize("paired", [False, True])

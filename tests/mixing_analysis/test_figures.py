@@ -191,8 +191,10 @@ def test_training_curves_count_every_channel_the_same():
 def test_curves_of_a_group_end_with_its_shortest_run():
     runs = [make_run("a/0", "a", steps=(0, 50, 100)), make_run("a/1", "a", seed=1, steps=(0, 50))]
     means = draw("rho_training", *runs).axes[0]
-    (line,) = [line for line in means.lines if line.get_color() == plots.GROUP_COLORS[0]]
+    *thin, line = [line for line in means.lines if line.get_color() == plots.GROUP_COLORS[0]]
     np.testing.assert_array_equal(line.get_xdata(), [0, 50])
+    assert [each.get_xdata().tolist() for each in thin] == [[0, 50, 100], [0, 50]], "each run as far as it goes"
+    assert all(each.get_linewidth() < line.get_linewidth() for each in thin)
 
 
 def test_bars_are_divided_by_the_weights():

@@ -181,3 +181,9 @@ def test_settings_that_do_not_group():
         grouped_by([run("a", 0)], "model.nrom")
     with pytest.raises(SettingError, match="different architectures cannot be averaged"):
         grouped_by([run("a", 0), run("b", 1, gates=(4,))], "model.norm")
+
+
+def test_a_group_cannot_be_called_as_a_run_that_is_not_in_it():
+    runs = [run("alone"), run("other/0", 0), run("other/1", 1)]
+    assert "alone is the name of a run that is not in it" in error_of(runs, alone=["other/0", "other/1"])
+    assert groups(runs, alone=["alone", "other/0"]) == ["alone", "alone", "other/1"]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import run_folders
-from made_runs import two_groups
+from made_runs import make_run, two_groups
 
 import mixing_analysis as mixing
 from mixing_analysis import figures
@@ -88,7 +88,13 @@ def test_groups_by_name(folder):
 def test_figures_are_matplotlibs(folder):
     runs = mixing.read("runs/slow")
     assert isinstance(runs.figure("rho_layers"), matplotlib.figure.Figure)
-    assert set(runs.figures()) == set(figures.drawings(runs.table, runs.runs)) - {"rho_gamma"}, "without a checkpoint"
+    assert set(runs.figures()) == set(figures.drawings(runs.table, runs.runs)) - {
+        "rho_gamma",
+        "rho_relations",
+        "rho_styles",
+        "rho_settings",
+        "outcomes",
+    }, "without a checkpoint, enough layers, styles, data sets and metrics"
     with pytest.raises(SettingError, match=r"unknown figure 'rho_layer', did you mean 'rho_layers'\?"):
         runs.figure("rho_layer")
 
@@ -125,6 +131,45 @@ def test_the_report_is_written(folder):
     assert names == {"mixing.csv", "mixing.parquet", "comparisons.csv", "report.html", ".analysis"}
     with pytest.raises(SettingError, match="unknown format 'jpg'"):
         mixing.read("runs").report("out", formats=["jpg"])
+
+
+def test_notes_say_where_runs_of_a_group_end_apart(folder):
+    assert not any("different steps" in note for note in mixing.read("runs").notes)
+    (folder / "runs" / "slow" / "version_0" / "mixing" / "step_0000100.npz").unlink()
+    (note,) = [note for note in mixing.read("runs").notes if "different steps" in note]
+    assert note.startswith("the runs of slow end at different steps, from 50 to 100: ")
+
+
+def test_a_figure_that_could_show_nothing_is_told():
+    gates = make_run("gates", seed=1, switches=0)
+    switches = make_run("switch", seed=2, layers=0, gamma=False)
+    with pytest.raises(SettingError, match="these runs have no figure differences"):
+        Runs([gates, switches]).figure("differences")
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({"group": {"mine": "runs/slow"}}, {"group": {"mine": ["runs/slow"]}}),
+        ({"group": ["model.norm", "model.seed"]}, {"group": "model.norm,model.seed"}),
+        ({"group": None, "layers": None, "steps": None}, {}),
+        ({"steps": 100}, {"steps": "100"}),
+    ],
+)
+def test_one_or_several_are_asked_for_as_one_likes(options, same, folder):
+    one, other = mixing.read("runs", **options), mixing.read("runs", **same)
+    assert one.groups == other.groups
+    pd.testing.assert_frame_equal(one.table, other.table)
+
+
+def test_a_format_by_its_name(folder):
+    written = mixing.read("runs").report("mine", formats="csv,html")
+    assert {"mixing.csv", "report.html"} <= {path.name for path in written.iterdir()}
+
+
+def test_one_name_alone_has_nothing_to_be_compared_with(folder):
+    with pytest.raises(SettingError, match="compare wants the names of two groups"):
+        mixing.read("runs").compare("slow")
 
 
 def test_mistakes_are_told(folder):

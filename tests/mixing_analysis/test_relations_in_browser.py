@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from chromium import Chromium, find
-from made_runs import two_groups
+from made_runs import make_run, two_groups
 from matplotlib.image import imread
 from test_multiples import many_styles
 
@@ -123,3 +123,21 @@ def test_paper_has_no_buttons_but_the_names_of_what_is_shown(show, browser):
         "slow",
         "fast",
     }
+
+
+def test_runs_of_a_group_are_followed_as_far_as_each_of_them_goes(browser, tmp_path):
+    runs = [make_run("a/0", "a", steps=(0,)), *(make_run(f"a/{seed}", "a", seed=seed) for seed in (1, 2))]
+    report.write(combine(runs), runs, None, tmp_path / "page.html")
+    browser.screen(1440, 900)
+    browser.open(tmp_path / "page.html")
+    browser.run("choose('group'); redraw(true)")
+    for figure, lines in (("rho", 2), ("switch", 2 * 6)):
+        drawn = texts_of_lines(browser, f"#{figure}-training .fine")
+        assert sum("L" in line for line in drawn) == lines, figure
+    (words,) = texts(browser, "#rho-training .finding")
+    assert words == "Of a there are no two steps that could be compared."
+    assert browser.errors == []
+
+
+def texts_of_lines(browser, selector):
+    return browser.run(f"[...document.querySelectorAll({selector!r})].map(node => node.getAttribute('d') ?? '')")
