@@ -80,6 +80,9 @@ the end is shown."""
 BESIDE = 0.25
 """Inches beside a plot and the names of its rows that belong to neither."""
 
+FEWEST_LETTERS = 24
+"""Lines are not broken to fewer, however little room there is."""
+
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Without a date equal values make equal files."""
 
@@ -213,7 +216,8 @@ def break_lines(figure: Figure) -> None:
         for text in (*titles, axes.xaxis.label):
             width, words = text.get_window_extent(renderer).width, text.get_text()
             if width > room:
-                text.set_text("\n".join(textwrap.wrap(words, max(8, int(0.9 * len(words) * room / width)))))
+                most = max(FEWEST_LETTERS, int(0.9 * len(words) * room / width))
+                text.set_text("\n".join(textwrap.wrap(words, most, max_lines=3, placeholder=" …")))
 
 
 def offset(place: int, count: int) -> float:
