@@ -80,8 +80,8 @@ the end is shown."""
 BESIDE = 0.25
 """Inches beside a plot and the names of its rows that belong to neither."""
 
-FEWEST_LETTERS = 24
-"""Lines are not broken to fewer, however little room there is."""
+MOST_LINES, FEWEST_LETTERS = 4, 24
+"""Texts of more lines are not broken, nor are lines to fewer letters, however little room there is."""
 
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Without a date equal values make equal files."""
@@ -215,9 +215,9 @@ def break_lines(figure: Figure) -> None:
         titles = [each for each in axes.findobj(Text) if each.get_text() == axes.get_title("left")]
         for text in (*titles, axes.xaxis.label):
             width, words = text.get_window_extent(renderer).width, text.get_text()
-            if width > room:
+            if room < width < MOST_LINES * room:  # a name that is longer yet would leave no room for the plot
                 most = max(FEWEST_LETTERS, int(0.9 * len(words) * room / width))
-                text.set_text("\n".join(textwrap.wrap(words, most, max_lines=3, placeholder=" …")))
+                text.set_text("\n".join(textwrap.wrap(words, most, max_lines=2, placeholder=" …")))
 
 
 def offset(place: int, count: int) -> float:
