@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.models import vgg16
 
@@ -109,7 +109,11 @@ def train(options: argparse.Namespace, way: str, weights: Path) -> Watch:
 
 def train_plainly(options: argparse.Namespace, weights: Path) -> Watch:
     """Train likewise by a loop."""
-    with mock.patch.object(transformer, "convolve_doubled", lambda x, conv: conv(F.interpolate(x, scale_factor=2.0))):
+
+    def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+        return nn.Conv2d.forward(conv, F.interpolate(x, scale_factor=2.0))
+
+    with mock.patch.object(transformer, "convolve_doubled", convolve):
         return _train_plainly(options, weights)
 
 

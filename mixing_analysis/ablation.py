@@ -63,8 +63,7 @@ def ablate(
 
     Args:
         run: A run with a checkpoint of this project and the configuration that it was trained with.
-        batches: At most how many batches of held-out images to score. Statistics are recalibrated on half as many of
-            training images.
+        batches: At most how many batches of held-out images to score, and of training images to recalibrate with.
         trusted: Packages that the run may name classes of.
         progress: Is told how many of how many scores are known.
 
@@ -194,8 +193,7 @@ def _of_validation(
     progress: Callable[[int, int], object],
 ) -> list[tuple[Any, ...]]:
     """Ablate a module within a validation, which sets up all that its scores need."""
-    population = held_out.training_batches()
-    ablating = _Ablating(population[: max(1, len(population) // 2)], layers, progress)
+    ablating = _Ablating(held_out.training_batches(), layers, progress)
     held_out.scores(module, ablating)
     return ablating.rows
 

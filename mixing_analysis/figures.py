@@ -32,6 +32,7 @@ from mixing_analysis.plots import (
     STYLE,
     WIDTH,
     Groups,
+    break_lines,
     by_architecture,
     curve,
     is_first,
@@ -151,7 +152,14 @@ def drawings(table: DataFrame, runs: Sequence[Run]) -> dict[str, Drawing]:
         found["differences"] = partial(_differences, table, runs, groups, kinds)
     if len(runs) >= outcomes.FEWEST_RUNS:
         found["outcomes"] = partial(outcomes.draw, every, runs, groups)
-    return found
+    return {name: partial(_drawn, draw) for name, draw in found.items()}
+
+
+def _drawn(draw: Drawing, **options: float) -> Figure | None:
+    figure = draw(**options)
+    if figure is not None:
+        break_lines(figure)
+    return figure
 
 
 def _of_any(

@@ -185,14 +185,21 @@ def draw(
     return figure
 
 
+def beside(x: np.ndarray) -> np.ndarray:
+    """Lay layers with the same number of channels beside each other, evenly in (-0.5, 0.5), and one alone at 0."""
+    places = np.zeros(len(x))
+    for value in np.unique(x):
+        alike = x == value
+        places[alike] = (np.arange(alike.sum()) + 0.5) / alike.sum() - 0.5
+    return places
+
+
 def _panel(axes: Axes, own: Sequence[Relation], groups: Groups, colors: Mapping[str, str]) -> None:
     lines = []
     for each in own:
         index = groups[each.group] if each.kind.per_channel else 0
         color = GROUP_COLORS[index] if each.kind.per_channel else colors[each.label]
-        # Layers with the same number of channels lie beside each other, by multiples of the golden ratio.
-        beside = (np.arange(len(each.x)) * 0.618034) % 1 - 0.5
-        x = each.x * 2 ** (SPREAD * beside) if each.name != "depth" else each.x
+        x = each.x * 2 ** (SPREAD * beside(each.x)) if each.name != "depth" else each.x
         if each.halves is not None:
             axes.vlines(x, *each.halves.T, color=color, linewidth=1, alpha=0.4)
         look: dict[str, Any] = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.5}
@@ -205,6 +212,9 @@ def _panel(axes: Axes, own: Sequence[Relation], groups: Groups, colors: Mapping[
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks[:: -(-len(ticks) // 6)], [f"{tick:.3g}" for tick in ticks[:: -(-len(ticks) // 6)]])
         axes.minorticks_off()
+        axes.set_xlim(ticks[0] / 2**SPREAD, ticks[-1] * 2**SPREAD)
+    else:
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     what = first.kind.name if first.kind.per_channel else f"weights of {word(first.kind)}"
     whose = f"{first.group}: " if len(groups) > 1 and not first.kind.per_channel else ""
     subtitled(axes, f"{whose}{what} and {first.name}", lines)

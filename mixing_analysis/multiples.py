@@ -195,4 +195,4 @@ def _finish(figure: Figure, every: Sequence[Axes], kinds: Sequence[MixingKind], 
     handles = [mpl.lines.Line2D([], [], color=color) for color in colors.values()]
     handles += [mpl.lines.Line2D([], [], color=INK, linestyle=DASHES[place]) for place in range(len(kinds))]
     names = [*colors, *(word(kind) for kind in kinds)]
-    key(figure, handles, names, loc="outside lower center", ncols=min(5, len(handles)))
+    key(figure, handles, names, loc="outside lower center", ncols=min(fitting(5, figure.get_figwidth()), len(handles)))

@@ -61,6 +61,9 @@ def finding(rows: DataFrame, between: float | None = None) -> str:
     most = judged.iloc[0]
     if metric == CHANGE:
         scale = "" if between is None else f", where images of different latent vectors are {between:.2g} apart"
+        if not _is_largest(rows):
+            each = f"by {judged['cost'].min():.2g} to {most['cost']:.2g}"
+            return f"Forcing a layer changes the images {each}{scale}; none does so beyond noise more than all others."
         return f"Forcing {most['layer']} changes the images most: by {most['cost']:.2g} as {most['forced']}{scale}."
     if parts < 2:
         return "There is a single part of images, whose score cannot be told from noise."
@@ -84,6 +87,12 @@ def finding(rows: DataFrame, between: float | None = None) -> str:
     others = "" if len(clear) <= MOST_NAMED else f", and {len(clear) - MOST_NAMED} less"
     many = "All" if len(clear) == len(judged) else f"{len(clear)} of {len(judged)}"
     return f"{many} layers need their gates: forcing them costs at least, {of}, {', '.join(named)}{others}."
+
+
+def _is_largest(rows: DataFrame) -> bool:
+    """Tell whether a layer changes more than every other one, by intervals that do not overlap."""
+    largest = rows.loc[rows.groupby("layer", sort=False)["change"].idxmax()].sort_values("change")
+    return len(largest) == 1 or bool(largest["low"].iloc[-1] > largest["high"].iloc[:-1].max())
 
 
 def contents(ablated: DataFrame) -> list[dict[str, Any]]:

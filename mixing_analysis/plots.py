@@ -1,5 +1,6 @@
 """How the pictures of the report look: colors, marks, and the rows and panels that they share."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -10,8 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from pandas import DataFrame
 
 from norms.kinds import MixingKind
@@ -73,6 +76,12 @@ BINS = 10
 NAME = 6.3
 """How many letters of a layer's name there is room for in an inch of a figure: a third of its width. Of longer names
 the end is shown."""
+
+BESIDE = 0.25
+"""Inches beside a plot and the names of its rows that belong to neither."""
+
+MOST_LINES, FEWEST_LETTERS = 4, 24
+"""Texts of more lines are not broken, nor are lines to fewer letters, however little room there is."""
 
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Without a date equal values make equal files."""
@@ -183,7 +192,7 @@ def panel_grid(layers: list[list[str]], width: float) -> tuple[Figure, list[Axes
     columns = min(len(layers), fitting(3, width))
     for index, (axes, names) in enumerate(zip(every, layers, strict=True)):
         name_rows(axes, names, named=index % columns == 0 or names != layers[index - 1])
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=5 if width / columns >= WIDTH else 3)
     return figure, every
 
 
@@ -193,6 +202,25 @@ def name_rows(axes: Axes, layers: Sequence[str], named: bool = True) -> None:
     names = [name if len(name) <= fits else f"…{name[1 - fits :]}" for name in layers]
     axes.set_yticks(np.arange(len(layers)), names if named else [""] * len(layers))
     axes.set_ylim(len(layers) - 0.4, -0.6)
+
+
+def break_lines(figure: Figure) -> None:
+    """Break titles of plots and names of axes that would be cut off, or run into those of the next plot."""
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
+    names: dict[int, float] = {}  # how wide they are, by column
+    placed = {axes: place for axes in figure.axes if (place := axes.get_subplotspec()) is not None}
+    for axes, place in placed.items():
+        widths = [text.get_window_extent(renderer).width for text in axes.get_yticklabels()]
+        names[place.colspan.start] = max(names.get(place.colspan.start, 0.0), *widths, 0.0)
+    for axes, place in placed.items():
+        room = (figure.bbox.width - sum(names.values())) / place.get_gridspec().ncols - BESIDE * figure.dpi
+        titles = [each for each in axes.findobj(Text) if each.get_text() == axes.get_title("left")]
+        for text in (*titles, axes.xaxis.label):
+            width, words = text.get_window_extent(renderer).width, text.get_text()
+            if room < width < MOST_LINES * room:  # a name that is longer yet would leave no room for the plot
+                most = max(FEWEST_LETTERS, int(0.9 * len(words) * room / width))
+                text.set_text("\n".join(textwrap.wrap(words, most, max_lines=2, placeholder=" …")))
 
 
 def offset(place: int, count: int) -> float:

@@ -127,15 +127,14 @@ class _ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.upsampling = upsampling
-        self.conv = _conv(in_channels, out_channels, kernel_size, stride)
+        kind = _DoublingConv2d if upsampling == "nearest" else nn.Conv2d
+        self.conv = _conv(in_channels, out_channels, kernel_size, stride, kind)
         self.norm = make_norm(out_channels)
 
     def forward(self, x: Tensor, style: Style | None) -> Tensor:
-        if self.upsampling == "nearest":
-            y = convolve_doubled(x, self.conv)
-        else:
-            y = self.conv(x if self.upsampling is None else F.interpolate(x, scale_factor=2.0, mode=self.upsampling))
-        return F.relu(normalized(self.norm, y, style))
+        if self.upsampling not in (None, "nearest"):
+            x = F.interpolate(x, scale_factor=2.0, mode=self.upsampling)
+        return F.relu(normalized(self.norm, self.conv(x), style))
 
 
 class _ResidualBlock(nn.Module):
@@ -170,6 +169,15 @@ def convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.conv_transpose2d(padded, spread.transpose(0, 1), conv.bias, stride=2, padding=3)
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+class _DoublingConv2d(nn.Conv2d):
+    """Convolve an image that is doubled by nearest neighbors, see :func:`convolve_doubled`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve_doubled(x, self)
+
+
+def _conv(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, kind: type[nn.Conv2d] = nn.Conv2d
+) -> nn.Conv2d:
     padding = kernel_size // 2
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, padding_mode="reflect")
+    return kind(in_channels, out_channels, kernel_size, stride, padding, padding_mode="reflect")

@@ -18,6 +18,8 @@ function ablatedShown() {
   return alike.length ? alike : own;
 }
 
+const scoreWords = each => (each.metric === "rms_change" ? "" : `${significant(each.learned, 4)} as learned, `);
+
 function ablationPlot({ metric, learned, layers }, width) {
   const ways = layers.flatMap(layer => layer.ways), ends = ways.flatMap(way => [way.change, ...(way.interval ?? [])]);
   const [low, high] = [Math.min(0, ...ends), Math.max(0, ...ends)], margin = 0.04 * (high - low) || 1;
@@ -52,9 +54,9 @@ export const ablationFigure = {
     const shown = ablatedShown(), { size } = layout(width, 420, Math.max(1, shown.length));
     if (!shown.length) return [element("p", {}, "Of the runs that are shown, none was ablated.")];
     return shown.map(each => {
-      const note = `${significant(each.learned, 4)} as learned, ${count(each.parts, "part")} of images`;
+      const note = `${scoreWords(each)}statistics ${each.statistics}, ${count(each.parts, "part")} of images`;
       const keys = element("div", { class: "legend" }, legendOfWays(each.layers));
-      return panel(title(several() || shown.length > 1 ? each.run : each.metric, note), keys, ablationPlot(each, size));
+      return panel(title(several() || shown.length > 1 ? `${each.run}: ${each.metric}` : each.metric, note), keys, ablationPlot(each, size));
     });
   },
   finding() {

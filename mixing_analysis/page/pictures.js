@@ -47,7 +47,8 @@ function versionTiles(own, one) {
     return tile(sheet, row, given.length + i, words, bold(wordsOf(name)), ...lines);
   });
   const styles = rows.length > 1 ? options(choice("Style", key, rows.map(name => [name, name]))) : null;
-  return panel(heading(one), styles, element("div", { class: "tiles" }, ...given, ...made));
+  const shown = styles && element("p", { class: "printed" }, `in the style ${rows[row]}`);
+  return panel(heading(one), styles, shown, element("div", { class: "tiles" }, ...given, ...made));
 }
 
 function versionTable(own, one) {
@@ -112,7 +113,8 @@ function channelTiles(own, one) {
   const scale = element("span", {}, "−", limit, element("i", {}), "+", limit);
   const rows = element("div", { class: "rows", style: `--columns: ${ways.length + 1}` }, range(images.length).map(row));
   const chooser = options(select("Show", `channel-${own.run}`, names));
-  return panel(heading(one), chooser, element("p", { class: "scale" }, learnedWords(found), scale), rows);
+  const shown = element("p", { class: "printed" }, nameOf(found));
+  return panel(heading(one), chooser, shown, element("p", { class: "scale" }, learnedWords(found), scale), rows);
 }
 
 export const activationsFigure = {

@@ -26,8 +26,11 @@ const rankOf = (kind, one, each) =>
   element("p", { class: "rank" }, each.label !== null ? keyOf(kind, each.label) : several() ? swatch(one) : null, ` ${less(each.rank)}`);
 
 const LOGARITHMIC = name => name !== "depth";
-/* Layers with the same number of channels lie beside each other, by multiples of the golden ratio. */
-const beside = i => 0.25 * (((i * 0.618034) % 1) - 0.5);
+/* Layers with the same number of channels lie beside each other, and one alone where it is. */
+function beside(values, l) {
+  const alike = range(values.length).filter(i => values[i] === values[l]);
+  return 0.25 * ((alike.indexOf(l) + 0.5) / alike.length - 0.5);
+}
 
 /* From where to where values are drawn: as far as they lie, with a margin, and a fifth of the range at least. */
 function drawnRange(kind, own) {
@@ -53,7 +56,7 @@ function relationPlot(kind, name, own, width) {
     const layers = ownLayers(one, kind), color = colorIn(kind, one, each.label);
     each.x.forEach((value, l) => {
       if (value === null || each.y[l] === null) return;
-      const left = plot.X(place(value) + (LOGARITHMIC(name) ? beside(l) : 0)), y = plot.Y(each.y[l]);
+      const left = plot.X(place(value) + (LOGARITHMIC(name) ? beside(each.x, l) : 0)), y = plot.Y(each.y[l]);
       const half = each.halves?.[l].every(Number.isFinite) ? each.halves[l] : null;
       if (half) plot.segment(left, plot.Y(half[0]), left, plot.Y(half[1]), { class: "stem", stroke: color });
       if (each.label === null) plot.mark(one, left, y, 4);

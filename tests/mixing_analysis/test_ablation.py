@@ -15,7 +15,7 @@ from data import BundledDigits
 from data.stream import generator
 from lightning_modules.classifier import Classifier
 from lightning_modules.gan import GAN
-from mixing_analysis import ablation, needs
+from mixing_analysis import ablation, binarized, needs
 from mixing_analysis.ablation import COLUMNS, _split
 from mixing_analysis.evaluations import LATENTS
 from norms.errors import SettingError
@@ -77,13 +77,13 @@ def force(layer, forced):
 @pytest.mark.parametrize("statistics", ["as trained", "recalibrated"])
 def test_each_layer_is_forced_as_by_hand_and_all_else_is_as_learned(model, statistics, tmp_path):
     found = ablate(run_of(model, tmp_path), batches=4).set_index(["layer", "forced", "statistics"])
-    images, population = validation_images(), torch.from_numpy(training_images(2)).float()
+    images, population = validation_images(), torch.from_numpy(training_images(4)).float()
     for layer, forced in WAYS:
         pair = copy.deepcopy(model), copy.deepcopy(model)
         force(getattr(pair[1].net, layer), forced)
         if statistics == "recalibrated":
             for each in pair:
-                norms.recalibrate(each.net, population.chunk(2))
+                norms.recalibrate(each.net, population.chunk(4))
         row = found.loc[(layer, forced, statistics)]
         assert row["depth"] == int(layer[-1]) - 1
         expected = [score(each, images) for each in pair]
@@ -115,6 +115,15 @@ def test_the_network_is_as_before_and_what_is_pure_already_costs_nothing(model, 
         assert (rows[["low", "high"]] == 0).all(axis=None)
     rows = found.loc[("norm1", "instance")]
     assert (rows["ablated"] != rows["learned"]).all()
+
+
+def test_the_learned_network_scores_as_where_its_gates_are_binarized(model, tmp_path):
+    run = run_of(model, tmp_path)
+    trusted = ("stand_ins", "test_ablation", "test_binarized")
+    for batches in (1, 3):
+        elsewhere = binarized.evaluate(run, batches, trusted).set_index("statistics")["learned"]
+        found = ablate(run, batches).groupby("statistics")["learned"].first()
+        assert found.to_dict() == pytest.approx(elsewhere.to_dict(), rel=1e-5)
 
 
 def test_no_more_batches_than_allowed(model, tmp_path):
@@ -222,6 +231,15 @@ def test_other_metrics_have_no_better_or_worse():
     (entry,) = needs.contents(pd.concat([changed, between]))
     assert entry["finding"] == (
         "Forcing b changes the images most: by 0.1 as batch, where images of different latent vectors are 0.3 apart."
+    )
+
+
+def test_layers_that_change_images_about_as_much_are_not_told_apart():
+    changed = table({"a": {"batch": 0.09}, "b": {"batch": 0.1}}, metric="rms_change", learned=0.0)
+    changed["low"], changed["high"] = changed["ablated"] - 0.01, changed["ablated"] + 0.01
+    (entry,) = needs.contents(changed)
+    assert entry["finding"] == (
+        "Forcing a layer changes the images by 0.09 to 0.1; none does so beyond noise more than all others."
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from made_runs import make_run, two_groups
 
 from mixing_analysis import figures, plots
-from mixing_analysis.layer_relations import describe, relations
+from mixing_analysis.layer_relations import beside, describe, draw, relations
 from mixing_analysis.values import combine
 from norms.kinds import MEAN_WEIGHT, RHO, VAR_WEIGHT
 
@@ -92,3 +92,11 @@ def test_the_figure_states_correlation_interval_and_number():
         x, y = each.lines[0].get_data()
         np.testing.assert_allclose(y, relation.y)
         assert np.abs(np.log2((x + 1) / (relation.x + 1))).max() < 0.13
+
+
+def test_a_layer_alone_is_drawn_where_it_is_and_others_around_it():
+    assert beside(np.array([9.0, 3, 3, 3, 3])).tolist() == [0, -0.375, -0.125, 0.125, 0.375]
+    runs = [make_run("a", layers=2, channels=16, switches=0, shapes=True)]
+    plots_of = {each.get_xlabel(): each for each in draw(combine(runs), runs, {"a": 0}, [RHO]).axes}
+    assert plots_of["kernel size"].lines[0].get_xdata().tolist() == pytest.approx([9, 3])
+    assert all(tick == int(tick) for tick in plots_of["depth"].get_xticks())

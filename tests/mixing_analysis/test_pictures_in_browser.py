@@ -161,3 +161,16 @@ def test_a_report_without_pictures_says_nothing_of_them(show):
     browser, _ = show("none")
     assert browser.run("document.getElementById('versions')") is None
     assert not re.search("What the gates do", browser.run("document.body.innerText"))
+
+
+def test_on_paper_where_nothing_can_be_chosen_it_is_said_what_is_shown(show):
+    browser, (made,) = show("styles")
+    browser.run("document.querySelectorAll('#versions .options button')[1].click()")
+    browser.settle()
+    words = (
+        "[...document.querySelectorAll('figure .printed')].map(n => n.innerText && n.offsetHeight ? n.innerText : '')"
+    )
+    assert browser.run(words) == ["", ""]
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    channel = made.channels[0].activations
+    assert browser.run(words) == ["in the style waves", f"channel {channel.channel} of {channel.layer}"]

@@ -6,6 +6,7 @@ from torch import nn
 
 import norms
 from lightning_modules.networks.gan_blocks import UpBlock
+from lightning_modules.networks.transformer import TransformerNet
 from norms import NormPerCondition
 from norms.errors import SettingError
 from training.layer_shapes import LayerShape, ShapeRecorder, read_shapes, write_shapes
@@ -36,6 +37,17 @@ def test_a_shortcut_of_1x1_is_beside_a_convolution_not_before():
     assert found["1.norm1"] == LayerShape(4, 4, (3, 3), (8, 8))
     assert found["1.norm2"] == LayerShape(4, 4, (3, 3), (16, 16))
     assert found["0.norm1"].kernel_size is None
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+def test_layers_of_style_networks_know_the_convolution_that_enlarges(upsampling):
+    net = TransformerNet((4, 8, 12), 1, "batch_instance", upsampling=upsampling)
+    recorder = ShapeRecorder(net)
+    net(torch.rand(2, 3, 16, 16))
+    found = recorder.stop()
+    assert found["up1.norm"] == LayerShape(12, 8, (3, 3), (8, 8))
+    assert found["up2.norm"] == LayerShape(8, 4, (3, 3), (16, 16))
+    assert all(shape.kernel_size for shape in found.values())
 
 
 def test_convolutions_of_another_network_are_not_before():
