@@ -99,6 +99,8 @@ def write(
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         # A name may have letters that the font lacks, in whose place it draws boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
+        # A name may be so long that it leaves no room for plots, which then lie over it.
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
         for name, draw in drawings(table, runs).items() if still else ():
             figure = draw()
             if figure is None:

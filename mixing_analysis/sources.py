@@ -15,7 +15,7 @@ from torch import Tensor
 from data.files import check_file
 from mixing_analysis import EXPECTED, wandb_runs
 from mixing_analysis.kinds import GAMMA, described_kinds
-from mixing_analysis.values import Run, Values, checked, frame, last_metrics, layers_of, renamed, without_depth
+from mixing_analysis.values import Run, Values, checked, frame, last_metrics, layers_of, names_of_today, renamed
 from norms.base import MixingNorm
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
@@ -142,7 +142,7 @@ def _read_arrays(path: Path, kinds: Sequence[MixingKind]) -> Values:
     # Whatever NumPy comes upon that believes what is written in a damaged file.
     except Exception as error:
         raise SettingError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    return renamed(checked(values, path, kinds), without_depth(layers_of(values)))
+    return renamed(checked(values, path, kinds), names_of_today(layers_of(values)))
 
 
 def _called(values: Values, names: Sequence[str]) -> Values:

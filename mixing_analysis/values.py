@@ -14,6 +14,7 @@ from pandas import CategoricalDtype, DataFrame
 from mixing_analysis.kinds import GAMMA, LOGGED
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind
+from training.callbacks.mixing import outer_names
 from training.layer_shapes import LayerShape
 from training.terminal import printable
 
@@ -95,12 +96,17 @@ def renamed(values: Values, names: Mapping[str, str]) -> Values:
     return {f"{names.get(layer, layer)}{slash}{kind}": array for (layer, slash, kind), array in parts}
 
 
-def without_depth(layers: Sequence[str]) -> dict[str, str]:
-    """Return what the layers of an older run are called today: their names began with their depth, as ``03.``."""
+def names_of_today(layers: Sequence[str]) -> dict[str, str]:
+    """Return what the layers of an older run are called today.
+
+    Their names began with their depth, as ``03.``, and norms within norms were called otherwise, see
+    :func:`training.callbacks.mixing.outer_names`.
+    """
     digits = max(2, len(str(len(layers) - 1)))
     names = {f"{depth:0{digits}d}.": layer for depth, layer in enumerate(layers)}
     old = all(layer.startswith(depth) for depth, layer in names.items())
-    return {layer: layer.removeprefix(depth) if old else layer for depth, layer in names.items()}
+    places = [layer.removeprefix(depth) if old else layer for depth, layer in names.items()]
+    return dict(zip(layers, outer_names(places), strict=True))
 
 
 def checked(arrays: Mapping[str, np.ndarray], source: object, kinds: Sequence[MixingKind]) -> Values:

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.files import check_file
 from mixing_analysis.kinds import LOGGED, read_kinds
-from mixing_analysis.values import Run, Values, frame, last_metrics, layers_of, renamed, without_depth
+from mixing_analysis.values import Run, Values, frame, last_metrics, layers_of, names_of_today, renamed
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, MixingKind, plain_key
 
@@ -159,7 +159,7 @@ def _run(source: str, name: str, config: Mapping[str, Any], rows: Sequence[Row],
 def _names(layers: Any, logged: Sequence[str]) -> dict[str, str]:
     """Return from each layer's name in the log, in order, to where it is; older runs list no ``layers``."""
     if not isinstance(layers, list):
-        return without_depth(logged)
+        return names_of_today(logged)
     # Every name begins with the depth, also where a run was begun when layers were called otherwise.
     depths = {name: int(re.split(r"\D", name, maxsplit=1)[0]) for name in logged}
     return {name: str(layers[depth]) if depth < len(layers) else name for name, depth in depths.items()}

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import wandb_stand_ins
@@ -244,7 +245,10 @@ class TestResume:
         assert all(row["rho/00_norm1/mean"] == values[row["_step"]] for row in rows), "one step has two values"
         assert fit("--name", "whole") == 0
         assert_same_weights(run, "runs/whole/version_0")
-        assert (run / "metrics.csv").read_text() == Path("runs/whole/version_0/metrics.csv").read_text()
+        # What the first training told at its end, at a step that is not due, stays.
+        ends, whole = (pd.read_csv(folder / "metrics.csv") for folder in (run, Path("runs/whole/version_0")))
+        ends.loc[ends["step"] == 7, [name for name in ends if name.startswith(("rho/", "switch/"))]] = float("nan")
+        pd.testing.assert_frame_equal(ends.dropna(how="all", subset=ends.columns[1:], ignore_index=True), whole)
 
     @pytest.mark.parametrize("path", ["moved/version_0", "moved/version_0/checkpoints/last.ckpt"])
     def test_a_path_goes_on_in_the_run_that_it_belongs_to(self, path):
@@ -392,9 +396,6 @@ MISTAKES = {
     "--trainer.max_epochs 3": "trainer.max_epochs is 3, but data streams without epochs: use trainer.max_steps",
     "--trainer.logger false": "trainer.logger: false is not possible.*WANDB_MODE=disabled.*",
     "--trainer.accelerator abacus": "You selected an invalid accelerator name: .*abacus.*",
-    "--trainer.logger pytorch_lightning.loggers.TensorBoardLogger": (
-        "no save_dir given: pytorch_lightning.loggers.TensorBoardLogger needs it, as init_args: {save_dir: [.]{3}}"
-    ),
     "--mixing.every_n_steps 0": "mixing.every_n_steps must be at least 1, got 0",
     "--name a/b": "name must be the name of a folder, got 'a/b'",
     "--name a::b": "name: 'a::b' has '::' in it, which separates addresses; use another name",

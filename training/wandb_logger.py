@@ -111,6 +111,8 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
         run does not count from 0 again.
         """
         row = dict(metrics) if step is None else {**metrics, AXIS: step}
+        # A number that is none would for ever be the lowest of its metric.
+        row = {key: value for key, value in row.items() if not (key.startswith("val/") and value != value)}
 
         def log(run: Any) -> None:
             for key in row.keys() - self._defined:

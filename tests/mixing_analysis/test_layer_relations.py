@@ -96,7 +96,7 @@ def test_the_figure_states_correlation_interval_and_number():
 
 def test_a_layer_alone_is_drawn_where_it_is_and_others_around_it():
     assert beside(np.array([9.0, 3, 3, 3, 3])).tolist() == [0, -0.375, -0.125, 0.125, 0.375]
-    runs = [make_run("a", layers=2, channels=16, switches=0, shapes=True)]
+    runs = [make_run("a", layers=4, channels=16, switches=0, shapes=True)]
     plots_of = {each.get_xlabel(): each for each in draw(combine(runs), runs, {"a": 0}, [RHO]).axes}
-    assert plots_of["kernel size"].lines[0].get_xdata().tolist() == pytest.approx([9, 3])
+    assert plots_of["kernel size"].lines[0].get_xdata()[0] == pytest.approx(9)
     assert all(tick == int(tick) for tick in plots_of["depth"].get_xticks())

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from mixing_analysis import console, figures, report
+from mixing_analysis import figures, report
+from mixing_analysis.comparisons import compare
+from mixing_analysis.console_tables import tables_of
 from mixing_analysis.published import PUBLISHED, published
 from mixing_analysis.values import Run, combine, frame
 from norms.kinds import MEAN_WEIGHT, RHO
@@ -47,7 +49,7 @@ def test_nothing_is_published_of_other_kinds():
 def told(run, tmp_path):
     table = combine([run])
     drawn = figures.drawings(table, [run])["rho_histogram"]()
-    (shown,) = console._tables(table, [run], None)
+    shown = next(tables_of(table, [run], None, compare(table, [run])))
     page = report.write(table, [run], None, tmp_path / "report.html").read_text()
     return [text.get_text() for legend in drawn.legends for text in legend.get_texts()], shown, page
 

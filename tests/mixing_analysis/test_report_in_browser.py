@@ -133,7 +133,7 @@ def test_a_single_step_has_no_trainings_and_no_slider(show, browser):
     show("step")
     ids = browser.run("[...document.querySelectorAll('figure')].map(node => node.id)")
     of_rho = ["rho-histogram", "rho-depth", "rho-channels", "rho-relations"]
-    assert ids == [*of_rho, "switch-layers", "switch-relations"]
+    assert ids == [*of_rho, "switch-layers"]
     assert browser.run("document.getElementById('controls').hidden")
 
 

@@ -17,7 +17,7 @@ import norms
 from lightning_modules.gan import GAN
 from mixing_analysis.comparisons import layer_values
 from mixing_analysis.sources import read_runs
-from mixing_analysis.values import combine, summaries, without_depth
+from mixing_analysis.values import combine, names_of_today, summaries
 from norms.errors import SettingError
 from norms.kinds import BUILTIN, RHO
 from training.command import main
@@ -281,11 +281,11 @@ def test_a_run_that_was_begun_when_layers_were_called_otherwise_has_each_layer_o
 
 
 def test_a_layer_whose_own_name_begins_with_digits_keeps_them():
-    assert without_depth(["00.a", "01.b"]) == {"00.a": "a", "01.b": "b"}
+    assert names_of_today(["00.a", "01.b"]) == {"00.a": "a", "01.b": "b"}
     for names in (["0.a", "1.b"], ["00.a", "02.b"], ["00.a", "b"], []):
-        assert without_depth(names) == dict(zip(names, names, strict=True))
+        assert names_of_today(names) == dict(zip(names, names, strict=True))
     many = [f"{depth:03d}.{depth}" for depth in range(101)]
-    assert list(without_depth(many).values()) == [str(depth) for depth in range(101)]
+    assert list(names_of_today(many).values()) == [str(depth) for depth in range(101)]
 
 
 def test_a_single_layer_is_a_network_too(tmp_path):

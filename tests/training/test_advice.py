@@ -210,10 +210,8 @@ def test_a_folder_of_runs_names_them(capsys):
     assert main(["fit", "--config", "tiny.yaml", "--name", "two"]) == 0
     Path("runs/empty").mkdir()
     capsys.readouterr()
-    assert analyze.main(["runs"]) == 2
-    error = capsys.readouterr().err
-    assert error == "error: runs is a folder of runs: name one of them, runs/one, runs/two\n"
-    assert analyze.main(["runs/one"]) == 0
+    assert analyze.main(["runs", "--no-evaluation", "--format", "csv"]) == 0
+    assert "2 runs" in capsys.readouterr().out
     error = error_of(["fit", "--config", "tiny.yaml", "--ckpt_path", "runs"], capsys)
     assert error.endswith("runs is a folder of runs: name one of them, runs/one, runs/two")
     assert main(["fit", "--config", "tiny.yaml", "--ckpt_path", "runs/two", "--trainer.max_steps", "2"]) == 0

@@ -63,7 +63,6 @@ def test_of_commands_begin_at_home(command, arguments, names):
 
 def test_runs_to_analyze_begin_at_home():
     assert analyze._source("~/runs/gan/") == f"{Path.home()}/runs/gan"
-    assert analyze._group("a=~/b,~/c").runs == (f"{Path.home()}/b", f"{Path.home()}/c")
     assert analyze._source("wandb:a/b/c") == "wandb:a/b/c"
 
 

@@ -194,16 +194,20 @@ def layer_labels(names: Sequence[str]) -> list[str]:
     """Name layers by where they are: their dotted names without what all of them begin with.
 
     A name that would begin with a number, which says little, keeps what stands before: ``blocks.0.norm``. A norm within
-    another, as those of conditions have one, is called as the outer one: ``norm1``, not ``norm1.norm``. A layer that is
-    the whole network is called ``layer``.
+    another is called as :func:`outer_names` says. A layer that is the whole network is called ``layer``.
     """
-    outer = [re.sub(r"(\bnorm\d*)\.norm$", r"\1", name) for name in names]
-    parts = [name.split(".") for name in (outer if len(set(outer)) == len(names) else names)]
+    parts = [name.split(".") for name in outer_names(names)]
     alike = (len(set(part)) == 1 for part in zip(*(part[:-1] for part in parts), strict=False))
     shared = len(list(takewhile(bool, alike)))
     while shared and any(part[shared].isdecimal() for part in parts):
         shared -= 1
     return [".".join(part[shared:]) or "layer" for part in parts]
+
+
+def outer_names(names: Sequence[str]) -> list[str]:
+    """Call norms within norms, as those of conditions have one, as the outer ones: ``norm1``, not ``norm1.norm``."""
+    outer = [re.sub(r"(\bnorm\d*)\.norm$", r"\1", name) for name in names]
+    return outer if len(set(outer)) == len(names) else list(names)
 
 
 def log_names(layers: Sequence[str]) -> list[str]:
