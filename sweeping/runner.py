@@ -15,7 +15,7 @@ import torch
 
 from norms.errors import SettingError
 from sweeping.commands import command_of, shown, started
-from sweeping.runs import RECORD, SweepRun, alone, claim, is_claimed, new_run, read_runs, remove_unsaved
+from sweeping.runs import RECORD, SweepRun, alone, claim, is_claimed, new_run, read_run, read_runs, remove_unsaved
 from sweeping.search import fits, next_settings
 from sweeping.sweep_file import Sweep
 from training.errors import ENDING, name_of
@@ -108,7 +108,10 @@ class Runner:
             for run in runs:
                 failed = run.state == "failed" and run.ended < self._began
                 if (run.state == "begun" or failed) and (lock := claim(run.folder)) is not None:
-                    return self._begun(run, runs), lock
+                    # Another process may have ended it after it was read, and before it could be taken.
+                    if read_run(run.folder) == run:
+                        return self._begun(run, runs), lock
+                    os.close(lock)
             while new := self._next(runs, number):
                 lock = claim(new.folder)
                 # Network file systems list a folder late; then what another machine has begun is met here, by its name.

@@ -100,15 +100,22 @@ def read_runs(folder: Path) -> list[SweepRun]:
     Raises:
         SettingError: If a file is not one that a sweep has written.
     """
-    runs = []
-    for file in folder.glob(f"*/{RECORD}"):
-        try:
-            run = SweepRun(folder=file.parent, **json.loads(file.read_text()))
-            _ = run.number
-        except (ValueError, TypeError) as error:
-            raise SettingError(f"{file} is damaged: delete it with its folder, and the run is trained anew") from error
-        runs.append(run)
-    return sorted(runs, key=lambda run: run.number)
+    return sorted((read_run(file.parent) for file in folder.glob(f"*/{RECORD}")), key=lambda run: run.number)
+
+
+def read_run(folder: Path) -> SweepRun:
+    """Read how a run of a sweep stands.
+
+    Raises:
+        SettingError: If its file is not one that a sweep has written.
+    """
+    file = folder / RECORD
+    try:
+        run = SweepRun(folder=folder, **json.loads(file.read_text()))
+        _ = run.number
+    except (ValueError, TypeError) as error:
+        raise SettingError(f"{file} is damaged: delete it with its folder, and the run is trained anew") from error
+    return run
 
 
 def remove_unsaved(run: SweepRun) -> None:

@@ -48,7 +48,8 @@ def built_later(kind: type[Logger], **arguments: Any) -> Later:
 
     def build(folder: Path) -> Logger:
         places = PLACES[kind](folder) if kind in PLACES and is_free else {}
-        given = {name for name in places if arguments.get(name) not in (None, parameters[name].default)}
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        given = {name for name in places if arguments.get(name) not in (None, defaults.get(name))}
         # Who says where files go that are beside its records has said nothing of the records.
         places = {} if given - {"artifact_location"} else {name: places[name] for name in places.keys() - given}
         try:

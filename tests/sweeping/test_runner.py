@@ -16,7 +16,7 @@ from processes import ended, start
 from sweeping import runner
 from sweeping.command import main
 from sweeping.runner import Runner
-from sweeping.runs import is_claimed
+from sweeping.runs import RECORD, claim, is_claimed
 from sweeping.sweep_file import read_sweep
 
 STUB = Path(__file__).with_name("stub.py")
@@ -295,3 +295,19 @@ def test_a_folder_that_cannot_be_written_is_told(capsys):
     Path("runs").touch()
     assert sweep() == 2
     assert capsys.readouterr().err == "error: cannot write into runs/small: Not a directory\n"
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_trained_again(monkeypatch):
+    write_sweep(seeds=2)
+    assert sweep() == 0
+    first, *_ = folders()
+    finished = (first / RECORD).read_text()
+    (first / RECORD).write_text(finished.replace('"finished"', '"begun"'))
+
+    def late(folder):
+        (first / RECORD).write_text(finished)  # by the process that has trained it
+        return claim(folder)
+
+    monkeypatch.setattr("sweeping.runner.claim", late)
+    assert sweep() == 0
+    assert [starts(folder) for folder in folders()] == [1, 1]
