@@ -63,9 +63,10 @@ def write(
     """
     written = []
     if "csv" in formats:
-        written += [*tables.write(table, folder), *tables.write_comparisons(comparisons.rows, folder)]
-        written += tables.write_outcomes(compare_metrics(runs), folder)
-        written += [] if ablated is None else tables.write_ablation(ablated, folder)
+        written += tables.write(table, folder)
+        written += tables.write_rows(comparisons.rows, folder, COMPARISONS)
+        written += tables.write_rows(compare_metrics(runs), folder, OUTCOMES)
+        written += [] if ablated is None else tables.write_rows(ablated, folder, ABLATION)
     of_figures = [name for name in formats if name in figures.FORMATS]
     drawn = figures.write(table, runs, folder / FIGURES, of_figures) if of_figures else []
     seen = pictures.write(pictured, folder / PICTURES) if "png" in formats else []

@@ -31,55 +31,22 @@ def write(table: DataFrame, folder: Path) -> list[str]:
     return [CSV, PARQUET]
 
 
-def write_comparisons(rows: DataFrame, folder: Path) -> list[str]:
-    """Write comparisons as CSV, if there are any, as :func:`write` does.
+def write_rows(rows: DataFrame, folder: Path, name: str) -> list[str]:
+    """Write what was found beside the values as CSV, if there is anything, as :func:`write` does.
 
     Args:
-        rows: See :data:`mixing_analysis.comparisons.COMPARED`.
+        rows: Comparisons, or what ablations have come to.
         folder: Where the file goes; it is there.
+        name: What it is called.
 
     Returns:
         The name of the file, or nothing.
     """
     if rows.empty:
         return []
-    names = ["first", "second", "kind", "measure", "layer"]
-    _without_formulas(rows.astype(dict.fromkeys(names, "category"))).to_csv(folder / COMPARISONS, index=False)
-    return [COMPARISONS]
-
-
-def write_outcomes(rows: DataFrame, folder: Path) -> list[str]:
-    """Write comparisons of metrics as CSV, if there are any, as :func:`write` does.
-
-    Args:
-        rows: See :data:`mixing_analysis.metric_effects.COMPARED`.
-        folder: Where the file goes; it is there.
-
-    Returns:
-        The name of the file, or nothing.
-    """
-    if rows.empty:
-        return []
-    names = ["first", "second", "metric"]
-    _without_formulas(rows.astype(dict.fromkeys(names, "category"))).to_csv(folder / OUTCOMES, index=False)
-    return [OUTCOMES]
-
-
-def write_ablation(rows: DataFrame, folder: Path) -> list[str]:
-    """Write what ablations have come to as CSV, if there are any, as :func:`write` does.
-
-    Args:
-        rows: See :data:`mixing_analysis.ablation.COLUMNS`.
-        folder: Where the file goes; it is there.
-
-    Returns:
-        The name of the file, or nothing.
-    """
-    if rows.empty:
-        return []
-    names = ["run", "layer", "forced", "metric", "statistics"]
-    _without_formulas(rows.astype(dict.fromkeys(names, "category"))).to_csv(folder / ABLATION, index=False)
-    return [ABLATION]
+    texts = rows.select_dtypes(include=["object", "string", "category"]).columns
+    _without_formulas(rows.astype(dict.fromkeys(texts, "category"))).to_csv(folder / name, index=False)
+    return [name]
 
 
 def _without_formulas(table: DataFrame) -> DataFrame:
