@@ -15,9 +15,9 @@ from torchmetrics import Metric
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
-from mixing_analysis.binarized import STATISTICS, evaluating, tracks_statistics
+from mixing_analysis.binarized import STATISTICS, tracks_statistics
 from mixing_analysis.evaluations import LATENTS, HeldOut, Latents, rms
-from mixing_analysis.networks import load_data, load_module, recalibrate_
+from mixing_analysis.networks import evaluating, load_data, load_module, recalibrate_
 from mixing_analysis.values import Run
 from norms.base import MixingNorm
 from norms.mixing import mixing_layers

@@ -2,22 +2,17 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pandas import DataFrame
 from torch import nn
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
 from mixing_analysis.evaluations import HeldOut, Latents, rms
-from mixing_analysis.networks import load_data, load_module, quiet
+from mixing_analysis.networks import evaluating, load_data, load_module
 from mixing_analysis.values import Run
-from norms.errors import SettingError
-from norms.imports import only_from
 from norms.mixing import binarize_
-from training.doors import TRUSTED
 
 Module = TypeVar("Module", bound=TrainingModule)
 
@@ -51,24 +46,6 @@ def evaluate(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> DataFr
         held_out = None if isinstance(module, GAN) else HeldOut(load_data(run), batches)
         rows = [(run.name, *row) for row in compare(module, held_out, binarize_)]
         return DataFrame(rows, columns=list(COLUMNS))
-
-
-@contextmanager
-def evaluating(trusted: Sequence[str]) -> Iterator[None]:
-    """Let a run's network be evaluated without a word, and tell in one line why it cannot be.
-
-    Args:
-        trusted: See :func:`evaluate`.
-
-    Raises:
-        SettingError: If it cannot be evaluated.
-    """
-    with quiet(), only_from((*TRUSTED, *trusted), "--trust"):
-        try:
-            yield
-        # A module without forward and predict_step, or one that Lightning refuses to validate.
-        except (ValueError, OSError, NotImplementedError, MisconfigurationException) as error:
-            raise SettingError(" ".join(str(error).split())) from error
 
 
 class Scores(NamedTuple):

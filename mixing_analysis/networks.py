@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule
 from torch import nn
 
@@ -16,8 +17,9 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.style_transfer import StyleTransfer
 from mixing_analysis.values import Run
 from norms.errors import SettingError
-from norms.imports import resolve
+from norms.imports import only_from, resolve
 from norms.recalibration import recalibrate
+from training.doors import TRUSTED
 from training.run import Run as RunOnDisk
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -100,6 +102,25 @@ def _configured(run: Run, part: str, base: type) -> Any:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise SettingError(f"its config.yaml names a {part} that is no {base.__name__}: {path!r}")
     return found
+
+
+@contextmanager
+def evaluating(trusted: Sequence[str]) -> Iterator[None]:
+    """Let a run's network be evaluated without a word, and tell in one line why it cannot be.
+
+    Args:
+        trusted: Packages that the run may name classes of, besides :data:`training.doors.TRUSTED`.
+
+    Raises:
+        SettingError: If it cannot be evaluated.
+    """
+    with quiet(), only_from((*TRUSTED, *trusted), "--trust"):
+        try:
+            yield
+        # A module without forward and predict_step, one that Lightning refuses to validate, and whatever torch finds in
+        # a network that is not as it should be.
+        except (ValueError, OSError, NotImplementedError, MisconfigurationException, RuntimeError) as error:
+            raise SettingError(" ".join(str(error).split())) from error
 
 
 @contextmanager

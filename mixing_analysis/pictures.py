@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
@@ -19,13 +18,10 @@ from lightning_modules.generation import enlarged_grid
 from lightning_modules.style_transfer import StyleTransfer
 from mixing_analysis.activations import Activations, activations
 from mixing_analysis.evaluations import HeldOut, Latents, rms
-from mixing_analysis.networks import load_data, load_module, quiet
+from mixing_analysis.networks import evaluating, load_data, load_module
 from mixing_analysis.sheets import GAP, LARGEST, Sheet, colored, fitted, inset
 from mixing_analysis.values import Run
-from norms.errors import SettingError
-from norms.imports import only_from
 from norms.mixing import binarize_, mixing_layers
-from training.doors import TRUSTED
 from training.images import write_image
 
 RUNS = 6
@@ -114,14 +110,10 @@ def make(run: Run, batches: int = 32, trusted: Sequence[str] = ()) -> Pictures:
     Raises:
         SettingError: If none can be made.
     """
-    with quiet(), only_from((*TRUSTED, *trusted), "--trust"):
+    with evaluating(trusted):
         module = load_module(run)
         scene = _Latents(module) if isinstance(module, GAN) else _Photo(module, HeldOut(load_data(run), batches))
-        try:
-            return _make(run, module, scene)
-        # As where binarized gates are evaluated; and whatever torch finds in a network that is not as it should be.
-        except (ValueError, OSError, NotImplementedError, MisconfigurationException, RuntimeError) as error:
-            raise SettingError(" ".join(str(error).split())) from error
+        return _make(run, module, scene)
 
 
 def write(pictures: Sequence[Pictures], folder: Path) -> list[Path]:

@@ -18,9 +18,9 @@ from torch import nn
 from lightning_modules.base import TrainingModule
 from lightning_modules.gan import GAN
 from lightning_modules.painter import Painter
-from mixing_analysis.binarized import Scores, compare, evaluating
+from mixing_analysis.binarized import Scores, compare
 from mixing_analysis.evaluations import HeldOut, Latents
-from mixing_analysis.networks import load_data, load_module
+from mixing_analysis.networks import evaluating, load_data, load_module
 from mixing_analysis.values import Run
 from norms.errors import SettingError, check_range
 from norms.mixing import mixing_layers
