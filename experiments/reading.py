@@ -36,6 +36,7 @@ class Runs:
     def __init__(self, sweeps: Sequence[Sweep], runs_dir: Path) -> None:
         self.sweeps, self.runs_dir = tuple(sweeps), runs_dir
         self._metrics: dict[str, DataFrame] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
 
     @cached_property
     def _records(self) -> list[tuple[Sweep, SweepRun]]:
@@ -158,6 +159,16 @@ class Runs:
         """Yield each row of :attr:`frame` (``row.norm`` and so on) with its run, for what is in its folder beside."""
         for row in self.frame.itertuples(index=False):
             yield row, Run(str(row.folder))
+
+    def config(self, folder: str) -> dict[str, Any]:
+        """Return the configuration that a run began with; nothing if it has none.
+
+        Args:
+            folder: As in :attr:`frame`.
+        """
+        if folder not in self._configs:
+            self._configs[folder] = Run(folder).read_config() or {}
+        return self._configs[folder]
 
     def records(self) -> list[tuple[Sweep, SweepRun]]:
         """Return the sweep's own records of the runs, in the order of :attr:`frame`."""

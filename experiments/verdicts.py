@@ -158,7 +158,7 @@ def _effect(first: np.ndarray, second: np.ndarray) -> Effect:
     first, second = first[known], second[known]
     lost = int(len(known) - known.sum())
     if not len(first):
-        return Effect(*[np.nan] * 4, seeds=0, lost=lost, first=np.nan, second=np.nan)
+        return Effect(np.nan, np.nan, np.nan, np.nan, 0, lost, np.nan, np.nan)
     found = effects(first[:, None], second[:, None], paired=True).iloc[0]
-    numbers = [float(found[name]) for name in ("difference", "low", "high", "p")]
-    return Effect(*numbers, seeds=len(first), lost=lost, first=float(first.mean()), second=float(second.mean()))
+    difference, low, high, p = (float(found[name]) for name in ("difference", "low", "high", "p"))
+    return Effect(difference, low, high, p, len(first), lost, float(first.mean()), float(second.mean()))
