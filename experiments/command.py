@@ -60,6 +60,7 @@ def _run(options: Namespace, arguments: Sequence[str], overrides: Sequence[str])
         again = shlex.join(["python", "-m", "experiments", *arguments])
         failed = sum(make(each, runs_dir, options.docs, overrides, workers, again) for each in chosen)
         print(write_index(options.docs))
+        print("next, to see them in the documentation:\n  make docs")
         if failed and workers:
             raise TrainingError(f"{failed} runs failed; to try them again: {again}")
 

@@ -42,5 +42,5 @@ def index(pages: Sequence[Path]) -> str:
 
 def _sum(counts: "Counter[str]") -> str:
     """Say how many claims there are, and of each verdict."""
-    each = "; ".join(f"{count} of them: {verdict}" for verdict, count in counts.most_common())
-    return f"{sum(counts.values())} claims, {each}. *Minutes* is how long all trainings of the page took together."
+    each = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    return f"Claims by verdict: {each}. *Minutes* is how long all trainings of the page took together."

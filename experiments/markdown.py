@@ -24,7 +24,8 @@ TIME = "## Time"
 RULE = (
     "A claim *holds at this scale* if the whole 95 % interval of the difference that it is about, over seeds, is on "
     "the side that was claimed. If the whole interval is on the other side it is *contradicted at this scale*, else "
-    "*not decided at this scale*. Where seeds are the same in both cells they are compared in pairs."
+    "*not decided at this scale*. A claim that there is no difference names the margin within which it counts as none. "
+    "Where seeds are the same in both cells they are compared in pairs."
 )
 
 
@@ -99,15 +100,16 @@ def _missing(runs: Runs) -> list[str]:
 def _claims(claims: Sequence[Claim]) -> list[str]:
     rows = [
         {
+            "": f"{number}.",
             "claim": f"{claim.text} ({claim.source})",
             "published": claim.published,
             "here": claim.here,
             "verdict": f"**{claim.verdict}**",
         }
-        for claim in claims
+        for number, claim in enumerate(claims, 1)
     ]
-    rules = [f"- {claim.text} *Decided by:* {claim.rule}" for claim in claims]
-    return ["## Claims and verdicts", table(DataFrame(rows)), RULE, "\n".join(rules)]
+    rules = [f"{number}. {claim.rule}" for number, claim in enumerate(claims, 1)]
+    return ["## Claims and verdicts", table(DataFrame(rows)), f"{RULE} The numbers that decide:", "\n".join(rules)]
 
 
 def _figure(figure: Figure, name: str) -> list[str]:
@@ -120,13 +122,9 @@ def _how(page: Page, experiment: Experiment, runs: Runs) -> list[str]:
     if runs.records():
         command = shown(runs.records()[0][1].command)
         parts.append(f"The first of the trainings was\n\n```bash\n{command}\n```")
-    published = [
-        file
-        for name in (experiment.name, *(file.stem for file in experiment.sweeps))
-        if (file := CONFIGS / f"{name}_published.yaml").is_file()
-    ]
-    names = ", ".join(f"`configs/experiments/{file.name}`" for file in dict.fromkeys(published))
-    parts += [f"The published size: {names}, by `python sweep.py`."] if published else []
+    names = dict.fromkeys((experiment.name, *(file.stem for file in experiment.sweeps)))
+    published = [file for name in names if (file := CONFIGS / f"{name}_published.yaml").is_file()]
+    parts += [telling.published(file, runs.runs_dir) for file in published]
     parts += telling.ends(runs)
     parts += page.setting
     trained = telling.machines(runs)

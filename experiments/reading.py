@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
@@ -102,7 +103,7 @@ class Runs:
             metric: A column of ``metrics.csv``, such as ``val/accuracy``.
 
         Returns:
-            A row per value: the columns of :attr:`frame`, ``step`` and ``value``.
+            A row per finite value: the columns of :attr:`frame`, ``step`` and ``value``.
 
         Raises:
             SettingError: If no run has it.
@@ -111,7 +112,7 @@ class Runs:
         for index, folder in self.frame["folder"].items():
             metrics = self.metrics(folder)
             if metric in metrics:
-                values = metrics[metric].dropna()
+                values = metrics[metric][np.isfinite(metrics[metric])]
                 parts.append(DataFrame({"run": index, "step": values.index, "value": values.to_numpy()}))
         if not parts:
             raise self._without(metric)

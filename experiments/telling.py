@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pandas import DataFrame
@@ -9,8 +10,9 @@ from pandas import DataFrame
 from experiments.reading import SEED, Runs
 from sweeping.commands import command_of
 from sweeping.runner import duration
-from sweeping.runs import SweepRun
-from sweeping.sweep_file import Choices, Sweep
+from sweeping.runs import SweepRun, read_runs
+from sweeping.sweep_file import Choices, Sweep, read_sweep
+from training.metrics_file import MetricsFile
 
 
 def overrides_of(sweep: Sweep, run: SweepRun) -> list[str] | None:
@@ -65,6 +67,20 @@ def ends(runs: Runs) -> list[str]:
             which = "; ".join(f"{cell} ({count})" if cell else f"{count}" for cell, count in cells.items())
             told.append(f"{len(frame)} of {len(runs.frame)} trainings {state}: {which}.")
     return told
+
+
+def published(file: Path, runs_dir: Path) -> str:
+    """Say where the published size is, and how far its trainings were run here.
+
+    Args:
+        file: The sweep of that size.
+        runs_dir: Where its folder is, if any was begun.
+    """
+    sweep = read_sweep(file)
+    runs = [run for record in read_runs(runs_dir / sweep.name) for run in record.versions()[:1]]
+    steps = [int(row["step"]) for run in runs for row in MetricsFile(run.metrics).rows()[-1:]]
+    told = f"The same at the published size is `configs/experiments/{file.name}`, {sweep.runs} runs"
+    return f"{told}, of which {len(steps)} were begun here, up to step {max(steps)}." if steps else f"{told}."
 
 
 def machines(runs: Runs) -> list[str]:

@@ -49,6 +49,8 @@ class Effect:
         Args:
             form: How a number is written, as Python's ``format`` takes it.
         """
+        if not self.seeds:
+            return f"no seed of {self.lost} has both numbers"
         sure = "" if np.isnan(self.low) else f" (95 % interval {self.low:{form}} to {self.high:{form}})"
         lost = f", {self.lost} more without a number" if self.lost else ""
         return f"{self.difference:{form}}{sure}, {self.seeds} seed{'s' * (self.seeds != 1)}{lost}"
@@ -105,13 +107,16 @@ def paired(frame: DataFrame, by: str, first: object, second: object, metric: str
         second: Its value in the second.
         metric: The column that is compared.
 
+    Returns:
+        The effect, over no seeds if a cell has no run that has ended.
+
     Raises:
-        ValueError: If a cell has no run, or several of one seed.
+        ValueError: If a cell has several runs of one seed.
     """
     cells = []
     for value in (first, second):
         cell = frame[frame[by] == value].set_index("seed")[metric]
-        if cell.empty or cell.index.has_duplicates:
+        if cell.index.has_duplicates:
             raise ValueError(f"{by} {value}: expected one run of each seed, got those of the seeds {[*cell.index]}")
         cells.append(cell)
     pairs = DataFrame({"first": cells[0], "second": cells[1]})
