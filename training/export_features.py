@@ -9,8 +9,8 @@ from pathlib import Path
 
 import normlab
 from lightning_modules.classifier import Classifier
-from lightning_modules.networks.feature_net import FeatureNet
 from lightning_modules.distillation import Distillation
+from lightning_modules.networks.feature_net import FeatureNet
 from norms.errors import SettingError
 from training.doors import path_of, run_command
 from training.network_files import write_network
