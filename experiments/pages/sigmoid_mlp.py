@@ -23,8 +23,8 @@ SOURCE = "Ioffe & Szegedy 2015, section 4.1, figure 1"
 DRIFT, CHANGE, ACCURACY, STEPS = "drift of the median", "change of the width", "val/accuracy", "steps to that"
 
 UNITS_RULE = (
-    f"mean over {{units}} units of the standard deviation, over the {PARTS} parts of the training, of the unit's {{what}}, "
-    "with minus without, paired by seed"
+    f"mean over {{units}} units of the standard deviation, over the {PARTS} parts of the training, of the unit's "
+    "{what}, with minus without, paired by seed"
 )
 
 
@@ -51,8 +51,8 @@ def page(runs: Runs) -> Page:
                     ["norm"],
                     {"held-out accuracy": ".4f", STEPS: ".0f", DRIFT: ".3f", CHANGE: ".3f", "saturated": ".4f"},
                 ),
-                "Mean ± standard deviation over seeds. Accuracy is the mean over the last tenth of the training. *Steps "
-                "to that* are those to the first validation that reaches the lower of the accuracies with which both "
+                "Mean ± standard deviation over seeds. Accuracy is the mean over the last tenth of the training. "
+                "*Steps to that* are those to the first validation that reaches the lower of the accuracies with which both "
                 "networks of a seed end. Drift and change are of the inputs of the last sigmoids, in their own unit. "
                 "*Saturated* is the share of inputs in the last tenth at which the slope is below 1 % of its maximum.",
             )
@@ -178,11 +178,11 @@ def _figure_1(runs: Runs, frame: DataFrame, inputs: Inputs) -> Figure:
     return Figure(
         "figure1",
         drawing,
-        "Figure 1 of the paper, drawn anew. **a**: accuracy on held-out images, a thin line for each seed. **b**, **c**: "
-        "the 15th, 50th and 85th percentile of what one sigmoid of the last hidden layer is given by the batch that is "
+        "Figure 1 of the paper, drawn anew. **a**: accuracy on held-out images, a thin line for each seed. **b**, "
+        "**c**: the 15th, 50th and 85th percentile of what one sigmoid of the last hidden layer is given by the batch that is "
         f"trained on. Shown are {' and '.join(shown)}, whose medians drift neither more nor less than those of the "
         "other units.",
-        "Three plots over steps: accuracy with and without batch normalization, and the range of the input of a sigmoid.",
+        "Three plots over steps: accuracy with and without batch normalization, and the range of a sigmoid's input.",
     )
 
 
@@ -206,7 +206,7 @@ def _figure_units(frame: DataFrame, inputs: Inputs) -> Figure:
         "units",
         drawing,
         f"Not one sigmoid but {values.shape[1]} of the last layer: the median of what each is given, in the run of the "
-        f"first seed. On the right the mean over them of how much it moves between the {PARTS} parts of the training, a "
-        "mark for each seed.",
+        f"first seed. On the right the mean over them of how much it moves between the {PARTS} parts of the training, "
+        "a mark for each seed.",
         "Two plots of many medians over steps, and one of the drift of each run.",
     )
