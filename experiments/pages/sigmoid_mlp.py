@@ -7,6 +7,7 @@ from pandas import DataFrame
 from experiments import plots
 from experiments.page import Claim, Figure, Page, Table
 from experiments.reading import Runs
+from experiments.speed import steps_to
 from experiments.summaries import summary
 from experiments.verdicts import paired
 
@@ -37,7 +38,8 @@ UNITS_RULE = (
 def page(runs: Runs) -> Page:
     """Make the page."""
     frame = runs.last(ACCURACY, f"{LAST}/saturated")
-    frame = _with_steps(runs, frame[frame["state"] == "finished"])
+    frame = frame[frame["state"] == "finished"].copy()
+    frame[STEPS] = steps_to(runs, frame, ACCURACY, frame.groupby("seed")[ACCURACY].transform("min"))
     inputs = {folder: unit_percentiles(runs.metrics(folder)) for folder in frame["folder"]}
     movements = [movement(*inputs[folder]) for folder in frame["folder"]]
     frame[DRIFT] = [medians.mean() for medians, _ in movements]
@@ -161,17 +163,6 @@ def movement(
     return means[..., 1].std(0, ddof=1), (means[..., 2] - means[..., 0]).std(0, ddof=1)
 
 
-def _with_steps(runs: Runs, frame: DataFrame) -> DataFrame:
-    """Add the steps that each run takes to the lower of the final accuracies of its seed."""
-    levels = frame.groupby("seed")[ACCURACY].transform("min")
-    found = []
-    for folder, level in zip(frame["folder"], levels, strict=True):
-        curve = runs.metrics(folder)[ACCURACY].dropna()
-        reached = curve.index[curve >= level]
-        found.append(float(reached[0]) if len(reached) else np.nan)
-    return frame.assign(**{STEPS: found})
-
-
 def _figure_1(runs: Runs, frame: DataFrame, inputs: Inputs) -> Figure:
     """Draw the paper's figure: accuracy, and the percentiles of one unit without and with."""
     drawing, (left, *others) = plots.panels(3, 3)
@@ -188,7 +179,7 @@ def _figure_1(runs: Runs, frame: DataFrame, inputs: Inputs) -> Figure:
         shown.append(f"unit {unit} of seed {seed} {LABELS[norm]}")
         rows = DataFrame(values[:, unit], columns=PERCENTILES).assign(step=steps, norm=norm)
         plots.bands(axes, rows, "norm", PERCENTILES, {norm: ""})
-        axes.set_title(f"{letter}  {LABELS[norm]} batch normalization")
+        axes.set_title(f"{letter}  {LABELS[norm]} it")
         axes.set_ylabel("input of a sigmoid")
     low, high = min(axes.get_ylim()[0] for axes in others), max(axes.get_ylim()[1] for axes in others)
     for axes in others:
@@ -198,8 +189,8 @@ def _figure_1(runs: Runs, frame: DataFrame, inputs: Inputs) -> Figure:
         drawing,
         "Figure 1 of the paper, drawn anew. **a**: accuracy on held-out images, a thin line for each seed. **b**, "
         "**c**: the 15th, 50th and 85th percentile of what one sigmoid of the last hidden layer is given by the batch "
-        f"that is trained on. Shown are {' and '.join(shown)}, whose medians drift neither more nor less than those of the "
-        "other units.",
+        f"that is trained on. Shown are {' and '.join(shown)}, whose medians drift neither more nor less than those "
+        "of the other units.",
         "Three plots over steps: accuracy with and without batch normalization, and the range of a sigmoid's input.",
     )
 
@@ -210,7 +201,7 @@ def _figure_units(frame: DataFrame, inputs: Inputs) -> Figure:
     for axes, norm in zip(lines, LABELS, strict=True):
         steps, values = inputs[frame.loc[frame["norm"] == norm, "folder"].iloc[0]]
         axes.plot(steps, values[..., 1], color=plots.NORMS[norm].color, linewidth=0.7, alpha=0.6)
-        axes.set_title(f"{LABELS[norm]} batch normalization")
+        axes.set_title(f"{LABELS[norm]} it")
         axes.set_xlabel("steps")
         axes.set_ylabel("median input of a sigmoid")
     low, high = min(axes.get_ylim()[0] for axes in lines), max(axes.get_ylim()[1] for axes in lines)

@@ -22,7 +22,7 @@ class Sigmoids(TinyModel):
         super().__init__()
         self.broken = broken
         self.net.add_module("squash", nn.Sigmoid())
-        self.net.add_module("halve", nn.ReLU(inplace=True))
+        self.net.add_module("halve", nn.ReLU())
         self.frozen = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).requires_grad_(False)
 
     def training_step(self, batch, batch_idx):
