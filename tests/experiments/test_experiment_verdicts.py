@@ -98,6 +98,13 @@ def test_a_seed_without_a_number_is_lost_and_counted():
     assert (single.verdict(1), single.text("+.1f")) == (UNDECIDED, "+0.2, 1 seed")
 
 
+def test_seeds_that_all_differ_by_the_same_decide():
+    effect = paired(cells([0.1] * 3, [0.9] * 3), "norm", "none", "batch", "accuracy")
+    assert (effect.low, effect.high, effect.p) == (pytest.approx(0.8), pytest.approx(0.8), 0.0)
+    same = paired(cells([0.1, 0.2], [0.1, 0.2]), "norm", "none", "batch", "accuracy")
+    assert (same.verdict(1), decide_alike(same.low, same.high, 0.01), same.p) == (UNDECIDED, HOLDS, 1.0)
+
+
 def test_two_runs_of_a_seed_are_a_mistake():
     frame = cells([0.5, 0.6], [0.7, 0.8]).assign(seed=0)
     with pytest.raises(ValueError, match="one run of each seed"):
