@@ -179,7 +179,7 @@ def _figure_1(runs: Runs, frame: DataFrame, inputs: Inputs) -> Figure:
         shown.append(f"unit {unit} of seed {seed} {LABELS[norm]}")
         rows = DataFrame(values[:, unit], columns=PERCENTILES).assign(step=steps, norm=norm)
         plots.bands(axes, rows, "norm", PERCENTILES, {norm: ""})
-        axes.set_title(f"{letter}  {LABELS[norm]} it")
+        axes.set_title(f"{letter}  {LABELS[norm]} batch norm")
         axes.set_ylabel("input of a sigmoid")
     low, high = min(axes.get_ylim()[0] for axes in others), max(axes.get_ylim()[1] for axes in others)
     for axes in others:
@@ -201,7 +201,7 @@ def _figure_units(frame: DataFrame, inputs: Inputs) -> Figure:
     for axes, norm in zip(lines, LABELS, strict=True):
         steps, values = inputs[frame.loc[frame["norm"] == norm, "folder"].iloc[0]]
         axes.plot(steps, values[..., 1], color=plots.NORMS[norm].color, linewidth=0.7, alpha=0.6)
-        axes.set_title(f"{LABELS[norm]} it")
+        axes.set_title(f"{LABELS[norm]} batch norm")
         axes.set_xlabel("steps")
         axes.set_ylabel("median input of a sigmoid")
     low, high = min(axes.get_ylim()[0] for axes in lines), max(axes.get_ylim()[1] for axes in lines)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Callback
 from stand_ins import TinyModel, fit
 from torch import nn
 from torch.nn import functional as F
@@ -39,6 +40,13 @@ class Kept(Sigmoids):
         loss = super().training_step(batch, batch_idx)
         self.kept = self.given.movedim(1, -1).flatten(0, -2).double()
         return loss
+
+
+class GoOn(Callback):
+    """Does what a run's folder does when a run goes on."""
+
+    def on_train_start(self, trainer, pl_module):
+        trainer.logger.go_on_at(trainer.global_step)
 
 
 def train(folder, callbacks, model=Sigmoids, steps=7, **options):
@@ -89,7 +97,7 @@ def test_a_resumed_run_has_the_same_rows(tmp_path):
         fit(parts, [ActivationMonitor(1), RunCheckpoint(2)], broken, max_steps=7)
     assert rows(parts)[-1]["step"] == "4"
     broken.resumes = True
-    fit(parts, [ActivationMonitor(1)], broken, max_steps=7, ckpt_path=parts / "checkpoints/last.ckpt")
+    fit(parts, [GoOn(), ActivationMonitor(1)], broken, max_steps=7, ckpt_path=parts / "checkpoints/last.ckpt")
     assert rows(parts) == rows(whole)
 
 
