@@ -48,6 +48,7 @@ NORMS = {
     "spectral": Look("spectral", "#a0a4ad", "d"),
     "conditional": Look("conditional", "#3f7f4c", "8"),
     "layer_pixel": Look("layer per pixel", "#b8a27a", "H"),
+    "experiments.layers_noise.NoisyBatchNorm": Look("batch + noise", "#e2559b", "*"),
 }
 """How each norm looks, in the order in which they are shown."""
 

@@ -163,5 +163,7 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_a_training_by_several_losses_is_refused(tmp_path):
-    with pytest.raises(SettingError, match=r"landscape.every_n_steps is for trainings by one loss, and GAN has several"):
+    with pytest.raises(
+        SettingError, match=r"landscape.every_n_steps is for trainings by one loss, and GAN has several"
+    ):
         fit(tmp_path, [Landscape(1)], GAN(latent_dim=4), max_steps=1)
