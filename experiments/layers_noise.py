@@ -18,7 +18,8 @@ class NoisyBatchNorm(norms.BatchNorm):
 
     where y is the output of :class:`norms.BatchNorm`, and m and s are drawn for each value. Their centers
     :math:`\mu \sim U(-n_\mu, n_\mu)` and :math:`\sigma \sim U(1, n_\sigma)` are drawn anew in each pass, for each
-    channel, so that the moments which batch normalization has fixed jump from step to step. In evaluation noise is replaced by its mean, :math:`z = y (1 + n_\sigma) / 2`.
+    channel, so that the moments which batch normalization has fixed jump from step to step. In evaluation noise is
+    replaced by its mean, :math:`z = y (1 + n_\sigma) / 2`.
 
     All is drawn from torch's default generator.
 
@@ -30,7 +31,7 @@ class NoisyBatchNorm(norms.BatchNorm):
         options: Those of :class:`norms.MomentNorm`, which also says what the layer keeps, takes and raises.
 
     Source:
-        Santurkar et al., How Does Batch Normalization Help Optimization?, NeurIPS 2018, section 2.2.
+        Santurkar et al., How Does Batch Normalization Help Optimization?, NeurIPS 2018, section 2.1.
     """
 
     def __init__(

@@ -215,9 +215,9 @@ def _landscape(runs: Runs, looks: DataFrame) -> Figure:
     return Figure(
         "smoothness",
         figure,
-        "Training loss; its range at 0.5 to 4 learning rates along the negative gradient around the loss at the weights, "
-        "mean over seeds; how far the gradient changes on that way; and the largest change by length of the step. Thin "
-        "lines are seeds. Low bands and low curves are what a smooth loss has.",
+        "Training loss; its range at 0.5 to 4 learning rates along the negative gradient, around the loss at the "
+        "weights, mean over seeds; how far the gradient changes on that way; and the largest change by length of the "
+        "step. Thin lines are seeds. Narrow bands and low curves are what a smooth loss has.",
         "Four panels of curves over training steps for three norms",
     )
 
@@ -241,9 +241,9 @@ def _shift(runs: Runs, looks: DataFrame, last: DataFrame) -> Figure:
     return Figure(
         "shift",
         figure,
-        "Internal covariate shift by a step, mean over layers: the distance between a layer's gradients before and after "
-        "the layers before it move, the cosine between both, and how far the distribution of its input moves. Last, the "
-        "accuracy that each seed got to. Compare the order of norms in the third panel with that in the last.",
+        "Internal covariate shift by a step, mean over layers: the distance between a layer's gradients before and "
+        "after the layers before it move, the cosine between both, and how far the distribution of its input moves. "
+        "Last, the accuracy that each seed got to. Compare the order of norms in the third panel with that in the last.",
         "Three panels of curves over training steps for three norms, and accuracies",
     )
 

@@ -53,11 +53,12 @@ def page(runs: Runs) -> Page:
             ),
         ],
         notes=[
-            "The closed form. Let u be what a layer computes, b its bias, x = u + b, and y = (x - E[x]) / σ, a loss L "
-            "that sees y alone. Since E[x] moves with b, y does not, and ∂L/∂b = 0. A step that takes E[x] and σ for "
-            "constants instead has ∂L/∂b = Σ ∂L/∂y / σ, which b cannot change either: after t steps at the rate η "
-            "b = -η t Σ ∂L/∂y / σ, if nothing else is trained. It grows along a line for ever, and the loss is what "
-            "it was. `experiments.layers_detached.BiasedBatchNorm` is that layer; it has no gamma and beta here."
+            "The closed form. Let u be what a layer computes, b its bias, x = u + b, and y = (x - E[x]) / s with the "
+            "deviation s, and L a loss that sees y alone. Since E[x] moves with b, y does not, and ∂L/∂b = 0. A step "
+            "that takes E[x] and s for constants has ∂L/∂b = Σ ∂L/∂y / s instead, which b cannot change either: after "
+            "t steps at the rate η, b = -η t Σ ∂L/∂y / s, if nothing else is trained. It grows along a line for ever, "
+            "and the loss is what it was. `experiments.layers_detached.BiasedBatchNorm` is that layer; it has no gamma "
+            "and beta here."
         ],
         setting=[
             "`lost_gradient_alone` trains the biases alone, by the same images in every step, so that the closed form "
