@@ -243,7 +243,7 @@ def _shift(runs: Runs, looks: DataFrame, last: DataFrame) -> Figure:
         figure,
         "Internal covariate shift by a step, mean over layers: the distance between a layer's gradients before and "
         "after the layers before it move, the cosine between both, and how far the distribution of its input moves. "
-        "Last, the accuracy that each seed got to. Compare the order of norms in the third panel with that in the last.",
+        "Last, the accuracy of each seed. Compare the order of norms in the third panel with that in the last.",
         "Three panels of curves over training steps for three norms, and accuracies",
     )
 

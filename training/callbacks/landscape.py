@@ -31,9 +31,9 @@ class Landscape(Callback):
     - ``loss``: L(W), and ``loss_min``, ``loss_max``: the range of :math:`L(W - \eta g)`;
     - ``gradient_norm``: :math:`\lVert g \rVert`, and ``gradient_change_min``, ``gradient_change_max``: the range of
       :math:`\lVert \nabla L(W - \eta g) - g \rVert`. The smaller, the longer is the gradient to be relied on;
-    - ``lipschitz``: the largest :math:`|L(W - \eta g) - L(W)| / (\eta \lVert g \rVert)`, and ``smoothness``: the largest
-      :math:`\lVert \nabla L(W - \eta g) - g \rVert / (\eta \lVert g \rVert)`: what the Lipschitz constants of the loss
-      and of its gradient are at least.
+    - ``lipschitz``: the largest :math:`|L(W - \eta g) - L(W)| / (\eta \lVert g \rVert)`, and ``smoothness``: the
+      largest :math:`\lVert \nabla L(W - \eta g) - g \rVert / (\eta \lVert g \rVert)`: what the Lipschitz constants
+      of the loss and of its gradient are at least.
 
     Of every convolution and linear layer but the first it notes, as means over these layers and for each of them,
 
