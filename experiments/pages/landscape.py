@@ -102,10 +102,9 @@ def _log_mean(values: Series) -> float:
 
 def _times(effect: Effect) -> str:
     """Write a difference of logarithms as a factor."""
-    return (
-        f"{10**effect.difference:.2f} times as large (95 % interval {10**effect.low:.2f} to {10**effect.high:.2f}, "
-        f"{effect.seeds} seeds)"
-    )
+    low, high = (f"{10**value:.2f}" for value in (effect.low, effect.high))
+    sure = "" if np.isnan(effect.low) else f"95 % interval {low} to {high}, "
+    return f"{10**effect.difference:.2f} times as large ({sure}{effect.seeds} seed{'s' * (effect.seeds != 1)})"
 
 
 def _claims(last: DataFrame) -> list[Claim]:
