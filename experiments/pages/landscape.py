@@ -60,7 +60,10 @@ def page(runs: Runs) -> Page:
             "between a layer's gradients before and after all layers before it have made their step (definition 2.1 "
             "of the paper), and the *cosine* is that between them; *shift of inputs* is how far a step moves mean and "
             "deviation of what a layer is given, relative to the deviation. All are by the option "
-            "`landscape.every_n_steps` of any training."
+            "`landscape.every_n_steps` of any training.",
+            f"Ordered by the shift of inputs, the smallest first: {_order(last, 'shift')}. Ordered by held-out "
+            f"accuracy, the best first: {_order(last, 'val/accuracy', ascending=False)}. If covariate shift were what "
+            "matters, both orders would be the same.",
         ],
         setting=[
             "All convolutions and the last layer begin with weights as of He et al. 2015 (`weight_scale`), without "
@@ -68,6 +71,8 @@ def page(runs: Runs) -> Page:
         ],
         limits=[
             "A network of six layers and a few hundred steps; the paper's VGG trained for thousands.",
+            "One learning rate for all. The shift by a step grows with the step, and at another rate norms may be in "
+            "another order.",
             "Images are a JPEG copy of CIFAR-10, so accuracies are not comparable with published ones."
             if _is_copy(runs)
             else "Accuracies are of the first steps of a training.",
@@ -188,6 +193,12 @@ def _claims(last: DataFrame) -> list[Claim]:
     ]
 
 
+def _order(last: DataFrame, metric: str, ascending: bool = True) -> str:
+    means = last.groupby("norm")[metric].mean().sort_values(ascending=ascending)
+    looks = plots.looks(last["norm"])
+    return ", ".join(looks[norm].label for norm in means.index)
+
+
 def _table(last: DataFrame) -> DataFrame:
     shown = last.assign(norm=last["norm"].map({name: look.label for name, look in plots.looks(last["norm"]).items()}))
     names = {name: title for name, (title, _) in MEASURED.items()}
@@ -202,12 +213,12 @@ def _landscape(runs: Runs, looks: DataFrame) -> Figure:
     plots.curves(loss, runs.curves("train/loss"), "norm")
     loss.set_title("Training")
     loss.set_ylabel("training loss")
-    band.set_yscale("log")
+    plots.logarithmic(band)
     plots.bands(band, looks, "norm", ["loss_min", "loss", "loss_max"])
     band.set_title("Loss along the gradient")
     band.set_ylabel("training loss (log)")
     for axes, name, title in ((change, "change", "Gradient along itself"), (smooth, "smoothness", "Smoothness")):
-        axes.set_yscale("log")
+        plots.logarithmic(axes)
         plots.curves(axes, looks.assign(value=looks[name]), "norm")
         axes.set_title(title)
         axes.set_ylabel(f"{MEASURED[name][0]} (log)")
@@ -227,7 +238,7 @@ def _shift(runs: Runs, looks: DataFrame, last: DataFrame) -> Figure:
         (ics, "ics", "Covariate shift: size", "ICS of gradients (log)"),
         (shift, "shift", "Covariate shift: inputs", "shift of inputs / deviation (log)"),
     ):
-        axes.set_yscale("log")
+        plots.logarithmic(axes)
         plots.curves(axes, looks.assign(value=looks[name]), "norm")
         axes.set_title(title)
         axes.set_ylabel(label)
