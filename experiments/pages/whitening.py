@@ -61,8 +61,8 @@ def page(runs: Runs) -> Page:
             "t steps at the rate η, b = -η t Σ ∂L/∂y / s, if nothing else is trained. It grows along a line for ever, "
             "and the loss is what it was. `experiments.layers_detached.BiasedBatchNorm` is that layer; it has no gamma "
             "and beta here.",
-            "In evaluation the bias does not cancel: the running mean is an average of earlier steps, and lags behind a "
-            f"mean that moves. With the biases alone trained the held-out loss is {_held_out(alone)}.",
+            "In evaluation the bias does not cancel: the running mean is an average of earlier steps, and lags behind "
+            f"a mean that moves. With the biases alone trained the held-out loss is {_held_out(alone)}.",
         ],
         setting=[
             "`lost_gradient_alone` trains the biases alone, by the same images in every step, so that the closed form "
