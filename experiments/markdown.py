@@ -13,7 +13,7 @@ from pandas import DataFrame
 import normlab
 from experiments import telling
 from experiments.catalog import CONFIGS, Experiment
-from experiments.page import Claim, Figure, Page
+from experiments.page import Claim, Figure, Page, Table
 from experiments.reading import Runs
 from sweeping.commands import shown
 
@@ -45,7 +45,7 @@ def markdown(page: Page, experiment: Experiment, runs: Runs) -> str:
         *(_claims(page.claims) if page.claims else ()),
         *(part for figure in page.figures for part in _figure(figure, experiment.name)),
         "## The numbers",
-        *(part for each in page.tables for part in (each.caption, table(each.rows))),
+        *_tables(page.tables),
         *page.notes,
         "## How it was run",
         *_how(page, experiment, runs),
@@ -53,6 +53,7 @@ def markdown(page: Page, experiment: Experiment, runs: Runs) -> str:
         "\n".join(f"- {limit}" for limit in page.limits),
         TIME,
         telling.times(runs),
+        *_tables(page.times),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
@@ -112,6 +113,10 @@ def _claims(claims: Sequence[Claim]) -> list[str]:
     return ["## Claims and verdicts", table(DataFrame(rows)), f"{RULE} The numbers that decide:", "\n".join(rules)]
 
 
+def _tables(tables: Sequence[Table]) -> list[str]:
+    return [part for each in tables for part in (each.caption, table(each.rows))]
+
+
 def _figure(figure: Figure, name: str) -> list[str]:
     return [f"![{figure.alt}]({name}-{figure.name}.svg)", f"*{figure.caption}*"]
 
@@ -119,8 +124,8 @@ def _figure(figure: Figure, name: str) -> list[str]:
 def _how(page: Page, experiment: Experiment, runs: Runs) -> list[str]:
     sweeps = ", ".join(f"`configs/experiments/{file.name}`" for file in experiment.sweeps)
     parts = [_commands(experiment, runs), f"The grid is in {sweeps}.", table(telling.sizes(runs))]
-    if runs.records():
-        command = shown(runs.records()[0][1].command)
+    if runs.records:
+        command = shown(runs.records[0][1].command)
         parts.append(f"The first of the trainings was\n\n```bash\n{command}\n```")
     names = dict.fromkeys((experiment.name, *(file.stem for file in experiment.sweeps)))
     published = [file for name in names if (file := CONFIGS / f"{name}_published.yaml").is_file()]

@@ -75,6 +75,7 @@ class Page:
         limits: What the experiment cannot say, a sentence or two each.
         notes: What else is to be known of the numbers, a paragraph each, after the tables.
         setting: What is to be known of how it was run, a paragraph each, beside what the runs themselves tell.
+        times: Numbers that differ each time that all runs are trained anew, such as seconds.
     """
 
     title: str
@@ -85,3 +86,4 @@ class Page:
     limits: Sequence[str]
     notes: Sequence[str] = ()
     setting: Sequence[str] = ()
+    times: Sequence[Table] = ()
