@@ -26,6 +26,7 @@ from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
 from training.callbacks.generation_metrics import GenerationMetrics
 from training.callbacks.guard import Guard, lowered_rate
+from training.callbacks.lipschitz import LipschitzMonitor
 from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
@@ -134,6 +135,7 @@ class TrainCLI(CLI):
         parser.add_lightning_class_args(SampleImages, "samples")
         parser.add_lightning_class_args(GenerationMetrics, "metrics")
         parser.add_lightning_class_args(SpectralMonitor, "spectral")
+        parser.add_lightning_class_args(LipschitzMonitor, "lipschitz")
         parser.add_lightning_class_args(Guard, "guard")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
@@ -288,7 +290,7 @@ class TrainCLI(CLI):
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
             callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved, built.wandb)]
-            callbacks += [built.mixing, built.samples, built.metrics, built.spectral, StepAxis()]
+            callbacks += [built.mixing, built.samples, built.metrics, built.spectral, built.lipschitz, StepAxis()]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:
