@@ -53,6 +53,7 @@ def markdown(page: Page, experiment: Experiment, runs: Runs) -> str:
         "\n".join(f"- {limit}" for limit in page.limits),
         TIME,
         telling.times(runs),
+        *page.timed,
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
