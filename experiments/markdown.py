@@ -54,6 +54,7 @@ def markdown(page: Page, experiment: Experiment, runs: Runs) -> str:
         TIME,
         telling.times(runs),
         *_tables(page.times),
+        *page.timed,
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 

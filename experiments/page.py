@@ -76,6 +76,7 @@ class Page:
         notes: What else is to be known of the numbers, a paragraph each, after the tables.
         setting: What is to be known of how it was run, a paragraph each, beside what the runs themselves tell.
         times: Numbers that differ each time that all runs are trained anew, such as seconds.
+        timed: What was timed while the page was made, a paragraph each, below how long the trainings took.
     """
 
     title: str
@@ -87,3 +88,4 @@ class Page:
     notes: Sequence[str] = ()
     setting: Sequence[str] = ()
     times: Sequence[Table] = ()
+    timed: Sequence[str] = ()
