@@ -28,8 +28,8 @@ KINDS = {"rho/mean": "rho", "mean": "weights of means", "var": "weights of varia
 """What norms learn, as :func:`experiments.layers.layer_values` calls it, and as the page does."""
 
 ENLARGED, STRIDE, MARGIN, COLUMNS, LINES = 3, 30, 2, 8, 6
-"""How many times pictures of samples are enlarged; before that, the pixels from an image to the next and at the edges; and
-how many images are shown."""
+"""How often pictures of samples are enlarged; before that, pixels from an image to the next, and at edges; what is
+shown."""
 
 
 def named(frame: DataFrame) -> DataFrame:
@@ -53,14 +53,14 @@ def training_figures(runs: Runs) -> Iterator[Figure]:
     rows = {SIGMA: "largest singular value", BOUND: "Lipschitz bound"}
     yield Figure(
         "sigma",
-        _grid(runs, rows, titles, logarithmic=True),
+        _grid(runs, rows, titles, logarithmic=(BOUND,)),
         "The discriminator while it learns: the largest singular value of any of its weights as it is used, and a "
-        "bound on the Lipschitz constant of the whole network, both on a logarithmic scale.",
+        "bound on the Lipschitz constant of the whole network, the latter on a logarithmic scale.",
         "Curves of singular values and Lipschitz bounds of the discriminator over the training",
     )
 
 
-def _grid(runs: Runs, metrics: dict[str, str], titles: list[str], logarithmic: bool = False) -> Drawing:
+def _grid(runs: Runs, metrics: dict[str, str], titles: list[str], logarithmic: tuple[str, ...] = ()) -> Drawing:
     """Draw a line of plots for each metric: trainings with spectral normalization and without, in the same range."""
     drawing, axes = panels(2 * len(metrics), 2, 2.2)
     cells = iter(axes)
@@ -69,11 +69,10 @@ def _grid(runs: Runs, metrics: dict[str, str], titles: list[str], logarithmic: b
         low, high = found["value"].min(), found["value"].max()
         pair = [next(cells), next(cells)]
         for each, word in zip(pair, SPECTRAL.values(), strict=True):
-            if logarithmic:
+            if metric in logarithmic:
                 each.set_yscale("log")
                 each.yaxis.set_major_formatter("{x:g}")
-                each.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
-                each.set_ylim(low / 1.05, high * 1.05)
+                each.set_ylim(low / 1.4, high * 1.4)
             else:
                 each.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
             curves(each, found[found["spectral"] == word], "norm")
@@ -135,6 +134,7 @@ def _over_depth(values: DataFrame) -> Figure:
                 over_depth(cell, own, layers, look, shift + lift, filled=word == "with")
         cell.axvline(start(kind), color=SOFT, linewidth=0.8, linestyle=":")
         cell.set_xlabel("0 instance, 1 batch" if kind == "rho/mean" else "weight")
+    axes[0].set_xlim(right=1.03)
     _legend(drawing)
     return Figure(
         "depth",

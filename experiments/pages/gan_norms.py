@@ -78,7 +78,7 @@ def _claims(ends: DataFrame, runs: Runs) -> list[Claim]:
             "Spectral normalization in the discriminator makes better images.",
             "Miyato et al. 2018, table 2",
             "CIFAR-10, standard CNN: FID 29.3 with it; 34.7 with weight normalization, 56.3 with batch normalization",
-            f"fd_garments, mean of all norms: {spectral.first:.3g} without, {spectral.second:.3g} with: {spectral.text()}",
+            f"fd_garments, mean of all norms: {_compared(spectral, 'without', 'with')}",
             spectral.verdict(-1),
             "fd_garments with minus without, the mean over the norms of each seed",
         ),
@@ -116,12 +116,14 @@ def _claims(ends: DataFrame, runs: Runs) -> list[Claim]:
         if norm not in set(normalized["norm"]):
             continue
         effect = paired(normalized, "norm", "batch", norm, FD)
-        here = (
-            f"fd_garments: {effect.first:.3g} with batch, {effect.second:.3g} with {NORMS[norm].label}: {effect.text()}"
-        )
+        here = f"fd_garments: {_compared(effect, 'batch', NORMS[norm].label)}"
         rule = f"fd_garments of {NORMS[norm].label} minus batch, with spectral normalization in the discriminator"
         claims.append(Claim(text, source, published, here, effect.verdict(-1), rule))
     return claims
+
+
+def _compared(effect: Effect, first: str, second: str) -> str:
+    return f"{first} {effect.first:.3g}, {second} {effect.second:.3g}, difference {effect.text()}"
 
 
 def _claims_on_rho(runs: Runs, values: DataFrame) -> list[Claim]:
@@ -145,7 +147,7 @@ def _claims_on_rho(runs: Runs, values: DataFrame) -> list[Claim]:
             "the share of gates within 0.1 of an end minus a half",
         ),
         Claim(
-            "Layers of a high resolution, the lower ones of a classifier, take more instance normalization than others.",
+            "Layers of a high resolution, in a classifier the lower ones, take more instance normalization.",
             "Nam & Kim 2018, figure 2",
             "gates near 0: some 21 % in lower layers, 7 % in upper ones of a ResNet-110",
             f"a generator's resolution grows with depth: rank correlation of mean rho with depth {trend.text('+.2f')}",
