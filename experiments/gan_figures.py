@@ -8,7 +8,8 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 from PIL import Image
 
-from experiments.layers import at_end, over_depth, over_time
+from experiments.layers import over_depth, over_time
+from experiments.mixing import at_end
 from experiments.page import Figure
 from experiments.plots import NORMS, SMALL, Look, curves, panels
 from experiments.reading import Runs
@@ -24,7 +25,7 @@ DIVERSITY = "guard/diversity"
 
 STATISTICS = ("batch", "instance", "layer")
 
-KINDS = {"rho/mean": "rho", "mean": "weights of means", "var": "weights of variances"}
+KINDS = {"rho": "rho", "mean_weight": "weights of means", "var_weight": "weights of variances"}
 """What norms learn, as :func:`experiments.layers.layer_values` calls it, and as the page does."""
 
 ENLARGED, STRIDE, MARGIN, COLUMNS, LINES = 3, 30, 2, 8, 6
@@ -133,7 +134,7 @@ def _over_depth(values: DataFrame) -> Figure:
                 own = last[(last["name"] == name) & (last["spectral"] == word)]
                 over_depth(cell, own, layers, look, shift + lift, filled=word == "with")
         cell.axvline(start(kind), color=SOFT, linewidth=0.8, linestyle=":")
-        cell.set_xlabel("0 instance, 1 batch" if kind == "rho/mean" else "weight")
+        cell.set_xlabel("0 instance, 1 batch" if kind == "rho" else "weight")
     axes[0].set_xlim(right=1.03)
     _legend(drawing)
     return Figure(
@@ -174,7 +175,7 @@ def _over_time(values: DataFrame) -> Figure:
 
 def lines(kind: str) -> Iterator[tuple[str, Look, float]]:
     """Yield the name of each value of a kind, how it looks, and how far from the middle of its line it is drawn."""
-    if kind == "rho/mean":
+    if kind == "rho":
         yield kind, NORMS["batch_instance"], 0.0
         return
     for place, statistic in enumerate(STATISTICS):
@@ -189,7 +190,7 @@ def _legend(drawing: Drawing) -> None:
 
 def start(kind: str) -> float:
     """Return where the values of a kind begin."""
-    return 1.0 if kind == "rho/mean" else 1 / len(STATISTICS)
+    return 1.0 if kind == "rho" else 1 / len(STATISTICS)
 
 
 def layers_of(values: DataFrame) -> list[str]:

@@ -1,6 +1,5 @@
-"""What the norms of an experiment's networks have learned, by layer, as tables and figures over depth and time."""
+"""What the norms of an experiment's networks have learned, by layer: as a table, and as figures over depth and time."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,12 +7,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from pandas import DataFrame
 
+from experiments.mixing import learned
 from experiments.plots import SMALL, Look
 from experiments.reading import Runs
 from experiments.verdicts import against
-
-COLUMN = re.compile(r"(?P<kind>rho|switch)/(?P<layer>\d+_\w+)/(?P<name>[\w/]+)")
-"""A column of ``metrics.csv`` with a value of one layer, see :class:`training.callbacks.mixing.MixingValues`."""
+from norms.kinds import RHO
 
 
 def layer_values(runs: Runs) -> DataFrame:
@@ -23,28 +21,18 @@ def layer_values(runs: Runs) -> DataFrame:
         runs: The runs; those whose norms learn no mixture have no rows.
 
     Returns:
-        A row per value: the columns of ``runs.frame``, ``step``, ``layer`` (such as ``block1.norm1``; they come in the
-        order of the network), ``name`` (of rho such as ``rho/mean`` and ``rho/share_below_0_1`` over the channels, of
-        switch weights such as ``mean/batch``) and ``value``.
+        A row per value: the columns of ``runs.frame``, ``step``, ``layer`` in the order of the network, ``name`` and
+        ``value``. Names are ``rho``, the mean over the channels; ``rho/below`` and ``rho/above``, the shares of
+        channels near instance and near batch normalization; and such as ``mean_weight/batch``.
     """
-    parts = []
-    for index, folder in runs.frame["folder"].items():
-        metrics = runs.metrics(folder)
-        for column in metrics:
-            if found := COLUMN.fullmatch(str(column)):
-                kind, place, name = found["kind"], found["layer"], found["name"]
-                values = metrics[column].dropna()
-                layer = place.partition("_")[2].replace("_", ".", 1)
-                full = name if kind == "switch" else f"{kind}/{name}"
-                cells = {"run": index, "step": values.index, "layer": layer, "name": full, "value": values.to_numpy()}
-                parts.append(DataFrame(cells))
-    values = pd.concat(parts) if parts else DataFrame(columns=["run", "step", "layer", "name", "value"])
-    return runs.frame.merge(values, left_index=True, right_on="run").drop(columns="run").reset_index(drop=True)
-
-
-def at_end(values: DataFrame) -> DataFrame:
-    """Return the rows of :func:`layer_values` of the last step of each run."""
-    return values[values["step"] == values.groupby("folder")["step"].transform("max")]
+    values = learned(runs)
+    statistic = values["statistic"].where(values["statistic"].notna() & (values["statistic"] != "nan"))
+    values["name"] = values["kind"] + ("/" + statistic).fillna("")
+    rho, (low, high) = values[values["kind"] == RHO.name], RHO.ends
+    near = {"below": rho["value"] <= low, "above": rho["value"] >= high}
+    shares = [rho.assign(name=f"{RHO.name}/{end}", value=is_near.astype(float)) for end, is_near in near.items()]
+    keys = [*runs.frame.columns, "step", "layer", "name"]
+    return pd.concat([values, *shares]).groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
 
 
 def over_depth(axes: Axes, values: DataFrame, layers: Sequence[str], look: Look, shift: float, filled: bool) -> None:
@@ -52,7 +40,7 @@ def over_depth(axes: Axes, values: DataFrame, layers: Sequence[str], look: Look,
 
     Args:
         axes: Where; layers come from the top to the bottom.
-        values: Rows of :func:`at_end` with one ``name``, of one cell.
+        values: Rows of :func:`layer_values` of the last step, with one ``name``, of one cell.
         layers: All layers in the order of the network.
         look: Its color and mark.
         shift: How far below the middle of its layer's line a value stands, so that several do not hide each other.
@@ -89,7 +77,7 @@ def depth_trend(values: DataFrame, layers: Sequence[str]) -> np.ndarray:
     """Return, for each seed, the rank correlation of a value with the depth of its layer, from -1 to 1.
 
     Args:
-        values: Rows of :func:`at_end` with one ``name``, of one cell.
+        values: Rows of :func:`layer_values` of the last step, with one ``name``, of one cell.
         layers: All layers in the order of the network.
 
     Source:

@@ -22,7 +22,8 @@ from experiments.gan_figures import (
     training_figures,
     value_figures,
 )
-from experiments.layers import at_end, depth_trend, layer_values
+from experiments.layers import depth_trend, layer_values
+from experiments.mixing import at_end
 from experiments.page import Claim, Page, Table
 from experiments.plots import NORMS
 from experiments.reading import Runs
@@ -128,14 +129,14 @@ def _compared(effect: Effect, first: str, second: str) -> str:
 
 def _claims_on_rho(runs: Runs, values: DataFrame) -> list[Claim]:
     """Compare rho with what was published of classifiers, with spectral normalization in the discriminator."""
-    if "rho/mean" not in set(values["name"]):
+    if "rho" not in set(values["name"]):
         return []
     low, high = "rho/all/share_below_0_1", "rho/all/share_above_0_9"
     ends = named(runs.last(low, high))
     ends = ends[(ends["norm"] == "batch_instance") & (ends["spectral"] == "with")]
     chosen = against(ends[low] + ends[high], 0.5)
     own = at_end(values)
-    own = own[(own["name"] == "rho/mean") & (own["spectral"] == "with")]
+    own = own[(own["name"] == "rho") & (own["spectral"] == "with")]
     trend = against(depth_trend(own, layers_of(values)))
     return [
         Claim(
@@ -159,8 +160,8 @@ def _claims_on_rho(runs: Runs, values: DataFrame) -> list[Claim]:
 
 def _of_spectral(ends: DataFrame) -> Effect:
     """Compare with and without spectral normalization, by the mean over the norms of each seed."""
-    means = ends.pivot_table(index="seed", columns=["spectral", "norm"], values=FD).T.groupby("spectral").mean().T
-    long = means.melt(ignore_index=False, value_name=FD).reset_index()
+    pairs = ends.pivot_table(index=["seed", "norm"], columns="spectral", values=FD).dropna()
+    long = pairs.groupby("seed").mean().melt(ignore_index=False, value_name=FD).reset_index()
     return paired(long, "spectral", "without", "with", FD)
 
 
@@ -199,8 +200,8 @@ def _scores(ends: DataFrame, runs: Runs) -> Table:
 def _shares(values: DataFrame) -> list[Table]:
     """Sum up what the norms of each layer have learned."""
     last = at_end(values)
-    names = {"rho/mean": "mean rho", "rho/share_below_0_1": "share below 0.1", "rho/share_above_0_9": "share above 0.9"}
-    names |= {f"{part}/{name}": f"{part} {name}" for part in ("mean", "var") for name in STATISTICS}
+    names = {"rho": "mean rho", "rho/below": "share below 0.1", "rho/above": "share above 0.9"}
+    names |= {f"{part}_weight/{name}": f"{part} {name}" for part in ("mean", "var") for name in STATISTICS}
     tables = []
     for norm, caption in (
         ("batch_instance", "Rho at the end by layer: 0 is instance and 1 is batch normalization."),
