@@ -1,10 +1,13 @@
 """The figures of the page on mixing norms in classifiers of CIFAR."""
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
+from data import BundledPhotos
 from experiments import plots
 from experiments.page import Figure
+from experiments.styled_labels import DENSEST, HUES, THINNEST, haze
 from mixing_analysis.plots import INK, SOFT
 from mixing_analysis.published import PUBLISHED
 from norms.kinds import RHO, STATISTICS
@@ -19,6 +22,33 @@ STYLES = {
 GATES = "mean of rho"
 RATES = (1.0, 10.0, 100.0)
 
+_PHOTO = 64
+"""Height and width in pixels."""
+
+
+def hazes() -> Figure:
+    """Show a photo without a haze and in each of the ten that are told apart."""
+    photo = BundledPhotos(image_size=_PHOTO).val_images()[0]["image"]
+    shares = {"thin": (3 * THINNEST + DENSEST) / 4, "dense": (THINNEST + 3 * DENSEST) / 4}
+    columns = 1 + len(HUES)
+    figure, every = plots.panels(len(shares) * columns, columns, height=1.35)
+    for row, (name, density) in enumerate(shares.items()):
+        bare, *hazy = every[row * columns : (row + 1) * columns]
+        bare.axis("off")
+        for number, (axes, hue) in enumerate(zip(hazy, HUES, strict=True)):
+            axes.imshow(haze(photo, (number + 0.5) / len(HUES), density).permute(1, 2, 0), interpolation="none")
+            axes.set_title(f"{name} {hue}", loc="center", fontsize=plots.SMALL, fontweight="normal", pad=2)
+            axes.axis("off")
+    every[0].imshow(photo.permute(1, 2, 0), interpolation="none")
+    every[0].set_title("no haze", loc="center", fontsize=plots.SMALL, fontweight="normal", pad=2)
+    return Figure(
+        "haze",
+        figure,
+        "A photo without a haze, and in the middle one of each of the ten kinds of haze that are told apart where the "
+        "haze is the label. Where it disturbs, images look the same, and the label is what they show.",
+        "A photo in ten hazes",
+    )
+
 
 def depths(values: DataFrame) -> Figure:
     """Draw the mean rho of each layer at the end, for each kind of data."""
@@ -29,8 +59,10 @@ def depths(values: DataFrame) -> Figure:
     _seeds(axes, layers.assign(step=layers["depth"] + 1))
     axes.set_xlabel("layer, from the input to the output")
     axes.set_ylabel(f"{GATES} in the layer")
-    axes.set_xticks([1, *range(4, int(layers["depth"].max()) + 2, 3)])
-    _ends(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    for name, place, side in zip(RHO.end_names, (0.02, 0.98), ("bottom", "top"), strict=True):
+        toward = f"{'below' if place < 0.5 else 'above'}: more {name}"
+        axes.annotate(toward, (0.01, place), xycoords="axes fraction", va=side, fontsize=plots.SMALL, color=SOFT)
     return Figure(
         "depth",
         figure,
@@ -50,7 +82,6 @@ def motion(values: DataFrame) -> Figure:
         axes.set_title(title)
         axes.set_xlabel("steps")
     left.set_ylabel(GATES)
-    _ends(left)
     return Figure(
         "motion",
         figure,
@@ -119,6 +150,7 @@ def switches(values: DataFrame) -> Figure:
         plots.curves(axes, named, "norm")
         axes.set_title(title)
         axes.set_xlabel("layer, from the input to the output")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     every[0].set_ylabel("switch weight")
     return Figure(
         "switch",
@@ -148,16 +180,3 @@ def _seeds(axes: Axes, rows: DataFrame) -> None:
         ends.append((float(mean.iloc[-1]), look))
     axes.margins(x=0.01)
     plots.name_ends(axes, ends)
-
-
-def _ends(axes: Axes) -> None:
-    """Say what the ends of the range of rho mean."""
-    for name, low in zip(RHO.end_names, (True, False), strict=True):
-        axes.annotate(
-            f"{'0' if low else '1'} is {name}",
-            (0.01, 0.02 if low else 0.98),
-            xycoords="axes fraction",
-            va="bottom" if low else "top",
-            fontsize=plots.SMALL,
-            color=SOFT,
-        )

@@ -18,7 +18,7 @@ from norms.errors import unknown
 
 STYLES = ("plain", "noise", "matters")
 
-HUES = ("red", "yellow", "green", "blue", "purple")
+HUES = ("orange", "green", "teal", "blue", "pink")
 
 HAZES = tuple(f"{density} {hue}" for density in ("thin", "dense") for hue in HUES)
 """The labels if style matters."""

@@ -2,7 +2,7 @@
 
 from pandas import DataFrame
 
-from experiments.cifar_figures import accuracies, depths, histograms, motion, switches
+from experiments.cifar_figures import accuracies, depths, hazes, histograms, motion, switches
 from experiments.mixing import at_end, gates, learned
 from experiments.page import Claim, Page, Table
 from experiments.reading import Runs
@@ -36,7 +36,14 @@ def page(runs: Runs) -> Page:
             "are once to be told by what they show, and once by their haze."
         ),
         claims=[*_styles(cells), *_distribution(cells), *_scores(cells), *_switchable(cells)],
-        figures=[depths(values), motion(values), histograms(values), accuracies(cells), switches(values)],
+        figures=[
+            hazes(),
+            depths(values),
+            motion(values),
+            histograms(values),
+            accuracies(cells),
+            switches(values),
+        ],
         tables=_tables(cells),
         notes=_notes(cells, at_end(values)),
         setting=[
@@ -242,8 +249,8 @@ def _tables(cells: DataFrame) -> list[Table]:
         Table(
             summary(order, ["style", "norm", "rate of rho"], forms),
             "Mean ± standard deviation over seeds (n) at the end of the training, by what the haze is, the norm and "
-            "the learning rate of rho relative to that of the weights. Accuracy is that on held-out images; chance is 10 "
-            "%. Rho is the mean over all channels.",
+            "the learning rate of rho relative to that of the weights. Accuracy is that on held-out images, of which "
+            "chance gets 10 %. Rho is the mean over all channels.",
         )
     ]
 
