@@ -22,6 +22,7 @@ from torch import Tensor
 from data.files import check_file
 from lightning_modules.base import HYPER_PARAMETERS, CheckpointError, TrainingModule, plain_settings
 from norms.errors import SettingError
+from training.callbacks.activations import ActivationMonitor
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
 from training.callbacks.generation_metrics import GenerationMetrics
@@ -134,6 +135,7 @@ class TrainCLI(CLI):
         parser.add_lightning_class_args(SampleImages, "samples")
         parser.add_lightning_class_args(GenerationMetrics, "metrics")
         parser.add_lightning_class_args(SpectralMonitor, "spectral")
+        parser.add_lightning_class_args(ActivationMonitor, "activations")
         parser.add_lightning_class_args(Guard, "guard")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
@@ -288,7 +290,8 @@ class TrainCLI(CLI):
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
             callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved, built.wandb)]
-            callbacks += [built.mixing, built.samples, built.metrics, built.spectral, StepAxis()]
+            callbacks += [built.mixing, built.samples, built.metrics, built.spectral, built.activations]
+            callbacks.append(StepAxis())
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:
