@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning import LightningModule
@@ -24,12 +24,15 @@ from data.stream import generator
 from norms.errors import SettingError, check_range
 from norms.imports import resolve
 
+AnyOptimizer = TypeVar("AnyOptimizer", bound=torch.optim.Optimizer)
+
 HYPER_PARAMETERS = LightningModule.CHECKPOINT_HYPER_PARAMS_KEY
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "constant": lambda progress: 1.0,
+    "steps": lambda progress: 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01,
 }
 """Share of the first learning rate, given the share of the training that is over."""
 
@@ -178,7 +181,30 @@ class TrainingModule(LightningModule):
         """
         groups = norms.param_groups(module, lr, weight_decay, lr_multipliers)
         # torch refuses a mixture of int and float, and YAML reads 0 as an int.
-        optimizer = torch.optim.Adam(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
+        return self._projecting(module, torch.optim.Adam(groups, lr=lr, betas=(float(betas[0]), float(betas[1]))))
+
+    def sgd(
+        self,
+        module: nn.Module,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        lr_multipliers: Mapping[str, float] | None = None,
+    ) -> torch.optim.SGD:
+        """Build stochastic gradient descent in the same way as :meth:`adam`.
+
+        Args:
+            module: What is trained.
+            lr: Learning rate of weights, biases and affine parameters.
+            momentum: Share of the last step that is made again.
+            weight_decay: Weight decay of the weights.
+            lr_multipliers: As :meth:`adam` takes them.
+        """
+        groups = norms.param_groups(module, lr, weight_decay, lr_multipliers)
+        return self._projecting(module, torch.optim.SGD(groups, lr=lr, momentum=float(momentum)))
+
+    @staticmethod
+    def _projecting(module: nn.Module, optimizer: AnyOptimizer) -> AnyOptimizer:
         optimizer.register_step_post_hook(lambda *_: norms.project_(module))
         optimizer.register_load_state_dict_pre_hook(_check_optimizer_state)
         return optimizer

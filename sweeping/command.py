@@ -7,6 +7,7 @@ Examples:
     python sweep.py sweep_norms --dry-run
 """
 
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace, arguments: Sequence[str], overrides: Sequence[str]) -> None:
+    from normlab import as_installed
     from sweeping.report import list_commands, train_all
     from sweeping.runner import Runner
     from sweeping.sweep_file import read_sweep
@@ -50,7 +52,7 @@ def _run(options: Namespace, arguments: Sequence[str], overrides: Sequence[str])
         if options.dry_run:
             list_commands(runner)
         else:
-            train_all(runner, arguments)
+            train_all(runner, as_installed(shlex.join(["python", "sweep.py", *arguments])))
 
 
 def _parser() -> ArgumentParser:

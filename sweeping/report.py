@@ -1,7 +1,6 @@
 """What a sweep prints: its commands, and in the end its runs with what comes next."""
 
 import shlex
-from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -21,12 +20,12 @@ def list_commands(runner: Runner) -> None:
         print("# what else a run of the method bayes trains with depends on the values of those before")
 
 
-def train_all(runner: Runner, arguments: Sequence[str]) -> None:
+def train_all(runner: Runner, again: str) -> None:
     """Train what is left of a sweep, and print what there is then.
 
     Args:
         runner: The sweep's runner.
-        arguments: The command line without the program, to be named where it is to be repeated.
+        again: The command, to be named where it is to be repeated.
 
     Raises:
         TrainingError: If runs have failed.
@@ -35,7 +34,7 @@ def train_all(runner: Runner, arguments: Sequence[str]) -> None:
     if runner.sweep.ends_early:
         print("early_terminate is left to W&B: every run is trained to its end", flush=True)
     runner.run()
-    runs, again = runner.runs(), as_installed(shlex.join(["python", "sweep.py", *arguments]))
+    runs = runner.runs()
     finished = [run for run in runs if run.state == "finished"]
     failed = [run for run in runs if run.state == "failed"]
     if runner.signal:

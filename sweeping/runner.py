@@ -15,6 +15,7 @@ import torch
 
 from norms.errors import SettingError
 from sweeping.commands import command_of, shown, started
+from sweeping.machine import machine
 from sweeping.runs import RECORD, SweepRun, alone, claim, is_claimed, new_run, read_run, read_runs, remove_unsaved
 from sweeping.search import fits, next_settings
 from sweeping.sweep_file import Sweep
@@ -150,14 +151,14 @@ class Runner:
         self._children.remove(child)
         seconds = run.seconds + time.monotonic() - start
         if status == 0:
-            value = run.to(state="finished", seconds=seconds).best(self.sweep)
+            value = run.to(state="finished", seconds=seconds, machine=machine()).best(self.sweep)
             told = f", {self.sweep.metric} {value:.5g}" if value is not None else ""
             self._say(run, f"finished after {duration(seconds)}{told}")
         elif self.signal:
             run.to(seconds=seconds)
         else:
             error = _error(run.folder / OUTPUT, status)
-            run.to(state="failed", seconds=seconds, error=error)
+            run.to(state="failed", seconds=seconds, error=error, machine=machine())
             self._say(run, f"failed: {error}")
 
     def _share(self, worker: int) -> dict[str, str]:

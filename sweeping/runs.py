@@ -44,6 +44,7 @@ class SweepRun:
         error: What it failed by.
         seconds: How long it has been trained.
         ended: When it failed or was finished, in seconds since 1970.
+        machine: On what it was trained, in words; empty if it has not ended, or an earlier version has trained it.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class SweepRun:
     error: str = ""
     seconds: float = 0.0
     ended: float = field(default_factory=time.time)
+    machine: str = ""
 
     @property
     def number(self) -> int:

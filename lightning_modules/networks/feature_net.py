@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -39,14 +39,15 @@ def imagenet_normalize(image: Tensor) -> Tensor:
 class FeatureNet(nn.Module):
     """Stack 3x3 convolutions whose activations are named as VGG's: relu1_1, relu1_2, relu2_1, ...
 
-    Every layer is convolution, norm, ReLU; every stage but the first begins by halving the resolution. It does so by
-    average instead of max pooling, which gives smoother gradients to an image that is optimized through the network
-    (Gatys et al. 2015, "A Neural Algorithm of Artistic Style", Methods).
+    Every layer is convolution, norm, activation; every stage but the first begins by halving the resolution. It does
+    so by average instead of max pooling, which gives smoother gradients to an image that is optimized through the
+    network (Gatys et al. 2015, "A Neural Algorithm of Artistic Style", Methods).
 
     Args:
         widths: Channels of each stage.
         depths: Number of layers of each stage.
         norm: As :func:`norms.build` takes it.
+        activation: Makes the activation.
 
     Raises:
         SettingError: If the stages make no network.
@@ -60,7 +61,8 @@ class FeatureNet(nn.Module):
         self,
         widths: Sequence[int] = (32, 64, 128, 256),
         depths: Sequence[int] = (2, 2, 2, 1),
-        norm: str = "batch",
+        norm: str | Callable[..., nn.Module] = "batch",
+        activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         if not widths or len(widths) != len(depths) or min(*widths, *depths) < 1:
@@ -70,11 +72,13 @@ class FeatureNet(nn.Module):
         check_range("the number of stages", len(widths), at_most=10)
         check_range("depths", max(depths), at_most=1000)
         self.widths, self.depths, self.norm = tuple(widths), tuple(depths), norm
+        self.width = widths[-1]
         self.layers = nn.ModuleDict()
         channels = 3
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
             for index in range(1, depth + 1):
-                self.layers[f"relu{stage}_{index}"] = _layer(channels, width, norm, pool=stage > 1 and index == 1)
+                pool = stage > 1 and index == 1
+                self.layers[f"relu{stage}_{index}"] = _layer(channels, width, norm, activation(), pool)
                 channels = width
 
     @classmethod
@@ -183,7 +187,9 @@ class FeatureNet(nn.Module):
         return plain.eval().requires_grad_(False)
 
 
-def _layer(in_channels: int, out_channels: int, norm: str, pool: bool) -> nn.Sequential:
+def _layer(
+    in_channels: int, out_channels: int, norm: str | Callable[..., nn.Module], activation: nn.Module, pool: bool
+) -> nn.Sequential:
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if pool:
         # Without ceil_mode a small image would end in no pixels at all.
@@ -191,5 +197,5 @@ def _layer(in_channels: int, out_channels: int, norm: str, pool: bool) -> nn.Seq
     # Norms bring a shift of their own.
     parts["conv"] = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none")
     parts["norm"] = norms.build(norm, out_channels)
-    parts["relu"] = nn.ReLU()
+    parts["activation"] = activation
     return nn.Sequential(parts)

@@ -143,3 +143,105 @@ def test_its_features_are_what_its_last_layer_sees():
     expected = module.feature_net((x.expand(-1, 3, -1, -1) - MEAN) / STD).flatten(2).mean(2)
     torch.testing.assert_close(module.features(x), expected)
     torch.testing.assert_close(module(x), F.linear(expected, module.head.weight, module.head.bias))
+
+
+NETWORKS = {
+    "mlp": {"widths": (9, 7), "network_options": {"input_shape": [3, 12, 12]}},
+    "lenet": {"network_options": {"input_shape": [3, 12, 12], "dense_norm": "batch"}},
+    "resnet": {"widths": (4, 8), "depths": (1, 2)},
+    "feature_net": {"widths": (8, 16), "depths": (1, 1)},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("parametrization", [None, "weight_norm", "spectral_norm"])
+def test_each_network_learns_a_handful_of_images(network, parametrization):
+    pl.seed_everything(0)
+    module = Classifier(
+        4, network, parametrization=parametrization, optimizer="sgd", lr=0.05, activation="tanh", **NETWORKS[network]
+    )
+    metrics = fit(module, labelled(8), max_steps=60).callback_metrics
+    assert metrics["train/accuracy"] > 0.9
+
+
+def test_depths_count_the_layers_of_published_resnets():
+    for blocks, layers in ((3, 20), (9, 56), (18, 110)):
+        module = Classifier(network="resnet", depths=(blocks,) * 3, widths=(2, 2, 2))
+        weights = [each for each in module.modules() if isinstance(each, torch.nn.Conv2d | torch.nn.Linear)]
+        assert len(weights) == layers
+    counted = sum(parameter.numel() for parameter in Classifier(network="resnet").parameters())
+    assert counted == pytest.approx(0.27e6, rel=0.02)  # table 6 of the paper
+
+
+def test_a_resnet_block_adds_what_it_leaves_out():
+    module = Classifier(network="resnet", widths=(4, 8), depths=(1, 1), norm="none").feature_net
+    block = module.layers["block2_1"]
+    torch.nn.init.zeros_(block.second.conv.weight)
+    torch.nn.init.zeros_(block.second.conv.bias)
+    x = torch.rand(2, 4, 5, 6)
+    assert torch.equal(block(x), torch.cat([x[:, :, ::2, ::2], torch.zeros(2, 4, 3, 3)], 1))
+
+
+def test_weight_scale_multiplies_the_weights_that_the_seed_gives():
+    pl.seed_everything(3)
+    plain = Classifier(**SMALL)
+    pl.seed_everything(3)
+    scaled = Classifier(weight_scale=0.5, **SMALL)
+    torch.testing.assert_close(scaled.head.weight, 0.5 * plain.head.weight)
+    torch.testing.assert_close(scaled.head.bias, plain.head.bias)
+
+
+def test_data_dependent_initialization_standardizes_the_outputs_of_the_first_batch():
+    pl.seed_everything(0)
+    module = Classifier(norm="none", parametrization="weight_norm", data_init=True, lr=0.0, **SMALL)
+    examples = labelled(32)
+    fit(module, examples, max_steps=1)
+    logits = module(torch.stack([example["image"] for example in examples]))
+    torch.testing.assert_close(logits.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits.std(0, correction=0), torch.ones(4), atol=1e-4, rtol=0)
+    with pytest.raises(SettingError, match="data_init"):
+        Classifier(data_init=True)
+
+
+def test_dropout_depends_on_seed_and_step_alone():
+    pl.seed_everything(0)
+    batch = {key: torch.stack([torch.as_tensor(each[key]) for each in labelled(8)]) for key in ("image", "label")}
+    module, other = Classifier(dropout=0.5, **SMALL), Classifier(dropout=0.5, seed=1, **SMALL)
+    other.load_state_dict(module.state_dict())
+    losses = [each.training_step(batch, 0) for each in (module, module, other)]
+    assert losses[0] == losses[1] != losses[2]
+    module.eval()
+    assert torch.equal(module(batch["image"]), module(batch["image"]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"network": "lenett"}, "lenet"),
+        ({"network": "lenet", "widths": (1, 2)}, "four widths"),
+        ({"network": "mlp", "depths": (1,)}, "has no option 'depths'"),
+        ({"network": "resnet", "widths": (8, 4), "depths": (1, 1)}, "must not fall"),
+        ({"network": "mlp", "network_options": {"input_shape": [1, 2]}}, "input_shape"),
+        ({"optimizer": "sdg"}, "sgd"),
+        ({"schedule": "cosin"}, "cosine"),
+        ({"parametrization": "spectral"}, "spectral_norm"),
+        ({"activation": "rellu"}, "relu"),
+        ({"dropout": 1.0}, "dropout"),
+    ],
+)
+def test_wrong_settings_of_networks_are_told_in_one_line(wrong, told):
+    with pytest.raises(SettingError, match=told) as caught:
+        Classifier(**wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_a_network_does_not_take_are_refused_before_training():
+    class Colors:
+        num_classes, channels, image_size = 10, 3, 32
+
+        def take_shape(self, channels, image_size):
+            pass
+
+    with pytest.raises(SettingError, match=r"1x28x28 .* 3x32x32: .*input_shape: \[3, 32, 32\]"):
+        Classifier(network="mlp").check_data(Colors())

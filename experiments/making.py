@@ -1,0 +1,96 @@
+"""From an experiment to its page: training what is missing, drawing, and writing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.catalog import Experiment
+from experiments.index import index
+from experiments.markdown import markdown
+from experiments.plots import save, styled
+from experiments.reading import Runs, state_of
+from experiments.telling import overrides_of
+from norms.errors import SettingError
+from sweeping.report import train_all
+from sweeping.runner import Runner
+from sweeping.runs import alone, read_runs
+from sweeping.sweep_file import Sweep, read_sweep
+from training.errors import TrainingError
+from training.files import replacing
+
+INDEX = "index.md"
+
+
+def make(
+    experiment: Experiment,
+    runs_dir: Path,
+    docs: Path,
+    overrides: Sequence[str],
+    workers: int,
+    again: str,
+) -> int:
+    """Train what is missing of an experiment, and write its page of what there is then.
+
+    Args:
+        experiment: The experiment.
+        runs_dir: Where the folders of its sweeps are.
+        docs: Where its page goes.
+        overrides: Further words of the command of each training; without any, those of the runs that are there.
+        workers: How many runs to train at once; 0 for none.
+        again: What was called, to be named where it is to be repeated.
+
+    Returns:
+        How many runs have failed.
+
+    Raises:
+        SettingError: If no run has ended, or runs have begun with another command.
+        SystemExit: If a signal ended it, with 128 plus its number.
+    """
+    sweeps = [read_sweep(file) for file in experiment.sweeps]
+    for sweep in sweeps if workers else ():
+        _train(sweep, runs_dir, overrides, workers, again)
+    runs = Runs(sweeps, runs_dir)
+    if not (runs.frame["state"] != "failed").any():
+        raise SettingError(f"no run of {experiment.name} was trained to its end in {runs_dir}")
+    with styled():
+        page = experiment.page(runs)
+        for figure in page.figures:
+            print(save(figure.drawing, docs / f"{experiment.name}-{figure.name}.svg"))
+    file = docs / f"{experiment.name}.md"
+    with replacing(file) as partial:
+        partial.write_text(markdown(page, experiment, runs))
+    print(file)
+    if runs.missing:
+        print(f"{runs.missing} of {runs.planned} runs of {experiment.name} are missing, and the page says so")
+    return int((runs.frame["state"] == "failed").sum())
+
+
+def write_index(docs: Path) -> Path:
+    """Write the table of all claims of all pages, and return its file."""
+    file = docs / INDEX
+    with replacing(file) as partial:
+        partial.write_text(index([page for page in sorted(docs.glob("*.md")) if page.name != INDEX]))
+    return file
+
+
+def _train(sweep: Sweep, runs_dir: Path, overrides: Sequence[str], workers: int, again: str) -> None:
+    runner = Runner(sweep, runs_dir, overrides or _overrides(sweep, runs_dir), workers)
+    _settle(runner)
+    try:
+        train_all(runner, again)
+    except TrainingError as error:
+        # What has diverged is a result, and what else has failed is no reason to have no page.
+        print(f"{sweep.name}: {error}")
+    _settle(runner)
+
+
+def _overrides(sweep: Sweep, runs_dir: Path) -> Sequence[str]:
+    """Return the overrides of the first run that there is."""
+    return next((overrides_of(sweep, run) or () for run in read_runs(runs_dir / sweep.name)), ())
+
+
+def _settle(runner: Runner) -> None:
+    """Note runs that have diverged as finished: they would do so again, and it is a result."""
+    with alone(runner.folder):
+        for run in runner.runs():
+            if run.state == "failed" and state_of(run) == "diverged":
+                run.to(state="finished")
