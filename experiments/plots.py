@@ -46,12 +46,12 @@ NORMS = {
     "decorrelated_batch": Look("decorrelated", "#8a5a2e", ">"),
     "weight": Look("weight", "#e07b39", "h"),
     "spectral": Look("spectral", "#a0a4ad", "d"),
-    "conditional": Look("conditional", "#3f7f4c", "*"),
+    "conditional": Look("conditional", "#3f7f4c", "8"),
     "layer_pixel": Look("layer per pixel", "#b8a27a", "H"),
 }
 """How each norm looks, in the order in which they are shown."""
 
-POINTS = 150
+POINTS = 100
 """Curves of more points are averaged over as many parts of the training."""
 
 GAP = 9.5
@@ -63,7 +63,7 @@ SMALL = 7
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw and save in the style of all figures within this context."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "path.simplify_threshold": 0.3}):
         yield
 
 
@@ -155,10 +155,10 @@ def points(axes: Axes, frame: DataFrame, by: str, metric: str, labels: Mapping[A
             place + spread,
             look.marker,
             color=look.color,
-            markersize=4.5,
+            markersize=5.5,
             alpha=0.75,
             markeredgecolor="white",
-            markeredgewidth=0.5,
+            markeredgewidth=0.4,
         )
     axes.set_yticks(range(len(found)), [look.label for look in found.values()], color=INK)
     axes.set_ylim(len(found) - 0.4, -0.6)
@@ -218,29 +218,31 @@ def histogram(axes: Axes, values: Any, look: Look, low: float = 0.0, high: float
     axes.stairs(counts / max(len(values), 1), edges, fill=True, color=look.color, alpha=0.25)
     axes.stairs(counts / max(len(values), 1), edges, color=look.color, linewidth=1.4, label=look.label)
     axes.set_ylabel("share")
-    axes.set_ylim(bottom=0)
 
 
-def bands(axes: Axes, frame: DataFrame, columns: Sequence[str], look: Look) -> None:
-    """Draw percentiles over steps: the middle one as a line, and the area between the outer ones.
+def bands(
+    axes: Axes, frame: DataFrame, by: str, columns: Sequence[str], labels: Mapping[Any, str] | None = None
+) -> None:
+    """Draw percentiles over steps: the middle one as a line, named at its end, and the area between the outer ones.
 
     Args:
         axes: Where.
-        frame: A row per step and seed, with ``step`` and ``columns``; the mean over seeds is drawn.
+        frame: A row per step and run, with ``step`` and the columns of the percentiles, whose means over runs are
+            drawn.
+        by: The column whose values are told apart by color.
         columns: The percentiles from the lowest to the highest, an odd number of them.
-        look: Its color; its label is written at the end of the middle one.
+        labels: What some of the values of ``by`` are called.
     """
-    mean = frame.groupby("step")[list(columns)].mean()
-    mean = _thin(mean)
-    half = len(columns) // 2
-    for place in range(half):
-        low, high = mean[columns[place]], mean[columns[-1 - place]]
-        axes.fill_between(mean.index, low, high, color=look.color, alpha=0.18, linewidth=0)
-    axes.plot(mean.index, mean[columns[half]], color=look.color, linewidth=1.8)
+    ends, half = [], len(columns) // 2
+    for value, look in looks(frame[by], labels).items():
+        mean = _thin(frame[frame[by] == value].groupby("step")[list(columns)].mean())
+        for low, high in zip(columns[:half], reversed(columns), strict=False):
+            axes.fill_between(mean.index, mean[low], mean[high], color=look.color, alpha=0.18, linewidth=0)
+        axes.plot(mean.index, mean[columns[half]], color=look.color, linewidth=1.8)
+        ends.append((float(mean[columns[half]].iloc[-1]), look))
     axes.set_xlabel("steps")
     axes.margins(x=0.01)
-    if look.label:
-        name_ends(axes, [(float(mean[columns[half]].iloc[-1]), look)])
+    name_ends(axes, ends)
 
 
 def name_ends(axes: Axes, ends: Sequence[tuple[float, Look]]) -> None:
@@ -275,8 +277,8 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, Look]]) -> None:
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Move sorted heights as little as keeps them ``gap`` apart: groups of those too near stay around their middle."""
-    groups: list[list[float]] = []
+    """Move sorted heights as little as keeps them ``gap`` apart and, as far as there is room, between 0 and 1."""
+    groups: list[list[float]] = []  # of those that touch, which stay around their middle
     for height in heights:
         groups.append([height])
         while len(groups) > 1 and _low(groups[-1], gap) < _low(groups[-2], gap) + gap * len(groups[-2]):
@@ -286,7 +288,9 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _low(group: Sequence[float], gap: float) -> float:
-    return sum(group) / len(group) - gap * (len(group) - 1) / 2
+    """Return the height of the lowest of a group."""
+    size = gap * (len(group) - 1)
+    return max(min(sum(group) / len(group) - size / 2, 1 - size), 0.0)
 
 
 def _thinned(frame: DataFrame) -> DataFrame:

@@ -48,7 +48,7 @@ def sizes(runs: Runs) -> DataFrame:
                 "steps": _values(configs, "trainer", "max_steps"),
                 "batch": _values(configs, "data", "init_args", "batch_size"),
                 "model": _values(configs, "model", "class_path"),
-                "data": _values(configs, "data", "class_path"),
+                "data": _of_whom(configs),
             }
         )
     return DataFrame(rows)
@@ -107,6 +107,13 @@ def _varied(sweep: Sweep, runs: Runs) -> str:
         elif len(parameter.values) > 1:
             parts.append(f"{runs.settings[path]}: {', '.join(map(str, parameter.values))}")
     return "; ".join(parts) or "nothing"
+
+
+def _of_whom(configs: Sequence[Mapping[str, Any]]) -> str:
+    """Name the data of the runs, and of a user's own file or folder the end of its path."""
+    path = _values(configs, "data", "init_args", "path")
+    own = "" if path in ("None", "unknown") else f" ({'/'.join(Path(path).parts[-2:])})"
+    return _values(configs, "data", "class_path") + own
 
 
 def _values(configs: Sequence[Mapping[str, Any]], *path: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from pandas import DataFrame
 
 from experiments.page import Verdict
-from mixing_analysis.effects import effects, holm
+from mixing_analysis.effects import STILL, effects, holm
 
 HOLDS: Verdict = "holds at this scale"
 CONTRADICTED: Verdict = "contradicted at this scale"
@@ -21,7 +21,7 @@ class Effect:
 
     Args:
         difference: The mean of the differences, second minus first.
-        low: The low end of its 95 % interval; NaN of a single seed.
+        low: The low end of its 95 % interval; NaN of a single seed, and the mean if all seeds differ by the same.
         high: The high end.
         p: The p value of the paired t test.
         seeds: How many seeds both cells have.
@@ -166,4 +166,7 @@ def _effect(first: np.ndarray, second: np.ndarray) -> Effect:
         return Effect(np.nan, np.nan, np.nan, np.nan, 0, lost, np.nan, np.nan)
     found = effects(first[:, None], second[:, None], paired=True).iloc[0]
     difference, low, high, p = (float(found[name]) for name in ("difference", "low", "high", "p"))
+    if np.ptp(second - first) < STILL and len(first) > 1:
+        # As where all runs of one cell diverge: the interval of the t test has no width then.
+        low, high, p = difference, difference, float(abs(difference) < STILL)
     return Effect(difference, low, high, p, len(first), lost, float(first.mean()), float(second.mean()))

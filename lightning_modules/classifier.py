@@ -256,7 +256,8 @@ class Classifier(TrainingModule):
 
     def next_command(self, run_dir: Path) -> str | None:
         """Return the command that makes a feature network of the run, which batch norm alone allows."""
-        if self.norm != "batch" or not isinstance(self.feature_net, FeatureNet):
+        exportable = isinstance(self.feature_net, FeatureNet) and self.hparams["activation"] == "relu"
+        if self.norm != "batch" or not exportable:
             return None
         return f"python -m training.export_features {shlex.quote(str(run_dir))} features.safetensors"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import normlab
 from lightning_modules.classifier import Classifier
 from lightning_modules.distillation import Distillation
+from lightning_modules.networks.feature_net import FeatureNet
 from norms.errors import SettingError
 from training.doors import path_of, run_command
 from training.network_files import write_network
@@ -46,8 +47,10 @@ def export(run: str | Path, out: str | Path, data: str, licence: str, whole: boo
         metadata["scores"] = json.dumps(scores)
     if isinstance(module, Classifier) and whole:
         write_network(module, Path(out), metadata)
-    else:
+    elif isinstance(module.feature_net, FeatureNet):
         module.feature_net.save(out, metadata)
+    else:
+        raise SettingError(f"{run} has no feature_net but another network: only --whole writes it")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -165,8 +165,11 @@ class FeatureNet(nn.Module):
         no statistics that could move.
 
         Raises:
-            SettingError: If the norm is not ``batch``: the others depend on the image at hand.
+            SettingError: If the norm is not ``batch``, since the others depend on the image at hand; or if the
+                activation is not ReLU, which is what is loaded.
         """
+        if not isinstance(next(iter(self.layers.values())).get_submodule("activation"), nn.ReLU):
+            raise SettingError("only a feature network with the activation relu can be exported")
         plain = type(self)(self.widths, self.depths, norm="none")
         for name, layer in self.layers.items():
             conv, norm = layer.get_submodule("conv"), layer.get_submodule("norm")

@@ -159,3 +159,8 @@ def test_bundled_network_sees_structure():
     one, other = (network(imagenet_normalize(x)) for x in (stripes, shuffled.view_as(stripes)))
     assert one.isfinite().all()
     assert (one - other).norm() > 0.5 * one.norm()
+
+
+def test_another_activation_than_relu_is_not_folded():
+    with pytest.raises(SettingError, match="activation relu"):
+        FeatureNet((4,), (1,), activation=nn.Tanh).folded()
