@@ -19,8 +19,11 @@ from training.run import Run
 PHOTO = "chelsea"
 """A cat, CC0, from scikit-image, which no training here has seen."""
 
-SIZE = (192, 128)
-"""Width and height at which it is painted: objects are about as large in it as in the squares of the trainings."""
+SIZE = (384, 256)
+"""Width and height at which it is painted: strokes are as broad as in the squares of 64 pixels of the trainings."""
+
+SMALL = (216, 144)
+"""Likewise of a photo that is only shown."""
 
 INPUTS = {"original": "photos as they are", "contrast": "equal contrast", "style": "one style"}
 """What the photos of a training can have been made into, and what that is called."""
@@ -36,7 +39,7 @@ def inputs() -> dict[str, Image.Image]:
     whole = bundled_photo(PHOTO)
     model, manner = painter()
     made = {"original": whole, "contrast": equalized(whole), "style": paint(model, whole, manner)}
-    return {name: ImageOps.fit(image, SIZE, Image.Resampling.LANCZOS) for name, image in made.items()}
+    return {name: ImageOps.fit(image, SMALL, Image.Resampling.LANCZOS) for name, image in made.items()}
 
 
 def painted(runs: Runs, styles: Sequence[str], norms: Sequence[str], seed: int = 0) -> Figure:

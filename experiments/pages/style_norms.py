@@ -66,9 +66,10 @@ def page(runs: Runs) -> Page:
                 "pictures",
                 painted(runs, styles, norms),
                 "The same photo, which none of the networks has seen, painted by those of seed 0. A row is a style, a "
-                "column a norm. Networks of this size, trained for seconds on squares of 64 pixels, paint no better "
-                "than this.",
+                "column a norm. It is painted six times as wide as the squares that the trainings saw. Networks of "
+                "this size, trained for seconds, paint no better than this.",
                 "A photo of a cat painted in three styles by networks with six norms",
+                "jpg",
             ),
             Figure(
                 "inputs",
@@ -301,7 +302,7 @@ def _inputs(runs: Runs) -> Drawing:
             if len(wide):
                 below.plot(wide.index, wide.mean(axis=1), color=look.color, linewidth=1.8)
                 ends.append((float(wide.mean(axis=1).iloc[-1]), look))
-        below.set_ylim(0.9 * low, high)
+        below.set(xlim=(0, frame["step"].max()), ylim=(0.9 * low, high))
         below.set_xlabel("steps")
         name_ends(below, ends)
     bottom[0].set_ylabel("style loss of the training")
