@@ -34,7 +34,8 @@ def values(runs: Runs) -> DataFrame:
     """
     table = learned(runs)
     parts = table["layer"].str.split(".norms.", n=1, expand=True, regex=False).reindex(columns=[0, 1])
-    style = parts[1].fillna(table["style"]).fillna(STYLE)
+    style = parts[1].astype(object).where(parts[1].notna(), table["style"])
+    style = style.where(style.notna(), STYLE)
     table = table.assign(cell=table["sweep"].map(CELLS), layer=parts[0], style=style)
     depths = {layer: depth for depth, layer in enumerate(table["layer"].drop_duplicates())}
     columns = [*KEYS, "folder", "channel", "kind", "statistic", "value"]
