@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Drawing
 from pandas import DataFrame
 
 from experiments.plots import SMALL, Look, curves, name_ends, panels
-from experiments.style_gates import CELLS, STYLE
+from experiments.style_gates import CELLS, STYLE, ends
 from experiments.verdicts import against
 from mixing_analysis.plots import BINS, COLORS, GROUP_COLORS, INK, SOFT
 from mixing_analysis.published import PUBLISHED
@@ -18,6 +18,10 @@ MAIN, LONG, START, WIDTH, LOSS, MANY = CELLS.values()
 
 SHOWN = {"first": "in", "down": "down ", "residual": "block ", "up": "up "}
 """How the parts of the network are called below figures."""
+
+
+MOMENTS = {"mean_weight": "means", "var_weight": "variances"}
+"""What the kinds of switch weights are weights of."""
 
 
 def histograms(table: DataFrame) -> Drawing:
@@ -105,19 +109,24 @@ def layers(rows: DataFrame) -> Drawing:
 
 
 def switches(rows: DataFrame) -> Drawing:
-    """Draw the switch weights of each layer at the end of both lengths of training.
+    """Draw the switch weights of the networks of a style each: by layer at the end, and over steps.
 
     Args:
-        rows: Rows of :func:`experiments.style_gates.switch_of_layers` of the last steps.
+        rows: Rows of :func:`experiments.style_gates.switch_of_layers`.
     """
     figure, axes = panels(4, columns=2, height=2.5, sharey=True)
-    places = [(cell, kind) for cell in (MAIN, LONG) for kind in ("mean_weight", "var_weight")]
-    for each, (cell, kind) in zip(axes, places, strict=True):
-        own = rows[(rows["cell"] == cell) & (rows["kind"] == kind)]
-        series = [(Look(name, COLORS[name]), own[own["statistic"] == name]) for name in COLORS]
-        over_layers(each, own, series)
-        each.axhline(1 / 3, color=SOFT, linewidth=0.8, linestyle=":")
-        each.set_title(f"{'Means' if kind == 'mean_weight' else 'Variances'}, {cell}")
+    rows = rows[rows["cell"] == MAIN]
+    for place, (kind, title) in enumerate(MOMENTS.items()):
+        own = rows[rows["kind"] == kind]
+        last = ends(own)
+        over_layers(axes[place], last, [(Look(name, COLORS[name]), last[last["statistic"] == name]) for name in COLORS])
+        axes[place].set_title(f"{title.capitalize()}, by layer")
+        moving = own.groupby(["statistic", "seed", "step"], sort=False)["value"].mean().reset_index()
+        if len(moving):
+            curves(axes[2 + place], moving.assign(folder=moving["seed"]), "statistic")
+        axes[2 + place].set_title(f"{title.capitalize()}, all layers")
+        for each in axes[place::2]:
+            each.axhline(1 / 3, color=SOFT, linewidth=0.8, linestyle=":")
     for each in axes[::2]:
         each.set_ylabel("weight")
     return figure

@@ -51,7 +51,7 @@ def page(runs: Runs) -> Page:
     table = values(runs)
     last = ends(table)
     networks, layers = rho_of_networks(table), rho_of_layers(table)
-    switch = ends(switch_of_layers(table))
+    switch = switch_of_layers(table)
     rounded = _rounded(runs)
     return Page(
         title=TITLE,
@@ -60,7 +60,7 @@ def page(runs: Runs) -> Page:
         "weighs the statistics of instance, layer and batch. What these become is published for classifiers. Here is "
         "what they become in networks that repaint photos in a style: by layer, style, seed, width, loss network, and "
         "for each style of one network.",
-        claims=_claims(networks, layers, switch),
+        claims=_claims(networks, layers, ends(switch)),
         figures=[
             Figure(
                 "histogram",
@@ -86,9 +86,10 @@ def page(runs: Runs) -> Page:
             Figure(
                 "switch",
                 draw.switches(switch),
-                "The weights of switchable normalization in each layer, of means and of variances, with 95 % intervals "
-                "over seeds. All begin at a third, the dotted line.",
-                "Weights of instance, layer and batch statistics of each layer after two lengths of training",
+                "The weights of switchable normalization, of means and of variances, mean of the styles. Above, each "
+                "layer's after the training, with 95 % intervals over seeds; below, the mean of all layers while they "
+                "are learned. All begin at a third, the dotted line.",
+                "Weights of instance, layer and batch statistics by layer and over steps",
             ),
         ],
         tables=[
@@ -104,7 +105,7 @@ def page(runs: Runs) -> Page:
                 "variance, by random effects of layer, style (with what a style changes in single layers) and seed "
                 "(with all that a seed changes); then the same without each seed:",
             ),
-            Table(_weights(switch), "Weights of switchable normalization, the mean of all layers:"),
+            Table(_weights(ends(switch)), "Weights of switchable normalization, the mean of all layers:"),
             *_rounded_table(rounded),
         ],
         notes=_notes(runs, last, networks, layers, rounded),
@@ -143,7 +144,7 @@ def _claims(networks: DataFrame, layers: DataFrame, switch: DataFrame) -> list[C
     rise = against(thirds[1] - thirds[0])
     starts = [_by_seed(ends(_of(networks, cell)), "rho") for cell in (LONG, START)]
     apart = against(starts[0] - starts[1])
-    shares = _of(switch, LONG).pivot_table(index="seed", columns="statistic", values="value")
+    shares = _of(switch, MAIN).pivot_table(index="seed", columns="statistic", values="value")
     shares = shares.reindex(columns=["instance", "layer", "batch"])
     less = against(shares["instance"] - shares["batch"])
     return [
@@ -186,11 +187,12 @@ def _claims(networks: DataFrame, layers: DataFrame, switch: DataFrame) -> list[C
             "instances",
             LUO,
             "0.15 against 0.30 with 2 images for each GPU",
-            f"after 800 steps with 4 photos instance {shares['instance'].mean():.3f}, layer "
+            f"with 4 photos instance {shares['instance'].mean():.3f}, layer "
             f"{shares['layer'].mean():.3f}, batch {shares['batch'].mean():.3f}; instance minus batch "
             f"{less.text('+.3f')}",
             less.verdict(1),
-            f"the mean weight of all layers, of means and variances, instance minus batch, style {STYLE}: above 0.",
+            f"the mean weight of all layers and styles, of means and variances, instance minus batch ({MAIN}): above "
+            "0.",
         ),
     ]
 
@@ -297,7 +299,7 @@ def _styles(networks: DataFrame) -> DataFrame:
 def _weights(switch: DataFrame) -> DataFrame:
     rows = []
     for (cell, style), own in switch.groupby(["cell", "style"], sort=False):
-        for kind, words in (("mean_weight", "means"), ("var_weight", "variances")):
+        for kind, words in draw.MOMENTS.items():
             shares = own[own["kind"] == kind].pivot_table(index="seed", columns="statistic", values="value")
             texts = {name: mean_text(shares[name], ".3f") for name in ("instance", "layer", "batch")}
             rows.append({"trainings": cell, "style": style, "of": words, **texts})
