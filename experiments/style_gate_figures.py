@@ -24,6 +24,10 @@ MOMENTS = {"mean_weight": "means", "var_weight": "variances"}
 """What the kinds of switch weights are weights of."""
 
 
+MARGIN = 0.04
+"""Room for intervals above and below the switch weights."""
+
+
 def histograms(table: DataFrame) -> Drawing:
     """Draw the histogram of rho of three cells, with intervals over seeds, and what was published of classification.
 
@@ -90,14 +94,14 @@ def layers(rows: DataFrame) -> Drawing:
     styles = list(rows["style"].drop_duplicates())
     by_style = {style: Look(style, GROUP_COLORS[1 + place]) for place, style in enumerate(styles)}
     for each, cell, title in (
-        (axes[0], MAIN, "A network for each style"),
-        (axes[1], MANY, "One network, three styles"),
+        (axes[0], MAIN, "A network per style"),
+        (axes[1], MANY, "One for all styles"),
     ):
         own = rows[rows["cell"] == cell]
         over_layers(each, own, [(look, own[own["style"] == style]) for style, look in by_style.items()])
         each.set_title(title)
     night = rows[rows["style"] == STYLE]
-    varied = {MAIN: "as left", WIDTH: "twice as wide", LOSS: "other losses", LONG: "800 steps"}
+    varied = {MAIN: "300 steps", WIDTH: "twice as wide", LOSS: "other losses", LONG: "800 steps"}
     looks = [Look(label, color) for label, color in zip(varied.values(), (INK, *GROUP_COLORS[3:]), strict=False)]
     over_layers(
         axes[2], night, [(look, night[night["cell"] == cell]) for look, cell in zip(looks, varied, strict=True)]
@@ -116,6 +120,8 @@ def switches(rows: DataFrame) -> Drawing:
     """
     figure, axes = panels(4, columns=2, height=2.5, sharey=True)
     rows = rows[rows["cell"] == MAIN]
+    reached = ends(rows).groupby(["kind", "statistic", "depth"])["value"].mean()
+    axes[0].set_ylim(min(reached.min(), 1 / 3) - MARGIN, max(reached.max(), 1 / 3) + MARGIN)
     for place, (kind, title) in enumerate(MOMENTS.items()):
         own = rows[rows["kind"] == kind]
         last = ends(own)
