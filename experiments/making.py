@@ -55,7 +55,7 @@ def make(
     with styled():
         page = experiment.page(runs)
         for figure in page.figures:
-            print(save(figure.drawing, docs / f"{experiment.name}-{figure.name}.svg"))
+            print(save(figure.drawing, docs / f"{experiment.name}-{figure.name}.{figure.ending}"))
     file = docs / f"{experiment.name}.md"
     with replacing(file) as partial:
         partial.write_text(markdown(page, experiment, runs))

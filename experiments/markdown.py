@@ -119,7 +119,7 @@ def _tables(tables: Sequence[Table]) -> list[str]:
 
 
 def _figure(figure: Figure, name: str) -> list[str]:
-    return [f"![{figure.alt}]({name}-{figure.name}.svg)", f"*{figure.caption}*"]
+    return [f"![{figure.alt}]({name}-{figure.name}.{figure.ending})", f"*{figure.caption}*"]
 
 
 def _how(page: Page, experiment: Experiment, runs: Runs) -> list[str]:

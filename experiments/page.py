@@ -41,12 +41,14 @@ class Figure:
         drawing: The figure; :mod:`experiments.plots` makes such.
         caption: What one sees in it, below it.
         alt: What is read to those who cannot see it.
+        ending: ``svg``, or ``jpg`` for what consists of photos, which are ten times as large in SVG.
     """
 
     name: str
     drawing: Drawing
     caption: str
     alt: str
+    ending: Literal["svg", "jpg"] = "svg"
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,11 @@ def panels(count: int = 1, columns: int = 2, height: float = 2.6, **options: Any
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as SVG; equal values make equal files. Its texts are paths, and look alike everywhere."""
-    return plots.save(figure, path, ["svg"])[0]
+    """Write a figure as SVG or JPEG, as ``path`` ends; equal values make equal files.
+
+    The texts of an SVG are paths, and look alike everywhere.
+    """
+    return plots.save(figure, path, [path.suffix.removeprefix(".")])[0]
 
 
 def looks(values: Sequence[Any] | pd.Series, labels: Mapping[Any, str] | None = None) -> dict[Any, Look]:
