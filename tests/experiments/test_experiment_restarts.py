@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -21,8 +22,8 @@ from sweeping import runner
 SWEEP = {
     "name": "digits",
     "command": [
-        "${interpreter}", "${program}", "fit", "--config", "classifier", "--trainer.max_steps", "24",
-        "--trainer.val_check_interval", "8", "--trainer.log_every_n_steps", "4", "--checkpoint.every_n_train_steps",
+        "${interpreter}", "${program}", "fit", "--config", "classifier", "--trainer.max_steps", "40",
+        "--trainer.val_check_interval", "20", "--trainer.log_every_n_steps", "4", "--checkpoint.every_n_train_steps",
         "2", "--wandb.mode", "disabled", "--data.batch_size", "16", "--data.image_size", "8",
         "--model.norm", "batch", "${args}",
     ],
@@ -30,12 +31,14 @@ SWEEP = {
     "parameters": {"seed": {"values": [0, 1]}},
 }  # fmt: skip
 
-
 class Forked:
     """Stands for a process of a training, forked from one that has imported everything."""
 
+    environment = {}
+    """As in ``env``, which lacks some while another worker is starting a process."""
+
     def __init__(self, words, stdout, env, **others):
-        self.process = start("train.py", *words[2:], log=stdout.name, **env)
+        self.process = start("train.py", *words[2:], log=stdout.name, **{**self.environment, **env})
 
     def wait(self):
         self.process.join()
@@ -59,7 +62,8 @@ def page(runs):
 @pytest.fixture
 def experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner.subprocess, "Popen", Forked)
+    monkeypatch.setattr(Forked, "environment", dict(os.environ))
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(Popen=Forked, DEVNULL=None, STDOUT=None))
     Path("digits.yaml").write_text(yaml.safe_dump(SWEEP))
     return Experiment("digits", (Path("digits.yaml"),), page)
 
