@@ -31,10 +31,11 @@ SWEEP = {
     "parameters": {"seed": {"values": [0, 1]}},
 }  # fmt: skip
 
+
 class Forked:
     """Stands for a process of a training, forked from one that has imported everything."""
 
-    environment = {}
+    environment = None
     """As in ``env``, which lacks some while another worker is starting a process."""
 
     def __init__(self, words, stdout, env, **others):
