@@ -125,8 +125,8 @@ def _figure(figure: Figure, name: str) -> list[str]:
 def _how(page: Page, experiment: Experiment, runs: Runs) -> list[str]:
     sweeps = ", ".join(f"`configs/experiments/{file.name}`" for file in experiment.sweeps)
     parts = [_commands(experiment, runs), f"The grid is in {sweeps}.", table(telling.sizes(runs))]
-    if runs.records:
-        command = shown(runs.records[0][1].command)
+    if runs.records():
+        command = shown(runs.records()[0][1].command)
         parts.append(f"The first of the trainings was\n\n```bash\n{command}\n```")
     names = dict.fromkeys((experiment.name, *(file.stem for file in experiment.sweeps)))
     published = [file for name in names if (file := CONFIGS / f"{name}_published.yaml").is_file()]

@@ -40,8 +40,7 @@ class Runs:
         self._configs: dict[str, dict[str, Any]] = {}
 
     @cached_property
-    def records(self) -> list[tuple[Sweep, SweepRun]]:
-        """The runs that have ended, each with its sweep, in the order of the grid, whichever was trained first."""
+    def _records(self) -> list[tuple[Sweep, SweepRun]]:
         found = []
         for sweep in self.sweeps:
             runs = [run for run in read_runs(self.runs_dir / sweep.name) if fits(sweep, run)]
@@ -58,7 +57,7 @@ class Runs:
     @property
     def missing(self) -> int:
         """How many of them have not ended."""
-        return self.planned - len(self.records)
+        return self.planned - len(self._records)
 
     @cached_property
     def settings(self) -> dict[tuple[str, ...], str]:
@@ -76,7 +75,7 @@ class Runs:
         is the time of its process. A setting that a sweep does not have is NaN, and a list or mapping is JSON.
         """
         rows = []
-        for sweep, run in self.records:
+        for sweep, run in self._records:
             values = {self.settings[path]: _plain(value_at(run.settings, path)) for path in sweep.parameters}
             newest = next(iter(run.versions()), None)
             folder = str(newest.folder if newest else run.folder)
@@ -170,6 +169,10 @@ class Runs:
         if folder not in self._configs:
             self._configs[folder] = Run(folder).read_config() or {}
         return self._configs[folder]
+
+    def records(self) -> list[tuple[Sweep, SweepRun]]:
+        """Return the runs that have ended, each with its sweep, in the order of the grid, however they were trained."""
+        return list(self._records)
 
     def _end(self, folder: str, metric: str, share: float) -> float:
         values = self.metrics(folder).get(metric, pd.Series(dtype=float)).dropna()

@@ -25,7 +25,7 @@ def overrides_of(sweep: Sweep, run: SweepRun) -> list[str] | None:
 def overrides(runs: Runs) -> dict[str, list[list[str] | None]]:
     """List, by the name of each sweep, the different overrides that its runs were trained with."""
     found: dict[str, list[list[str] | None]] = {}
-    for sweep, run in runs.records:
+    for sweep, run in runs.records():
         words, known = overrides_of(sweep, run), found.setdefault(sweep.name, [])
         if words not in known:
             known.append(words)
@@ -85,7 +85,7 @@ def published(file: Path, runs_dir: Path) -> str:
 
 def machines(runs: Runs) -> list[str]:
     """List the machines that the runs were trained on, as far as they say."""
-    return list(dict.fromkeys(run.machine for _, run in runs.records if run.machine))
+    return list(dict.fromkeys(run.machine for _, run in runs.records() if run.machine))
 
 
 def times(runs: Runs) -> str:

@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 from made_sweeps import MACHINE, write_grid, write_run, write_sweep
+from pandas import DataFrame
 
 from experiments import catalog, command, plots, summaries
 from experiments.catalog import CONFIGS, Experiment
@@ -115,7 +116,7 @@ def test_the_index_lists_the_claims_of_all_pages(made, tmp_path):
 
 
 def test_cells_of_tables():
-    rows = plots.DataFrame({"a": ["x|y", None], "b": [0.123456, float("nan")]})
+    rows = DataFrame({"a": ["x|y", None], "b": [0.123456, float("nan")]})
     dash = "\N{EN DASH}"
     assert table(rows).splitlines() == ["| a | b |", "|---|---:|", "| x\\|y | 0.1235 |", f"| {dash} | {dash} |"]
 
