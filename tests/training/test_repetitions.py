@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from training.monitors import MONITORS
 from training.repetitions import seeds_of, settings_of
 
 CONFIG = {
