@@ -17,7 +17,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from pandas import DataFrame
 
 from mixing_analysis import plots
-from mixing_analysis.plots import COLORS, GROUP_COLORS, INK, SOFT, STYLE, WIDTH
+from mixing_analysis.plots import COLORS, GROUP_COLORS, INK, STYLE, WIDTH
+from mixing_analysis.plots import SOFT as SOFT
 
 
 class Look(NamedTuple):
