@@ -74,7 +74,9 @@ def over_time(axes: Axes, values: DataFrame, look: Look, dashed: bool) -> None:
 
 
 def depth_trend(values: DataFrame, layers: Sequence[str]) -> np.ndarray:
-    """Return, for each seed, the rank correlation of a value with the depth of its layer, from -1 to 1; NaN if all are alike.
+    """Return, for each seed, the rank correlation of a value with the depth of its layer, from -1 to 1.
+
+    It is NaN of a seed whose layers all have the same value.
 
     Args:
         values: Rows of :func:`layer_values` of the last step, with one ``name``, of one cell.
