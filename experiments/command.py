@@ -51,7 +51,10 @@ def _run(options: Namespace, arguments: Sequence[str], overrides: Sequence[str])
         if options.list:
             print("\n".join(names()))
             return
-        chosen = [experiment(name) for name in dict.fromkeys(options.experiments)]
+        try:
+            chosen = [experiment(name) for name in dict.fromkeys(options.experiments)]
+        except ModuleNotFoundError as error:
+            raise SettingError(f"a page needs the package {error.name}, which is not installed") from error
         if not chosen and not options.index:
             raise SettingError("name an experiment; --list says which there are")
         os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,6 +1,7 @@
 """From an experiment to its page: training what is missing, drawing, and writing."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.catalog import Experiment
@@ -12,7 +13,7 @@ from experiments.telling import overrides_of
 from norms.errors import SettingError
 from sweeping.report import train_all
 from sweeping.runner import Runner
-from sweeping.runs import alone, read_runs
+from sweeping.runs import SweepRun, alone, read_runs
 from sweeping.sweep_file import Sweep, read_sweep
 from training.errors import TrainingError
 from training.files import replacing
@@ -75,12 +76,10 @@ def write_index(docs: Path) -> Path:
 def _train(sweep: Sweep, runs_dir: Path, overrides: Sequence[str], workers: int, again: str) -> None:
     runner = Runner(sweep, runs_dir, overrides or _overrides(sweep, runs_dir), workers)
     _settle(runner)
-    try:
+    with suppress(TrainingError):  # what has failed is told of by then, and no reason to have no page
         train_all(runner, again)
-    except TrainingError as error:
-        # What has diverged is a result, and what else has failed is no reason to have no page.
-        print(f"{sweep.name}: {error}")
-    _settle(runner)
+    for run in _settle(runner):
+        print(f"{run.folder} has diverged, which is a result: it is not trained again")
 
 
 def _overrides(sweep: Sweep, runs_dir: Path) -> Sequence[str]:
@@ -88,9 +87,8 @@ def _overrides(sweep: Sweep, runs_dir: Path) -> Sequence[str]:
     return next((overrides_of(sweep, run) or () for run in read_runs(runs_dir / sweep.name)), ())
 
 
-def _settle(runner: Runner) -> None:
-    """Note runs that have diverged as finished: they would do so again, and it is a result."""
+def _settle(runner: Runner) -> list[SweepRun]:
+    """Note runs that have failed because they diverged as finished, for they would do so again, and return them."""
     with alone(runner.folder):
-        for run in runner.runs():
-            if run.state == "failed" and state_of(run) == "diverged":
-                run.to(state="finished")
+        diverged = [run for run in runner.runs() if run.state == "failed" and state_of(run) == "diverged"]
+        return [run.to(state="finished") for run in diverged]

@@ -77,6 +77,8 @@ class Page:
         limits: What the experiment cannot say, a sentence or two each.
         notes: What else is to be known of the numbers, a paragraph each, after the tables.
         setting: What is to be known of how it was run, a paragraph each, beside what the runs themselves tell.
+        times: Numbers that differ each time that all runs are trained anew, such as seconds.
+        timed: What was timed while the page was made, a paragraph each, below how long the trainings took.
     """
 
     title: str
@@ -87,3 +89,5 @@ class Page:
     limits: Sequence[str]
     notes: Sequence[str] = ()
     setting: Sequence[str] = ()
+    times: Sequence[Table] = ()
+    timed: Sequence[str] = ()

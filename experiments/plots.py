@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from pandas import DataFrame
 
 from mixing_analysis import plots
-from mixing_analysis.plots import COLORS, GROUP_COLORS, INK, SOFT, STYLE, WIDTH
+from mixing_analysis.plots import COLORS, GROUP_COLORS, INK, STYLE, WIDTH
+from mixing_analysis.plots import SOFT as SOFT
 
 
 class Look(NamedTuple):
@@ -48,6 +50,7 @@ NORMS = {
     "spectral": Look("spectral", "#a0a4ad", "d"),
     "conditional": Look("conditional", "#3f7f4c", "8"),
     "layer_pixel": Look("layer per pixel", "#b8a27a", "H"),
+    "experiments.layers_noise.NoisyBatchNorm": Look("batch + noise", "#e2559b", "*"),
 }
 """How each norm looks, in the order in which they are shown."""
 
@@ -221,6 +224,18 @@ def histogram(axes: Axes, values: Any, look: Look, low: float = 0.0, high: float
     axes.stairs(counts / max(len(values), 1), edges, fill=True, color=look.color, alpha=0.25)
     axes.stairs(counts / max(len(values), 1), edges, color=look.color, linewidth=1.4, label=look.label)
     axes.set_ylabel("share")
+
+
+def logarithmic(axes: Axes) -> None:
+    """Show heights by their logarithm, with plain numbers beside it; before anything is drawn.
+
+    Args:
+        axes: Where.
+    """
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def bands(

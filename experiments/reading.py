@@ -41,7 +41,6 @@ class Runs:
 
     @cached_property
     def _records(self) -> list[tuple[Sweep, SweepRun]]:
-        """The runs that have ended, in the order of their grids, which is the same however many trained at once."""
         found = []
         for sweep in self.sweeps:
             runs = [run for run in read_runs(self.runs_dir / sweep.name) if fits(sweep, run)]
@@ -172,7 +171,7 @@ class Runs:
         return self._configs[folder]
 
     def records(self) -> list[tuple[Sweep, SweepRun]]:
-        """Return the sweep's own records of the runs, in the order of :attr:`frame`."""
+        """Return the runs that have ended, each with its sweep, in the order of the grid, however they were trained."""
         return list(self._records)
 
     def _end(self, folder: str, metric: str, share: float) -> float:

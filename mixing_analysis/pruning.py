@@ -124,15 +124,15 @@ def export(run: Run, within: float, folder: Path, batches: int = 32, trusted: Se
         module = load_module(run)
         held_out = None if isinstance(module, GAN) else HeldOut(load_data(run), batches)
         found = RunOnDisk.find(run.checkpoint or "")
-        original: Any = _shared(module, found)
+        original: Any = shared(module, found)
         changed = copy.deepcopy(original)
         changed.pruned = prune(changed, within)
         told = told_of(found)
-        size = _write(original, None, told), _write(changed, folder / NETWORK, told)
+        size = write(original, None, told), write(changed, folder / NETWORK, told)
         if isinstance(module, GAN):
             module.generator = original.network
         scores = list(compare(module, held_out, lambda network: prune(getattr(network, "generator", network), within)))
-        milliseconds, images = _timed(original, changed, module, held_out)
+        milliseconds, images = timed(original, changed, module, held_out)
         pruned = Pruned(
             run.name,
             within,
@@ -140,7 +140,7 @@ def export(run: Run, within: float, folder: Path, batches: int = 32, trusted: Se
             [name for name, _ in mixing_layers(changed)],
             *_left(original, within),
             scores,
-            (_count(original), _count(changed)),
+            (count_parameters(original), count_parameters(changed)),
             size,
             milliseconds,
             images,
@@ -219,8 +219,16 @@ def next_command(pruned: Pruned, output: Path) -> str:
     return f"in Python, Run.find('{path}').load({pruned.module}), with Run of training.run"
 
 
-def _shared(module: TrainingModule, found: RunOnDisk) -> nn.Module:
-    """Return what of a module is handed on."""
+def shared(module: TrainingModule, found: RunOnDisk) -> nn.Module:
+    """Return what of a trained module is handed on: of a GAN the averaged generator, else the module itself.
+
+    Args:
+        module: The module.
+        found: The run that it is of.
+
+    Raises:
+        SettingError: If it cannot be handed on.
+    """
     if isinstance(module, GAN):
         names = class_names_of(found, module) if module.num_classes else []
         return TrainedGenerator.of(module, class_names=names).settled()
@@ -242,8 +250,14 @@ def _left(network: nn.Module, within: float) -> tuple[tuple[int, int], float | N
     return (moved, gates), min((each for each in farthest if each > within), default=None)
 
 
-def _write(network: Any, path: Path | None, told: dict[str, str]) -> int:
-    """Write a network, or only find out how large its file would be; return its size in bytes."""
+def write(network: Any, path: Path | None, told: dict[str, str]) -> int:
+    """Write a network, or only find out how large its file would be; return its size in bytes.
+
+    Args:
+        network: What :func:`shared` has returned, or a copy of it.
+        path: Where to; None for nowhere.
+        told: What the header of the file says beside, see :func:`training.exporting.told_of`.
+    """
     convolutions = torch.float16 if isinstance(network, Painter) else torch.float32  # as the export commands do
     with tempfile.TemporaryDirectory() as folder:
         target = path or Path(folder) / NETWORK
@@ -251,15 +265,26 @@ def _write(network: Any, path: Path | None, told: dict[str, str]) -> int:
         return target.stat().st_size
 
 
-def _count(network: nn.Module) -> int:
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 @torch.no_grad()
-def _timed(
+def timed(
     original: Any, changed: Any, module: TrainingModule, held_out: HeldOut | None
 ) -> tuple[tuple[float, float], tuple[int, int, int]]:
-    """Time a pass of both networks in turns; return milliseconds per image, and how many images of which size."""
+    """Time a pass of both networks in turns.
+
+    Args:
+        original: What :func:`shared` has returned.
+        changed: A changed copy of it.
+        module: The module that it is of.
+        held_out: Its held-out images, which a GAN does not need.
+
+    Returns:
+        The medians, in milliseconds per image, and how many images there were, and their height and width.
+    """
     networks = original, changed
     if isinstance(module, GAN):
         inputs = tuple(next(Latents(module).batches()).values())

@@ -24,14 +24,10 @@ from lightning_modules.base import HYPER_PARAMETERS, CheckpointError, TrainingMo
 from norms.errors import SettingError
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
-from training.callbacks.generation_metrics import GenerationMetrics
 from training.callbacks.guard import Guard, lowered_rate
-from training.callbacks.mixing import MixingValues
 from training.callbacks.progress import RunProgress
 from training.callbacks.run_folder import RunFolder
-from training.callbacks.samples import SampleImages
 from training.callbacks.signals import EndOnSignal
-from training.callbacks.spectral import SpectralMonitor
 from training.callbacks.step_axis import StepAxis
 from training.callbacks.summary import print_summary
 from training.environment import from_environment
@@ -43,6 +39,7 @@ from training.lightning_private import CLI, leave_signals_alone, look_for_unused
 from training.lock import locked
 from training.loggers import MetricsLogger
 from training.messages import relevant_messages
+from training.monitors import MONITORS
 from training.parser_errors import shorten, with_whole_number
 from training.paths import local_path
 from training.run import Run
@@ -130,10 +127,8 @@ class TrainCLI(CLI):
         parser.add_argument("--name", type=str, default="run", help="Name of the run, a folder in runs_dir.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(MixingValues, "mixing")
-        parser.add_lightning_class_args(SampleImages, "samples")
-        parser.add_lightning_class_args(GenerationMetrics, "metrics")
-        parser.add_lightning_class_args(SpectralMonitor, "spectral")
+        for name, monitor in MONITORS.items():
+            parser.add_lightning_class_args(monitor, name)
         parser.add_lightning_class_args(Guard, "guard")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
@@ -288,7 +283,7 @@ class TrainCLI(CLI):
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built = self._built
             callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved, built.wandb)]
-            callbacks += [built.mixing, built.samples, built.metrics, built.spectral, StepAxis()]
+            callbacks += [*(getattr(built, name) for name in MONITORS), StepAxis()]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
         if trainer.enable_progress_bar is not False:

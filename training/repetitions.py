@@ -8,7 +8,7 @@ SEED = re.compile(r"seed_everything|(.*\.)?seed")
 
 IRRELEVANT = re.compile(
     r"(name|runs_dir|ckpt_path|weights_only|_.*)"
-    r"|(mixing|samples|checkpoint|spectral|guard|metrics|wandb)\..*"
+    r"|(mixing|samples|checkpoint|spectral|activations|landscape|lipschitz|guard|metrics|wandb)\..*"
     r"|trainer\.(logger(\..*)?|log_every_n_steps|enable_progress_bar)"
 )
 """Settings of how a run is recorded, which do not change what it learns."""

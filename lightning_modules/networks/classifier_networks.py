@@ -154,7 +154,7 @@ class ResNet(nn.Module):
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
             for index in range(1, depth + 1):
                 stride = 2 if stage > 1 and index == 1 else 1
-                self.layers[f"block{stage}_{index}"] = _Block(channels, width, stride, norm, activation)
+                self.layers[f"block{stage}_{index}"] = ResidualBlock(channels, width, stride, norm, activation)
                 channels = width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,7 +164,9 @@ class ResNet(nn.Module):
         return x
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
+    """Add two convolutions to their input: ``activation(second(activation(first(x))) + x)``, see :class:`ResNet`."""
+
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.stride, self.more = stride, outputs - inputs
@@ -175,6 +177,7 @@ class _Block(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the activations; of a shortcut to fewer pixels, every other one."""
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
         return self.activation(self.second(self.first(x)) + shortcut)
 

@@ -1,19 +1,22 @@
-"""How much a discriminator can make of a difference between two images."""
+"""How much a discriminator or a classifier can make of a difference between two images."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.classifier_networks import MLP, LeNet, ResidualBlock, ResNet
+from lightning_modules.networks.feature_net import IMAGENET_STD, FeatureNet
 from lightning_modules.networks.gan_blocks import DownBlock
 from lightning_modules.networks.gan_networks import Discriminator
 from lightning_modules.networks.r3gan import ExpandingBlock
+from norms import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
 
 Norms = Mapping[nn.Module, float]
 """The norm of each convolution and linear layer, as a linear map."""
 
-ONE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Identity, nn.Flatten)
+ONE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Identity, nn.Flatten, MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d)
 """What makes no difference larger; the slope of a leaky ReLU is at most 1 here."""
 
 
@@ -52,6 +55,44 @@ def lipschitz_bound(discriminator: nn.Module, norms: Norms, images: Tensor) -> f
     return blocks * pooling * head
 
 
+@torch.no_grad()
+def classifier_bound(network: nn.Module, head: nn.Linear, norms: Norms, images: Tensor) -> float | None:
+    r"""Return a number K such that :math:`\lVert f(x) - f(y) \rVert_2 \le K \lVert x - y \rVert_2` for the logits f.
+
+    It is the product of the bounds of the layers, as of :func:`lipschitz_bound`, that of the standardization of the
+    images, and :math:`1 / \sqrt P` for the mean over P positions. Batch normalization has
+    :math:`\max_c |\gamma_c| / \sqrt{\sigma_c^2 + \epsilon}` with its running variance.
+
+    Args:
+        network: The ``feature_net`` of a :class:`~lightning_modules.Classifier`, in evaluation mode.
+        head: Its last layer.
+        norms: See :data:`Norms`.
+        images: Any of that size, shape (N, C, H, W), values in [0, 1].
+
+    Returns:
+        The bound; None if the network has a part of which none is known, such as a norm that depends on the image.
+
+    Source:
+        Gouk et al., Regularisation of neural networks by enforcing Lipschitz continuity, Machine Learning 2021, arXiv
+        1804.04368.
+    """
+    gray = len(images[0]) == 1
+    if gray and getattr(network, "input_shape", (3,))[0] == 1:
+        start, seen = 1.0, images[:1]
+    else:
+        # Gray images are given as three equal channels.
+        slopes = [1 / deviation for deviation in IMAGENET_STD]
+        start, seen = math.hypot(*slopes) if gray else max(slopes), images[:1].expand(-1, 3, -1, -1)
+    pools = [part for part in network.modules() if isinstance(part, nn.AvgPool2d) and part.ceil_mode]
+    if any(side % 2 ** len(pools) for side in images.shape[2:]):
+        return None  # a window that is cut off at the border has fewer pixels, and a larger norm
+    inside, last = _bound(network, norms), norms.get(head)
+    if inside is None or last is None:
+        return None
+    positions = math.prod(network(seen).shape[2:])
+    return start * inside / math.sqrt(positions) * last
+
+
 def _bound(module: nn.Module, norms: Norms) -> float | None:
     if module in norms:
         return norms[module]
@@ -63,8 +104,8 @@ def _bound(module: nn.Module, norms: Norms) -> float | None:
     return None
 
 
-def _sequence(module: nn.Sequential, norms: Norms) -> float | None:
-    bounds = [_bound(part, norms) for part in module]
+def _sequence(parts: Iterable[nn.Module], norms: Norms) -> float | None:
+    bounds = [_bound(part, norms) for part in parts]
     return None if None in bounds else math.prod(bound for bound in bounds if bound is not None)
 
 
@@ -80,6 +121,22 @@ def _residual(block: DownBlock, norms: Norms) -> float | None:
     return pool * (first * second + beside)
 
 
+def _stacked(network: FeatureNet | MLP | LeNet | ResNet, norms: Norms) -> float | None:
+    return _sequence(network.layers.values(), norms)
+
+
+def _residual_of_classifier(block: ResidualBlock, norms: Norms) -> float | None:
+    branch, after = _sequence((block.first, block.second), norms), _bound(block.activation, norms)
+    return None if branch is None or after is None else (branch + 1) * after
+
+
+def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, norms: Norms) -> float | None:
+    if norm.running_var is None:
+        return None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    return float((scale if norm.weight is None else scale * norm.weight).abs().max())
+
+
 def _expanding(block: ExpandingBlock, norms: Norms) -> float | None:
     parts = [_bound(part, norms) for part in (block.expand, block.group, block.reduce)]
     return None if None in parts else 1 + math.prod(part for part in parts if part is not None)
@@ -90,4 +147,8 @@ RULES: dict[type[nn.Module], Callable[..., float | None]] = {
     nn.AvgPool2d: _pooling,
     DownBlock: _residual,
     ExpandingBlock: _expanding,
+    **dict.fromkeys((FeatureNet, MLP, LeNet, ResNet), _stacked),
+    ResidualBlock: _residual_of_classifier,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _batch_norm),
+    nn.Sigmoid: lambda module, norms: 0.25,
 }

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from training.monitors import MONITORS
 from training.repetitions import seeds_of, settings_of
 
 CONFIG = {
@@ -53,3 +54,8 @@ def test_what_does_not_change_what_is_learned_is_left_out(path, value):
 def test_what_changes_it_is_kept(path, value):
     assert settings_of(changed(path, value)) != settings_of(CONFIG)
     assert seeds_of(changed(path, value)) == seeds_of(CONFIG)
+
+
+def test_how_a_run_is_looked_at_is_no_difference_of_what_it_learns():
+    config = {"model": {"lr": 1}, **{name: {"every_n_steps": 5} for name in MONITORS}}
+    assert settings_of(config) == settings_of({"model": {"lr": 1}})
