@@ -68,6 +68,7 @@ def _grid(runs: Runs, metrics: dict[str, str], titles: list[str], logarithmic: t
     for metric, label in metrics.items():
         found = named(runs.curves(metric))
         low, high = found["value"].min(), found["value"].max()
+        margin = 0.05 * (high - low) or 1.0
         pair = [next(cells), next(cells)]
         for each, word in zip(pair, SPECTRAL.values(), strict=True):
             if metric in logarithmic:
@@ -75,7 +76,7 @@ def _grid(runs: Runs, metrics: dict[str, str], titles: list[str], logarithmic: t
                 each.yaxis.set_major_formatter("{x:g}")
                 each.set_ylim(low / 1.4, high * 1.4)
             else:
-                each.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+                each.set_ylim(low - margin, high + margin)
             curves(each, found[found["spectral"] == word], "norm")
         pair[0].set_ylabel(label)
     for each, title in zip(axes, titles, strict=False):

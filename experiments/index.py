@@ -1,12 +1,10 @@
-"""The table of all claims of all pages."""
+"""The page that lists the claims of all pages."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pandas import DataFrame
-
-from experiments.markdown import read_front_matter, table
+from experiments.markdown import claims_table, count, read_front_matter
+from experiments.page import Claim
 
 HEAD = """# Experiments
 
@@ -14,33 +12,26 @@ Each page repeats what was claimed of normalization, at a size that two processo
 seeds, and says what came out. `python -m experiments NAME` makes a page anew ([how](../guides/experiments.md)); none of
 its numbers is typed by hand."""
 
+CHANCE = (
+    "Each verdict stands on a 95 % interval of its own, so about one in twenty of those where nothing is to be found "
+    "would say something by chance."
+)
+
 
 def index(pages: Sequence[Path]) -> str:
-    """Return the table of all claims as Markdown.
+    """Return the claims of all pages as Markdown.
 
     Args:
         pages: The files of the pages; what is none is left out.
     """
     heads = [(file, head) for file in pages if (head := read_front_matter(file)) is not None]
-    rows = [
-        {
-            "page": f"[{head['title']}]({file.name})",
-            "claim": f"{claim['text']} ({claim['source']})",
-            "published": claim["published"],
-            "here": claim["here"],
-            "verdict": claim["verdict"],
-            "minutes": head["minutes"],
-        }
-        for file, head in heads
-        for claim in head["claims"]
-    ]
-    if not rows:
-        return f"{HEAD}\n"
-    counts = Counter(row["verdict"] for row in rows)
-    return f"{HEAD}\n\n{_sum(counts)}\n\n{table(DataFrame(rows))}\n"
-
-
-def _sum(counts: "Counter[str]") -> str:
-    """Say how many claims there are, and of each verdict."""
-    each = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    return f"Claims by verdict: {each}. *Minutes* is how long all trainings of the page took together."
+    claims = {file: [Claim(**claim) for claim in head["claims"]] for file, head in heads}
+    parts = [HEAD]
+    if any(claims.values()):
+        parts.append(f"**{count(claim for each in claims.values() for claim in each)}** {CHANCE}")
+    for file, head in heads:
+        parts.append(f"## [{head['title']}]({file.name})")
+        time = f"All its trainings took {head['minutes']} minutes together."
+        parts.append(f"{count(claims[file])} {time}" if claims[file] else time)
+        parts += [claims_table(claims[file])] if claims[file] else []
+    return "\n\n".join(parts) + "\n"

@@ -76,6 +76,8 @@ def over_time(axes: Axes, values: DataFrame, look: Look, dashed: bool) -> None:
 def depth_trend(values: DataFrame, layers: Sequence[str]) -> np.ndarray:
     """Return, for each seed, the rank correlation of a value with the depth of its layer, from -1 to 1.
 
+    It is NaN of a seed whose layers all have the same value.
+
     Args:
         values: Rows of :func:`layer_values` of the last step, with one ``name``, of one cell.
         layers: All layers in the order of the network.
@@ -85,4 +87,5 @@ def depth_trend(values: DataFrame, layers: Sequence[str]) -> np.ndarray:
     """
     rows = values.pivot_table(index="seed", columns="layer", values="value").reindex(columns=list(layers))
     depth = pd.Series(range(len(layers)), list(layers))
-    return np.array([row.corr(depth, method="spearman") for _, row in rows.iterrows()])
+    correlations = [row.corr(depth, method="spearman") if row.nunique() > 1 else np.nan for _, row in rows.iterrows()]
+    return np.array(correlations)

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +14,17 @@ from pandas import DataFrame
 import normlab
 from experiments import telling
 from experiments.catalog import CONFIGS, Experiment
-from experiments.page import Claim, Figure, Page, Table
+from experiments.page import Claim, Figure, Page, Table, Verdict
 from experiments.reading import Runs
+from experiments.verdicts import CONTRADICTED, HOLDS, UNDECIDED
 from sweeping.commands import shown
 
 TIME = "## Time"
 """The heading of what differs each time that all runs are trained anew; all above is then equal, but for front matter's
 ``minutes``."""
+
+SIGNS: dict[Verdict, str] = {HOLDS: "✓", CONTRADICTED: "✗", UNDECIDED: "○"}
+"""Of verdicts, in the order in which they are counted."""
 
 RULE = (
     "A claim *holds at this scale* if the whole 95 % interval of the difference that it is about, over seeds, is on "
@@ -41,6 +46,7 @@ def markdown(page: Page, experiment: Experiment, runs: Runs) -> str:
         _front_matter(page, runs),
         f"# {page.title}",
         page.question,
+        *([f"**{count(page.claims)}**"] if page.claims else ()),
         *_missing(runs),
         *(_claims(page.claims) if page.claims else ()),
         *(part for figure in page.figures for part in _figure(figure, experiment.name)),
@@ -57,6 +63,24 @@ def markdown(page: Page, experiment: Experiment, runs: Runs) -> str:
         *page.timed,
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def sign(verdict: Verdict) -> str:
+    """Write a verdict so that it is told from others at a glance."""
+    return f"{SIGNS[verdict]} **{verdict}**"
+
+
+def count(claims: Iterable[Claim]) -> str:
+    """Say in a sentence how many claims there are of each verdict."""
+    found = Counter(claim.verdict for claim in claims)
+    words = (f"{SIGNS[each]} {found[each]} {_verb(each, found[each])}" for each in SIGNS if found[each])
+    total = found.total()
+    return f"Of {total} claim{'s' * (total != 1)}, {', '.join(words)} at this scale."
+
+
+def _verb(verdict: Verdict, number: int) -> str:
+    words = verdict.removesuffix(" at this scale")
+    return {HOLDS: "holds" if number == 1 else "hold"}.get(verdict, f"{'is' if number == 1 else 'are'} {words}")
 
 
 def table(rows: DataFrame) -> str:
@@ -99,19 +123,24 @@ def _missing(runs: Runs) -> list[str]:
     return [f"!!! warning\n    {runs.missing} of {runs.planned} runs are missing: the numbers are of those there are."]
 
 
-def _claims(claims: Sequence[Claim]) -> list[str]:
+def claims_table(claims: Sequence[Claim]) -> str:
+    """Return claims with what came out of them as a table."""
     rows = [
         {
             "": f"{number}.",
             "claim": f"{claim.text} ({claim.source})",
             "published": claim.published,
             "here": claim.here,
-            "verdict": f"**{claim.verdict}**",
+            "verdict": sign(claim.verdict),
         }
         for number, claim in enumerate(claims, 1)
     ]
+    return table(DataFrame(rows))
+
+
+def _claims(claims: Sequence[Claim]) -> list[str]:
     rules = [f"{number}. {claim.rule}" for number, claim in enumerate(claims, 1)]
-    return ["## Claims and verdicts", table(DataFrame(rows)), f"{RULE} The numbers that decide:", "\n".join(rules)]
+    return ["## Claims and verdicts", claims_table(claims), f"{RULE} The numbers that decide:", "\n".join(rules)]
 
 
 def _tables(tables: Sequence[Table]) -> list[str]:

@@ -67,6 +67,12 @@ def page(runs: Runs) -> Page:
                 "What gamma and beta have become after the training, from 1 and 0: mean over channels and seeds ± "
                 "standard deviation over them, of all layers that have them.",
             ),
+            Table(
+                mixing_table(runs),
+                "What the layers that choose between statistics have chosen in the end: the mean of rho, whose 1 is "
+                "the batch and whose 0 the instance, and the share of each statistic. Mean ± standard deviation over "
+                "seeds.",
+            ),
         ],
         [
             "A textbook trains ten epochs with batches of 256, which is 2,350 steps; "
@@ -112,6 +118,18 @@ def affine_table(affine: DataFrame) -> DataFrame:
         texts = {name: mean_text(channels[name], ".2f").partition(" (")[0] for name in ("gamma", "beta")}
         rows.append({CELL: cell, "layer": layer, "channels": count, "seeds": channels["seed"].nunique(), **texts})
     return DataFrame(rows)
+
+
+def mixing_table(runs: Runs) -> DataFrame:
+    """Sum up rho and the switch weights of each layer at the end of the trainings."""
+    found: dict[str, list[float]] = {}
+    for row in runs.frame[runs.frame["norm"].isin(["batch_instance", "switchable"])].itertuples():
+        metrics = runs.metrics(row.folder)
+        for name in metrics:
+            kind, _, rest = name.partition("/")
+            if (kind == "switch" or name.endswith("/mean")) and kind in ("rho", "switch") and "/all/" not in name:
+                found.setdefault(f"{kind}: {rest}", []).append(float(metrics[name].dropna().iloc[-1]))
+    return DataFrame([{"value": name, "in the end": mean_text(values, ".2f")} for name, values in found.items()])
 
 
 def _claims(frame: DataFrame) -> list[Claim]:

@@ -98,7 +98,7 @@ def _trained(runs: Runs) -> DataFrame:
     parts = []
     for sweep, metric in METRICS.items():
         if (runs.frame["sweep"] == sweep).any():
-            ends = runs.last(metric, share=0.0).rename(columns={metric: "value"})
+            ends = runs.last(metric).rename(columns={metric: "value"})
             parts.append(ends[(ends["sweep"] == sweep) & ends["norm"].isin(["batch", "instance"])])
     return pd.concat(parts).groupby(["sweep", "norm", "seed"], sort=False)["value"].mean().reset_index()
 
@@ -170,7 +170,7 @@ def _claims_on_plain(seeds: DataFrame, trained: DataFrame) -> list[Claim]:
             "ImageNet, ResNet-50: 77.2 % right, 76.4 % with batch normalization",
             here,
             together([effect.verdict(-1) for effect in effects.values()]),
-            "score of pruned networks (all binarized) minus that of networks trained with the usual norm, below 0 in each",
+            "the score of binarized and pruned networks minus that of networks with the usual norm, below 0 in each",
         )
     ]
 
