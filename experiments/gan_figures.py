@@ -106,6 +106,7 @@ def samples_figure(ends: DataFrame) -> Figure:
         f"Images of the same latent vectors by the averaged generators at the end, seed {seed}, above with and below "
         "without spectral normalization in the discriminator. Of the conditional one each column is a class.",
         "Grids of generated garments for four norms with and without spectral normalization",
+        "jpg",
     )
 
 
