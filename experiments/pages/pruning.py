@@ -287,8 +287,8 @@ def _findings(seeds: DataFrame) -> Sequence[str]:
     return [
         f"Rounding all mixtures costs most in {CELLS[worst].label} ({found[worst]:+.1%}) and least in "
         f"{CELLS[best].label} ({found[best]:+.1%}), where less than 0 is better than before.",
-        f"{near[0].upper()}{near[1:]} of pure, as `norms.prune` does it by default, {at_hand.loc[near, 'plain']:.0%} of the "
-        f"layers become plain. With all mixtures rounded first it is {at_hand.loc[PLAIN, 'plain']:.0%}, and networks are "
-        f"{at_hand.loc[PLAIN, 'speed']:.2f} times as fast; rounded alone, where nothing is saved, "
+        f"{near[0].upper()}{near[1:]} of pure, as `norms.prune` does it by default, {at_hand.loc[near, 'plain']:.0%} of "
+        f"the layers become plain. With all mixtures rounded first it is {at_hand.loc[PLAIN, 'plain']:.0%}, and networks "
+        f"are {at_hand.loc[PLAIN, 'speed']:.2f} times as fast; rounded alone, where nothing is saved, "
         f"{at_hand.loc[BINARIZED, 'speed']:.2f} times.",
     ]
