@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image, ImageOps
 
 from data.photos import bundled_photo
@@ -73,8 +74,8 @@ def grid(rows: Sequence[Sequence[Image.Image | None]], names: Mapping[int, str],
     """
     columns = len(labels)
     cell = WIDTH / columns
-    figure = Figure(figsize=(WIDTH, (cell * SIZE[1] / SIZE[0] + 0.03) * len(rows) + 0.25), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    figure = Figure(figsize=(WIDTH, (cell * SIZE[1] / SIZE[0] + 0.03) * len(rows) + 0.25), layout=layout)
     for number, row in enumerate(rows):
         for place, picture in enumerate(row):
             axes = figure.add_subplot(len(rows), columns, number * columns + place + 1)

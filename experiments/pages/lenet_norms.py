@@ -69,8 +69,9 @@ def page(runs: Runs) -> Page:
             ),
             Table(
                 mixing_table(runs),
-                "What the layers that choose between statistics have chosen in the end: the mean of rho, whose 1 is the "
-                "batch and whose 0 the instance, and the shares of each statistic; mean ± standard deviation over seeds.",
+                "What the layers that choose between statistics have chosen in the end: the mean of rho, whose 1 is "
+                "the batch and whose 0 the instance, and the share of each statistic. Mean ± standard deviation over "
+                "seeds.",
             ),
         ],
         [

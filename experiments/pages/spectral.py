@@ -95,7 +95,7 @@ def page(runs: Runs) -> Page:
 
 def _cells(runs: Runs) -> DataFrame:
     """Name the cell of each run, and add what its training ended with."""
-    frame = runs.last("val/accuracy", *(f"lipschitz/{name}" for name in LINES), share=0.0)
+    frame = runs.last("val/accuracy", *(f"lipschitz/{name}" for name in LINES), share=0.05)
     frame = frame.rename(columns={f"lipschitz/{name}": name for name in LINES} | {"val/accuracy": "accuracy"})
     frame["gap"] = frame["bound"] / frame["ascent"]
     frame["excess"] = frame["ascent"] / frame["reshaped"]

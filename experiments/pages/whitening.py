@@ -124,7 +124,7 @@ def _of_the_gradient(trained: DataFrame, alone: DataFrame) -> list[Claim]:
             source=f"{IOFFE}, section 2",
             published="“b will grow indefinitely” (derivation)",
             here=f"size at the end {summaries.mean_text(lost['end'], '.3g')}; as a share of the straight line through "
-            f"its first tenth {summaries.mean_text(lost['line'], '.4f')}",
+            f"the first value {summaries.mean_text(lost['line'], '.4f')}",
             verdict=decide_alike(line.low, line.high, LINE),
             rule=f"size at the end over that on the line, minus 1, claimed within {LINE:g} of 0; biases trained alone",
         ),

@@ -1,4 +1,4 @@
-"""The bound on what a discriminator makes of a difference, against a hand's product and against what is reached."""
+"""The bound on what a network makes of a difference, against a hand's product and against what is reached."""
 
 import math
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_modules.classifier import Classifier
 from lightning_modules.networks.gan_networks import Discriminator
-from lightning_modules.networks.lipschitz import lipschitz_bound
+from lightning_modules.networks.lipschitz import classifier_bound, lipschitz_bound
 from lightning_modules.networks.r3gan import R3GAN
 from lightning_modules.networks.sngan import CNN, ResNet
 from norms.spectra import input_sizes, linear_layers, spectra
@@ -81,3 +82,63 @@ def test_attention_and_other_networks_have_none():
     layers = {layer: 1.0 for _, layer in linear_layers(network)}
     assert lipschitz_bound(network, layers, torch.zeros(1, 3, 16, 16)) is None
     assert lipschitz_bound(nn.Linear(2, 1), {}, torch.zeros(1, 3, 8, 8)) is None
+
+
+def tuned(**options):
+    """Return a classifier whose batch normalization has seen images, in evaluation mode."""
+    torch.manual_seed(0)
+    classifier = Classifier(**options)
+    for _ in range(20):
+        classifier(torch.rand(16, *(classifier.input_shape or (3, 12, 12))))
+    return classifier.eval()
+
+
+def bound_of_classifier(classifier, images):
+    found = spectra(classifier, input_sizes(classifier, lambda: classifier(images[:1])))
+    layers = {layer: found[name].operator for name, layer in linear_layers(classifier)}
+    return classifier_bound(classifier.feature_net, classifier.head, layers, images)
+
+
+CLASSIFIERS = [
+    {"widths": (4, 6), "depths": (1, 1)},
+    {"widths": (4, 6), "depths": (1, 1), "norm": "none", "activation": "elu"},
+    {"widths": (4, 6), "depths": (1, 1), "norm": "mean_only_batch", "parametrization": "weight_norm"},
+    {"network": "resnet", "widths": (4, 6), "depths": (1, 1)},
+    {"network": "mlp", "widths": (8, 8), "network_options": {"input_shape": (1, 6, 6)}, "activation": "sigmoid"},
+    {
+        "network": "lenet",
+        "widths": (2, 3, 8, 8),
+        "network_options": {"input_shape": (1, 12, 12), "dense_norm": "batch"},
+        "activation": "tanh",
+    },
+]
+
+
+@pytest.mark.parametrize("options", CLASSIFIERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_pair_of_images_is_told_apart_more_by_a_classifier(options, channels):
+    classifier = tuned(**options)
+    shape = classifier.input_shape or (channels, 12, 12)
+    images = torch.rand(64, *shape)
+    bound = bound_of_classifier(classifier, images)
+    jacobians = torch.func.vmap(torch.func.jacrev(lambda image: classifier(image[None])[0]))(images)
+    steepest = torch.linalg.matrix_norm(jacobians.flatten(2), 2).max()
+    assert 0.001 * bound < steepest <= bound
+
+
+def test_batch_normalization_counts_with_its_largest_scale():
+    classifier = tuned(widths=(4,), depths=(1,))
+    norm, layers = classifier.feature_net.layers["relu1_1"].norm, {"conv": 2.0, "head": 3.0}
+    norm.running_var.copy_(torch.tensor([4.0, 1.0, 9.0, 0.25]))
+    norm.weight.data.copy_(torch.tensor([1.0, -3.0, 2.0, 0.1]))
+    named = {classifier.feature_net.layers["relu1_1"].conv: layers["conv"], classifier.head: layers["head"]}
+    scale, color, mean = 3 / math.sqrt(1 + norm.eps), 1 / 0.224, 1 / math.sqrt(12 * 12)
+    bound = classifier_bound(classifier.feature_net, classifier.head, named, torch.zeros(1, 3, 12, 12))
+    assert bound == pytest.approx(color * 2 * scale * mean * 3)
+    gray = classifier_bound(classifier.feature_net, classifier.head, named, torch.zeros(1, 1, 12, 12))
+    assert gray == pytest.approx(bound / color * math.hypot(1 / 0.229, 1 / 0.224, 1 / 0.225))
+
+
+def test_a_classifier_with_other_norms_or_windows_cut_off_has_none():
+    assert bound_of_classifier(tuned(widths=(4,), depths=(1,), norm="layer"), torch.zeros(1, 3, 12, 12)) is None
+    assert bound_of_classifier(tuned(widths=(4, 4), depths=(1, 1)), torch.zeros(1, 3, 13, 12)) is None
