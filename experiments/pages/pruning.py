@@ -282,13 +282,13 @@ def _findings(seeds: DataFrame) -> Sequence[str]:
         cell: _cell(seeds, *cell, BINARIZED)["change"].mean() for cell in CELLS if len(_cell(seeds, *cell, BINARIZED))
     }
     worst, best = max(found, key=lambda cell: found[cell]), min(found, key=lambda cell: found[cell])
-    at_hand = seeds[seeds["statistics"] == STATISTICS[1]].groupby("version")[["plain", "speed"]].mean()
+    means = seeds[seeds["statistics"] == STATISTICS[1]].groupby("version")[["plain", "speed"]].mean()
+    plain, speed = means["plain"], means["speed"]
     near = next(iter(NEAR))
     return [
         f"Rounding all mixtures costs most in {CELLS[worst].label} ({found[worst]:+.1%}) and least in "
         f"{CELLS[best].label} ({found[best]:+.1%}), where less than 0 is better than before.",
-        f"{near[0].upper()}{near[1:]} of pure, as `norms.prune` does it by default, {at_hand.loc[near, 'plain']:.0%} of "
-        f"the layers become plain. With all mixtures rounded first it is {at_hand.loc[PLAIN, 'plain']:.0%}, and networks "
-        f"are {at_hand.loc[PLAIN, 'speed']:.2f} times as fast; rounded alone, where nothing is saved, "
-        f"{at_hand.loc[BINARIZED, 'speed']:.2f} times.",
+        f"{near[0].upper()}{near[1:]} of pure, as `norms.prune` does it by default, {plain[near]:.0%} of the layers "
+        f"become plain. With all mixtures rounded first it is {plain[PLAIN]:.0%}, and networks are {speed[PLAIN]:.2f} "
+        f"times as fast; rounded alone, where nothing is saved, {speed[BINARIZED]:.2f} times.",
     ]
