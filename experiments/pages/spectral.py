@@ -246,7 +246,7 @@ def _training(runs: Runs, frame: DataFrame) -> Figure:
         axes.set_ylabel("outputs' change per image's")
     caption = (
         "What the change of an image makes in the outputs, at most, over the training. The Lipschitz constant lies "
-        "between what is *found by ascent* and the *bound*. The dashed *product of sigma* is what spectral "
+        "between what is “found by ascent” and the “bound”. The dashed “product of sigma” is what spectral "
         "normalization holds constant: where it is below what is found it is no bound. Thin lines are seeds, thick "
         "ones their geometric means."
     )
