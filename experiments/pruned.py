@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -93,7 +93,8 @@ def _rows(folder: str) -> Iterator[dict[str, Any]]:
     with evaluating(()):
         module, data = load_module(run), load_data(run)
         held_out = None if isinstance(module, GAN) else HeldOut(data, BATCHES)
-        score = _generator_scores(module, data) if isinstance(module, GAN) else partial(_photo_scores, held_out)
+        score: Callable[[Any], Iterator[dict[str, Any]]]
+        score = partial(_photo_scores, held_out) if held_out else _generator_scores(cast(GAN, module), data)
         on_disk = Run.find(run.checkpoint or "")
         # Before anything is drawn, since a sampler is kept that copies would share.
         learned = list(score(copy.deepcopy(module)))
