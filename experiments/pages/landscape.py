@@ -174,7 +174,7 @@ def _claims(last: DataFrame) -> list[Claim]:
             rule="cosine, mean over layers and looks, batch minus none, claimed below 0",
         ),
         Claim(
-            text="Noise after batch normalization makes the inputs of layers less stable than without any normalization.",
+            text="Noise after batch normalization makes inputs of layers less stable than without normalization.",
             source=f"{SANTURKAR}, section 2.1, figure 2",
             published="visibly less stable distributions (figure, no numbers)",
             here=f"with noise the shift of inputs is {_times(noise)} as without normalization",
@@ -191,7 +191,8 @@ def _claims(last: DataFrame) -> list[Claim]:
         ),
         *(
             Claim(
-                text=f"With noise after batch normalization a network does about as well as without, by {which} accuracy.",
+                text=f"With noise after batch normalization a network does about as well as without, by {which} "
+                "accuracy.",
                 source=f"{SANTURKAR}, section 2.1, figure 2",
                 published="nearly the same (figure of the training, no numbers)",
                 here=f"accuracy {found.first:.3f} without, {found.second:.3f} with it, difference {found.text('+.3f')}",
