@@ -239,7 +239,8 @@ def _sizes_figure(sizes: DataFrame) -> Figure:
     return Figure(
         "sizes",
         drawing,
-        "Held-out error after as many images, by images per batch. Each mark is a seed, lines join means.",
+        "Held-out error after as many images, by images per batch. Each mark is a seed, lines join means. Layer and "
+        "instance normalization were trained at the smallest and the largest batch alone.",
         "Error over the batch size for each norm",
     )
 
