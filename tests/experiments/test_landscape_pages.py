@@ -82,14 +82,14 @@ def test_the_page_on_whitening_decides_as_the_numbers_are(tmp_path, bent):
 
     page = whitening.page(made(tmp_path, whitening.SWEEPS, rows))
     found = verdicts(page)
-    on_a_line = found["If a step ignores that the mean depends on the bias, the bias grows by as much in every step."]
-    still = found["While it grows, the loss remains fixed."]
+    on_a_line = found["If a step ignores that the mean depends on a bias, the bias grows by as much in every step."]
+    still = found["While such a bias grows, the loss remains fixed."]
     if bent:
         assert (on_a_line, still) == ("contradicted", "contradicted")
     else:
         assert (on_a_line, still) == ("holds", "holds")
-        assert found["To decorrelate them too makes it faster still."] == "holds"
-    assert found["If it is differentiated, the bias stays where it is."] == "holds"
-    assert found["In a training of all parameters the bias grows as well."] == "holds"
-    assert found["And such a training is the worse one."] == "holds"
+        assert found["To decorrelate units as well makes training faster still."] == "holds"
+    assert found["If the mean is differentiated, a bias before it stays where it is."] == "holds"
+    assert found["In a training of all parameters a bias whose gradient ignores the mean grows as well."] == "holds"
+    assert found["A training that ignores the gradient through mean and variance is the worse one."] == "holds"
     assert page.times[0].rows["ms per step"].tolist() == ["2000.0 ± 0.0 (n=3)"] * 3
