@@ -77,20 +77,20 @@ def page(runs: Runs) -> Page:
         ],
         notes=[
             f"Spectral normalization changes the accuracy of the classifier by {cost.text('+.1%')} without batch "
-            f"normalization, and by {with_batch.text('+.1%')} with it. Where all weights are divided by their norms and no "
-            "gamma makes activations larger again, logits cannot differ by more than the bound allows, however sure of a "
-            "class a network should be.",
+            f"normalization, and by {with_batch.text('+.1%')} with it. Where all weights are divided by their norms "
+            "and no gamma makes activations larger again, logits cannot differ by more than the bound allows, however "
+            "sure of a class a network should be.",
             "The numbers are those of the network as it evaluates, so that batch normalization is a fixed scale for "
             "each channel. Images count from 0 to 1 for the classifier and from -1 to 1 for the discriminator, as they "
             "are given; the classifier's bound has the standardization of the images in it.",
         ],
         limits=[
-            "The networks are small and the trainings short, a part of an epoch each. Bounds grow with depth and over "
-            "a training, what is found by ascent as well; the gap of a deep network at the end of its training is "
-            "larger than these.",
+            "The networks are small and the trainings short, a part of an epoch each. Bounds are products of one "
+            "number per layer, so that deep networks may have larger gaps.",
             "Gradient ascent from a few images finds a steep place, not the steepest. What it finds is proven to be "
             "below the constant, and no more.",
-            "Whether spectral normalization helps a GAN is not asked here.",
+            "Without spectral normalization the discriminator starts with small weights, and with it with those that "
+            "division makes of them: the two differ before the first step. Whether that helps a GAN is not asked here.",
         ],
     )
 
@@ -152,7 +152,7 @@ def _claims(runs: Runs, frame: DataFrame, layers: DataFrame) -> list[Claim]:
 
     claims = [
         Claim(
-            f"Weights divided by their norms as matrices bound the Lipschitz constant by the product of these: {network}.",
+            f"The product of the weights' norms as matrices bounds the Lipschitz constant: {network}.",
             f"{MIYATO}, equation 7",
             "at most 1; footnote 3 says that the norm of a convolution is another",
             f"gradient ascent finds {mean_text(of(cell, 'ascent'))}, and the product is "
@@ -187,8 +187,9 @@ def _claims(runs: Runs, frame: DataFrame, layers: DataFrame) -> list[Claim]:
             "“may significantly overestimate it”, the constant",
             "; ".join(f"*{cell}* {mean_text(of(cell, 'gap'))} times what is found" for cell in CLASSIFIERS),
             together([decide(gap.low, gap.high, 1) for gap in gaps]),
-            f"the logarithm of bound divided by what is found minus that of {FAR:g}, above 0 in both classifiers without "
-            "spectral normalization; the constant itself is above what is found, so it is overestimated by less",
+            f"the logarithm of bound divided by what is found minus that of {FAR:g}, above 0 in both classifiers "
+            "without spectral normalization; the constant itself is above what is found, so it is overestimated by "
+            "less",
         )
     )
     claims.append(
