@@ -37,7 +37,11 @@ def page(runs: Runs) -> Page:
     ends["milliseconds"] = 1000 * ends["seconds"] / ends["folder"].map(steps)
     norms, trained, alone = (ends[ends["sweep"] == sweep].copy() for sweep in SWEEPS)
     sizes, losses = (_of(runs.curves(metric), SWEEPS[2]) for metric in (SIZE, LOSS))
-    for name, made in (("line", _on_a_line(sizes)), ("end", _ends(sizes)), ("moved", _moved(losses))):
+    for name, made in (
+        ("line", _on_a_line(sizes[sizes["value"] > 0])),
+        ("end", _ends(sizes)),
+        ("moved", _moved(losses)),
+    ):
         alone[name] = alone["folder"].map(made)
     return Page(
         title="Whitening, and the gradient through the statistics",
