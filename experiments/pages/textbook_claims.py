@@ -354,7 +354,7 @@ def _guessing(axes: Axes) -> None:
     axes.axhline(CHANCE, color=plots.SOFT, linewidth=0.8, linestyle=":")
     axes.annotate(
         "guessing",
-        (0.02, CHANCE),
+        (0.3, CHANCE),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
