@@ -306,6 +306,12 @@ def _notes(cells: DataFrame, ends: DataFrame) -> list[str]:
         f"{mean_text(_pick(gated, style=style)['entry'], '.3f')} for `{style}`"
         for style in ("plain", "noise", "matters")
     ]
+    swept = _pick(cells, "batch_instance", rate=None).sort_values("rate")
+    rates = [
+        f"x {rate:g}: {mean_text(rows['below'], '.1%')} of the gates end below 0.1 and {mean_text(rows['above'], '.1%')} "
+        "above 0.9"
+        for rate, rows in swept.groupby("rate")
+    ]
     return [
         "Only up to the first norm, behind one convolution, does the haze change mean and contrast of each channel and "
         "nothing else (but for the borders), so that an instance normalization undoes it. Behind it a haze that was "
@@ -316,6 +322,7 @@ def _notes(cells: DataFrame, ends: DataFrame) -> list[str]:
         f"label ({_listed(lower)}), and {len(higher)} a higher one ({_listed(higher)}), by the 95 % interval of each "
         "layer over seeds, without a correction for their number.",
         f"The mean of rho in the first layer is {', '.join(lowest)}.",
+        f"By the learning rate of rho relative to that of the weights, without a haze, {'; '.join(rates)}.",
     ]
 
 
