@@ -57,9 +57,10 @@ def page(runs: Runs) -> Page:
             "ResNet-56 and ResNet-110 are `configs/classify_resnet56.yaml` and `configs/classify_resnet110.yaml`.",
         ],
         limits=[
-            "The network has half the width of a ResNet-20, and a training sees fewer images than one pass over "
-            "CIFAR-10 has; the published ones see more than a hundred passes, with a ResNet-110. Accuracies are those "
-            "of networks that have only begun to learn, and rho leaves 1, where it begins, for a short time only.",
+            f"The network is a ResNet-20 of half the width, and a training sees {_images(runs)} images, of which "
+            "CIFAR-10 has 50,000; the published ones see more than a hundred passes over all of them, with a "
+            "ResNet-110. So accuracies are those of networks that have only begun to learn, and the gates have had "
+            "little time to leave 1, where they begin.",
             "Where the images are a JPEG copy of CIFAR-10, as the command above tells, and the held-out ones are a "
             "part of its training images, accuracies are not comparable with published ones of CIFAR-10.",
             "The haze is the plainest style there is, the same at all places of an image. Textures are style too, and "
@@ -68,6 +69,15 @@ def page(runs: Runs) -> Page:
             "single mean below 1 therefore says little, but a difference between two kinds of data does.",
         ],
     )
+
+
+def _images(runs: Runs) -> str:
+    """Say how many images a training sees."""
+    seen = set()
+    for folder in runs.frame["folder"]:
+        if config := runs.config(folder):
+            seen.add(config["trainer"]["max_steps"] * config["data"]["init_args"]["batch_size"])
+    return " or ".join(f"{count:,}" for count in sorted(seen)) or "an unknown number of"
 
 
 def _cells(runs: Runs) -> DataFrame:
@@ -296,6 +306,12 @@ def _notes(cells: DataFrame, ends: DataFrame) -> list[str]:
         f"{mean_text(_pick(gated, style=style)['entry'], '.3f')} for `{style}`"
         for style in ("plain", "noise", "matters")
     ]
+    swept = _pick(cells, "batch_instance", rate=None).sort_values("rate")
+    rates = [
+        f"x {rate:g}: {mean_text(rows['below'], '.1%')} of the gates end below 0.1 and {mean_text(rows['above'], '.1%')} "
+        "above 0.9"
+        for rate, rows in swept.groupby("rate")
+    ]
     return [
         "Only up to the first norm, behind one convolution, does the haze change mean and contrast of each channel and "
         "nothing else (but for the borders), so that an instance normalization undoes it. Behind it a haze that was "
@@ -306,6 +322,7 @@ def _notes(cells: DataFrame, ends: DataFrame) -> list[str]:
         f"label ({_listed(lower)}), and {len(higher)} a higher one ({_listed(higher)}), by the 95 % interval of each "
         "layer over seeds, without a correction for their number.",
         f"The mean of rho in the first layer is {', '.join(lowest)}.",
+        f"By the learning rate of rho relative to that of the weights, without a haze, {'; '.join(rates)}.",
     ]
 
 
