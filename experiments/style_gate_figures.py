@@ -85,9 +85,9 @@ def movement(networks: DataFrame, rows: DataFrame) -> Drawing:
     shares = networks[networks["cell"] == LONG].assign(between=lambda each: 1 - each["above"] - each["below"])
     moving = shares.melt(["seed", "step"], ["above", "between", "below"], "part")
     for axes, each, names in ((left, means, {}), (right, moving, {"above": "in [0.9, 1]", "below": "in [0, 0.1]"})):
+        axes.set_ylim(0, 1.02)
         if len(each):
             curves(axes, each.assign(folder=each["seed"]), "part", names)
-        axes.set_ylim(0, 1.02)
     left.set_title("Mean rho of layers")
     right.set_title("Share of channels")
     return figure
@@ -100,6 +100,7 @@ def layers(rows: DataFrame) -> Drawing:
         rows: Rows of :func:`experiments.style_gates.rho_of_layers` of the last steps.
     """
     figure, axes = panels(3, columns=3, height=3.1, sharey=True)
+    axes[0].set_ylim(-0.03, 1.03)
     styles = list(rows["style"].drop_duplicates())
     by_style = {style: Look(style, GROUP_COLORS[1 + place]) for place, style in enumerate(styles)}
     for each, cell, title in (
@@ -117,7 +118,6 @@ def layers(rows: DataFrame) -> Drawing:
     )
     axes[2].set_title(f"Style {STYLE}")
     axes[0].set_ylabel("mean rho of the layer")
-    axes[0].set_ylim(-0.03, 1.03)
     return figure
 
 
