@@ -259,7 +259,7 @@ def _training(runs: Runs, frame: DataFrame) -> Figure:
     return Figure("training", figure, caption, "Bounds on and findings of the Lipschitz constant over training steps")
 
 
-def _plain(value: float, _: int) -> str:
+def _plain(value: float, _: float) -> str:
     return f"{value:g}"
 
 
