@@ -308,8 +308,8 @@ def _notes(cells: DataFrame, ends: DataFrame) -> list[str]:
     ]
     swept = _pick(cells, "batch_instance", rate=None).sort_values("rate")
     rates = [
-        f"x {rate:g}: {mean_text(rows['below'], '.1%')} of the gates end below 0.1 and {mean_text(rows['above'], '.1%')} "
-        "above 0.9"
+        f"x {rate:g}: {mean_text(rows['below'], '.1%')} of the gates end below 0.1 and "
+        f"{mean_text(rows['above'], '.1%')} above 0.9"
         for rate, rows in swept.groupby("rate")
     ]
     return [
