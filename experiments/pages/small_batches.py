@@ -115,7 +115,7 @@ def _of_sizes(sizes: DataFrame) -> list[Claim]:
             "Batch normalization errs more at small batches.",
             GN,
             "23.6 % at 32 images, 34.7 % at 2",
-            f"{at('batch', LARGE)} % at {LARGE}, {at('batch', SMALL)} % at {SMALL}; {batch.text('+.1f')}",
+            f"{at('batch', LARGE)} at {LARGE}, {at('batch', SMALL)} at {SMALL}; {batch.text('+.1f')}",
             batch.verdict(1),
             f"{each}, of batch normalization",
         ),
@@ -123,7 +123,7 @@ def _of_sizes(sizes: DataFrame) -> list[Claim]:
             "Group normalization errs alike at all batches.",
             GN,
             "24.1 % at 32 and at 2",
-            f"{at('group', LARGE)} % at {LARGE}, {at('group', SMALL)} % at {SMALL}; {group.text('+.1f')}",
+            f"{at('group', LARGE)} at {LARGE}, {at('group', SMALL)} at {SMALL}; {group.text('+.1f')}",
             decide_alike(group.low, group.high, MARGIN),
             f"{each}, of group normalization, within {MARGIN:g} points",
         ),
@@ -200,10 +200,10 @@ def _of_classes(few: DataFrame) -> list[Claim]:
             f"{each}, of batch normalization",
         ),
         Claim(
-            "That is since its statistics are of few classes, so that other norms lose less.",
+            "Few classes in a batch cost batch normalization more than a norm without statistics of the batch.",
             f"{BRN} 5.3",
             "no figure",
-            f"batch loses {error(lost['batch'])} points, group {error(lost['group'])}; {more.text('+.1f')}",
+            f"batch loses {error(lost['batch'])}, group {error(lost['group'])}; {more.text('+.1f')}",
             more.verdict(1),
             f"{each}, batch minus group",
         ),
@@ -225,7 +225,7 @@ def _of_shares(sizes: DataFrame) -> Claim:
         "Switchable normalization takes less of the batch's statistics at small batches.",
         SN,
         "about 58 % at 32 images, 15 % at 2",
-        f"{error(share[LARGE])} % at {LARGE}, {error(share[SMALL])} % at {SMALL}; {fallen.text('+.1f')}",
+        f"{error(share[LARGE])} at {LARGE}, {error(share[SMALL])} at {SMALL}; {fallen.text('+.1f')}",
         fallen.verdict(-1),
         f"mean share of batch statistics at the end in points, at {SMALL} images a batch minus at {LARGE}",
     )
@@ -239,7 +239,8 @@ def _sizes_figure(sizes: DataFrame) -> Figure:
     return Figure(
         "sizes",
         drawing,
-        "Held-out error after as many images, by images per batch. Each mark is a seed, lines join means.",
+        "Held-out error after as many images, by images per batch. Each mark is a seed, lines join means. Layer and "
+        "instance normalization were trained at the smallest and the largest batch alone.",
         "Error over the batch size for each norm",
     )
 

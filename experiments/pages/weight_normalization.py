@@ -287,8 +287,7 @@ def _noise_figure(noise: DataFrame, shown: Sequence[Noise]) -> Figure:
 
 def _density(axes: Axes, noise: Noise) -> None:
     look, values = NOISES[noise.norm], noise.values.flatten().numpy()
-    limit = 0.35
-    edges = np.linspace(-limit, limit, 71)
+    edges = np.linspace(-0.5, 0.5, 101)
     density, _ = np.histogram(values, edges, density=True)
     middles = (edges[1:] + edges[:-1]) / 2
     axes.plot(middles, np.where(density > 0, density, np.nan), color=look.color, linewidth=1.5, label=look.label)
@@ -297,6 +296,7 @@ def _density(axes: Axes, noise: Noise) -> None:
     axes.plot(middles, normal, ":", color=look.color, linewidth=1)
     axes.set_yscale("log")
     axes.set_ylim(1e-3, 300)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _times(runs: Runs, frame: DataFrame) -> str:
