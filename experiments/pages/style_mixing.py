@@ -117,8 +117,10 @@ def page(runs: Runs) -> Page:
             "these styles and photos.",
             "The mean of rho over a layer says nothing of how important its channels are: none is weighted by its "
             "gamma.",
-            "The data of one network of three styles come in batches of six photos, two of each style, whose "
-            "statistics all styles share.",
+            "The network of three styles sees two photos for each style in a step, where the others see four of one "
+            "style, and all its styles share the statistics of the batch. That its rho differs from theirs may come of "
+            "either.",
+            "Rounding is tried at once and without training on, on these small networks and held-out photos.",
         ],
         setting=[
             f"The trainings that vary neither style nor length are in the style {STYLE}. Rho begins at 1 and has ten "
@@ -141,7 +143,7 @@ def _claims(networks: DataFrame, layers: DataFrame, switch: DataFrame) -> list[C
     less = against(shares["instance"] - shares["batch"])
     return [
         Claim(
-            "Most channels stay near batch normalization, with a rho of at least 0.9",
+            "As in a classifier, most channels stay near batch normalization, with a rho of at least 0.9",
             NAM,
             f"{known['network']['above']:.0%} of the channels",
             f"{_share(above, 0.5)} after 300 steps, {_share(ended, 0.5)} after 800",
@@ -149,7 +151,7 @@ def _claims(networks: DataFrame, layers: DataFrame, switch: DataFrame) -> list[C
             f"the share of the channels with a rho of at least 0.9 after 800 steps, style {STYLE}: above a half.",
         ),
         Claim(
-            "Rho is of two kinds: most channels end within a tenth of 0 or of 1",
+            "As in a classifier, rho is of two kinds: most channels end within a tenth of 0 or of 1",
             NAM,
             f"{known['network']['above'] + known['network']['below']:.0%} of the channels",
             f"{_share(both, 0.5)} after 800 steps",
@@ -157,7 +159,7 @@ def _claims(networks: DataFrame, layers: DataFrame, switch: DataFrame) -> list[C
             f"the share of the channels within a tenth of either end after 800 steps, style {STYLE}: above a half.",
         ),
         Claim(
-            "Layers near the input use more instance normalization than layers near the output",
+            "As in a classifier, layers near the input use more instance normalization than layers near the output",
             NAM,
             f"{known['first']['below']:.0%} of the channels near 0 in lower layers, {known['last']['below']:.0%} in "
             "upper",
