@@ -114,7 +114,7 @@ def _styles(cells: DataFrame) -> list[Claim]:
                 "plain",
                 "noise",
                 -1,
-                f"Disturbing style that is added moves gates towards instance normalization ({where}).",
+                f"Added style that disturbs moves gates towards instance normalization ({where}).",
             ),
         ):
             effect = paired(gated, "style", first, second, metric)
