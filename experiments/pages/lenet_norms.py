@@ -31,8 +31,8 @@ ORDERS: tuple[tuple[str, str, str, str, Literal[1, -1]], ...] = (
      "against 23.6 %", -1),
     ("batch_instance", "Batch-instance normalization ends above batch normalization.", "Nam & Kim 2018",
      "ResNet-110, CIFAR-10: accuracy 94.29 % against 93.72 %", 1),
-    ("switchable", "Switchable normalization ends above batch normalization.", "Luo et al. 2019, the authors' repository",
-     "ResNet-50, ImageNet, batches of 32 a GPU: accuracy 76.9 % against 76.4 %", 1),
+    ("switchable", "Switchable normalization ends above batch normalization.", "Luo et al. 2019, the "
+     "authors' repository", "ResNet-50, ImageNet, batches of 32 a GPU: accuracy 76.9 % against 76.4 %", 1),
 )  # fmt: skip
 """Claims on a norm against batch normalization: norm, text, source, published figure and side."""
 

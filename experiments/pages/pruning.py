@@ -63,9 +63,11 @@ def page(runs: Runs) -> Page:
             f"{IMAGES:,} images of the averaged generator. A row is the mean of the styles, or of the discriminators "
             "with and without spectral normalization, of each seed. Speed is the ratio of the median times of a pass "
             "of the network as learned and of the changed one, in turns in one process with one thread, on a machine "
-            "that other work shared."
+            "that other work shared. Trainings with other norms than these and the usual ones are not used."
         ],
         limits=[
+            "Shao et al. let the training choose a statistic. Here the choice is made when it is over, so that what it "
+            "costs speaks against rounding, not against their method.",
             "The trainings are short. Mixtures that had more time may be nearer to pure, and cost less to round.",
             "Nothing is trained after rounding, where a few steps more might mend what it breaks.",
             "Passes are timed with small images on a CPU. On a GPU, or where compiled, the ratios are others.",
