@@ -107,10 +107,15 @@ def _styles(cells: DataFrame) -> list[Claim]:
     """Compare the gates where style disturbs, matters, or is that of the images as they are."""
     gated = _pick(cells, "batch_instance", style=None)
     claims = []
-    for metric, where in (("rho", "the mean of all gates"), ("entry", "the mean of the gates of the first layer")):
+    for metric, where in (("rho", "mean of all gates"), ("entry", "mean of the gates of the first layer")):
         for first, second, claimed, text in (
-            ("matters", "noise", -1, f"Style is removed where it disturbs rather than where it is useful: {where}."),
-            ("plain", "noise", -1, f"Disturbing style that is added moves gates towards instance: {where}."),
+            ("matters", "noise", -1, f"Gates remove style where it disturbs rather than where it is useful ({where})."),
+            (
+                "plain",
+                "noise",
+                -1,
+                f"Added style that disturbs moves gates towards instance normalization ({where}).",
+            ),
         ):
             effect = paired(gated, "style", first, second, metric)
             claims.append(
@@ -118,8 +123,8 @@ def _styles(cells: DataFrame) -> list[Claim]:
                     text,
                     f"{PAPER}, abstract",
                     "selectively normalizes only disturbing styles; no figure",
-                    f"from {'a haze that is the label' if first == 'matters' else 'no haze'} to one that disturbs "
-                    f"{_change(effect, '.3f')}",
+                    f"mean rho from {'a haze that is the label' if first == 'matters' else 'no haze'} to one that "
+                    f"disturbs {_change(effect, '.3f')}",
                     effect.verdict(claimed),
                     f"{where}, `noise` minus `{first}`, paired by seed; claimed to be below 0",
                 )
@@ -182,7 +187,7 @@ def _scores(cells: DataFrame) -> list[Claim]:
             1,
         ),
         (
-            "So it does where styles differ from image to image.",
+            "Where styles differ from image to image, batch-instance normalization is better than batch normalization.",
             f"{PAPER}, {RESULTS}",
             "78.95 to 80.08 % (Office-Home, four domains)",
             "noise",
@@ -224,7 +229,7 @@ def _scores(cells: DataFrame) -> list[Claim]:
                 text,
                 source,
                 published,
-                _change(effect, ".1%"),
+                f"accuracy {_change(effect, '.1%')}",
                 effect.verdict(claimed),
                 f"accuracy, `{second}` minus `{first}` on `{style}`, paired by seed; claimed to be "
                 f"{'above' if claimed > 0 else 'below'} 0",
@@ -235,7 +240,7 @@ def _scores(cells: DataFrame) -> list[Claim]:
             "Rho is best learned ten times as fast as the weights.",
             f"{PAPER}, section 4",
             "the rate that they use; no figure",
-            f"from the weights' rate to ten times it {_change(rate, '.1%')}",
+            f"accuracy from the weights' rate to ten times it {_change(rate, '.1%')}",
             rate.verdict(1),
             "accuracy with ten times the rate minus that with the weights' rate, paired by seed; claimed to be above 0",
         )
@@ -308,8 +313,8 @@ def _notes(cells: DataFrame, ends: DataFrame) -> list[str]:
     ]
     swept = _pick(cells, "batch_instance", rate=None).sort_values("rate")
     rates = [
-        f"x {rate:g}: {mean_text(rows['below'], '.1%')} of the gates end below 0.1 and {mean_text(rows['above'], '.1%')} "
-        "above 0.9"
+        f"x {rate:g}: {mean_text(rows['below'], '.1%')} of the gates end below 0.1 and "
+        f"{mean_text(rows['above'], '.1%')} above 0.9"
         for rate, rows in swept.groupby("rate")
     ]
     return [

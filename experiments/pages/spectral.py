@@ -242,7 +242,7 @@ def _training(runs: Runs, frame: DataFrame) -> Figure:
                 mean = _curve(axes, own, look, dashed=name == "reshaped")
                 ends.append((mean, look))
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(_plain)
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_title(f"classifier, {cell}" if cell in CLASSIFIERS else cell)
         axes.set_xlabel("steps")
         named.append((axes, ends))
@@ -259,10 +259,6 @@ def _training(runs: Runs, frame: DataFrame) -> Figure:
     return Figure("training", figure, caption, "Bounds on and findings of the Lipschitz constant over training steps")
 
 
-def _plain(value: float, _: float) -> str:
-    return f"{value:g}"
-
-
 def _curve(axes: Axes, rows: DataFrame, look: Look, dashed: bool) -> float:
     """Draw the seeds and their geometric mean, and return where that ends."""
     seeds = rows.pivot_table(index="step", columns="folder", values="value")
@@ -277,7 +273,7 @@ def _ends(frame: DataFrame, layers: DataFrame) -> Figure:
     figure, (left, right) = plots.panels(2, height=2.9)
     plots.points(left, frame, "cell", "gap")
     left.set_xscale("log")
-    left.xaxis.set_major_formatter(_plain)
+    left.xaxis.set_major_formatter("{x:g}")
     left.set_xlabel("bound / found by ascent")
     plots.points(right, layers, "cell", "ratio")
     right.axvline(3, color=plots.SOFT, linewidth=0.8, linestyle=":")

@@ -296,7 +296,7 @@ def _density(axes: Axes, noise: Noise) -> None:
     axes.plot(middles, normal, ":", color=look.color, linewidth=1)
     axes.set_yscale("log")
     axes.set_ylim(1e-3, 300)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _times(runs: Runs, frame: DataFrame) -> str:
