@@ -4,6 +4,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -239,15 +240,16 @@ def _check_activation(activation: Callable[[], nn.Module]) -> None:
 
 def _vector_norm(norm: Norm, width: int) -> nn.Module:
     """Build a norm of vectors, and refuse one that does not take them."""
-    layer = norms.build(norm, width, dims=1)
+    with_options = isinstance(norm, partial) and norm.func is norms.build
+    layer: nn.Module = norm(width, dims=1) if with_options else norms.build(norm, width, dims=1)  # type: ignore[operator]
     try:
         with torch.no_grad(), torch.random.fork_rng([]):
             # Not as many vectors as units, whose roles some layers would change.
             deepcopy(layer).eval()(torch.zeros(2 if width != 2 else 3, width))
     except (IndexError, RuntimeError, ValueError) as error:
-        raise SettingError(
-            f"norm '{norm}' does not normalize vectors, as dense layers make them: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        name = norm.args[0] if isinstance(norm, partial) and norm.args else norm
+        raise SettingError(f"norm '{name}' does not normalize vectors, as dense layers make them: {reason}") from error
     return layer
 
 

@@ -27,8 +27,9 @@ def labelled(count, channels=3):
     ]
 
 
-def fit(module, examples, max_steps, validation=None):
+def fit(module, examples, max_steps, validation=None, callbacks=()):
     trainer = pl.Trainer(
+        callbacks=[*callbacks],
         max_steps=max_steps,
         accelerator="cpu",
         logger=False,
@@ -204,6 +205,35 @@ def test_data_dependent_initialization_standardizes_the_outputs_of_the_first_bat
         Classifier(data_init=True)
 
 
+@pytest.mark.parametrize(
+    ("norm", "options"),
+    [("batch", {"momentum": 0.2}), ("decorrelated_batch", {"momentum": 0.2}), ("group", {"num_groups": 4})],
+)
+def test_norms_of_vectors_take_options(norm, options):
+    module = Classifier(network="mlp", widths=(8,), norm=norm, norm_options=options)
+    assert module(torch.rand(4, 1, 28, 28)).shape == (4, 10)
+    (layer,) = (each for each in module.modules() if hasattr(each, next(iter(options))))
+    assert getattr(layer, next(iter(options))) == next(iter(options.values()))
+
+
+class Weights(pl.Callback):
+    """Keeps the gains that callbacks see before the first step, and after all."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0:
+            self.first = pl_module.head.parametrizations.weight.original0.detach().clone()
+
+
+def test_callbacks_see_the_weights_that_the_first_batch_has_initialized():
+    pl.seed_everything(0)
+    module = Classifier(norm="none", parametrization="weight_norm", data_init=True, lr=0.0, **SMALL)
+    before = module.head.parametrizations.weight.original0.detach().clone()
+    seen = Weights()
+    fit(module, labelled(8), max_steps=2, callbacks=[seen])
+    assert torch.equal(seen.first, module.head.parametrizations.weight.original0)
+    assert not torch.equal(seen.first, before)
+
+
 def test_dropout_depends_on_seed_and_step_alone():
     pl.seed_everything(0)
     batch = {key: torch.stack([torch.as_tensor(each[key]) for each in labelled(8)]) for key in ("image", "label")}
@@ -231,6 +261,10 @@ def test_dropout_depends_on_seed_and_step_alone():
         ({"network_options": {"widths": [3]}}, "network_options.widths: give it as the option widths"),
         ({"network": "mlp", "norm": "instance"}, "norm 'instance' does not normalize vectors"),
         ({"network": "mlp", "norm": "switchable", "widths": (2,)}, "norm 'switchable' does not normalize vectors"),
+        (
+            {"network": "mlp", "norm": "switchable", "norm_options": {"eps": 1e-3}},
+            "norm 'switchable' does not normalize",
+        ),
         ({"network": "mlp", "norm": "torch.nn.BatchNorm2d"}, "does not normalize vectors, as dense layers make them"),
         ({"network": "lenet", "network_options": {"dense_norm": "instance"}}, "norm 'instance' does not normalize"),
         ({"activation": "torch.relu"}, "activation relu cannot be made without arguments"),

@@ -253,7 +253,7 @@ class _Inputs:
 @contextmanager
 def _silent(module: LightningModule) -> Iterator[None]:
     """Let a module log nothing."""
-    module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
