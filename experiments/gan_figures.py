@@ -48,7 +48,8 @@ def training_figures(runs: Runs) -> Iterator[Figure]:
         _grid(runs, rows, titles),
         "Distance from the real images in the features of a classifier of garments, lower is better, and mean distance "
         "of generated images from each other as a share of that of real ones, where a generator that has collapsed "
-        "would be near 0. Thin lines are seeds, thick ones their means; the titles are of the discriminator.",
+        "would be near 0. Thin lines are seeds, thick ones their means; the titles are of the discriminator. "
+        "Images of the conditional generator are compared with those of the same class, real ones with all.",
         "Curves of distance and diversity over the training for four norms, with and without spectral normalization",
     )
     rows = {SIGMA: "largest singular value", BOUND: "Lipschitz bound"}
@@ -89,14 +90,14 @@ def _grid(runs: Runs, metrics: dict[str, str], titles: list[str], logarithmic: t
 def samples_figure(ends: DataFrame) -> Figure:
     """Draw the last samples of the first seed of each cell."""
     norms = [norm for norm in NORMS if norm in set(ends["norm"])]
-    drawing, axes = panels(2 * len(norms), len(norms), 1.95)
+    drawing, axes = panels(2 * len(norms), len(norms), 1.65)
     seed = ends["seed"].min()
     for place, word in enumerate(SPECTRAL.values()):
         for index, norm in enumerate(norms):
             cell = axes[place * len(norms) + index]
             own = ends[(ends["norm"] == norm) & (ends["spectral"] == word) & (ends["seed"] == seed)]
             cell.set_axis_off()
-            cell.set_title(f"{NORMS[norm].label}\n{word}", fontsize=SMALL + 1)
+            cell.set_title(f"{NORMS[norm].label}, {word}", fontsize=SMALL + 1)
             if len(own):
                 cell.imshow(_last_sample(str(own["folder"].iloc[0])), cmap="gray", vmin=0, vmax=255)
     return Figure(
@@ -105,6 +106,7 @@ def samples_figure(ends: DataFrame) -> Figure:
         f"Images of the same latent vectors by the averaged generators at the end, seed {seed}, above with and below "
         "without spectral normalization in the discriminator. Of the conditional one each column is a class.",
         "Grids of generated garments for four norms with and without spectral normalization",
+        "jpg",
     )
 
 

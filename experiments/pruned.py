@@ -91,9 +91,11 @@ def measured(folder: str) -> DataFrame:
 def _rows(folder: str) -> Iterator[dict[str, Any]]:
     run = read_run(folder)
     with evaluating(()):
-        module, data = load_module(run), load_data(run)
+        module: Any = load_module(run)
+        data = load_data(run)
         held_out = None if isinstance(module, GAN) else HeldOut(data, BATCHES)
-        score = _generator_scores(module, data) if isinstance(module, GAN) else partial(_photo_scores, held_out)
+        score: Callable[[Any], Iterator[dict[str, Any]]]
+        score = partial(_photo_scores, held_out) if held_out else _generator_scores(module, data)
         on_disk = Run.find(run.checkpoint or "")
         # Before anything is drawn, since a sampler is kept that copies would share.
         learned = list(score(copy.deepcopy(module)))

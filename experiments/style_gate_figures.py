@@ -14,7 +14,7 @@ from mixing_analysis.plots import BINS, COLORS, GROUP_COLORS, INK, SOFT
 from mixing_analysis.published import PUBLISHED
 from norms.kinds import RHO
 
-MAIN, LONG, START, WIDTH, LOSS, MANY = CELLS.values()
+MAIN, LONG, WIDTH, LOSS, MANY = CELLS.values()
 
 SHOWN = {"first": "in", "down": "down ", "residual": "block ", "up": "up "}
 """How the parts of the network are called below figures."""
@@ -23,6 +23,11 @@ SHOWN = {"first": "in", "down": "down ", "residual": "block ", "up": "up "}
 MOMENTS = {"mean_weight": "means", "var_weight": "variances"}
 """What the kinds of switch weights are weights of."""
 
+
+TITLES = {MAIN: "300 steps", MANY: "300 steps, one for all styles", LONG: "800 steps"}
+"""How trainings are called above figures."""
+
+THIRDS = ("first third", "middle", "last third")
 
 MARGIN = 0.04
 """Room for intervals above and below the switch weights."""
@@ -38,7 +43,7 @@ def histograms(table: DataFrame) -> Drawing:
     edges = np.linspace(0, 1, BINS + 1)
     middles, width = (edges[:-1] + edges[1:]) / 2, edges[1]
     known = PUBLISHED["rho"].shares["network"]
-    for each, cell in zip(axes, (MAIN, LONG, START), strict=True):
+    for each, cell in zip(axes, (MAIN, MANY, LONG), strict=True):
         rho = table[(table["kind"] == RHO.name) & (table["cell"] == cell)]
         counted = [np.histogram(own["value"], edges)[0] / len(own) for _, own in rho.groupby("seed")]
         if counted:
@@ -48,7 +53,7 @@ def histograms(table: DataFrame) -> Drawing:
                 interval = against(shares)
                 each.plot([middle] * 2, [max(interval.low, 0), interval.high], color=GROUP_COLORS[2], linewidth=1)
         each.bar([middles[0], middles[-1]], [known["below"], known["above"]], width, fill=False, ec=INK, linewidth=1)
-        each.set_title(cell)
+        each.set_title(TITLES[cell])
         each.set_xlabel("rho: 0 instance, 1 batch")
     each = axes[0]
     each.set_ylim(0, max(each.get_ylim()[1], 1.1 * known["above"]))
@@ -66,21 +71,25 @@ def histograms(table: DataFrame) -> Drawing:
     return figure
 
 
-def movement(networks: DataFrame) -> Drawing:
-    """Draw the mean of rho and its shares near the ends over the longer trainings.
+def movement(networks: DataFrame, rows: DataFrame) -> Drawing:
+    """Draw rho over the longer trainings: the mean of parts of the network, and the shares near the ends and between.
 
     Args:
         networks: Rows of :func:`experiments.style_gates.rho_of_networks`.
+        rows: Rows of :func:`experiments.style_gates.rho_of_layers`.
     """
-    figure, axes = panels(3, columns=3, height=2.6)
-    rows = networks[networks["cell"].isin([LONG, START])].assign(folder=networks["cell"] + networks["seed"].astype(str))
-    names = {LONG: "from 1", START: "from 0"}
-    titles = {"rho": "Mean of rho", "above": "Share in [0.9, 1]", "below": "Share in [0, 0.1]"}
-    for each, (column, title) in zip(axes, titles.items(), strict=True):
-        if len(rows):
-            curves(each, rows.rename(columns={column: "value"}), "cell", names)
-        each.set_title(title)
-        each.set_ylim(-0.03, 1.03)
+    figure, (left, right) = panels(2, height=2.8)
+    own = rows[rows["cell"] == LONG]
+    parts = own.assign(part=[THIRDS[3 * depth // (own["depth"].max() + 1)] for depth in own["depth"]])
+    means = parts.groupby(["part", "seed", "step"], sort=False)["value"].mean().reset_index()
+    shares = networks[networks["cell"] == LONG].assign(between=lambda each: 1 - each["above"] - each["below"])
+    moving = shares.melt(["seed", "step"], ["above", "between", "below"], "part")
+    for axes, each, names in ((left, means, {}), (right, moving, {"above": "in [0.9, 1]", "below": "in [0, 0.1]"})):
+        axes.set_ylim(0, 1.02)
+        if len(each):
+            curves(axes, each.assign(folder=each["seed"]), "part", names)
+    left.set_title("Mean rho of layers")
+    right.set_title("Share of channels")
     return figure
 
 
@@ -91,6 +100,7 @@ def layers(rows: DataFrame) -> Drawing:
         rows: Rows of :func:`experiments.style_gates.rho_of_layers` of the last steps.
     """
     figure, axes = panels(3, columns=3, height=3.1, sharey=True)
+    axes[0].set_ylim(-0.03, 1.03)
     styles = list(rows["style"].drop_duplicates())
     by_style = {style: Look(style, GROUP_COLORS[1 + place]) for place, style in enumerate(styles)}
     for each, cell, title in (
@@ -108,7 +118,6 @@ def layers(rows: DataFrame) -> Drawing:
     )
     axes[2].set_title(f"Style {STYLE}")
     axes[0].set_ylabel("mean rho of the layer")
-    axes[0].set_ylim(-0.03, 1.03)
     return figure
 
 

@@ -14,7 +14,6 @@ STYLE = "night"
 CELLS = {
     "style_norms": "300 steps",
     "style_mixing_long": "800 steps",
-    "style_mixing_start": "800 steps, rho from 0",
     "style_mixing_width": "300 steps, twice as wide",
     "style_mixing_loss": "300 steps, bundled losses",
     "style_mixing_many": "300 steps, one network of three styles",

@@ -80,7 +80,10 @@ def published(file: Path, runs_dir: Path) -> str:
     runs = [run for record in read_runs(runs_dir / sweep.name) for run in record.versions()[:1]]
     steps = [int(row["step"]) for run in runs for row in MetricsFile(run.metrics).rows()[-1:]]
     told = f"The same at the published size is `configs/experiments/{file.name}`, {sweep.runs} runs"
-    return f"{told}, of which {len(steps)} were begun here, up to step {max(steps)}." if steps else f"{told}."
+    if not steps:
+        return f"{told}."
+    batch = _values([run.read_config() or {} for run in runs], "data", "init_args", "batch_size")
+    return f"{told}, of which {len(steps)} were begun here, up to step {max(steps)}, in batches of {batch}."
 
 
 def machines(runs: Runs) -> list[str]:

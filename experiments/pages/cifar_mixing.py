@@ -7,7 +7,7 @@ from experiments.mixing import at_end, gates, learned
 from experiments.page import Claim, Page, Table
 from experiments.reading import Runs
 from experiments.summaries import mean_text, summary
-from experiments.verdicts import against, paired
+from experiments.verdicts import Effect, against, decide_alike, paired
 from mixing_analysis.published import PUBLISHED
 
 SWEEPS = ("cifar_mixing", "cifar_styles", "cifar_rho_rate", "cifar_style_ends")
@@ -15,6 +15,9 @@ SWEEPS = ("cifar_mixing", "cifar_styles", "cifar_rho_rate", "cifar_style_ends")
 ACCURACY = "val/accuracy"
 RATE = 10.0
 """Of rho relative to the weights, unless something else is swept."""
+
+NEAR = 0.05
+"""Shares of gates that differ by less count as alike."""
 
 PAPER = "Nam & Kim 2018"
 RESULTS = "figure of results in the authors' repository"
@@ -54,9 +57,10 @@ def page(runs: Runs) -> Page:
             "ResNet-56 and ResNet-110 are `configs/classify_resnet56.yaml` and `configs/classify_resnet110.yaml`.",
         ],
         limits=[
-            "The network has half the width of a ResNet-20, and a training sees fewer images than one pass over "
-            "CIFAR-10 has; the published ones see more than a hundred passes, with a ResNet-110. Accuracies are those "
-            "of networks that have only begun to learn, and rho leaves 1, where it begins, for a short time only.",
+            f"The network is a ResNet-20 of half the width, and a training sees {_images(runs)} images, of which "
+            "CIFAR-10 has 50,000; the published ones see more than a hundred passes over all of them, with a "
+            "ResNet-110. So accuracies are those of networks that have only begun to learn, and the gates have had "
+            "little time to leave 1, where they begin.",
             "Where the images are a JPEG copy of CIFAR-10, as the command above tells, and the held-out ones are a "
             "part of its training images, accuracies are not comparable with published ones of CIFAR-10.",
             "The haze is the plainest style there is, the same at all places of an image. Textures are style too, and "
@@ -65,6 +69,15 @@ def page(runs: Runs) -> Page:
             "single mean below 1 therefore says little, but a difference between two kinds of data does.",
         ],
     )
+
+
+def _images(runs: Runs) -> str:
+    """Say how many images a training sees."""
+    seen = set()
+    for folder in runs.frame["folder"]:
+        if config := runs.config(folder):
+            seen.add(config["trainer"]["max_steps"] * config["data"]["init_args"]["batch_size"])
+    return " or ".join(f"{count:,}" for count in sorted(seen)) or "an unknown number of"
 
 
 def _cells(runs: Runs) -> DataFrame:
@@ -94,10 +107,15 @@ def _styles(cells: DataFrame) -> list[Claim]:
     """Compare the gates where style disturbs, matters, or is that of the images as they are."""
     gated = _pick(cells, "batch_instance", style=None)
     claims = []
-    for metric, where in (("rho", "the mean of all gates"), ("entry", "the mean of the gates of the first layer")):
+    for metric, where in (("rho", "mean of all gates"), ("entry", "mean of the gates of the first layer")):
         for first, second, claimed, text in (
-            ("matters", "noise", -1, f"Style is removed where it disturbs rather than where it is useful: {where}."),
-            ("plain", "noise", -1, f"Disturbing style that is added moves gates towards instance: {where}."),
+            ("matters", "noise", -1, f"Gates remove style where it disturbs rather than where it is useful ({where})."),
+            (
+                "plain",
+                "noise",
+                -1,
+                f"Added style that disturbs moves gates towards instance normalization ({where}).",
+            ),
         ):
             effect = paired(gated, "style", first, second, metric)
             claims.append(
@@ -105,8 +123,8 @@ def _styles(cells: DataFrame) -> list[Claim]:
                     text,
                     f"{PAPER}, abstract",
                     "selectively normalizes only disturbing styles; no figure",
-                    f"{effect.second:.3f} in a haze that disturbs, {effect.first:.3f} "
-                    f"{'in one that is the label' if first == 'matters' else 'without'}: {effect.text('+.3f')}",
+                    f"mean rho from {'a haze that is the label' if first == 'matters' else 'no haze'} to one that "
+                    f"disturbs {_change(effect, '.3f')}",
                     effect.verdict(claimed),
                     f"{where}, `noise` minus `{first}`, paired by seed; claimed to be below 0",
                 )
@@ -117,18 +135,28 @@ def _styles(cells: DataFrame) -> list[Claim]:
 def _distribution(cells: DataFrame) -> list[Claim]:
     """Compare the distribution of the gates with the published one."""
     gated, shares = _pick(cells, "batch_instance"), PUBLISHED["rho"].shares
-    apart = against((gated["above"] - gated["below"]).to_numpy())
+    near_batch = against(gated["above"].to_numpy(), 0.5)
+    tenth = shares["network"]["below"]
+    near_instance = against(gated["below"].to_numpy(), tenth)
     deeper = against((gated["last"] - gated["first"]).to_numpy())
     both = {name: mean_text(gated[name], ".1%") for name in ("above", "below", "first_below", "last_below")}
     source = PUBLISHED["rho"].source
     return [
         Claim(
-            "Most gates are near batch normalization, and some near instance normalization.",
+            "Most gates end near batch normalization.",
             source,
-            f"{shares['network']['above']:.0%} above 0.9, {shares['network']['below']:.0%} below 0.1",
-            f"{both['above']} above 0.9, {both['below']} below 0.1",
-            apart.verdict(1),
-            "share above 0.9 minus share below 0.1, over seeds; claimed to be above 0. It is 1 at the start",
+            f"{shares['network']['above']:.0%} above 0.9",
+            f"{both['above']} above 0.9",
+            near_batch.verdict(1),
+            "share above 0.9 minus a half, over seeds; claimed to be above 0. The share is 1 at the start",
+        ),
+        Claim(
+            f"About {tenth:.0%} of the gates end near instance normalization.",
+            source,
+            f"{tenth:.0%} below 0.1",
+            f"{both['below']} below 0.1",
+            decide_alike(near_instance.low, near_instance.high, NEAR),
+            f"share below 0.1 minus {tenth:.0%}, over seeds; alike if within {NEAR:.0%}. The share is 0 at the start",
         ),
         Claim(
             "Lower layers use more instance normalization than upper ones.",
@@ -159,7 +187,7 @@ def _scores(cells: DataFrame) -> list[Claim]:
             1,
         ),
         (
-            "So it does where styles differ from image to image.",
+            "Where styles differ from image to image, batch-instance normalization is better than batch normalization.",
             f"{PAPER}, {RESULTS}",
             "78.95 to 80.08 % (Office-Home, four domains)",
             "noise",
@@ -201,7 +229,7 @@ def _scores(cells: DataFrame) -> list[Claim]:
                 text,
                 source,
                 published,
-                f"{effect.first:.1%} to {effect.second:.1%}: {effect.text('+.1%')}",
+                f"accuracy {_change(effect, '.1%')}",
                 effect.verdict(claimed),
                 f"accuracy, `{second}` minus `{first}` on `{style}`, paired by seed; claimed to be "
                 f"{'above' if claimed > 0 else 'below'} 0",
@@ -212,7 +240,7 @@ def _scores(cells: DataFrame) -> list[Claim]:
             "Rho is best learned ten times as fast as the weights.",
             f"{PAPER}, section 4",
             "the rate that they use; no figure",
-            f"{rate.first:.1%} at the weights' rate, {rate.second:.1%} at ten times it: {rate.text('+.1%')}",
+            f"accuracy from the weights' rate to ten times it {_change(rate, '.1%')}",
             rate.verdict(1),
             "accuracy with ten times the rate minus that with the weights' rate, paired by seed; claimed to be above 0",
         )
@@ -237,6 +265,12 @@ def _switchable(cells: DataFrame) -> list[Claim]:
             "be above 0",
         )
     ]
+
+
+def _change(effect: Effect, form: str) -> str:
+    """Write the means of both cells and the difference; the difference alone if no seed has both."""
+    means = f"{effect.first:{form}} to {effect.second:{form}}: " if effect.seeds else ""
+    return f"{means}{effect.text(f'+{form}')}"
 
 
 def _tables(cells: DataFrame) -> list[Table]:
@@ -277,11 +311,23 @@ def _notes(cells: DataFrame, ends: DataFrame) -> list[str]:
         f"{mean_text(_pick(gated, style=style)['entry'], '.3f')} for `{style}`"
         for style in ("plain", "noise", "matters")
     ]
+    swept = _pick(cells, "batch_instance", rate=None).sort_values("rate")
+    rates = [
+        f"x {rate:g}: {mean_text(rows['below'], '.1%')} of the gates end below 0.1 and "
+        f"{mean_text(rows['above'], '.1%')} above 0.9"
+        for rate, rows in swept.groupby("rate")
+    ]
     return [
+        "Only up to the first norm, behind one convolution, does the haze change mean and contrast of each channel and "
+        "nothing else (but for the borders), so that an instance normalization undoes it. Behind it a haze that was "
+        "let in goes on through the shortcuts of the residual blocks, which have no norm, and a norm in a branch can "
+        "no longer take it out. And where the haze is the label, an instance normalization in the first layer would "
+        "take away what tells the classes apart. So the first layer has claims of its own.",
         f"Of {len(apart)} layers {len(lower)} have a lower mean of rho where the haze disturbs than where it is the "
         f"label ({_listed(lower)}), and {len(higher)} a higher one ({_listed(higher)}), by the 95 % interval of each "
         "layer over seeds, without a correction for their number.",
         f"The mean of rho in the first layer is {', '.join(lowest)}.",
+        f"By the learning rate of rho relative to that of the weights, without a haze, {'; '.join(rates)}.",
     ]
 
 

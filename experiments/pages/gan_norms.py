@@ -30,8 +30,12 @@ from experiments.reading import Runs
 from experiments.summaries import mean_text, summary
 from experiments.verdicts import Effect, against, paired
 from mixing_analysis.effects import holm
+from sweeping.runs import read_runs
 
 SWEEPS = ("gan_norms", "gan_norms_classes")
+
+PUBLISHED = "gan_norms_published"
+"""The sweep of the published size."""
 
 FELL_BACK = 1.25
 """A training has fallen back that ends at so many times the lowest distance that it had."""
@@ -55,6 +59,7 @@ def page(runs: Runs) -> Page:
         figures=[*training_figures(runs), samples_figure(ends), *value_figures(values)],
         tables=[_scores(ends, runs), *([*_shares(values), _trends(values)] if len(values) else ())],
         notes=_findings(values) if len(values) else (),
+        setting=_begun(runs),
         limits=(
             "The networks are a small SNGAN ResNet, 28 gray pixels and some hundred steps: all images are far from "
             "good ones, and what differs here is how fast they get better as much as how good they get.",
@@ -62,6 +67,7 @@ def page(runs: Runs) -> Page:
             "nothing but each other.",
             "The conditional generator has another discriminator than the others, which is told the classes. What "
             "classes give cannot be told apart from what the norm gives.",
+            "Gates begin at 1, so that those near 1 may have chosen batch normalization or not moved yet.",
             "The learning rate falls to 0 in a straight line, so that values that have come to rest need not be where "
             "a longer training would take them.",
             "The discriminator without spectral normalization has no norm in its place, where the papers compare "
@@ -241,17 +247,43 @@ def _findings(values: DataFrame) -> list[str]:
     last, told = at_end(values), []
     for kind, title in KINDS.items():
         rows = last[last["name"].isin([name for name, _, _ in lines(kind)])]
-        cells = rows.groupby(["layer", "spectral", "name"], sort=False)
-        moved = {cell: against(own["value"], start(kind)) for cell, own in cells}
-        if not moved:
+        wide = rows.pivot_table(
+            index=["layer", "name", "seed"], columns="spectral", values="value", sort=False
+        ).dropna()
+        if wide.empty:
             continue
-        p = holm(np.array([effect.p for effect in moved.values()]))
-        (layer, word, name), far = max(moved.items(), key=lambda cell: abs(cell[1].difference))
+        cells = wide.groupby(["layer", "name"], sort=False)
+        moved = {cell: against(own.mean(axis=1), start(kind)) for cell, own in cells}
+        apart = [against(own["with"] - own["without"]) for _, own in cells]
+        (layer, name), far = max(moved.items(), key=lambda cell: abs(cell[1].difference))
         what = "rho" if kind == name else f"the weight of {name.rpartition('/')[2]}"
         told.append(
-            f"**{title[0].upper()}{title[1:]}.** {int((p < 0.05).sum())} of {len(moved)} values differ from where they "
-            f"began, {start(kind):.2f} (one sample t tests over seeds, Holm's correction for {len(moved)}, p < 0.05). "
-            f"The farthest is {what} of `{layer}` {word} spectral normalization, at {far.second:.2f}: "
-            f"{far.text('+.2f')}."
+            f"**{title[0].upper()}{title[1:]}.** Of {len(moved)} values, each the mean of the trainings with and "
+            f"without spectral normalization of a seed, {_sure(list(moved.values()))} differ from where they began, "
+            f"{start(kind):.2f}. The farthest is {what} of `{layer}`, at {far.second:.2f}: {far.text('+.2f')}. Between "
+            f"trainings with and without spectral normalization {_sure(apart)} differ."
         )
+    tests = (
+        "Differences are those of t tests over seeds with p < 0.05, after Holm's correction for all values of a kind."
+    )
+    return [*told, tests]
+
+
+def _sure(effects: list[Effect]) -> str:
+    p = np.array([effect.p for effect in effects])
+    return f"{int((holm(p) < 0.05).sum())} ({int((p < 0.05).sum())} without correction)"
+
+
+def _begun(runs: Runs) -> list[str]:
+    """Say with which batches the published size was begun, if it was."""
+    told = []
+    for record in read_runs(runs.runs_dir / PUBLISHED):
+        for run in record.versions()[:1]:
+            config = run.read_config() or {}
+            data, model = config["data"]["init_args"], config["model"]["init_args"]
+            told.append(
+                f"Of the published size, norm {model['norm']} was begun on `{data.get('path')}`, with batches of "
+                f"{data['batch_size']} images for each update of the discriminator and {model['generator_batch_size']} "
+                "for the generator, where the published ones are 64 and 128: on a CPU those would take hours."
+            )
     return told

@@ -147,7 +147,8 @@ def _claims(last: DataFrame) -> list[Claim]:
             rule="held-out accuracy in the end, batch minus none, claimed above 0",
         ),
         Claim(
-            text="It reduces internal covariate shift: how far a step moves the distribution of a layer's input.",
+            text="Batch normalization reduces internal covariate shift: how far a step moves the distribution of a "
+            "layer's input.",
             source="Ioffe & Szegedy 2015, title and section 2",
             published="no figure of a step; distributions over training in figure 1",
             here=f"with it the shift of inputs is {_times(shift)}",
@@ -155,7 +156,8 @@ def _claims(last: DataFrame) -> list[Claim]:
             rule="logarithm of the shift of inputs, mean over layers and looks, batch minus none, claimed below 0",
         ),
         Claim(
-            text="It does not reduce internal covariate shift as a distance of gradients, but often increases it.",
+            text="Batch normalization does not reduce internal covariate shift as a distance of gradients, but often "
+            "increases it.",
             source=f"{SANTURKAR}, section 2.2, figure 3",
             published="similar or larger with it (figure, no numbers)",
             here=f"with it ICS of gradients is {_times(ics)}",
@@ -163,7 +165,8 @@ def _claims(last: DataFrame) -> list[Claim]:
             rule="logarithm of ICS, mean over layers and looks, batch minus none, claimed above 0",
         ),
         Claim(
-            text="Nor does it keep a layer's gradient closer to its direction while the layers before it move.",
+            text="Batch normalization does not keep a layer's gradient closer to its direction while the layers before "
+            "it move.",
             source=f"{SANTURKAR}, section 2.2, figure 3",
             published="cosine similar or lower with it (figure, no numbers)",
             here=f"cosine with it {cosine.second:.3f}, without {cosine.first:.3f}, difference {cosine.text('+.3f')}",
@@ -171,7 +174,7 @@ def _claims(last: DataFrame) -> list[Claim]:
             rule="cosine, mean over layers and looks, batch minus none, claimed below 0",
         ),
         Claim(
-            text="Noise after it makes the inputs of layers less stable than without any normalization.",
+            text="Noise after batch normalization makes inputs of layers less stable than without normalization.",
             source=f"{SANTURKAR}, section 2.1, figure 2",
             published="visibly less stable distributions (figure, no numbers)",
             here=f"with noise the shift of inputs is {_times(noise)} as without normalization",
@@ -179,7 +182,7 @@ def _claims(last: DataFrame) -> list[Claim]:
             rule="logarithm of the shift of inputs, batch + noise minus none, claimed above 0",
         ),
         Claim(
-            text="Yet with that noise the network still trains better than without normalization.",
+            text="With noise after batch normalization a network still trains better than without normalization.",
             source=f"{SANTURKAR}, section 2.1, figure 2",
             published="better than the standard network (figure, no numbers)",
             here=f"training accuracy {trained.text('+.3f')}; held-out accuracy in the end {kept.text('+.3f')}",
@@ -188,7 +191,8 @@ def _claims(last: DataFrame) -> list[Claim]:
         ),
         *(
             Claim(
-                text=f"And about as well as without the noise, by {which} accuracy.",
+                text=f"With noise after batch normalization a network does about as well as without, by {which} "
+                "accuracy.",
                 source=f"{SANTURKAR}, section 2.1, figure 2",
                 published="nearly the same (figure of the training, no numbers)",
                 here=f"accuracy {found.first:.3f} without, {found.second:.3f} with it, difference {found.text('+.3f')}",
@@ -197,9 +201,24 @@ def _claims(last: DataFrame) -> list[Claim]:
             )
             for (which, found), when in zip(as_well.items(), ("of all steps", "in the end"), strict=True)
         ),
-        smoother("range", "It makes the loss vary less along the gradient.", "a narrower band (no numbers)", "a"),
-        smoother("change", "It makes the gradient change less along itself.", "a narrower band (no numbers)", "b"),
-        smoother("smoothness", "It makes the loss smoother.", "lower through all of training (no numbers)", "c"),
+        smoother(
+            "range",
+            "Batch normalization makes the loss vary less along the gradient.",
+            "a narrower band (no numbers)",
+            "a",
+        ),
+        smoother(
+            "change",
+            "Batch normalization makes the gradient change less along itself.",
+            "a narrower band (no numbers)",
+            "b",
+        ),
+        smoother(
+            "smoothness",
+            "Batch normalization makes the loss smoother.",
+            "lower through all of training (no numbers)",
+            "c",
+        ),
     ]
 
 

@@ -79,7 +79,9 @@ def page(runs: Runs) -> Page:
         notes=[
             "Multiplying the weights before a batch normalization by a factor divides their gradient by it (section "
             "3.3), so that a large factor is a small learning rate. The last layer has no normalization after it, and "
-            "is multiplied too."
+            "is multiplied too.",
+            "Overfitting is compared after as many steps, not at the same training accuracy. A network that fits its "
+            "images sooner has more of it then, and may be better on held-out ones all the same: the table has both.",
         ],
         limits=[
             "Four dense layers of 100 units and a few hundred steps say little about Inception on ImageNet. Rates and "
@@ -352,7 +354,7 @@ def _guessing(axes: Axes) -> None:
     axes.axhline(CHANCE, color=plots.SOFT, linewidth=0.8, linestyle=":")
     axes.annotate(
         "guessing",
-        (0.02, CHANCE),
+        (0.3, CHANCE),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",

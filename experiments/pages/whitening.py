@@ -37,7 +37,11 @@ def page(runs: Runs) -> Page:
     ends["milliseconds"] = 1000 * ends["seconds"] / ends["folder"].map(steps)
     norms, trained, alone = (ends[ends["sweep"] == sweep].copy() for sweep in SWEEPS)
     sizes, losses = (_of(runs.curves(metric), SWEEPS[2]) for metric in (SIZE, LOSS))
-    for name, made in (("line", _on_a_line(sizes)), ("end", _ends(sizes)), ("moved", _moved(losses))):
+    for name, made in (
+        ("line", _on_a_line(sizes[sizes["value"] > 0])),
+        ("end", _ends(sizes)),
+        ("moved", _moved(losses)),
+    ):
         alone[name] = alone["folder"].map(made)
     return Page(
         title="Whitening, and the gradient through the statistics",
@@ -95,7 +99,7 @@ def _of_whitening(norms: DataFrame) -> list[Claim]:
             rule="mean training loss of all steps, batch minus none, claimed below 0",
         ),
         Claim(
-            text="To decorrelate them too makes it faster still.",
+            text="To decorrelate units as well makes training faster still.",
             source="Huang et al. 2018 (Decorrelated Batch Normalization), section 4",
             published="lower training loss after as many epochs (figures)",
             here=f"mean loss of all steps {_change(faster)}",
@@ -103,7 +107,7 @@ def _of_whitening(norms: DataFrame) -> list[Claim]:
             rule="mean training loss of all steps, decorrelated minus batch, claimed below 0",
         ),
         Claim(
-            text="And it generalizes better.",
+            text="To decorrelate units generalizes better than only to standardize them.",
             source="Pan et al. 2019 (Switchable Whitening), table of the authors' repository",
             published="ResNet-50 on ImageNet: error 23.58 % by batch normalization, 23.31 % by batch whitening",
             here=f"held-out accuracy {better.first:.4f} and {better.second:.4f}, difference {better.text('+.4f')}",
@@ -120,7 +124,7 @@ def _of_the_gradient(trained: DataFrame, alone: DataFrame) -> list[Claim]:
     weights = paired(trained, "differentiate", True, False, WEIGHTS)
     return [
         Claim(
-            text="If a step ignores that the mean depends on the bias, the bias grows by as much in every step.",
+            text="If a step ignores that the mean depends on a bias, the bias grows by as much in every step.",
             source=f"{IOFFE}, section 2",
             published="“b will grow indefinitely” (derivation)",
             here=f"size at the end {summaries.mean_text(lost['end'], '.3g')}; as a share of the straight line through "
@@ -129,7 +133,7 @@ def _of_the_gradient(trained: DataFrame, alone: DataFrame) -> list[Claim]:
             rule=f"size at the end over that on the line, minus 1, claimed within {LINE:g} of 0; biases trained alone",
         ),
         Claim(
-            text="While it grows, the loss remains fixed.",
+            text="While such a bias grows, the loss remains fixed.",
             source=f"{IOFFE}, section 2",
             published="“while the loss remains fixed” (derivation)",
             here=f"change of the training loss {still.text('+.1e')}",
@@ -137,7 +141,7 @@ def _of_the_gradient(trained: DataFrame, alone: DataFrame) -> list[Claim]:
             rule=f"training loss at the end minus at the begin, claimed within {STILL:g} of 0; biases trained alone",
         ),
         Claim(
-            text="If it is differentiated, the bias stays where it is.",
+            text="If the mean is differentiated, a bias before it stays where it is.",
             source=f"{IOFFE}, section 3, and the closed form below",
             published="gradient 0 (derivation)",
             here=f"size at the end {summaries.mean_text(kept['end'], '.1e')}",
@@ -146,7 +150,7 @@ def _of_the_gradient(trained: DataFrame, alone: DataFrame) -> list[Claim]:
             "biases trained alone",
         ),
         Claim(
-            text="In a training of all parameters the bias grows as well.",
+            text="In a training of all parameters a bias whose gradient ignores the mean grows as well.",
             source=f"{IOFFE}, section 2",
             published="seen “in initial experiments”, no figure",
             here=f"size at the end {size.first:.2g} differentiated, {size.second:.3g} ignored, "
@@ -155,7 +159,7 @@ def _of_the_gradient(trained: DataFrame, alone: DataFrame) -> list[Claim]:
             rule="size of the bias in the end, ignored minus differentiated, claimed above 0; all trained",
         ),
         Claim(
-            text="So do the weights, whose scale cancels too, since the normalization also scales.",
+            text="Weights whose gradient ignores the deviation grow likewise, since their scale cancels too.",
             source=f"{IOFFE}, section 2",
             published="“this problem can get worse”, no figure",
             here=f"size at the end {weights.first:.3f} differentiated, {weights.second:.3f} ignored, "
@@ -164,7 +168,7 @@ def _of_the_gradient(trained: DataFrame, alone: DataFrame) -> list[Claim]:
             rule="size of the weights in the end, ignored minus differentiated, claimed above 0; all trained",
         ),
         Claim(
-            text="And such a training is the worse one.",
+            text="A training that ignores the gradient through mean and variance is the worse one.",
             source=f"{IOFFE}, section 2",
             published="“the model blows up”, no figure",
             here=f"mean loss of all steps {_change(loss)}{_diverged(trained[trained['differentiate'] == False])}",  # noqa: E712

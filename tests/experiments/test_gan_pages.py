@@ -3,14 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
+from gan_runs import make_gan
+from gan_runs import write_run as write_trained
 from made_sweeps import write_run, write_sweep
 from PIL import Image
 
+from experiments import pruned
 from experiments.layers import depth_trend, layer_values
 from experiments.pages import gan_norms, pruning
-from experiments.pruned import FILE, LEARNED, VERSIONS
+from experiments.pruned import BINARIZED, FILE, LEARNED, PLAIN, VERSIONS, measured
 from experiments.reading import Runs
 from experiments.verdicts import CONTRADICTED, HOLDS
+from norms.mixing import mixing_layers
 
 LAYERS = ["block1.norm1", "block1.norm2", "output.norm"]
 NORMS = ["batch", "batch_instance", "switchable"]
@@ -35,7 +41,7 @@ def write_gan(runs_dir, sweep, number, settings):
     rows = [
         {
             "step": step,
-            "val/fd_garments": end + (100 - step) / 100 * (1 if normalized else -1),
+            "val/fd_garments": end + (100 - step) / 50 * (1 if normalized else -1),
             "val/kid_garments": end / 100,
             "guard/diversity": 0.9,
             "spectral/discriminator/sigma": 1.02 if normalized else 3.0,
@@ -166,3 +172,29 @@ def test_the_page_on_pruning_decides_what_the_numbers_say(pruned_runs):
     assert chosen.verdict == CONTRADICTED
     table = page.tables[0].rows
     assert len(table) == 4 * (1 + len(VERSIONS))
+
+
+def test_a_generator_is_measured_once_in_all_versions(tmp_path, monkeypatch):
+    monkeypatch.setattr(pruned, "IMAGES", 64)
+    monkeypatch.setattr("mixing_analysis.pruning.ROUNDS", 1)
+    gan = make_gan(norm="batch_instance")
+    for _, layer in mixing_layers(gan):
+        with torch.no_grad():
+            layer.rho.fill_(1.0)
+            layer.rho[: layer.num_features // 2] = 0.08
+    write_trained(tmp_path, gan)
+    config = {**yaml.safe_load((tmp_path / "config.yaml").read_text()), "model": "lightning_modules.GAN"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    found = measured(str(tmp_path))
+    distance = found[found["metric"] == "val/fd_garments"].set_index("version")
+    value, plain, gates = distance["value"], distance["plain"], distance["gates"]
+    assert list(distance.index) == [LEARNED, *VERSIONS]
+    # Nothing is within 0.05 of an end, all is within 0.1; and pruning computes what rounding does.
+    assert value["within 0.05"] == value[LEARNED]
+    assert value["within 0.1"] == pytest.approx(value[BINARIZED], rel=1e-3)
+    assert value[PLAIN] == pytest.approx(value[BINARIZED], rel=1e-3)
+    assert value[BINARIZED] != pytest.approx(value[LEARNED], rel=1e-3)
+    assert (plain["within 0.05"], plain["within 0.1"], plain[BINARIZED], plain[PLAIN]) == (0, 1, 0, 1)
+    assert (gates["within 0.05"], gates["within 0.1"], gates[BINARIZED]) == (0.5, 1, 1)
+    monkeypatch.setattr(pruned, "VERSIONS", None)
+    pd.testing.assert_frame_equal(measured(str(tmp_path)), found)

@@ -253,7 +253,8 @@ class _Inputs:
 @contextmanager
 def _silent(module: LightningModule) -> Iterator[None]:
     """Let a module log nothing."""
-    module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
     try:
         yield
     finally:
