@@ -131,7 +131,6 @@ class Classifier(TrainingModule):
         self.head = nn.Linear(self.feature_net.width, num_classes)  # type: ignore[arg-type]
         self._prepare_weights(parametrization, weight_scale)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self._awaits_data = data_init
         self.image_shape: tuple[int, ...] | None = None
         """Channels, height and width of the images that it was trained on, once it was; part of a checkpoint."""
 
@@ -191,13 +190,10 @@ class Classifier(TrainingModule):
                     f"{list(shape)}"
                 )
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Initialize the weights by the first batch, if that is asked for; here, before callbacks look at them."""
-        if self._awaits_data and self.trainer.training:
-            self._awaits_data = False
-            if self.global_step == 0:
-                norms.initialize_weight_norm_(self, batch["image"])
-        return batch
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Initialize the weights by the first batch, if that is asked for."""
+        if self.hparams["data_init"] and self.global_step == batch_idx == 0:
+            norms.initialize_weight_norm_(self, batch["image"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one labelled batch."""

@@ -27,9 +27,8 @@ def labelled(count, channels=3):
     ]
 
 
-def fit(module, examples, max_steps, validation=None, callbacks=()):
+def fit(module, examples, max_steps, validation=None):
     trainer = pl.Trainer(
-        callbacks=[*callbacks],
         max_steps=max_steps,
         accelerator="cpu",
         logger=False,
@@ -214,24 +213,6 @@ def test_norms_of_vectors_take_options(norm, options):
     assert module(torch.rand(4, 1, 28, 28)).shape == (4, 10)
     (layer,) = (each for each in module.modules() if hasattr(each, next(iter(options))))
     assert getattr(layer, next(iter(options))) == next(iter(options.values()))
-
-
-class Weights(pl.Callback):
-    """Keeps the gains that callbacks see before the first step, and after all."""
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if batch_idx == 0:
-            self.first = pl_module.head.parametrizations.weight.original0.detach().clone()
-
-
-def test_callbacks_see_the_weights_that_the_first_batch_has_initialized():
-    pl.seed_everything(0)
-    module = Classifier(norm="none", parametrization="weight_norm", data_init=True, lr=0.0, **SMALL)
-    before = module.head.parametrizations.weight.original0.detach().clone()
-    seen = Weights()
-    fit(module, labelled(8), max_steps=2, callbacks=[seen])
-    assert torch.equal(seen.first, module.head.parametrizations.weight.original0)
-    assert not torch.equal(seen.first, before)
 
 
 def test_dropout_depends_on_seed_and_step_alone():
