@@ -65,7 +65,7 @@ def _run(options: Namespace, arguments: Sequence[str], overrides: Sequence[str])
         print(write_index(options.docs))
         print("next, to see them in the documentation:\n  make docs")
         if failed and workers:
-            raise TrainingError(f"{failed} runs failed; to try them again: {again}")
+            raise TrainingError(f"{failed} run{'s' * (failed != 1)} failed; to try them again: {again}")
 
 
 def _parser() -> ArgumentParser:

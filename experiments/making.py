@@ -88,7 +88,14 @@ def _overrides(sweep: Sweep, runs_dir: Path) -> Sequence[str]:
 
 
 def _settle(runner: Runner) -> list[SweepRun]:
-    """Note runs that have failed because they diverged as finished, for they would do so again, and return them."""
+    """Note runs that have failed because they diverged as finished, for they would do so again, and return them.
+
+    Finished ones of which nothing is left are noted as begun, so that they are trained again.
+    """
     with alone(runner.folder):
-        diverged = [run for run in runner.runs() if run.state == "failed" and state_of(run) == "diverged"]
+        runs = runner.runs()
+        for run in runs:
+            if run.state == "finished" and not run.versions():
+                run.to(state="begun", seconds=0.0)
+        diverged = [run for run in runs if run.state == "failed" and state_of(run) == "diverged"]
         return [run.to(state="finished") for run in diverged]

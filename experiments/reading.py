@@ -12,10 +12,10 @@ import pandas as pd
 from pandas import DataFrame
 
 from norms.errors import SettingError
-from sweeping.runs import SweepRun, read_runs
-from sweeping.search import fits
+from sweeping.runs import SweepRun
+from sweeping.search import own_runs
 from sweeping.sweep_file import Sweep, value_at
-from training.metrics_file import MetricsFile
+from training.metrics_file import MetricsFile, number_in
 from training.run import Run
 
 State = Literal["finished", "diverged", "failed"]
@@ -43,7 +43,7 @@ class Runs:
     def _records(self) -> list[tuple[Sweep, SweepRun]]:
         found = []
         for sweep in self.sweeps:
-            runs = [run for run in read_runs(self.runs_dir / sweep.name) if fits(sweep, run)]
+            runs = own_runs(sweep, self.runs_dir / sweep.name)
             order = {_text(settings): place for place, settings in enumerate(sweep.grid() if _is_grid(sweep) else ())}
             runs.sort(key=lambda run: order.get(_text(run.settings), run.number))
             found += [(sweep, run) for run in runs if run.state in ("finished", "failed")]
@@ -193,10 +193,10 @@ def state_of(run: SweepRun) -> State:
         return "failed"
     if any(event.get("action") == "stop" for event in events_of(newest)):
         return "diverged"
-    last: dict[str, str] = {}
+    last: dict[str, float] = {}
     for row in MetricsFile(newest.metrics).rows():
-        last |= {name: value for name, value in row.items() if "loss" in name and value}
-    if any(not math.isfinite(float(value)) for value in last.values()):
+        last |= {name: value for name in row if "loss" in name and (value := number_in(row[name])) is not None}
+    if not all(map(math.isfinite, last.values())):
         return "diverged"
     return "finished" if run.state == "finished" else "failed"
 
@@ -209,7 +209,7 @@ def events_of(run: Run) -> list[dict[str, Any]]:
     for line in run.events.read_text(errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         events += [event] if isinstance(event, dict) else []
     return events

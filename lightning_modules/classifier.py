@@ -101,7 +101,7 @@ class Classifier(TrainingModule):
         super().__init__(seed)
         network, norm, activation = map(class_path, (network, norm, activation))  # checkpoints hold plain types alone
         widths, depths = _sizes(network, widths, depths)
-        check_range("num_classes", num_classes, at_least=1)
+        check_range("num_classes", num_classes, at_least=2)
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("rho_lr_multiplier", rho_lr_multiplier)):
             check_range(name, value, at_least=0, below=math.inf)
         check_range("label_smoothing", label_smoothing, at_least=0, at_most=1)
@@ -114,6 +114,9 @@ class Classifier(TrainingModule):
             _check_name("parametrization", parametrization, PARAMETRIZATIONS)
         if data_init and parametrization != "weight_norm":
             raise SettingError("data_init is of weight-normalized layers: set parametrization: weight_norm")
+        for name in ("widths", "depths", "norm", "activation"):
+            if name in (network_options or {}):
+                raise SettingError(f"network_options.{name}: give it as the option {name} of the classifier")
         self.save_hyperparameters()
         self.num_classes, self.norm = num_classes, norm
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing

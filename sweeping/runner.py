@@ -17,7 +17,7 @@ from norms.errors import SettingError
 from sweeping.commands import command_of, shown, started
 from sweeping.machine import machine
 from sweeping.runs import RECORD, SweepRun, alone, claim, is_claimed, new_run, read_run, read_runs, remove_unsaved
-from sweeping.search import fits, next_settings
+from sweeping.search import next_settings, own_runs
 from sweeping.sweep_file import Sweep
 from training.errors import ENDING, name_of
 from training.terminal import printable
@@ -47,9 +47,9 @@ class Runner:
         """List the runs that have begun and belong to the sweep as its file is now.
 
         Raises:
-            SettingError: If one has begun with another command.
+            SettingError: If one has begun with another command, or one is there twice.
         """
-        runs = [run for run in read_runs(self.folder) if fits(self.sweep, run)]
+        runs = own_runs(self.sweep, self.folder)
         for run in runs:
             command = self._command(run.settings)
             if run.command != command:

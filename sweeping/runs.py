@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from norms.errors import SettingError
 from sweeping.sweep_file import Choices, Sweep, value_at
 from training.files import replacing
-from training.metrics_file import MetricsFile
+from training.metrics_file import MetricsFile, number_in
 from training.run import Run
 from training.run_paths import SWEEP_RECORD
 
@@ -26,6 +26,11 @@ except ImportError:  # on Windows
 
 RECORD = SWEEP_RECORD
 """The name of the file in a run's folder that says what it trains with and how it stands."""
+
+State = Literal["new", "begun", "failed", "finished"]
+"""How a run stands."""
+
+STATES: tuple[State, ...] = get_args(State)
 
 CLAIM = ".claim"
 """The name of the file that is locked as long as a process of the run lives."""
@@ -50,7 +55,7 @@ class SweepRun:
     folder: Path
     settings: Mapping[str, Any]
     command: Sequence[str]
-    state: Literal["new", "begun", "failed", "finished"] = "new"
+    state: State = "new"
     error: str = ""
     seconds: float = 0.0
     ended: float = field(default_factory=time.time)
@@ -80,8 +85,8 @@ class SweepRun:
     def best(self, sweep: Sweep) -> float | None:
         """Return the best value of the sweep's metric over the training; None if there is none."""
         rows = [row for run in self.versions()[:1] for row in MetricsFile(run.metrics).rows()]
-        values = [float(row[sweep.metric]) for row in rows if sweep.metric and row.get(sweep.metric)]
-        finite = [value for value in values if math.isfinite(value)]
+        values = [number_in(row.get(sweep.metric)) for row in rows if sweep.metric]
+        finite = [value for value in values if value is not None and math.isfinite(value)]
         return (max if sweep.maximize else min)(finite, default=None)
 
 
@@ -112,12 +117,28 @@ def read_run(folder: Path) -> SweepRun:
         SettingError: If its file is not one that a sweep has written.
     """
     file = folder / RECORD
+    if not re.match(r"\d+(-|$)", folder.name, re.ASCII):
+        raise SettingError(f"{folder} has a run of a sweep, whose name begins with a number: rename it or move it away")
     try:
         run = SweepRun(folder=folder, **json.loads(file.read_text()))
-        _ = run.number
-    except (ValueError, TypeError) as error:
+        _check_record(run)
+    except (ValueError, TypeError, RecursionError) as error:
         raise SettingError(f"{file} is damaged: delete it with its folder, and the run is trained anew") from error
+    except OSError as error:
+        raise SettingError(f"{file}: {error.strerror}") from error
     return run
+
+
+def _check_record(run: SweepRun) -> None:
+    """Raise a ``ValueError`` if a record has what no sweep writes."""
+    known = (
+        isinstance(run.settings, dict)
+        and isinstance(run.command, list)
+        and all(isinstance(word, str) for word in (*run.command, run.error, run.machine))
+        and all(isinstance(number, int | float) and 0 <= number < math.inf for number in (run.seconds, run.ended))
+    )
+    if not known or run.state not in STATES:
+        raise ValueError("no such record is written")
 
 
 def remove_unsaved(run: SweepRun) -> None:

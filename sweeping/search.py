@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from norms.errors import SettingError
-from sweeping.runs import SweepRun
+from sweeping.runs import SweepRun, read_runs
 from sweeping.sweep_file import Choices, Interval, Sweep, nested, value_at
 
 
@@ -89,6 +90,30 @@ def _trial(sweep: Sweep, run: SweepRun, distributions: Any) -> Any:
 def fits(sweep: Sweep, run: SweepRun) -> bool:
     """Return whether a run is one of this sweep, whose file may have been changed since."""
     return all(_holds(parameter, value_at(run.settings, path)) for path, parameter in sweep.parameters.items())
+
+
+def own_runs(sweep: Sweep, folder: Path) -> list[SweepRun]:
+    """List the runs in the folder of a sweep that belong to it as its file is now.
+
+    Args:
+        sweep: The sweep.
+        folder: Where its runs are.
+
+    Raises:
+        SettingError: If two of them are of the same point of its grid, of which one would count twice.
+    """
+    runs = [run for run in read_runs(folder) if fits(sweep, run)]
+    found: list[tuple[list[Any], SweepRun]] = []
+    for run in runs if sweep.method == "grid" else ():
+        values = [value_at(run.settings, path) for path in sweep.parameters]
+        for others, other in found:
+            if values == others:
+                raise SettingError(
+                    f"{other.folder} and {run.folder} are the same run of {sweep.name}: move one of them away, or give "
+                    "the sweep the parameters back that told them apart"
+                )
+        found.append((values, run))
+    return runs
 
 
 def _holds(parameter: Choices | Interval, value: Any) -> bool:

@@ -221,7 +221,15 @@ def _parameters(
             if not parameter.whole:
                 raise SettingError(f"{dotted}: a grid needs values, such as {{values: [1, 2]}}")
             parameter = Choices(tuple(range(int(parameter.low), int(parameter.high) + 1)))
+        if method == "grid" and (twice := _first_repeated(parameter)):
+            raise SettingError(f"{dotted}: a grid needs different values, got {twice[0]!r} twice")
         yield path, parameter
+
+
+def _first_repeated(parameter: Choices | Interval) -> list[Any]:
+    """Return, as a list, the first value that equals one before it, as 1.0 does 1; an empty list if there is none."""
+    values = parameter.values if isinstance(parameter, Choices) else ()
+    return [value for place, value in enumerate(values) if value in values[:place]][:1]
 
 
 def _parameter(spec: Mapping[str, Any]) -> Choices | Interval:

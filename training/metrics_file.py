@@ -99,6 +99,14 @@ class MetricsFile:
         return csv.DictWriter(file, self._columns, lineterminator="\n")
 
 
+def number_in(text: str | None) -> float | None:
+    """Return what a cell says, which may be NaN; None if it is empty, or damaged."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
 def _cells(line: str) -> list[str]:
     """Read a line of a table; none of its cells if one holds what no text file does."""
     try:

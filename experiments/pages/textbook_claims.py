@@ -84,6 +84,7 @@ def page(runs: Runs) -> Page:
             "images sooner has more of it then, and may be better on held-out ones all the same: the table has both.",
         ],
         limits=[
+            "Over which rates dead units are averaged was decided after the accuracies at these rates were seen.",
             "Four dense layers of 100 units and a few hundred steps say little about Inception on ImageNet. Rates and "
             "factors are few and far apart.",
             "Three seeds decide on large effects alone.",

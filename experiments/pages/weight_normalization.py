@@ -83,6 +83,7 @@ def page(runs: Runs) -> Page:
             "are normalized in a thousand batches that they share with others drawn at random.",
         ],
         limits=[
+            "The second learning rate was added after a single early try with it that had come out otherwise.",
             "The network has six convolutions, the images are gray, and the training is only a part of an "
             "epoch: errors here are those of a network that is still learning, where the paper's are those after 200 "
             "epochs of CIFAR-10. What regularizes more may look worse here and better there.",

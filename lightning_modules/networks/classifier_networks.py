@@ -3,8 +3,11 @@
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,8 +30,11 @@ Norm = str | Callable[..., nn.Module]
 
 
 def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    if len(shape) != 3 or min(shape) < 1:
-        raise SettingError(f"input_shape must be channels, height and width of the images, got {list(shape)}")
+    known = isinstance(shape, list | tuple) and len(shape) == 3 and all(type(side) is int for side in shape)
+    if not known or shape[0] not in (1, 3) or min(shape) < 1:
+        raise SettingError(
+            f"input_shape must be 1 or 3 channels, height and width of the images, such as [1, 28, 28], got {shape!r}"
+        )
     return tuple(shape)
 
 
@@ -210,6 +216,8 @@ def build_network(name: str, **options: Any) -> nn.Module:
             raise SettingError(
                 f"network '{name}' has no option '{key}'{did_you_mean(key, known)} (its options are {', '.join(known)})"
             )
+    if "activation" in given:
+        _check_activation(given["activation"])
     for key in {"widths", "depths"} & given.keys():
         if not given[key]:
             raise SettingError(f"{key} must name at least one, got {given[key]}")
@@ -218,10 +226,37 @@ def build_network(name: str, **options: Any) -> nn.Module:
     return builder(**given)
 
 
+def _check_activation(activation: Callable[[], nn.Module]) -> None:
+    name = getattr(activation, "__name__", activation)
+    try:
+        made = activation()
+    except TypeError as error:
+        raise SettingError(
+            f"activation {name} cannot be made without arguments: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise SettingError(f"activation {name} makes no module, such as torch.nn.ReLU does")
+
+
+def _vector_norm(norm: Norm, width: int) -> nn.Module:
+    """Build a norm of vectors, and refuse one that does not take them."""
+    with_options = isinstance(norm, partial) and norm.func is norms.build
+    layer: nn.Module = norm(width, dims=1) if with_options else norms.build(norm, width, dims=1)  # type: ignore[operator]
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]):
+            # Not as many vectors as units, whose roles some layers would change.
+            deepcopy(layer).eval()(torch.zeros(2 if width != 2 else 3, width))
+    except (IndexError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        name = norm.args[0] if isinstance(norm, partial) and norm.args else norm
+        raise SettingError(f"norm '{name}' does not normalize vectors, as dense layers make them: {reason}") from error
+    return layer
+
+
 def _dense(inputs: int, outputs: int, norm: Norm, activation: Callable[[], nn.Module]) -> nn.Sequential:
     parts = OrderedDict[str, nn.Module](
         linear=nn.Linear(inputs, outputs, bias=norm == "none"),
-        norm=norms.build(norm, outputs, dims=1),
+        norm=_vector_norm(norm, outputs),
         activation=activation(),
     )
     return nn.Sequential(parts)

@@ -1,6 +1,7 @@
 """Pages as Markdown, the index of their claims, and the command that makes them."""
 
 import re
+import shutil
 
 import pytest
 import yaml
@@ -9,11 +10,13 @@ from pandas import DataFrame
 
 from experiments import catalog, command, plots, summaries
 from experiments.catalog import CONFIGS, Experiment
-from experiments.making import make, write_index
+from experiments.making import _settle, make, write_index
 from experiments.markdown import TIME, read_front_matter, table
 from experiments.page import Claim, Figure, Page, Table
 from experiments.verdicts import HOLDS, paired
 from sweeping.commands import command_of
+from sweeping.runner import Runner
+from sweeping.runs import read_runs
 from sweeping.sweep_file import read_sweep
 from training.command import main
 
@@ -45,6 +48,14 @@ def made(tmp_path):
 def made_page(experiment, folder, overrides=()):
     assert make(experiment, folder / "runs", folder / "docs", overrides, 0, "again") == 0
     return (folder / "docs/made.md").read_text()
+
+
+def test_a_finished_run_of_which_nothing_is_left_is_trained_again(made, tmp_path):
+    _, sweep = made
+    write_grid(tmp_path, sweep, accuracy)
+    shutil.rmtree(tmp_path / "made/002-made/version_0")
+    assert not _settle(Runner(sweep, tmp_path))
+    assert [run.state for run in read_runs(tmp_path / "made")] == ["finished", "begun", *["finished"] * 4]
 
 
 def test_a_page_has_its_parts_in_order_and_its_numbers(made, tmp_path):

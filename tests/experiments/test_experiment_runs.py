@@ -70,6 +70,31 @@ def test_how_a_run_has_ended(sweep, tmp_path, state, events, loss, expected):
     assert runs.events()["sign"].tolist() == [event["sign"] for event in events]
 
 
+def test_what_is_damaged_beside_the_metrics_of_a_run_is_passed_over(sweep, tmp_path):
+    rows = [{"step": 1, "train/loss": "x", "val/accuracy": 0.5}, {"step": 2, "train/loss": 0.1, "val/accuracy": "x"}]
+    version = write_run(tmp_path, sweep, 1, settings_of("none", 0), rows, events=[STOP])
+    (version / "events.jsonl").write_text("[" * 100_000 + "\n")
+    runs = Runs([sweep], tmp_path)
+    assert runs.frame["state"].tolist() == ["finished"]
+    assert runs.last("val/accuracy")["val/accuracy"].tolist() == [0.5]
+    assert runs.events().empty
+
+
+def test_the_same_run_twice_is_told(sweep, tmp_path):
+    for number in (1, 9):
+        write_run(tmp_path, sweep, number, settings_of("none", 0), [{"step": 1}])
+    with pytest.raises(SettingError, match=r"001-made and .*009-made are the same run of made: move one of them away"):
+        _ = Runs([sweep], tmp_path).frame
+
+
+def test_runs_that_a_removed_parameter_told_apart_are_told(sweep, tmp_path):
+    for number, norm in enumerate(("none", "batch"), 1):
+        write_run(tmp_path, sweep, number, settings_of(norm, 0), [{"step": 1}])
+    _, smaller = write_sweep(tmp_path / "smaller", parameters={"seed": {"values": [0, 1, 2]}})
+    with pytest.raises(SettingError, match="or give the sweep the parameters back that told them apart"):
+        _ = Runs([smaller], tmp_path).frame
+
+
 def test_a_curve_has_a_row_per_finite_value(sweep, tmp_path):
     rows = [
         {"step": 1, "a": 1.5},

@@ -204,6 +204,17 @@ def test_data_dependent_initialization_standardizes_the_outputs_of_the_first_bat
         Classifier(data_init=True)
 
 
+@pytest.mark.parametrize(
+    ("norm", "options"),
+    [("batch", {"momentum": 0.2}), ("decorrelated_batch", {"momentum": 0.2}), ("group", {"num_groups": 4})],
+)
+def test_norms_of_vectors_take_options(norm, options):
+    module = Classifier(network="mlp", widths=(8,), norm=norm, norm_options=options)
+    assert module(torch.rand(4, 1, 28, 28)).shape == (4, 10)
+    (layer,) = (each for each in module.modules() if hasattr(each, next(iter(options))))
+    assert getattr(layer, next(iter(options))) == next(iter(options.values()))
+
+
 def test_dropout_depends_on_seed_and_step_alone():
     pl.seed_everything(0)
     batch = {key: torch.stack([torch.as_tensor(each[key]) for each in labelled(8)]) for key in ("image", "label")}
@@ -223,6 +234,24 @@ def test_dropout_depends_on_seed_and_step_alone():
         ({"network": "mlp", "depths": (1,)}, "has no option 'depths'"),
         ({"network": "resnet", "widths": (8, 4), "depths": (1, 1)}, "must not fall"),
         ({"network": "mlp", "network_options": {"input_shape": [1, 2]}}, "input_shape"),
+        ({"network": "mlp", "network_options": {"input_shape": 5}}, "input_shape must be 1 or 3 channels"),
+        ({"network": "mlp", "network_options": {"input_shape": "abc"}}, "input_shape must be .*got 'abc'"),
+        ({"network": "mlp", "network_options": {"input_shape": [1, 28.5, 28]}}, "input_shape"),
+        ({"network": "mlp", "network_options": {"input_shape": [2, 28, 28]}}, "input_shape must be 1 or 3 channels"),
+        ({"network": "mlp", "network_options": {"norm": "layer"}}, "network_options.norm: give it as the option norm"),
+        ({"network_options": {"widths": [3]}}, "network_options.widths: give it as the option widths"),
+        ({"network": "mlp", "norm": "instance"}, "norm 'instance' does not normalize vectors"),
+        ({"network": "mlp", "norm": "switchable", "widths": (2,)}, "norm 'switchable' does not normalize vectors"),
+        (
+            {"network": "mlp", "norm": "switchable", "norm_options": {"eps": 1e-3}},
+            "norm 'switchable' does not normalize",
+        ),
+        ({"network": "mlp", "norm": "torch.nn.BatchNorm2d"}, "does not normalize vectors, as dense layers make them"),
+        ({"network": "lenet", "network_options": {"dense_norm": "instance"}}, "norm 'instance' does not normalize"),
+        ({"activation": "torch.relu"}, "activation relu cannot be made without arguments"),
+        ({"activation": "torch.nn.Linear"}, "activation Linear cannot be made without arguments"),
+        ({"activation": "builtins.int"}, "activation int makes no module"),
+        ({"num_classes": 1}, "num_classes must be at least 2"),
         ({"optimizer": "sdg"}, "sgd"),
         ({"schedule": "cosin"}, "cosine"),
         ({"parametrization": "spectral"}, "spectral_norm"),

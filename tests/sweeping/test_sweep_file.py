@@ -75,6 +75,7 @@ def test_whole_numbers_are_a_grid_as_well(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        ({"parameters": {"a": {"values": [1, 2, 1.0]}}}, "a: a grid needs different values, got 1.0 twice"),
         ({"metod": "grid"}, "unknown key 'metod', did you mean 'method'"),
         ({"method": "gird"}, "unknown method 'gird', did you mean 'grid'"),
         ({"method": "random"}, "method random has no end: say by run_cap"),

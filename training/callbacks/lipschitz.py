@@ -52,6 +52,7 @@ class LipschitzMonitor(Callback):
         check_range("lipschitz.ascent", ascent, at_least=0)
         self.every_n_steps, self.images, self.ascent = every_n_steps, images, ascent
         self._batch: Any = None
+        self._seen_step: int | None = None
         self._looks, self._seconds, self._start = 0, 0.0, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -63,7 +64,7 @@ class LipschitzMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time."""
-        self._batch, self._start = None, time.monotonic()
+        self._batch, self._seen_step, self._start = None, None, time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look every few steps, before the step."""
@@ -81,12 +82,16 @@ class LipschitzMonitor(Callback):
             print(f"lipschitz monitor: {self._looks} looks took {self._seconds:.2g} s, {share:.1%} of the training")
 
     def _look(self, trainer: Trainer, module: Any) -> None:
-        if not trainer.is_global_zero or not_finite(module.state_dict().items()):
+        step = trainer.global_step
+        if not trainer.is_global_zero or step == self._seen_step:
+            return  # a step of several batches is looked at once, before the first of them
+        if not_finite(module.state_dict().items()):
             return  # the guard ends such a training
+        self._seen_step = step
         start = time.monotonic()
         numbers = measure(module, self._batch, self.images, self.ascent)
         for logger in trainer.loggers:
-            logger.log_metrics({f"lipschitz/{name}": value for name, value in numbers.items()}, trainer.global_step)
+            logger.log_metrics({f"lipschitz/{name}": value for name, value in numbers.items()}, step)
             logger.save()
         self._looks, self._seconds = self._looks + 1, self._seconds + time.monotonic() - start
 

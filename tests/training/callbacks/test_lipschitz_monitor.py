@@ -62,6 +62,12 @@ def test_a_training_with_it_is_the_same_bit_for_bit_and_numbers_are_in_order(tmp
     assert "lipschitz monitor: 4 looks took" in capsys.readouterr().out
 
 
+def test_a_step_of_several_batches_is_looked_at_once(tmp_path, capsys):
+    train(tmp_path, [LipschitzMonitor(1, images=2, ascent=0)], classifier(), steps=2, accumulate_grad_batches=3)
+    assert "lipschitz monitor: 3 looks took" in capsys.readouterr().out
+    assert [*looks(tmp_path)] == [0, 1, 2]
+
+
 def test_a_spectrally_normalized_discriminator_has_the_norms_of_its_weights_and_their_product(tmp_path):
     train(tmp_path, [LipschitzMonitor(2, images=3, ascent=3)], gan(), steps=2)
     first, last = looks(tmp_path).values()
