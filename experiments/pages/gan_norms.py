@@ -67,7 +67,10 @@ def page(runs: Runs) -> Page:
             "nothing but each other.",
             "The conditional generator has another discriminator than the others, which is told the classes. What "
             "classes give cannot be told apart from what the norm gives.",
-            "Gates begin at 1, so that those near 1 may have chosen batch normalization or not moved yet.",
+            "Gates begin at 1, so that those near 1 may have chosen batch normalization or not moved yet, and a "
+            "training that moved none of them would have all of them near an end.",
+            "Layers of a higher resolution are later ones too, with more pixels to take an instance's statistics from, "
+            "and there are few of them: a trend over depth cannot tell which of these it is of.",
             "The learning rate falls to 0 in a straight line, so that values that have come to rest need not be where "
             "a longer training would take them.",
             "The discriminator without spectral normalization has no norm in its place, where the papers compare "
@@ -146,12 +149,12 @@ def _claims_on_rho(runs: Runs, values: DataFrame) -> list[Claim]:
     trend = against(depth_trend(own, layers_of(values)))
     return [
         Claim(
-            "Most gates rho come to an end of their range.",
+            "Most gates rho are near an end of their range.",
             "Nam & Kim 2018, figure 2",
             "ResNet-110, CIFAR-10: some 72 % from 0.9 to 1, some 10 % from 0 to 0.1",
             f"{mean_text(ends[high], '.0%')} above 0.9, {mean_text(ends[low], '.0%')} below 0.1",
             chosen.verdict(1),
-            "the share of gates within 0.1 of an end minus a half",
+            "the share of gates within 0.1 of an end minus a half; it is 1 at the start, where all gates are 1",
         ),
         Claim(
             "Layers of a high resolution, in a classifier the lower ones, take more instance normalization.",

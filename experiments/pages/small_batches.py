@@ -31,7 +31,7 @@ SHARE = "switch/all/{}/{}"
 MARGIN = 2.0
 """Differences in error below so many points are taken for none."""
 
-GN, BRN, SN = "Wu & He 2018, table 2", "Ioffe 2017, section", "Luo et al. 2019, a figure of the authors' blog"
+GN, BRN, SN = "Wu & He 2018, table 2", "Ioffe 2017, results on", "Luo et al. 2019, a figure of the authors' blog"
 
 error = partial(mean_text, form=".1f")
 
@@ -155,7 +155,7 @@ def _of_sizes(sizes: DataFrame) -> list[Claim]:
         ),
         Claim(
             "Batch renormalization is better than batch normalization at small batches.",
-            f"{BRN} 5.2",
+            f"{BRN} small minibatches",
             "76.5 % accuracy against 74.2 %, at statistics of 4 images",
             small["batch_renorm"].text("+.1f"),
             small["batch_renorm"].verdict(-1),
@@ -195,7 +195,7 @@ def _of_classes(few: DataFrame) -> list[Claim]:
     return [
         Claim(
             "Batch normalization errs more if batches are of few classes.",
-            f"{BRN} 5.3",
+            f"{BRN} minibatches that are not independent",
             "67.0 % accuracy, from 78.3 %",
             batch.text("+.1f"),
             batch.verdict(1),
@@ -203,7 +203,7 @@ def _of_classes(few: DataFrame) -> list[Claim]:
         ),
         Claim(
             "Few classes in a batch cost batch normalization more than a norm without statistics of the batch.",
-            f"{BRN} 5.3",
+            f"{BRN} minibatches that are not independent",
             "no figure",
             f"batch loses {error(lost['batch'])}, group {error(lost['group'])}; {more.text('+.1f')}",
             more.verdict(1),
@@ -211,7 +211,7 @@ def _of_classes(few: DataFrame) -> list[Claim]:
         ),
         Claim(
             "Batch renormalization is better than batch normalization if batches are of few classes.",
-            f"{BRN} 5.3",
+            f"{BRN} minibatches that are not independent",
             "78.5 % accuracy against 67.0 %",
             renorm.text("+.1f"),
             renorm.verdict(-1),
