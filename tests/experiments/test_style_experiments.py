@@ -4,8 +4,8 @@ from pandas import DataFrame
 from PIL import Image
 
 from experiments import style_gates, style_inputs
-from experiments.pages.style_norms import METRICS, over_styles
 from experiments.pages.style_mixing import _rise as rise
+from experiments.pages.style_norms import METRICS, over_styles
 from experiments.pages.style_norms import _claims as claims
 from experiments.pages.style_norms import _input_claims as input_claims
 from experiments.style_gates import CELLS, between_channels, causes, rho_of_layers, rho_of_networks, values
