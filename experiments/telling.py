@@ -83,7 +83,8 @@ def published(file: Path, runs_dir: Path) -> str:
     if not steps:
         return f"{told}."
     batch = _values([run.read_config() or {} for run in runs], "data", "init_args", "batch_size")
-    return f"{told}, of which {len(steps)} were begun here, up to step {max(steps)}, in batches of {batch}."
+    begun = f"{len(steps)} {'was' if len(steps) == 1 else 'were'}"
+    return f"{told}, of which {begun} begun here, up to step {max(steps)}, in batches of {batch}."
 
 
 def machines(runs: Runs) -> list[str]:
