@@ -179,7 +179,6 @@ def test_rho_rises_from_the_first_third_of_layers_to_the_last():
         for seed in range(3)
         for depth in range(6)
     ]
-    found = rise(pd.DataFrame(rows))
+    found = rise(DataFrame(rows))
     assert (found.seeds, found.difference) == (3, pytest.approx(0.8 + 0.01))
-    # Such a rise is told of both lengths, also where only that of the shorter decides.
     assert found.text("+.3f").startswith("+0.810 (95 % interval ")
