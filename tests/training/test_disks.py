@@ -88,7 +88,7 @@ def test_a_full_disk_is_one_line_with_status_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     args = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     with limits_restored():
-        limit(2000)
+        limit(10_000)  # more than the settings need, less than a checkpoint
         assert main(["fit", "--model", "stand_ins.TinyModel", "--data", "stand_ins.TinyData", *args]) == 1
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("error: cannot write runs/run/version_0/checkpoints/last.ckpt: File too large (")
