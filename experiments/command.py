@@ -18,7 +18,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from training.doors import command_parser, path_of, run_command
+from training.doors import command_parser, path_of, run_command, split_overrides
 
 EPILOG = """examples: --list | dropout | dropout --no-training | small_batches --workers 2 -- --trainer.max_steps 100.
 What follows -- goes to every training; without it those that begin are as those that are there. Repeat the command to
@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         or 128 plus the number of the signal that ended it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    own, overrides = arguments[:end], arguments[end + 1 :]
+    own, overrides = split_overrides(arguments)
     return run_command(_parser(), partial(_run, arguments=arguments, overrides=overrides), own)
 
 

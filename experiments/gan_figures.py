@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 from PIL import Image
 
-from experiments.layers import over_depth, over_time
+from experiments.layer_values import over_depth, over_time
 from experiments.mixing import at_end
 from experiments.page import Figure
 from experiments.plots import NORMS, SMALL, Look, curves, panels

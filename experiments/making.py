@@ -51,7 +51,8 @@ def make(
         _train(sweep, runs_dir, overrides, workers, again)
     runs = Runs(sweeps, runs_dir)
     if not (runs.frame["state"] != "failed").any():
-        raise SettingError(f"no run of {experiment.name} was trained to its end in {runs_dir}")
+        told = f"no run of {experiment.name} was trained to its end in {runs_dir}"
+        raise SettingError(told if workers else f"{told}: leave out --no-training to train them, or give --runs_dir")
     with styled():
         page = experiment.page(runs)
         for figure in page.figures:

@@ -179,7 +179,7 @@ class Runs:
         if values.empty:
             return math.nan
         last = values.index[-1]
-        return float(values[values.index > last * (1 - share)].mean()) if last else float(values.iloc[-1])
+        return float(values[(values.index > last * (1 - share)) | (values.index == last)].mean())
 
     def _without(self, metric: str) -> SettingError:
         known = sorted({name for folder in self.frame["folder"] for name in self.metrics(folder)})

@@ -17,7 +17,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from training.doors import command_parser, path_of, run_command
+from training.doors import command_parser, path_of, run_command, split_overrides
 
 EPILOG = """examples: sweep_norms | my_sweep.yaml --workers 4 | sweep_norms -- --trainer.max_steps 100. What follows --
 goes to every run. Repeat the command to go on with what was interrupted. Start it several times, on all machines that
@@ -32,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         or 128 plus the number of the signal that ended it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    own, overrides = arguments[:end], arguments[end + 1 :]
+    own, overrides = split_overrides(arguments)
     return run_command(_parser(), partial(_run, arguments=arguments, overrides=overrides), own)
 
 

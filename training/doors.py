@@ -68,6 +68,12 @@ def path_of(name: str) -> Path:
         raise ArgumentTypeError(str(error)) from error
 
 
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line at its first ``--``: what is before it, and what goes on to other commands behind it."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:end]), list(arguments[end + 1 :])
+
+
 def run_command(
     parser: argparse.ArgumentParser, run: Callable[[Any], None], arguments: Sequence[str] | None = None
 ) -> int:

@@ -22,7 +22,7 @@ from experiments.gan_figures import (
     training_figures,
     value_figures,
 )
-from experiments.layers import depth_trend, layer_values
+from experiments.layer_values import depth_trend, layer_values
 from experiments.mixing import at_end
 from experiments.page import Claim, Page, Table
 from experiments.plots import NORMS

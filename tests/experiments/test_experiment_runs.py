@@ -122,6 +122,7 @@ def test_the_last_tenth_counts_and_no_more(sweep, tmp_path):
     runs = Runs([sweep], tmp_path)
     assert runs.last("a")["a"].tolist() == [sum(range(91, 101)) / 10]
     assert runs.last("a", share=0.001)["a"].tolist() == [100]
+    assert runs.last("a", share=0.0)["a"].tolist() == [100], "the last value always counts"
 
 
 def test_names_of_settings_are_as_short_as_tells_them_apart(tmp_path):

@@ -11,7 +11,7 @@ from made_sweeps import write_run, write_sweep
 from PIL import Image
 
 from experiments import pruned
-from experiments.layers import depth_trend, layer_values
+from experiments.layer_values import depth_trend, layer_values
 from experiments.pages import gan_norms, pruning
 from experiments.pruned import BINARIZED, FILE, LEARNED, PLAIN, VERSIONS, measured
 from experiments.reading import Runs

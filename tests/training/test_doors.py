@@ -7,7 +7,7 @@ import pytest
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from norms.errors import SettingError
-from training.doors import command_parser, run_command
+from training.doors import command_parser, run_command, split_overrides
 
 
 def command(run, arguments=("word",)):
@@ -109,3 +109,17 @@ def test_a_package_to_trust_must_be_there(package, capsys):
     assert run_command(command_parser("Do it."), lambda options: None, [f"--trust={package}"]) == 2
     assert capsys.readouterr().err == f"error: --trust: there is no package {package!r}\n"
     assert run_command(command_parser("Do it."), lambda options: None, ["--trust=torchvision.ops"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "overrides"),
+    [
+        ("a --b 1", "a --b 1", ""),
+        ("a -- --c 2", "a", "--c 2"),
+        ("a --", "a", ""),
+        ("-- x -- y", "", "x -- y"),
+        ("", "", ""),
+    ],
+)
+def test_what_goes_on_to_other_commands_is_behind_the_first_dashes(given, own, overrides):
+    assert split_overrides(given.split()) == (own.split(), overrides.split())
