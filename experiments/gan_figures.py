@@ -26,7 +26,7 @@ DIVERSITY = "guard/diversity"
 STATISTICS = ("batch", "instance", "layer")
 
 KINDS = {"rho": "rho", "mean_weight": "weights of means", "var_weight": "weights of variances"}
-"""What norms learn, as :func:`experiments.layers.layer_values` calls it, and as the page does."""
+"""What norms learn, as :func:`experiments.layer_values.layer_values` calls it, and as the page does."""
 
 ENLARGED, STRIDE, MARGIN, COLUMNS, LINES = 3, 30, 2, 8, 6
 """How often pictures of samples are enlarged; before that, pixels from an image to the next, and at edges; what is
@@ -122,7 +122,7 @@ def value_figures(values: DataFrame) -> list[Figure]:
     """Draw what rho and the switch weights have become over depth, and how they got there over time.
 
     Args:
-        values: As :func:`experiments.layers.layer_values` returns them, named.
+        values: As :func:`experiments.layer_values.layer_values` returns them, named.
     """
     return [_over_depth(values), _over_time(values)] if len(values) else []
 
