@@ -119,7 +119,7 @@ def evaluating(trusted: Sequence[str]) -> Iterator[None]:
             yield
         # A module without forward and predict_step, one that Lightning refuses to validate, and whatever torch finds in
         # a network that is not as it should be.
-        except (ValueError, OSError, NotImplementedError, MisconfigurationException, RuntimeError) as error:
+        except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
             raise SettingError(" ".join(str(error).split())) from error
 
 
