@@ -52,7 +52,8 @@ def train_all(runner: Runner, again: str) -> None:
     console.print(f"{len(finished)} of {runner.sweep.runs} runs are finished: {runner.folder}")
     if elsewhere := sum(run.state == "begun" for run in runs):
         console.print(f"being trained by other workers: {elsewhere}")
-    if finished:
+    # Norms that learn no mixture leave nothing to analyze.
+    if any(version.mixing_steps() for run in finished for version in run.versions()):
         folder = shlex.quote(str(runner.folder))
         console.print(f"next:\n  {as_installed(f'python analyze.py {folder} -o report/')}")
     for run in failed:

@@ -10,7 +10,7 @@ from pathlib import Path
 parser = argparse.ArgumentParser()
 for option in ("runs_dir", "name", "ckpt_path"):
     parser.add_argument(f"--{option}")
-for option in ("seed", "steps", "seconds", "value", "fail"):
+for option in ("seed", "steps", "seconds", "value", "fail", "plain"):
     parser.add_argument(f"--{option}", type=float, default=0)
 options = parser.parse_args()
 
@@ -38,3 +38,6 @@ while step < options.steps:
     partial.write_text(str(step))
     partial.replace(checkpoint)
 (version / "metrics.csv").write_text(f"step,val/loss\n1,\n3,{options.value + 1}\n5,{options.value}\n7,nan\n")
+if not options.plain:
+    (version / "mixing").mkdir(exist_ok=True)
+    (version / "mixing/step_0000005.npz").touch()

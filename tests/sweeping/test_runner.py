@@ -75,6 +75,12 @@ def ends_after(folder):
     wait_for(lambda: not is_claimed(folder))
 
 
+def test_runs_whose_norms_learn_no_mixture_are_not_to_be_analyzed(capsys):
+    write_sweep(seeds=1, words=["--plain", "1"])
+    assert sweep() == 0
+    assert capsys.readouterr().out.endswith("1 of 1 runs are finished: runs/small\n")
+
+
 def test_all_runs_are_trained_once_and_listed(capsys):
     write_sweep(words=["--value", "0.25"])
     assert sweep() == 0
