@@ -22,6 +22,7 @@ from torch import Tensor
 from data.files import check_file
 from lightning_modules.base import HYPER_PARAMETERS, CheckpointError, TrainingModule, plain_settings
 from norms.errors import SettingError
+from training.callbacks.agreement import Agreement
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
 from training.callbacks.guard import Guard, lowered_rate
@@ -281,8 +282,9 @@ class TrainCLI(CLI):
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
-            built = self._built
-            callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved, built.wandb)]
+            built, step = self._built, None if self._resumed is None else self._resumed.state["global_step"]
+            callbacks += [Agreement(resolved, step), built.guard, self._companions, self._signals]
+            callbacks.append(RunFolder(resolved, built.wandb))
             callbacks += [*(getattr(built, name) for name in MONITORS), StepAxis()]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
