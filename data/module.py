@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator, spread
@@ -84,6 +84,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batches_per_step = batches_per_step
         self.limit = limit
         self._images: tuple[Items, Items] | None = None
+        self._before: dict[str, int] | None = None
 
     @property
     def image_size(self) -> int:
@@ -157,7 +158,12 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the endless stream, from the trainer's current step on."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batch_size = self.batch_size * self.batches_per_step
-        sampler = StreamSampler(batch_size, self._consumed_batches, rank, world_size)
+        sampler = StreamSampler(batch_size, self._consumed_batches, rank, world_size, self._offset)
+        if self._before and (before := self._before["images_per_step"]) != (now := self._images_per_step()):
+            rank_zero_info(
+                f"a step takes {now} images, not {before} as before: the training goes on with the next ones, but not "
+                "bit for bit as it would have"
+            )
         return self._loader(self.train_stream(), batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -181,6 +187,35 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is None or getattr(self.trainer, "overfit_batches", False):
             return 0
         return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def _images_per_step(self) -> int:
+        trainer = self.trainer
+        assert trainer is not None
+        return self.batch_size * self.batches_per_step * trainer.world_size * trainer.accumulate_grad_batches
+
+    def _offset(self) -> int:
+        """Return what goes before position 0, as if all steps had taken as many images as they take now."""
+        if self._before is None or getattr(self.trainer, "overfit_batches", False):
+            return 0
+        return self._before["images"] - self._before["steps"] * self._images_per_step()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many images of the stream the training has taken, in how many steps."""
+        if self.trainer is None:
+            return {}
+        steps, each = self.trainer.global_step, self._images_per_step()
+        return {"steps": steps, "images": self._offset() + steps * each, "images_per_step": each}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the next image, also if a step takes more or fewer of them now, as with other processes.
+
+        Raises:
+            SettingError: If that is damaged.
+        """
+        before = {name: state_dict.get(name) for name in ("steps", "images", "images_per_step")}
+        if not all(isinstance(value, int) and value >= 0 for value in before.values()):
+            raise SettingError("the checkpoint is damaged: it does not say how many images it has taken")
+        self._before = {name: int(value or 0) for name, value in before.items()}
 
     def _loader(self, dataset: Dataset[Any], **batches: Any) -> DataLoader[Any]:
         return DataLoader(

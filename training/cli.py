@@ -35,6 +35,7 @@ from training.environment import from_environment
 from training.errors import RollbackError
 from training.files import replacing
 from training.guarded_loggers import NO_SECOND_WANDB, Later, built_later, guarded
+from training.hosts import as_started, check_hosts
 from training.layer_sync import NormSync
 from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters, need_no_folder
 from training.lock import locked
@@ -72,6 +73,9 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
 }
 
+AUTO = "auto"
+"""What --ckpt_path says to go on with the newest run of the same name, or to begin if there is no checkpoint yet."""
+
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
 
 
@@ -91,7 +95,7 @@ class TrainCLI(CLI):
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
         self._given, self._arguments = args, with_all_seeds(with_shipped_configs(args))
-        self._signals, self._companions = EndOnSignal(), Companions()
+        self._signals = EndOnSignal()
         try:
             super().__init__(
                 TrainingModule,
@@ -131,6 +135,7 @@ class TrainCLI(CLI):
         for name, monitor in MONITORS.items():
             parser.add_lightning_class_args(monitor, name)
         parser.add_lightning_class_args(Guard, "guard")
+        parser.add_lightning_class_args(Companions, "hosts")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
 
@@ -177,6 +182,8 @@ class TrainCLI(CLI):
         else:  # what a training had noted, such as its best checkpoint, is of no use
             warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
         config.weights_only = True
+        if config.ckpt_path == AUTO and self.subcommand == "fit":
+            config.ckpt_path = "last" if Run.newest(Path(config.runs_dir, config.name)) else None
         if config.ckpt_path:
             config.ckpt_path = local_path("ckpt_path", config.ckpt_path)
             self._resumed = self._find_run()
@@ -242,7 +249,7 @@ class TrainCLI(CLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; loggers wait for the run's folder."""
-        config = {**self._built.trainer, **kwargs}
+        config = as_started({**self._built.trainer, **kwargs})
         self._loggers, callbacks, plugins = (
             value if isinstance(value, list) else [value] if value not in (None, True) else []
             for value in (config["logger"], config["callbacks"], config["plugins"])
@@ -258,6 +265,7 @@ class TrainCLI(CLI):
         except (TypeError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
             raise SettingError(f"trainer: {error}") from error  # Lightning checks less than it takes
         check_processes(trainer)
+        check_hosts(trainer)
         leave_signals_alone(trainer)
         if not self.model.automatic_optimization:  # each of its steps trains some of the parameters
             look_for_unused_parameters(trainer)
@@ -283,7 +291,7 @@ class TrainCLI(CLI):
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
             built, step = self._built, None if self._resumed is None else self._resumed.state["global_step"]
-            callbacks += [Agreement(resolved, step), built.guard, self._companions, self._signals]
+            callbacks += [Agreement(resolved, step), built.guard, built.hosts, self._signals]
             callbacks.append(RunFolder(resolved, built.wandb))
             callbacks += [*(getattr(built, name) for name in MONITORS), StepAxis()]
             if trainer.enable_checkpointing is not False:
@@ -298,13 +306,13 @@ class TrainCLI(CLI):
             self.trainer.fit(**kwargs)
             return
         alone, tells = self.trainer.num_devices * self.trainer.num_nodes == 1, self.trainer.is_global_zero
-        signals, watched = self._signals.installed(alone, tells), self._companions.watched
-        with lasting_output(), self._run() as run, signals, watched(self.trainer, run, self._given):
+        signals, hosts = self._signals.installed(alone, tells), self._built.hosts
+        with lasting_output(), self._run() as run, signals, hosts.watched(self.trainer, run, self._given):
             self.trainer.loggers = [MetricsLogger(run.folder), *guarded([build(run.folder) for build in self._loggers])]
             try:
                 self._fit(**kwargs)
-            except RuntimeError:
-                self._companions.blame()
+            except RuntimeError as error:
+                hosts.blame(self.trainer, error)
                 raise
             except SystemExit as error:
                 print_summary(self.trainer, run, interrupted=self._given)

@@ -4,7 +4,7 @@ NAME is a configuration that comes with normlab, such as style_transfer, gan or 
 Several --config are merged from left to right, --print_config shows the result, any option can be overridden on the
 command line (--trainer.max_steps 100), and an environment variable such as PL_FIT__TRAINER__MAX_STEPS=100 stands for an
 option that is not given. --seed 3 stands for seed_everything, model.seed and data.seed. --ckpt_path last goes on with
-the newest run of the same name.
+the newest run of the same name, and --ckpt_path auto does so too, or begins if there is none.
 
   fit       train, in a run folder of its own below runs/
   validate  score a trained model on held-out images
