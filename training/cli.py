@@ -37,7 +37,7 @@ from training.files import replacing
 from training.guarded_loggers import NO_SECOND_WANDB, Later, built_later, guarded
 from training.hosts import as_started, check_hosts
 from training.layer_sync import NormSync
-from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters, need_no_folder
+from training.lightning_private import CLI, leave_signals_alone, need_no_folder
 from training.lock import locked
 from training.loggers import MetricsLogger
 from training.messages import relevant_messages
@@ -267,8 +267,6 @@ class TrainCLI(CLI):
         check_processes(trainer)
         check_hosts(trainer)
         leave_signals_alone(trainer)
-        if not self.model.automatic_optimization:  # each of its steps trains some of the parameters
-            look_for_unused_parameters(trainer)
         return trainer
 
     def _found_options(self) -> Any:
