@@ -79,6 +79,9 @@ class TrainingModule(LightningModule):
     resumes = False
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
 
+    penalties: Mapping[str, float] = MappingProxyType({})
+    """Weights of what is computed from gradients or weights; with any, ``fsdp2`` keeps whole weights for all of a pass."""
+
     sample_caption = "what the module makes of fixed inputs"
     """What :meth:`sample_grid` shows."""
 
@@ -99,6 +102,11 @@ class TrainingModule(LightningModule):
     def networks(self) -> list[nn.Module]:
         """The networks that the options ``channels_last`` and ``compile`` of a module, if it has them, are about."""
         return []
+
+    @property
+    def distributed(self) -> list[str]:
+        """The names of the networks that the strategy ``fsdp2`` distributes: all with weights in a checkpoint."""
+        return [name for name, part in self.named_children() if any(True for _ in part.parameters())]
 
     def configure_model(self) -> None:
         """Lay out and compile the networks as the options say, now that a training or an evaluation begins.
