@@ -80,7 +80,7 @@ class TrainingModule(LightningModule):
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
 
     penalties: Mapping[str, float] = MappingProxyType({})
-    """Weights of what is computed from gradients or weights; with any, ``fsdp2`` keeps whole weights for all of a pass."""
+    """Weights of penalties of gradients or weights; with any, ``fsdp2`` keeps whole weights for all of a pass."""
 
     sample_caption = "what the module makes of fixed inputs"
     """What :meth:`sample_grid` shows."""

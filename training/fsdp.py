@@ -10,23 +10,27 @@ import torch
 import torch.distributed as dist
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import Trainer
-from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 from pytorch_lightning.trainer.states import TrainerStatus
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from norms.errors import SettingError
 from norms.pooling import whole
+
+AVERAGES = (StochasticWeightAveraging, WeightAveraging)
+"""Callbacks that copy a module."""
 
 
 class FSDP2Strategy(DDPStrategy):
     """Train as DDP does, with networks that torch's ``fully_shard`` has distributed over the processes, block by block.
 
     While a block is computed, all of its weights are there. The module is whole until the training is set up and after
-    its end, and so are checkpoints, which any other strategy goes on from. Lightning's ``ModelParallelStrategy`` numbers
-    the states of optimizers by the model's order of parameters, not by that of their groups, and leaves norms
-    unsynchronized.
+    its end, and so are checkpoints, which any other strategy goes on from. Lightning's ``ModelParallelStrategy`` takes
+    the states of such for those of other parameters where an optimizer has groups, and leaves norms unsynchronized.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -65,18 +69,22 @@ class FSDP2Strategy(DDPStrategy):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Give all processes the buffers of the first, as DDP does."""
-        for name in self._plain:
-            for buffer in self.lightning_module.get_submodule(name).buffers():
-                dist.broadcast(buffer, 0)
+        self._share_buffers()
 
     def on_validation_start(self) -> None:
         """Likewise."""
-        self.on_train_batch_start(None, 0)
+        self._share_buffers()
+
+    def _share_buffers(self) -> None:
+        module: Any = self.lightning_module
+        for name in self._plain:
+            for buffer in module.get_submodule(name).buffers():
+                dist.broadcast(buffer, 0)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Show the first process whole networks, such as one that is not distributed has; all have to call this."""
-        module = self.lightning_module
+        module: Any = self.lightning_module
         distributed = {name: module.get_submodule(name) for name in self._plain}
         for name, network in distributed.items():
             state = self._gathered(network.state_dict())
@@ -117,7 +125,9 @@ class FSDP2Strategy(DDPStrategy):
             shares = {key: value for key, value in state.items() if isinstance(value, DTensor)}
             # Processes that were interrupted may be alone.
             missing = {key: torch.full(value.shape, math.nan, dtype=value.dtype) for key, value in shares.items()}
-            plain.load_state_dict(state | ({key: whole(v) for key, v in shares.items()} if finished else missing), assign=True)
+            plain.load_state_dict(
+                state | ({key: whole(v).cpu() for key, v in shares.items()} if finished else missing), assign=True
+            )
             module.set_submodule(name, plain)
         if self._plain:
             self.optimizers, self._plain = [], {}
@@ -138,6 +148,27 @@ class FSDP2Strategy(DDPStrategy):
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: weights and optimizers distributed")
 
 
+def check_fsdp2(trainer: Trainer, module: Any) -> None:
+    """Refuse what does not work with weights that are distributed, and other strategies that distribute them.
+
+    Raises:
+        SettingError: If the trainer or the module is set to such.
+    """
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        raise SettingError(f"trainer.strategy: take fsdp2 in the place of {type(trainer.strategy).__name__}")
+    if not isinstance(trainer.strategy, FSDP2Strategy):
+        return
+    options = [f"model.init_args.{name}" for name in ("add_to", "compile", "data_init") if module.hparams.get(name)]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    averages = [type(each).__name__ for each in callbacks if isinstance(each, AVERAGES)]
+    half = ["trainer.precision: 16-mixed"] if trainer.precision == "16-mixed" else []
+    numbers = any(each.requires_grad and not each.ndim for each in module.parameters())
+    clip = ["model.init_args.gradient_clip"] if module.hparams.get("gradient_clip") else []
+    clip += ["trainer.gradient_clip_val"] if trainer.gradient_clip_val else []
+    for setting in (*options, *averages, *half, *(clip if numbers else [])):
+        raise SettingError(f"{setting} does not work with trainer.strategy: fsdp2, but with ddp")
+
+
 def whole_networks(trainer: Trainer) -> AbstractContextManager[None]:
     """Show the first process whole networks, see :meth:`FSDP2Strategy.whole`, if they are distributed."""
     strategy = trainer.strategy
@@ -155,7 +186,10 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 def _without_weights(network: nn.Module) -> nn.Module:
     """Copy a network, but with parameters that take no memory."""
-    bare = {id(each): nn.Parameter(torch.empty_like(each, device="meta"), each.requires_grad) for each in network.parameters()}
+    bare = {
+        id(each): nn.Parameter(torch.empty_like(each, device="meta"), each.requires_grad)
+        for each in network.parameters()
+    }
     return copy.deepcopy(network, bare)
 
 
