@@ -217,6 +217,10 @@ class Files:
     def __getitem__(self, index: int) -> Photo:
         return Photo(self, index)
 
+    def name(self, index: int) -> str:
+        """Return the name of a file, without where it lies."""
+        return os.path.basename(str(self.paths[index]))
+
     def decode(self, index: int, shrink: Callable[[int], float] | None = None) -> tuple[Image.Image, int, int]:
         """Decode a photo, see :meth:`Photo.decode`, and return its place beside it."""
         shorter = 0

@@ -239,7 +239,7 @@ class AnyStyle(Painter):
         """Compare photos that are not trained on, in the styles of pictures that are not, likewise."""
         photo = batch["image"]
         terms = self._compare(photo, batch["style"])
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo), sync_dist=True)
+        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Paint a batch, each photo in the style of its picture."""

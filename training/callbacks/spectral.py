@@ -68,6 +68,7 @@ class SpectralMonitor(Callback):
         self.every_n_steps = every_n_steps
         self.networks = tuple(dict.fromkeys(networks))
         self._run = Run("")
+        self._table: MetricsFile  # opened once, since a look must not read what all before it have written
         self._sizes: dict[str, dict[str, tuple[int, ...]]] = {}
         self._seen_step: int | None = None
         self._looks, self._seconds, self._start = 0, 0.0, 0.0
@@ -79,9 +80,10 @@ class SpectralMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the looks of steps that a resumed run makes again."""
         self._seen_step, self._start = None, time.monotonic()
+        self._table = MetricsFile(self._run.spectral)
         if trainer.is_global_zero and self._run.spectral.is_file():
             with or_warn():
-                MetricsFile(self._run.spectral).keep_before(trainer.global_step)
+                self._table.keep_before(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look every few steps; here, so that rows come in the order of steps after those of the last batch."""
@@ -130,9 +132,8 @@ class SpectralMonitor(Callback):
                 logger.hide(["spectral", *whole, *of_layers])
             logger.log_metrics(whole if isinstance(logger, MetricsLogger) else whole | of_layers, step)
             logger.save()
-        table = MetricsFile(self._run.spectral)
-        table.log_metrics(layers, step)
-        table.save()
+        self._table.log_metrics(layers, step)
+        self._table.save()
         self._seen_step = step
         self._looks, self._seconds = self._looks + 1, self._seconds + time.monotonic() - start
 
@@ -152,7 +153,7 @@ class SpectralMonitor(Callback):
         return lipschitz_bound(gan.discriminator, norms, torch.zeros(1, *gan.image_shape, device=gan.device))
 
     def _finish(self, trainer: Trainer) -> None:
-        rows = MetricsFile(self._run.spectral).rows() if trainer.is_global_zero else []
+        rows = self._table.rows() if trainer.is_global_zero else []
         if not rows:
             return
         with or_warn(), replacing(self._run.spectral_plot) as partial:
