@@ -27,8 +27,7 @@ from itertools import islice
 from pathlib import Path
 
 # Python looks first in the folder of a script, where norms is another benchmark.
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from PIL import Image
@@ -41,6 +40,7 @@ from benchmarks import pages
 from data.module import ImageDataModule
 from data.photos import TRAIN_PHOTOS, bundled_photo
 
+ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = 0.03
 WARM_UP = 5
 CONFIGS = ("style_transfer", "styles", "video", "any_style", "gan", "gan_classes", "classifier")

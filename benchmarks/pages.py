@@ -24,7 +24,7 @@ def heading(title: str, explanation: str, threads: int) -> list[str]:
         "",
         f"    {shlex.join(['python', *sys.argv])}",
         "",
-        f"On {platform.machine()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}, at the end with {load}; "
+        f"On {platform.machine()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}, with {load}; "
         f"torch {torch.__version__}, Lightning {pl.__version__}, Python {platform.python_version()}.",
         "",
     ]
