@@ -159,6 +159,11 @@ class AnyStyle(Painter):
         """The bundled pictures, as the network sees them."""
         return [styles.scaled_style(name, self.hparams["style_size"]) for name in self.style_names]
 
+    @property
+    def distributed(self) -> list[str]:
+        """The decoder, which alone is trained."""
+        return ["network.decoder"]
+
     def find_style(self, chosen: Sequence[str]) -> Style:
         """Measure style pictures, of which each is the name of a bundled one or the path of an image file.
 

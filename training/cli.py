@@ -34,6 +34,7 @@ from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.errors import RollbackError
 from training.files import replacing
+from training.fsdp import check_fsdp2
 from training.guarded_loggers import NO_SECOND_WANDB, Later, built_later, guarded
 from training.hosts import as_started, check_hosts
 from training.layer_sync import NormSync
@@ -265,6 +266,7 @@ class TrainCLI(CLI):
         except (TypeError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
             raise SettingError(f"trainer: {error}") from error  # Lightning checks less than it takes
         check_processes(trainer)
+        check_fsdp2(trainer, self.model)
         check_hosts(trainer)
         leave_signals_alone(trainer)
         return trainer

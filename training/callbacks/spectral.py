@@ -18,6 +18,7 @@ from training.callbacks.spectral_plot import draw
 from training.errors import RollbackError
 from training.files import or_warn, replacing
 from training.finite import not_finite
+from training.fsdp import whole_networks
 from training.loggers import MetricsLogger
 from training.metrics_file import MetricsFile
 from training.run import Run
@@ -87,12 +88,14 @@ class SpectralMonitor(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look every few steps; here, so that rows come in the order of steps after those of the last batch."""
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
-            self._look(trainer, pl_module)
+            with whole_networks(trainer):
+                self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look once more, draw the picture, and say what it has cost."""
         if self.every_n_steps is not None:
-            self._look(trainer, pl_module)
+            with whole_networks(trainer):
+                self._look(trainer, pl_module)
             self._finish(trainer)
         if self._looks:
             share = self._seconds / max(self._seconds, time.monotonic() - self._start)
