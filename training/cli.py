@@ -34,10 +34,11 @@ from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.errors import RollbackError
 from training.files import replacing
+from training.fsdp import check_fsdp2
 from training.guarded_loggers import NO_SECOND_WANDB, Later, built_later, guarded
 from training.hosts import as_started, check_hosts
 from training.layer_sync import NormSync
-from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters, need_no_folder
+from training.lightning_private import CLI, leave_signals_alone, need_no_folder
 from training.lock import locked
 from training.loggers import MetricsLogger
 from training.messages import relevant_messages
@@ -265,10 +266,9 @@ class TrainCLI(CLI):
         except (TypeError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
             raise SettingError(f"trainer: {error}") from error  # Lightning checks less than it takes
         check_processes(trainer)
+        check_fsdp2(trainer, self.model)
         check_hosts(trainer)
         leave_signals_alone(trainer)
-        if not self.model.automatic_optimization:  # each of its steps trains some of the parameters
-            look_for_unused_parameters(trainer)
         return trainer
 
     def _found_options(self) -> Any:
