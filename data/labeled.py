@@ -19,7 +19,7 @@ from data.module import ImageDataModule
 from data.photos import Files
 from data.shards import find_shards
 from data.stored import Stored, find_stored, held_out
-from data.stream import Items, spread
+from data.stream import Items
 from norms.errors import SettingError, check_range, unknown
 
 CROPS = ("center", "random", "none")
@@ -235,7 +235,7 @@ class StoredImages(ImageDataModule):
 
     def _try(self, path: str, stored: Stored) -> None:
         """Look at some images, so that what is wrong with all of them is told before the training."""
-        places = spread(_TRIED, len(stored.files))
+        places = np.unique(np.linspace(0, len(stored.files) - 1, _TRIED).round().astype(int))
         tried = {str(stored.files[place]): self._size_or_error(stored.files[place]) for place in places}
         errors = [size for size in tried.values() if isinstance(size, ImageError)]
         if len(errors) == len(tried):
