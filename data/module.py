@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator
+from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator, spread
 from norms.errors import SettingError, check_range
 
 MOST_IMAGES = 2**20
@@ -234,8 +234,7 @@ def told(items: Items) -> str:
 
     A file more or less at any place shifts those behind it, so that other ones are looked at.
     """
-    number = len(items)
-    places = np.unique(np.linspace(0, number - 1, _NAMED).round().astype(int))
+    number, places = len(items), spread(_NAMED, len(items))
     while isinstance(items, Chosen):
         places, items = items.indices[places], items.items
     name = getattr(items, "name", None)

@@ -23,7 +23,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from data.archives import Member
 from data.files import check_file, image_extensions, listed
-from data.stored import Stored, rank
+from data.stored import Stored, find_stored, rank
 from norms.errors import SettingError
 
 _LONGEST_LABEL = 20
@@ -89,6 +89,11 @@ class Sample:
     key: str
     image: tarfile.TarInfo | None = None
     label: int | None = None
+
+
+def find_images_in(path: str, labeled: bool) -> Stored:
+    """List images as :func:`find_shards` does if a path ends in .tar or .json, else as :func:`find_stored` does."""
+    return (find_shards if path.endswith((".tar", ".json")) else find_stored)(path, labeled)
 
 
 def find_shards(path: str, labeled: bool) -> Stored:
