@@ -92,7 +92,9 @@ class Hosts:
 
 
 def _held(stack, command):
-    holder = subprocess.Popen([*command, sys.executable, "-c", "print(); input()"], stdin=subprocess.PIPE, stdout=-1, stderr=-1)
+    holder = subprocess.Popen(
+        [*command, sys.executable, "-c", "print(); input()"], stdin=subprocess.PIPE, stdout=-1, stderr=-1
+    )
     stack.callback(holder.wait)
     stack.callback(holder.kill)
     if not holder.stdout.readline():
