@@ -131,7 +131,7 @@ def _indexed(shards: list[str], labeled: bool, extensions: Collection[str]) -> A
     """Go through shards, which takes about two minutes for a million samples."""
     ranks, rows, labels = array("Q"), array("q"), array("q")
     damage: list[str] = []
-    shown = sys.stderr.isatty() and rank_zero_only.rank == 0
+    shown = sys.stderr.isatty() and getattr(rank_zero_only, "rank", 0) == 0
     told = track(shards, "Indexing shards", console=Console(stderr=True), transient=True, disable=not shown)
     for number, shard in enumerate(told):
         for sample in _samples(shard, labeled, extensions, damage):
