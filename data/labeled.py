@@ -41,6 +41,10 @@ class LabeledFiles:
     def __getitem__(self, index: int) -> tuple["LabeledFiles", int]:
         return self, index
 
+    def name(self, index: int) -> str:
+        """Return the name of a file, without where it lies, and its class."""
+        return self.files.name(index) + ("" if self.labels is None else f" {self.labels[index]}")
+
 
 def square(
     item: tuple[LabeledFiles, int], size: int, crop: str = "center", flip: bool = False, channels: int = 3

@@ -18,7 +18,7 @@ from data.images import ImageError, check_image, load_image, to_tensor
 from data.module import ImageDataModule
 from data.shards import find_images_in
 from data.stored import Stored, held_out
-from data.stream import Items
+from data.stream import Items, spread
 from norms.errors import SettingError, check_range
 
 _LARGE = 4_000_000
@@ -207,7 +207,7 @@ def look_at_some(
     Raises:
         SettingError: If none can be read, or some are too small.
     """
-    places = np.unique(np.linspace(0, len(files) - 1, _LOOKED_AT).round().astype(int)).tolist()
+    places = spread(_LOOKED_AT, len(files)).tolist()
 
     def size_or_error(place: int) -> tuple[int, int] | ImageError:
         try:
@@ -256,6 +256,10 @@ class Files:
 
     def __getitem__(self, index: int) -> Photo:
         return Photo(self, index)
+
+    def name(self, index: int) -> str:
+        """Return the name of a file, without where it lies."""
+        return os.path.basename(str(self.paths[index]))
 
     def decode(self, index: int, shrink: Callable[[int], float] | None = None) -> tuple[Image.Image, int, int]:
         """Decode a photo, see :meth:`Photo.decode`, and return its place beside it."""

@@ -159,6 +159,11 @@ class AnyStyle(Painter):
         """The bundled pictures, as the network sees them."""
         return [styles.scaled_style(name, self.hparams["style_size"]) for name in self.style_names]
 
+    @property
+    def distributed(self) -> list[str]:
+        """The decoder, which alone is trained."""
+        return ["network.decoder"]
+
     def find_style(self, chosen: Sequence[str]) -> Style:
         """Measure style pictures, of which each is the name of a bundled one or the path of an image file.
 
@@ -234,7 +239,7 @@ class AnyStyle(Painter):
         """Compare photos that are not trained on, in the styles of pictures that are not, likewise."""
         photo = batch["image"]
         terms = self._compare(photo, batch["style"])
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo), sync_dist=True)
+        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Paint a batch, each photo in the style of its picture."""

@@ -140,7 +140,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._share(worker)},
+                env={**_alone(), **self._share(worker)},
                 pass_fds=[lock],  # a run whose worker was killed is taken until its training ends, too
                 process_group=0,  # Ctrl-C of a terminal reaches it by this process alone, and so once
             )
@@ -209,6 +209,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _alone() -> dict[str, str]:
+    """Return the environment without SLURM's variables, by which a run would join those of other workers as a part."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
 
 
 def _error(output: Path, status: int) -> str:

@@ -321,11 +321,15 @@ def _check_own_steps(model: LightningModule, trainer: Mapping[str, Any], callbac
 def check_processes(trainer: Trainer) -> None:
     """Refuse processes that would only wait for each other, or that no run folder could be written by.
 
+    Those that somebody else has started, such as ``torchrun``, may be more than the cores.
+
     Raises:
         SettingError: If there are more of them on CPUs than there are cores, or they do not run the command again.
     """
     cores = os.cpu_count() or 1
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+    environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+    started = environment is not None and environment.creates_processes_externally
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores and not started:
         raise SettingError(
             f"trainer.devices must be at most {cores}, the number of this machine's cores, got {trainer.num_devices}"
         )
