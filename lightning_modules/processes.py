@@ -1,0 +1,38 @@
+"""What several processes of a training do together."""
+
+from typing import Any
+
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from norms.pooling import all_reduce, is_distributed
+
+
+class SharedModule(LightningModule):
+    """Train in several processes, and log what all of them find."""
+
+    def setup(self, stage: str) -> None:
+        """Let DDP expect, where a module steps its optimizers itself, that a backward pass leaves out parameters."""
+        # Which lightning_private is for, and it is slow to import.
+        from training.lightning_private import look_for_unused_parameters
+
+        if not self.automatic_optimization:
+            look_for_unused_parameters(self.trainer)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log as Lightning does, but always the mean over all processes, which all have to call this."""
+        if is_distributed() and not kwargs.get("rank_zero_only"):
+            if kwargs.get("on_epoch") or not self.trainer.training:
+                kwargs["sync_dist"] = True
+            elif isinstance(value, Tensor):
+                value = self.over_processes(value)
+        super().log(name, value, *args, **kwargs)
+
+    def over_processes(self, value: Tensor) -> Tensor:
+        """Return the mean of a value over all processes, without its graph.
+
+        Lightning's own reduction would have a device wait for the other ones, in every step.
+        """
+        if not is_distributed() or self.trainer.world_size == 1:
+            return value.detach()
+        return all_reduce(value.detach().to(self.device)) / self.trainer.world_size
