@@ -12,6 +12,9 @@ from norms.errors import SettingError
 NEEDED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 """Variables of the environment without which the processes of several hosts do not find each other."""
 
+_SHARED = "TORCHELASTIC_USE_AGENT_STORE"
+"""Whether torchrun keeps the addresses of processes over a restart, https://github.com/pytorch/pytorch/issues/135712."""
+
 _BY_TORCHRUN = (
     ("num_nodes", (1,), "GROUP_WORLD_SIZE", "hosts together: leave the option out, or start as many by --nnodes"),
     ("devices", ("auto", -1, "-1"), "LOCAL_WORLD_SIZE", "processes on this host: set --nproc-per-node to as many"),
@@ -26,6 +29,11 @@ def as_torchrun_says(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """
     options = dict(trainer)
     if TorchElasticEnvironment.detect():
+        if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get(_SHARED) == "True":
+            raise SettingError(
+                "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
+                "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
+            )
         for name, unset, variable, advice in _BY_TORCHRUN:
             started, value = int(os.environ[variable]), options[name]
             count = len(value) if isinstance(value, list) else value
