@@ -115,8 +115,9 @@ class Distillation(TrainingModule):
     def _compare(self, image: Tensor, stage: str) -> Tensor:
         with torch.no_grad():
             taught = list(self.teacher(image, TAUGHT).values())
-            if not self.scales.any():
-                self.scales.copy_(torch.stack([target.square().mean().sqrt() for target in taught]))
+            measured = torch.stack([target.square().mean().sqrt() for target in taught])
+            # Measured each time, since a GPU would be waited for to learn whether it has been.
+            self.scales.copy_(torch.where(self.scales.any(), self.scales, measured))
         learned = self.feature_net.features(self.normalize(image), self.layers).values()
         activations, grams = [], []
         for exponent, (features, target, scale) in enumerate(zip(learned, taught, self.scales, strict=True), start=1):

@@ -163,7 +163,8 @@ class _Operation:
         written = [value for name in self.written if name in named for value in _flat([named[name]])]
         for value in _flat(named.values()):
             if isinstance(value, torch.Tensor):
-                if self.indexes and value.dtype in (torch.bool, torch.uint8) and value.dim():
+                # That of index is asked for its places before.
+                if self.indexes and self.written and value.dtype in (torch.bool, torch.uint8) and value.dim():
                     _record("read", self.op)
                 if on_mimic(value) or (self.takes_scalars and not value.dim() and not any(value is w for w in written)):
                     continue
@@ -227,8 +228,9 @@ def _run(op, *args, **kwargs):
     """Run an operation on the CPU's views of its tensors."""
     known = _operation(op)
     # Numbers in the place of tensors come as numbers.
-    args = [torch.tensor(v) if t and isinstance(v, bool | int | float) else v for v, t in zip(args, known.tensors)]
-    named = dict(zip(known.names, args)) | kwargs
+    given = zip(args, known.tensors[: len(args)], strict=True)
+    args = [torch.tensor(v) if t and isinstance(v, bool | int | float) else v for v, t in given]
+    named = dict(zip(known.names[: len(args)], args, strict=True)) | kwargs
     known.check(named)
     kwargs.pop("pin_memory", None)
     host = {name: _mapped(value, _host_value) for name, value in kwargs.items()}
@@ -236,7 +238,8 @@ def _run(op, *args, **kwargs):
     made_for = {name: torch.empty(0, dtype=kwargs[name].dtype) for name in known.written if on_mimic(kwargs.get(name))}
     result = op(*_mapped(args, _host_value), **(host | made_for))
     made = []
-    for info, source, value in zip(known.results, known.sources, result if len(known.results) > 1 else (result,)):
+    results = result if len(known.results) > 1 else [result] * len(known.results)
+    for info, source, value in zip(known.results, known.sources, results, strict=True):
         if info is None:
             made.append(_mapped(value, _mimic_value))
         elif info.is_write:
@@ -283,31 +286,8 @@ def _convolution_backward(grad, x, weight, *args):
     return _run(torch.ops.aten.convolution_backward.default, grad, x, weight, biases, *geometry, mask)
 
 
-_LOWERED = [
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_transpose2d",
-    "linear",
-    "matmul",
-    "mm",
-    "bmm",
-    "addmm",
-    "scaled_dot_product_attention",
-]
-_WIDENED = [
-    "softmax",
-    "log_softmax",
-    "mse_loss",
-    "l1_loss",
-    "cross_entropy_loss",
-    "nll_loss",
-    "layer_norm",
-    "group_norm",
-    "exp",
-    "log",
-    "pow",
-]
+_LOWERED = ["conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "mm", "bmm", "addmm"]
+_WIDENED = ["softmax", "log_softmax", "mse_loss", "cross_entropy_loss", "nll_loss", "group_norm", "exp", "log", "pow"]
 """Of the operations that autocast computes in the lower or in the wider dtype, those of use here."""
 
 
