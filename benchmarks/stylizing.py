@@ -74,7 +74,7 @@ def paint_naively(model: StyleTransfer, photo: Image.Image) -> Image.Image:
         return to_picture(model(to_tensor(photo)[None].to(model.device))[0].cpu())
 
 
-def measure_here(run: str, longer: int, way: str, device: str) -> None:
+def measure_here(run: str, longer: int, way: str, device: str = "cpu") -> None:
     """Print the seconds and the peak memory, in MB, of painting one photo in this process; on a GPU that of its own."""
     model, photo = load(run).to(device), photo_of(longer)
     painter = paint if way == WAYS[0] else paint_naively
