@@ -205,9 +205,8 @@ class Classifier(TrainingModule):
             logits = self(batch["image"])
         self.image_shape = tuple(batch["image"].shape[1:])
         loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss)
         accuracy = multiclass_accuracy(logits, label, self.num_classes, average="micro")
-        self.log("train/accuracy", accuracy)
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy})
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
