@@ -80,9 +80,6 @@ class TrainingModule(LightningModule):
     resumes = False
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
 
-    penalties: Mapping[str, float] = MappingProxyType({})
-    """Weights of penalties of gradients or weights; with any, ``fsdp2`` keeps whole weights for all of a pass."""
-
     sample_caption = "what the module makes of fixed inputs"
     """What :meth:`sample_grid` shows."""
 
@@ -103,11 +100,6 @@ class TrainingModule(LightningModule):
     def networks(self) -> list[nn.Module]:
         """The networks that the options ``channels_last`` and ``compile`` of a module, if it has them, are about."""
         return []
-
-    @property
-    def distributed(self) -> list[str]:
-        """The names of the networks that the strategy ``fsdp2`` distributes: all with weights in a checkpoint."""
-        return [name for name, part in self.named_children() if any(True for _ in part.parameters())]
 
     def setup(self, stage: str) -> None:
         """Let DDP expect, where a module steps its optimizers itself, that a backward pass leaves out parameters."""
