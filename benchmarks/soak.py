@@ -1,29 +1,26 @@
-"""Train a tiny style network and a tiny GAN for long, and see whether anything grows.
+"""Train a tiny style network and a tiny GAN for long, and note what they take; soak_report.py tells what grows.
 
-Each is trained by the command ``train.py fit`` with all that accompanies a training by default: metrics, W&B offline,
-the guard, mixing values, sample pictures, validations with scores, checkpoints, the best of them, and of the GAN its
-singular values. A run has three processes: one makes the first twentieth of the steps, one resumes it and makes the
-rest, and one resumes the end for ten steps more. Every {EVERY} steps the process notes, between two steps, its memory and
-that of its children, its open files, threads, Python objects and the sizes of the run's files; of every step it notes
-the time by the clock and that of the processor.
-
-Flat is what grows by less than {MOST:.0%} over the second half of the steps. Growth is the slope over the medians of
-{WINDOWS} windows, that of Theil and Sen, times the length of the half, relative to the median. Of files, which have to
-grow with what is logged, it is the growth of bytes per step from the third quarter to the fourth.
+Each is trained by ``train.py fit`` with all that accompanies a training: metrics, W&B offline, the guard, mixing
+values, sample pictures, validations, the last and the best checkpoint, and of the GAN its singular values and scores. A
+run has three processes: one makes the first twentieth of the steps, one goes on to the end, and one goes on for ten
+steps more. Every 200 steps, between two of them, the process notes its memory and that of its children, its open files,
+threads, Python objects and the sizes of the run's files, and how long it takes for a computation that is always the
+same, since a machine with other work gets slower and faster. Of every step it notes the time by the clock and that of
+the processor. A last process goes on once more, after the files have got as many rows and mixing values as a million
+steps leave. What is there already is not made again.
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py
+    python benchmarks/soak_report.py --markdown benchmarks/soak.md
 """
 
 import argparse
+import gc
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 
 RUNS = {
     "style": {
@@ -55,7 +53,7 @@ RUNS = {
 }
 """What is set of the configurations."""
 
-COMMON = {
+COMMON: dict[str, Any] = {
     "wandb.mode": "offline",
     "trainer.val_check_interval": 500,
     "trainer.limit_val_batches": 2,
@@ -64,16 +62,13 @@ COMMON = {
     "model.schedule": "constant",
 }
 STARTED = "NORMLAB_SOAK_STARTED"
-EVERY, WINDOWS, MOST = 200, 10, 0.02
+"""The environment variable with the time at which a process was started."""
 
-KINDS: dict[str, Callable[[int], bool]] = {
-    "plain": lambda step: step % 50 != 0 and step % 10 != 9,
-    "with a row of metrics": lambda step: step % 10 == 9 and step % 100 != 99,
-    "with mixing values": lambda step: step % 50 == 0 and step % 500 != 0,
-    "with a validation": lambda step: step % 500 == 499,
-    "with picture and checkpoint": lambda step: step % 500 == 0,
-}
-"""Kinds of steps, by how many were done before; what is done between two steps belongs to the second."""
+EVERY = 200
+"""Steps between two samples."""
+
+LONG = 1_000_000
+"""Steps of the training whose files are made up in the end."""
 
 
 class Watch(pl.Callback):
@@ -130,8 +125,6 @@ def _clocks() -> tuple[float, float]:
 
 def _process() -> dict[str, float]:
     """Look at this process, and at those that it has started."""
-    import gc
-
     own, children = os.getpid(), _children(os.getpid())
     return {
         **dict(zip(("rss", "uss"), _memory(own), strict=True)),
@@ -140,7 +133,19 @@ def _process() -> dict[str, float]:
         "open files": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
         "objects": len(gc.get_objects()),
+        "fixed": median(_fixed_computation() for _ in range(5)),
     }
+
+
+def _fixed_computation() -> float:
+    """Return how many ms of the processor some convolutions and many calls take, as in a step."""
+    start = time.process_time()
+    image, weight = torch.ones(4, 16, 32, 32), torch.ones(16, 16, 3, 3)
+    for _ in range(20):
+        image = torch.nn.functional.conv2d(image, weight, padding=1).mul(0.01)
+        for _ in range(20):
+            weight = weight.add(0.0)
+    return 1e3 * (time.process_time() - start)
 
 
 def _memory(process: int) -> tuple[float, float]:
@@ -154,7 +159,8 @@ def _children(process: int) -> list[int]:
     found = []
     for each in os.listdir("/proc"):
         try:
-            if each.isdecimal() and int(Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[1]) == process:
+            parent = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[1] if each.isdecimal() else ""
+            if parent == str(process):
                 found += [int(each), *_children(int(each))]
         except OSError:
             continue  # it has ended meanwhile
@@ -169,49 +175,57 @@ def _files(run: Path) -> dict[str, list[int]]:
             path = Path(folder, name)
             part = path.relative_to(run).parts[0]
             if part == "wandb":
-                part = "W&B's record" if path.suffix == ".wandb" else "W&B's media" if "media" in path.parts else "W&B's logs"
+                part = "W&B: history" if path.suffix == ".wandb" else "W&B: logs"
+                part = "W&B: pictures" if "media" in path.parts else part
             sizes[part] += path.stat().st_size
             counts[part] += 1
     return {part: [sizes[part], counts[part]] for part in sizes}
 
 
-def phases(options: argparse.Namespace, name: str) -> list[Path]:
-    """Train one of :data:`RUNS` in three processes, as far as their records are not there; returns the records."""
-    ends = [options.steps // 20, options.steps, options.steps + 10]
-    records = [options.folder / f"{name}-{number}" for number in range(3)]
-    for number, (end, record) in enumerate(zip(ends, records, strict=True)):
+def train_in_phases(name: str, steps: int, folder: Path) -> None:
+    """Train one of :data:`RUNS` in three processes, as far as their records are not there."""
+    for number, end in enumerate((steps // 20, steps, steps + 10, steps + 20)):
+        record = folder / f"{name}-{number}"
         if record.with_suffix(".json").is_file():
             continue
-        settings = {**COMMON, **RUNS[name], "name": name, "runs_dir": options.folder, "trainer.max_steps": end}
+        if number == 3:
+            lengthen(folder / name / "version_0")
+        settings = {**RUNS[name], **COMMON, "name": name, "runs_dir": folder, "trainer.max_steps": end}
         words = [f"--{key}={value}" for key, value in settings.items()]
         words += ["--trainer.callbacks+=__main__.Watch", f"--trainer.callbacks.file={record}"]
         words += ["--ckpt_path=last"] if number else []
-        record.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with record.with_suffix(".log").open("w") as log:
             environment = os.environ | {STARTED: str(time.time())}
             command = [sys.executable, __file__, "--train", *words]
             subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
-    return records
+
+
+def lengthen(run: Path) -> None:
+    """Give a run the files that :data:`LONG` steps leave: rows again and again, and mixing values of more steps."""
+    steps = int((run / "metrics.csv").read_text().splitlines()[-1].partition(",")[0])
+    for table in (run / "metrics.csv", run / "spectral.csv"):
+        if table.is_file():
+            header, *rows = table.read_text().splitlines(keepends=True)
+            table.write_text(header + "".join(row for row in rows for _ in range(LONG // steps)))
+    values = next(run.glob("mixing/step_*.npz")).read_bytes()
+    for number in range(min(steps, LONG // COMMON["mixing.every_n_steps"])):
+        (run / "mixing" / f"step_{number:07d}.npz").write_bytes(values)
 
 
 def main() -> None:
-    """Train, or measure."""
+    """Train, or start the trainings."""
     if sys.argv[1:2] == ["--train"]:
         from training.command import main as train
 
         sys.exit(train(["fit", *sys.argv[2:]]))
-    options = _parse()
-    for name in options.runs:
-        phases(options, name)
-
-
-def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="RUN")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
-    parser.add_argument("--markdown", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name in options.runs:
+        train_in_phases(name, options.steps, options.folder)
 
 
 if __name__ == "__main__":
