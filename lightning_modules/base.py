@@ -80,9 +80,6 @@ class TrainingModule(SharedModule):
     resumes = False
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
 
-    penalties: Mapping[str, float] = MappingProxyType({})
-    """Weights of penalties of gradients or weights; with any, ``fsdp2`` keeps whole weights for all of a pass."""
-
     sample_caption = "what the module makes of fixed inputs"
     """What :meth:`sample_grid` shows."""
 
