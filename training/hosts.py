@@ -16,9 +16,10 @@ _SHARED = "TORCHELASTIC_USE_AGENT_STORE"
 """Whether torchrun keeps the addresses of processes over a restart, https://github.com/pytorch/pytorch/issues/135712."""
 
 _BY_TORCHRUN = (
-    ("num_nodes", (1,), "GROUP_WORLD_SIZE", "hosts together: leave the option out, or start as many by --nnodes"),
-    ("devices", ("auto", -1, "-1"), "LOCAL_WORLD_SIZE", "processes on this host: set --nproc-per-node to as many"),
+    ("num_nodes", (1,), "GROUP_WORLD_SIZE", "number of hosts is {}", "--nnodes"),
+    ("devices", ("auto", -1, "-1"), "LOCAL_WORLD_SIZE", "number of processes on this host is {}", "--nproc-per-node"),
 )
+"""Options of the trainer, with the values that leave them open, and the variables and options by which torchrun does."""
 
 
 def as_torchrun_says(trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,11 +35,14 @@ def as_torchrun_says(trainer: Mapping[str, Any]) -> dict[str, Any]:
                 "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
                 "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
             )
-        for name, unset, variable, advice in _BY_TORCHRUN:
+        for name, unset, variable, told, option in _BY_TORCHRUN:
             started, value = int(os.environ[variable]), options[name]
             count = len(value) if isinstance(value, list) else value
             if count not in unset and str(count) != str(started):
-                raise SettingError(f"trainer.{name} is {value}, but torchrun has brought {started} {advice}")
+                raise SettingError(
+                    f"trainer.{name} is {value}, but torchrun's {told.format(started)}: leave it out, then it is "
+                    f"torchrun's, or set {option} to the same"
+                )
             if count in unset:
                 options[name] = started
     return options
@@ -58,3 +62,9 @@ def check_hosts(trainer: Trainer) -> None:
             f"each host by torchrun --nnodes {trainer.num_nodes} --rdzv-backend c10d --rdzv-endpoint FIRST_HOST:29400, "
             f"or set {', '.join(missing)}"
         )
+
+
+def for_all_hosts(trainer: Any) -> str:
+    """Return what to add to an error that tells of a checkpoint which is not on this host."""
+    several = trainer.num_nodes > 1 or os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    return "; each host needs it: set runs_dir to a folder that all share, or copy the run there" if several else ""

@@ -88,8 +88,8 @@ def test_a_training_over_a_cut_link_ends_on_both_sides_and_goes_on_bit_for_bit(h
     for host, log in enumerate(logs):
         assert len(errors(log)) == 1
         assert re.match(
-            rf"error: process {1 - host} on \S+ has not been heard of for 3 s, so the training ends: look at that host "
-            "and the network between; go on by the same command on all hosts, with --ckpt_path last$",
+            rf"error: process {1 - host}( on \S+)? has not been heard of for 3 s, so the training ends: look at that "
+            "host and the network between; go on by the same command on all hosts, with --ckpt_path last$",
             *errors(log),
         )
     assert len(list(RUN.glob("config_resumed_*.yaml"))) == 1
@@ -127,7 +127,7 @@ def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(ho
     wait_for(lambda: len(resumed()) == 2 and read(LAST)["global_step"] > resumed()[1])
     for process in (first, second):
         os.kill(process.pid, signal.SIGTERM)
-    assert ended(first) and ended(second)  # as torchrun always ends after a signal
+    assert 0 not in [ended(first), ended(second)], "torchrun ends so after each signal"
     (alone, both), end = resumed(), read(LAST)
     assert rows() == list(range(end["global_step"]))
     assert "a step takes 2 images, not 4 as before" in Path("log0.txt").read_text()
@@ -159,8 +159,16 @@ def test_several_hosts_without_a_meeting_point_are_refused(capsys):
 @pytest.mark.parametrize(
     ("options", "variables", "line"),
     [
-        (["--trainer.devices", "2"], {}, "trainer.devices is 2, but torchrun has brought 1 processes on this host: "),
-        (["--trainer.num_nodes", "3"], {}, "trainer.num_nodes is 3, but torchrun has brought 2 hosts together: leave "),
+        (
+            ["--trainer.devices", "2"],
+            {},
+            "trainer.devices is 2, but torchrun's number of processes on this host is 1: ",
+        ),
+        (
+            ["--trainer.num_nodes", "3"],
+            {},
+            "trainer.num_nodes is 3, but torchrun's number of hosts is 2: leave it out, ",
+        ),
         ([], {"TORCHELASTIC_USE_AGENT_STORE": "True"}, "torchrun --max-restarts would let the processes "),
     ],
 )
