@@ -19,7 +19,7 @@ _BY_TORCHRUN = (
     ("num_nodes", (1,), "GROUP_WORLD_SIZE", "number of hosts is {}", "--nnodes"),
     ("devices", ("auto", -1, "-1"), "LOCAL_WORLD_SIZE", "number of processes on this host is {}", "--nproc-per-node"),
 )
-"""Options of the trainer, with the values that leave them open, and the variables and options by which torchrun does."""
+"""Options of the trainer, with the values that leave them open, and what torchrun calls the same."""
 
 
 def as_torchrun_says(trainer: Mapping[str, Any]) -> dict[str, Any]:
