@@ -1,7 +1,9 @@
 """Base of all data modules: an endless training stream and finite, ordered validation."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator
+from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator, spread
 from norms.errors import SettingError, check_range
 
 MOST_IMAGES = 2**20
@@ -21,6 +23,9 @@ SMALLEST_SIZE, LARGEST_SIZE = 4, 2**14
 
 MOST_WORKERS = 256
 """For one training process; many more would fill the machine before the first step."""
+
+_NAMED = 1000
+"""How many files are told apart by their names; all would take seconds where there are millions."""
 
 _LIMIT = 0
 """Key of the order of which ``limit`` takes the first images."""
@@ -144,6 +149,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the validation items in order."""
         return Mapped(self._ready()[1], self.val_transform)
 
+    def fingerprint(self) -> dict[str, object]:
+        """Return by name what is the same in two processes that have the same images, wherever these lie."""
+        train, val = self._ready()
+        return {"images to train on": told(train), "images held out": told(val), "classes": self.num_classes}
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the endless stream, from the trainer's current step on."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -217,6 +227,23 @@ class ImageDataModule(LightningDataModule, ABC):
             generator=generator(self.seed),
             **batches,
         )
+
+
+def told(items: Items) -> str:
+    """Tell how many images there are and, of files, a hash of the names and classes of a thousand evenly spread ones.
+
+    A file more or less at any place shifts those behind it, so that other ones are looked at.
+    """
+    number, places = len(items), spread(_NAMED, len(items))
+    while isinstance(items, Chosen):
+        places, items = items.indices[places], items.items
+    name = getattr(items, "name", None)
+    if name is None:
+        return str(number)
+    names = blake2b(digest_size=4)
+    for place in places.tolist():
+        names.update(os.fsencode(f"{name(place)}\0"))
+    return f"{number} (names {names.hexdigest()})"
 
 
 def _limited(items: Items, limit: int) -> Items:

@@ -46,6 +46,11 @@ class Chosen:
         return self.items[self.indices[index]]
 
 
+def spread(count: int, total: int) -> NDArray[np.int64]:
+    """Return ``count`` indices from 0 to ``total - 1``, evenly spread and each once, or all if there are fewer."""
+    return np.unique(np.linspace(0, total - 1, count).round().astype(np.int64))
+
+
 def seed_for(*key: int) -> int:
     """Hash integers to a seed, by numpy's ``SeedSequence``.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from data.files import check_file
 from lightning_modules.base import HYPER_PARAMETERS, CheckpointError, TrainingModule, plain_settings
 from norms.errors import SettingError
+from training.callbacks.agreement import Agreement
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
 from training.callbacks.guard import Guard, lowered_rate
@@ -33,10 +34,11 @@ from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.errors import RollbackError
 from training.files import replacing
+from training.fsdp import check_fsdp2
 from training.guarded_loggers import NO_SECOND_WANDB, Later, built_later, guarded
-from training.hosts import as_torchrun_says, check_hosts, for_all_hosts
+from training.hosts import as_started, check_hosts, for_all_hosts
 from training.layer_sync import NormSync
-from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters, need_no_folder
+from training.lightning_private import CLI, leave_signals_alone, need_no_folder
 from training.lock import locked
 from training.loggers import MetricsLogger
 from training.messages import relevant_messages
@@ -248,7 +250,7 @@ class TrainCLI(CLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; loggers wait for the run's folder."""
-        config = as_torchrun_says({**self._built.trainer, **kwargs})
+        config = as_started({**self._built.trainer, **kwargs})
         self._loggers, callbacks, plugins = (
             value if isinstance(value, list) else [value] if value not in (None, True) else []
             for value in (config["logger"], config["callbacks"], config["plugins"])
@@ -264,10 +266,9 @@ class TrainCLI(CLI):
         except (TypeError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
             raise SettingError(f"trainer: {error}") from error  # Lightning checks less than it takes
         check_processes(trainer)
+        check_fsdp2(trainer, self.model)
         check_hosts(trainer)
         leave_signals_alone(trainer)
-        if not self.model.automatic_optimization:  # each of its steps trains some of the parameters
-            look_for_unused_parameters(trainer)
         return trainer
 
     def _found_options(self) -> Any:
@@ -289,8 +290,9 @@ class TrainCLI(CLI):
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
-            built = self._built
-            callbacks += [built.guard, built.hosts, self._signals, RunFolder(resolved, built.wandb)]
+            built, step = self._built, None if self._resumed is None else self._resumed.state["global_step"]
+            callbacks += [Agreement(resolved, step), built.guard, built.hosts, self._signals]
+            callbacks.append(RunFolder(resolved, built.wandb))
             callbacks += [*(getattr(built, name) for name in MONITORS), StepAxis()]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return end_in_one_line(lambda: _train(arguments))
     except _EndedEarly as error:
         # Of several processes, which often get the signal together, the first tells of it.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
             line = f"interrupted by {name_of(error.number)}; begin anew with: {printable(normlab.again(arguments))}"
             with suppress(OSError):  # after SIGHUP nobody may be there to read it
                 print(line, file=sys.stderr)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning import Trainer
 
 from norms.errors import SettingError
@@ -15,37 +15,52 @@ NEEDED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 _SHARED = "TORCHELASTIC_USE_AGENT_STORE"
 """Whether torchrun keeps the addresses of processes over a restart, https://github.com/pytorch/pytorch/issues/135712."""
 
-_BY_TORCHRUN = (
-    ("num_nodes", (1,), "GROUP_WORLD_SIZE", "number of hosts is {}", "--nnodes"),
-    ("devices", ("auto", -1, "-1"), "LOCAL_WORLD_SIZE", "number of processes on this host is {}", "--nproc-per-node"),
-)
-"""Options of the trainer, with the values that leave them open, and what torchrun calls the same."""
+_ADVICE = {
+    "torchrun": {
+        "num_nodes": "hosts together: leave the option out, or start as many by --nnodes",
+        "devices": "processes on this host: set --nproc-per-node to as many",
+    },
+    "SLURM": {
+        "num_nodes": "hosts together: leave the option out, or ask for as many by --nodes",
+        "devices": "processes on this host: set --ntasks-per-node to as many, and start the command by srun",
+    },
+}
 
 
-def as_torchrun_says(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trainer's options with the numbers of hosts and processes that ``torchrun`` has started, if it has.
+def as_started(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trainer's options with the numbers of hosts and processes that ``torchrun`` or SLURM has started.
 
     Raises:
-        SettingError: If they are set to others.
+        SettingError: If they are set to others, or a restart by ``torchrun`` would fail.
     """
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get(_SHARED) == "True":
+        raise SettingError(
+            "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
+            "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
+        )
     options = dict(trainer)
-    if TorchElasticEnvironment.detect():
-        if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get(_SHARED) == "True":
+    starter, numbers = _started()
+    for name, unset in (("num_nodes", (1,)), ("devices", ("auto", -1, "-1"))) if starter else ():
+        value = options[name]
+        count = len(value) if isinstance(value, list) else value
+        if count not in unset and str(count) != str(numbers[name]):
             raise SettingError(
-                "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
-                "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
+                f"trainer.{name} is {value}, but {starter} has brought {numbers[name]} {_ADVICE[starter][name]}"
             )
-        for name, unset, variable, told, option in _BY_TORCHRUN:
-            started, value = int(os.environ[variable]), options[name]
-            count = len(value) if isinstance(value, list) else value
-            if count not in unset and str(count) != str(started):
-                raise SettingError(
-                    f"trainer.{name} is {value}, but torchrun's {told.format(started)}: leave it out, then it is "
-                    f"torchrun's, or set {option} to the same"
-                )
-            if count in unset:
-                options[name] = started
+        if count in unset:
+            options[name] = numbers[name]
     return options
+
+
+def _started() -> tuple[str, dict[str, int]]:
+    """Return who has started this process beside others, if anybody has, and how many there are."""
+    if TorchElasticEnvironment.detect():  # also inside SLURM
+        variables = {"num_nodes": "GROUP_WORLD_SIZE", "devices": "LOCAL_WORLD_SIZE"}
+        return "torchrun", {name: int(os.environ[variable]) for name, variable in variables.items()}
+    if SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return "SLURM", {"num_nodes": nodes, "devices": int(os.environ["SLURM_NTASKS"]) // nodes}
+    return "", {}
 
 
 def check_hosts(trainer: Trainer) -> None:
@@ -66,5 +81,5 @@ def check_hosts(trainer: Trainer) -> None:
 
 def for_all_hosts(trainer: Any) -> str:
     """Return what to add to an error that tells of a checkpoint which is not on this host."""
-    several = trainer.num_nodes > 1 or os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    several = trainer.num_nodes > 1 or _started()[1].get("num_nodes", 1) > 1
     return "; each host needs it: set runs_dir to a folder that all share, or copy the run there" if several else ""

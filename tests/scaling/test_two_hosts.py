@@ -162,12 +162,12 @@ def test_several_hosts_without_a_meeting_point_are_refused(capsys):
         (
             ["--trainer.devices", "2"],
             {},
-            "trainer.devices is 2, but torchrun's number of processes on this host is ",
+            "trainer.devices is 2, but torchrun has brought 1 processes on this host: ",
         ),
         (
             ["--trainer.num_nodes", "3"],
             {},
-            "trainer.num_nodes is 3, but torchrun's number of hosts is 2: leave ",
+            "trainer.num_nodes is 3, but torchrun has brought 2 hosts together: leave ",
         ),
         ([], {"TORCHELASTIC_USE_AGENT_STORE": "True"}, "torchrun --max-restarts would let the processes "),
     ],

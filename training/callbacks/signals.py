@@ -59,10 +59,8 @@ class EndOnSignal(Callback):
             signal.signal(number, self._handle)
         try:
             yield
-        except BaseException:
-            _end_workers()
-            raise
         finally:
+            _end_workers()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 

@@ -191,6 +191,14 @@ def test_a_worker_that_hangs_can_still_be_ended():
     assert not worker.is_alive()
 
 
+def test_workers_that_are_left_end_with_a_training_that_ends_well():
+    loader = DataLoader(range(4), num_workers=1, persistent_workers=True)
+    with EndOnSignal().installed():
+        next(iter(loader))  # as for a sample picture, before any validation
+        assert len(multiprocessing.active_children()) == 1
+    assert not multiprocessing.active_children()
+
+
 def test_what_else_workers_do_at_their_start_is_kept():
     noted = []
     loader = DataLoader([1], worker_init_fn=noted.append)
