@@ -137,7 +137,7 @@ class Companions(Callback):
             status, message = self._end
             raise TrainingError(message) if status == 1 else SystemExit(status)
         if isinstance(error, DistError) or OF_GLOO.search(str(error)):
-            reason = OF_GLOO.sub("", str(error)).splitlines()[0].strip()
+            reason = OF_GLOO.sub("", str(error)).splitlines()[0].split(". ")[0].strip(" .")
             if not is_distributed():
                 raise TrainingError(not_joined(trainer, f"({reason})"))
             raise TrainingError(f"the connection to another process of this training broke ({reason}); {ON_ALL}")
