@@ -4,7 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Trainer
 
 from norms.errors import SettingError
@@ -40,6 +42,8 @@ def as_started(trainer: Mapping[str, Any]) -> dict[str, Any]:
         )
     options = dict(trainer)
     starter, numbers = _started()
+    if starter == "torchrun" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        _check_store()
     for name, unset in (("num_nodes", (1,)), ("devices", ("auto", -1, "-1"))) if starter else ():
         value = options[name]
         count = len(value) if isinstance(value, list) else value
@@ -50,6 +54,14 @@ def as_started(trainer: Mapping[str, Any]) -> dict[str, Any]:
         if count in unset:
             options[name] = numbers[name]
     return options
+
+
+def _check_store() -> None:
+    if os.environ.get(_SHARED) == "True":
+        raise SettingError(
+            "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
+            "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
+        )
 
 
 def _started() -> tuple[str, dict[str, int]]:

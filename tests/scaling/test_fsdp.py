@@ -30,7 +30,13 @@ from training.fsdp import check_fsdp2
 from training.layer_sync import NormSync
 
 CLASSES = 3
-STYLE = {"style_size": 64, "widths": [4, 8], "num_blocks": 1, "content_layers": ["relu1_2"], "style_layers": ["relu1_1"]}
+STYLE = {
+    "style_size": 64,
+    "widths": [4, 8],
+    "num_blocks": 1,
+    "content_layers": ["relu1_2"],
+    "style_layers": ["relu1_1"],
+}
 SMALL_GAN = {"channels": 3, "latent_dim": 12, "ema_half_life": 20, "lr": 1e-3}
 NARROW = {"image_size": 16, "width": 0.0625}
 
@@ -204,7 +210,9 @@ def test_a_run_that_was_interrupted_goes_on_by_any_strategy(tmp_path, monkeypatc
     tables = {name: pd.read_csv(run / "metrics.csv") for name, run in runs.items()}
     pd.testing.assert_frame_equal(tables["ended"].drop(columns=[]), tables["whole"])
     pd.testing.assert_frame_equal(tables["ddp"], tables["whole"], rtol=1e-3)
-    assert tables["one"]["train/loss_d"].tail(2).to_numpy() == pytest.approx(tables["whole"]["train/loss_d"].tail(2), rel=0.3)
+    assert tables["one"]["train/loss_d"].tail(2).to_numpy() == pytest.approx(
+        tables["whole"]["train/loss_d"].tail(2), rel=0.3
+    )
     for name in ("ended", "ddp"):
         for file in (f"mixing/step_000000{step}.npz" for step in range(6)):
             found, expected = (dict(np.load(runs[each] / file)) for each in (name, "whole"))
