@@ -1,5 +1,6 @@
 """Photographs: a folder of the user's, or those that installed packages bring along."""
 
+import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
