@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import Shards
+from data import ImageFolder, LabeledFolder, Shards, StyledPhotos
 from norms.errors import SettingError
 
 COLORS = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -207,7 +207,15 @@ def test_damage_anywhere_raises_nothing_else(tmp_path):
             assert len(images) == len(labels) == 4
 
 
+@pytest.mark.parametrize("kind", [Shards, LabeledFolder, ImageFolder, StyledPhotos])
+@pytest.mark.parametrize("url", ["https://example.org/train-000000.tar", "pipe:curl -s https://example.org/0.tar"])
+def test_shards_elsewhere_are_to_be_downloaded(kind, url):
+    with pytest.raises(SettingError, match=r"only shards on disk can be read, not .*: download them$"):
+        kind(url, image_size=16).setup()
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
+    assert failure(tmp_path / "{0..9}.tar").endswith("{0..9}.tar: no tar files there; write * for what is in braces")
     assert failure(tmp_path / "none.tar") == f"{tmp_path / 'none.tar'}: no tar files there"
     assert failure(tmp_path) == f"{tmp_path}: no tar files there"
     assert "no tar files there" in failure(tmp_path / "train-*.tar")
