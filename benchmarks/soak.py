@@ -4,8 +4,10 @@ Each is trained by ``train.py fit`` with all that accompanies a training: metric
 values, sample pictures, validations, the last and the best checkpoint, and of the GAN its singular values and scores. A
 run has three processes: one makes the first twentieth of the steps, one goes on to the end, and one goes on for ten
 steps more. Every 200 steps, between two of them, the process notes its memory and that of its children, its open files,
-threads, Python objects and the sizes of the run's files. Of every step it notes the time by the clock and that of the
-processor. What is there already is not made again.
+threads, Python objects and the sizes of the run's files, and how long it takes for a computation that is always the
+same, since a machine with other work gets slower and faster. Of every step it notes the time by the clock and that of
+the processor. A last process goes on once more, after the files have got as many rows and mixing values as a million
+steps leave. What is there already is not made again.
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py
     python benchmarks/soak_report.py --markdown benchmarks/soak.md
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 
 RUNS = {
     "style": {
@@ -50,7 +53,7 @@ RUNS = {
 }
 """What is set of the configurations."""
 
-COMMON = {
+COMMON: dict[str, Any] = {
     "wandb.mode": "offline",
     "trainer.val_check_interval": 500,
     "trainer.limit_val_batches": 2,
@@ -63,6 +66,9 @@ STARTED = "NORMLAB_SOAK_STARTED"
 
 EVERY = 200
 """Steps between two samples."""
+
+LONG = 1_000_000
+"""Steps of the training whose files are made up in the end."""
 
 
 class Watch(pl.Callback):
@@ -127,7 +133,19 @@ def _process() -> dict[str, float]:
         "open files": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
         "objects": len(gc.get_objects()),
+        "fixed": median(_fixed_computation() for _ in range(5)),
     }
+
+
+def _fixed_computation() -> float:
+    """Return how many ms of the processor some convolutions and many calls take, as in a step."""
+    start = time.process_time()
+    image, weight = torch.ones(4, 16, 32, 32), torch.ones(16, 16, 3, 3)
+    for _ in range(20):
+        image = torch.nn.functional.conv2d(image, weight, padding=1).mul(0.01)
+        for _ in range(20):
+            weight = weight.add(0.0)
+    return 1e3 * (time.process_time() - start)
 
 
 def _memory(process: int) -> tuple[float, float]:
@@ -166,10 +184,12 @@ def _files(run: Path) -> dict[str, list[int]]:
 
 def train_in_phases(name: str, steps: int, folder: Path) -> None:
     """Train one of :data:`RUNS` in three processes, as far as their records are not there."""
-    for number, end in enumerate((steps // 20, steps, steps + 10)):
+    for number, end in enumerate((steps // 20, steps, steps + 10, steps + 20)):
         record = folder / f"{name}-{number}"
         if record.with_suffix(".json").is_file():
             continue
+        if number == 3:
+            lengthen(folder / name / "version_0")
         settings = {**RUNS[name], **COMMON, "name": name, "runs_dir": folder, "trainer.max_steps": end}
         words = [f"--{key}={value}" for key, value in settings.items()]
         words += ["--trainer.callbacks+=__main__.Watch", f"--trainer.callbacks.file={record}"]
@@ -179,6 +199,18 @@ def train_in_phases(name: str, steps: int, folder: Path) -> None:
             environment = os.environ | {STARTED: str(time.time())}
             command = [sys.executable, __file__, "--train", *words]
             subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def lengthen(run: Path) -> None:
+    """Give a run the files that :data:`LONG` steps leave: rows again and again, and mixing values of more steps."""
+    steps = int((run / "metrics.csv").read_text().splitlines()[-1].partition(",")[0])
+    for table in (run / "metrics.csv", run / "spectral.csv"):
+        if table.is_file():
+            header, *rows = table.read_text().splitlines(keepends=True)
+            table.write_text(header + "".join(row for row in rows for _ in range(LONG // steps)))
+    values = next(run.glob("mixing/step_*.npz")).read_bytes()
+    for number in range(min(steps, LONG // COMMON["mixing.every_n_steps"])):
+        (run / "mixing" / f"step_{number:07d}.npz").write_bytes(values)
 
 
 def main() -> None:

@@ -146,6 +146,9 @@ class AnyStyle(Painter):
         check_names(all_terms)
         self.terms = nn.ModuleList(all_terms)
 
+    distributed = ("network.decoder",)
+    """What the strategy ``fsdp2`` distributes: what is trained."""
+
     takes_pictures = True
     sample_caption = "validation photos, and below them the same photos in held-out styles"
 
@@ -158,11 +161,6 @@ class AnyStyle(Painter):
     def style_images(self) -> list[Tensor]:
         """The bundled pictures, as the network sees them."""
         return [styles.scaled_style(name, self.hparams["style_size"]) for name in self.style_names]
-
-    @property
-    def distributed(self) -> list[str]:
-        """The decoder, which alone is trained."""
-        return ["network.decoder"]
 
     def find_style(self, chosen: Sequence[str]) -> Style:
         """Measure style pictures, of which each is the name of a bundled one or the path of an image file.

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,18 @@ import torch
 from norms.errors import SettingError
 from sweeping.commands import command_of, shown, started
 from sweeping.machine import machine
-from sweeping.runs import RECORD, SweepRun, alone, claim, is_claimed, new_run, read_run, read_runs, remove_unsaved
+from sweeping.runs import (
+    RECORD,
+    SweepRun,
+    alone,
+    claim,
+    is_claimed,
+    local_locks,
+    new_run,
+    read_run,
+    read_runs,
+    remove_unsaved,
+)
 from sweeping.search import next_settings, own_runs
 from sweeping.sweep_file import Sweep
 from training.errors import ENDING, name_of
@@ -73,6 +85,12 @@ class Runner:
         """Train until nothing is left to begin, or a signal comes."""
         started(self._command({}))
         self.runs()
+        if option := local_locks(self.folder):
+            print(
+                f"warning: {self.folder} is mounted with {option}: no other machine sees that a run is taken, so start "
+                "this sweep on one machine only, or mount it without",
+                file=sys.stderr,
+            )
         with self._forwarded(), ThreadPoolExecutor(self.workers) as pool:
             for worker in [pool.submit(self._work, number) for number in range(self.workers)]:
                 worker.result()

@@ -2,14 +2,18 @@
 
 import ctypes
 import os
+import runpy
+import signal
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import torch
 from processes import CONTEXT, ROOT, _run
+from pytorch_lightning import Callback
 from stand_ins import Images
 
 from data.module import ImageDataModule
@@ -27,11 +31,18 @@ class TinyStream(ImageDataModule):
         return Images(), Images()
 
 
+class KeepWeights(Callback):
+    """Keeps what each process has in the end, in its working directory."""
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(pl_module.state_dict(), f"weights{trainer.global_rank}.pt")
+
+
 class Hosts:
     """Two hosts with a link between them, which end with the processes that hold them."""
 
-    def __init__(self, holders, with_users):
-        self.holders, self.with_users = [holder.pid for holder in holders], with_users
+    def __init__(self, stack, holder, with_users):
+        self._stack, self.holders, self.with_users = stack, [holder], with_users
 
     @classmethod
     @contextmanager
@@ -39,10 +50,9 @@ class Hosts:
         """Make them, as root or, where that is allowed, as the root of a namespace of users; OSError if neither is."""
         for users in (["--user", "--map-root-user"], []):
             with ExitStack() as stack:
-                first = _held(stack, ["unshare", *users, "--net"])
-                hosts = cls([first], bool(users))
                 try:
-                    hosts.holders.append(_held(stack, [*hosts.entered(0, net=False), "unshare", "--net"]).pid)
+                    hosts = cls(stack, _held(stack, ["unshare", *users, "--net"]), bool(users))
+                    hosts.holders.append(_held(stack, [*hosts.entered(0, net=False), "unshare", "--net"]))
                     hosts._connect()
                 except OSError:
                     continue
@@ -54,14 +64,6 @@ class Hosts:
         """Return the words before a command that run it on a host."""
         options = ["--user", "--preserve-credentials"] * self.with_users + ["--net"] * net
         return ["nsenter", "--target", str(self.holders[host]), *options] if options else []
-
-    def enter(self, host):
-        """Go to a host with this process, which has one thread."""
-        for kind in ["user"] * self.with_users + ["net"]:
-            file = os.open(f"/proc/{self.holders[host]}/ns/{kind}", os.O_RDONLY)
-            if ctypes.CDLL(None, use_errno=True).setns(file, 0):
-                raise OSError(ctypes.get_errno(), f"setns to the {kind} namespace")
-            os.close(file)
 
     def ip(self, host, *words):
         """Run a command of ``ip`` on a host."""
@@ -82,29 +84,47 @@ class Hosts:
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         variables = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         # gloo would look the name of the machine up, and find an address of another host.
-        variables |= {"GLOO_SOCKET_IFNAME": LINK, **environment}
+        variables |= {"GLOO_SOCKET_IFNAME": LINK, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **environment}
         folder.mkdir(exist_ok=True)
-        arguments = self, host, door, [str(arg) for arg in args], folder, folder / log, variables
+        spaces = [f"/proc/{self.holders[host]}/ns/{kind}" for kind in ["user"] * self.with_users + ["net"]]
+        arguments = spaces, door, [str(arg) for arg in args], folder, folder / log, variables
         process = CONTEXT.Process(target=_start, args=arguments)
         with mock.patch.dict(os.environ, PYTHONPATH=path):
             process.start()
+        self._stack.callback(_kill, process.pid)
         return process
+
+    def start_torchrun(self, host, number, *args, conf="", **options):
+        """Start ``train.py`` by ``torchrun`` on a host, one process with a rendezvous on the first host."""
+        first = f"is_host={1 - host}{conf}"  # which torchrun otherwise guesses from the machine's name
+        words = ["--nnodes", number, "--nproc-per-node", 1, "--max-restarts", 3, "--rdzv-backend", "c10d"]
+        words += ["--rdzv-endpoint", f"{ADDRESSES[0]}:29400", "--rdzv-conf", first, "--local-addr", ADDRESSES[host]]
+        return self.start(host, "torchrun", *words, ROOT / "train.py", *args, **options)
 
 
 def _held(stack, command):
-    holder = subprocess.Popen([*command, sys.executable, "-c", "print(); input()"], stdin=subprocess.PIPE, stdout=-1, stderr=-1)
-    stack.callback(holder.wait)
+    """Start a process that holds what ``command`` makes until the end; returns its id."""
+    pipes = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE)
+    holder = stack.enter_context(subprocess.Popen([*command, "sh", "-c", "echo; read line"], **pipes))
     stack.callback(holder.kill)
     if not holder.stdout.readline():
         raise OSError(holder.stderr.read().decode().strip())
-    return holder
+    return holder.pid
 
 
-def _start(hosts, host, door, arguments, folder, log, variables):
-    hosts.enter(host)
-    if door != "torchrun":
-        _run(door, arguments, folder, log, variables)
-    _run(Path(__file__), arguments, folder, log, variables)
+def _kill(leader):
+    """End a process with all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _start(spaces, door, *rest):
+    os.setsid()
+    for space in spaces:  # which a process with several threads cannot enter
+        with open(space) as file:
+            if ctypes.CDLL(None).setns(file.fileno(), 0):
+                raise OSError(f"cannot enter {space}")
+    _run(Path(__file__) if door == "torchrun" else door, *rest)
 
 
 def _torchrun(arguments):
@@ -120,8 +140,6 @@ def _torchrun(arguments):
 
 
 def _work(*arguments):
-    import runpy
-
     script = next(place for place, word in enumerate(arguments) if word.endswith(".py"))
     sys.argv = list(arguments[script:])
     runpy.run_path(sys.argv[0], run_name="__main__")

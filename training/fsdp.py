@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -28,7 +29,8 @@ AVERAGES = (StochasticWeightAveraging, WeightAveraging)
 class FSDP2Strategy(DDPStrategy):
     """Train as DDP does, with networks that torch's ``fully_shard`` has distributed over the processes, block by block.
 
-    While a block is computed, all of its weights are there. The module is whole until the training is set up and after
+    The networks are the module's children that have parameters, or those that its attribute ``distributed`` names. All
+    weights of a block are there while it is computed, and with ``penalties`` until the end of the backward pass. The module is whole until the training is set up and after
     its end, and so are checkpoints, which any other strategy goes on from. Lightning's ``ModelParallelStrategy`` takes
     the states of such for those of other parameters where an optimizer has groups, and leaves norms unsynchronized.
     """
@@ -42,11 +44,12 @@ class FSDP2Strategy(DDPStrategy):
         """Distribute the networks, which DDP would wrap."""
         module: Any = self.lightning_module
         # What differentiates gradients, or reads weights between forward and backward pass, would find them gone.
-        keep = any(module.penalties.values())
+        keep = any(getattr(module, "penalties", {}).values())
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), 0)
-        for name in module.distributed:
+        trained = [name for name, part in module.named_children() if any(True for _ in part.parameters())]
+        for name in getattr(module, "distributed", trained):
             network = module.get_submodule(name)
             self._plain[name] = _without_weights(network)
             # Numbers cannot be cut into shares.
@@ -61,6 +64,8 @@ class FSDP2Strategy(DDPStrategy):
                 fully_shard(part, mesh=mesh, reshard_after_forward=not keep, ignored_params=numbers)
                 part.set_reshard_after_backward(not keep, recurse=False)
             self._kept += parts if keep else []
+        # None of normlab's networks changes in place what one of its blocks has returned.
+        warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDP(Seed|Discriminator)\) returned a view")
 
     def post_backward(self, closure_loss: Tensor) -> None:
         """Take back the weights that penalties have needed until now."""
@@ -77,9 +82,14 @@ class FSDP2Strategy(DDPStrategy):
 
     def _share_buffers(self) -> None:
         module: Any = self.lightning_module
-        for name in self._plain:
-            for buffer in module.get_submodule(name).buffers():
-                dist.broadcast(buffer, 0)
+        networks = [module.get_submodule(name) for name in self._plain]
+        # Those of other types are constants and counts, which are alike.
+        buffers = [each for network in networks for each in network.buffers() if each.is_floating_point()]
+        if buffers:
+            joined = torch.cat([buffer.flatten() for buffer in buffers])
+            dist.broadcast(joined, 0)
+            for buffer, values in zip(buffers, joined.split([each.numel() for each in buffers]), strict=True):
+                buffer.copy_(values.view_as(buffer))
 
     @contextmanager
     def whole(self) -> Iterator[None]:

@@ -12,6 +12,9 @@ from norms.errors import SettingError
 NEEDED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 """Variables of the environment without which the processes of several hosts do not find each other."""
 
+_SHARED = "TORCHELASTIC_USE_AGENT_STORE"
+"""Whether torchrun keeps the addresses of processes over a restart, https://github.com/pytorch/pytorch/issues/135712."""
+
 _ADVICE = {
     "torchrun": {
         "num_nodes": "hosts together: leave the option out, or start as many by --nnodes",
@@ -32,6 +35,8 @@ def as_started(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """
     options = dict(trainer)
     starter, numbers = _started()
+    if starter == "torchrun" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        _check_store()
     for name, unset in (("num_nodes", (1,)), ("devices", ("auto", -1, "-1"))) if starter else ():
         value = options[name]
         count = len(value) if isinstance(value, list) else value
@@ -42,6 +47,14 @@ def as_started(trainer: Mapping[str, Any]) -> dict[str, Any]:
         if count in unset:
             options[name] = numbers[name]
     return options
+
+
+def _check_store() -> None:
+    if os.environ.get(_SHARED) == "True":
+        raise SettingError(
+            "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
+            "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
+        )
 
 
 def _started() -> tuple[str, dict[str, int]]:

@@ -141,9 +141,7 @@ def train_by(world, how, folder, monkeypatch):
     Path("all.py").write_text(SCRIPT)
     processes = start_all(world, folder / "all.py", Path(__file__).parent, world, how)
     assert [ended(process, timeout=250) for process in processes] == [0] * world, Path("log0.txt").read_text()
-    return {
-        case: [torch.load(f"{case}{rank}.pt", weights_only=True) for rank in range(world)] for case in OPTIONS
-    }
+    return {case: [torch.load(f"{case}{rank}.pt", weights_only=True) for rank in range(world)] for case in OPTIONS}
 
 
 def rows(folder, case, left_out=()):

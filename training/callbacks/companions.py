@@ -36,7 +36,7 @@ PATIENCE = 30.0
 ON_ALL = "go on by the same command on all hosts, with --ckpt_path last"
 
 OF_GLOO = re.compile(r"\[\S*gloo/\S*\] ?")
-"""Where in gloo's source an error was found, with which it begins."""
+"""Where in gloo's source an error was found, as it says."""
 
 
 class Companions(Callback):
@@ -136,8 +136,8 @@ class Companions(Callback):
         if self._end is not None:
             status, message = self._end
             raise TrainingError(message) if status == 1 else SystemExit(status)
-        if isinstance(error, DistError) or OF_GLOO.match(str(error)):
-            reason = OF_GLOO.sub("", str(error)).splitlines()[0].rstrip(".")
+        if isinstance(error, DistError) or OF_GLOO.search(str(error)):
+            reason = OF_GLOO.sub("", str(error)).splitlines()[0].strip()
             if not is_distributed():
                 raise TrainingError(not_joined(trainer, f"({reason})"))
             raise TrainingError(f"the connection to another process of this training broke ({reason}); {ON_ALL}")
@@ -148,8 +148,9 @@ class Companions(Callback):
             signals = os.read(woken, 100) if ready else b""
             self._others = self._others or take_started_processes(trainer)
             if self._end is None:
-                self._end = self._seen(run, given, signals) or self._unheard(trainer)
-                deadline = time.monotonic() + GRACE
+                self._end, deadline = self._seen(run, given, signals), time.monotonic() + GRACE
+                if self._end is None:  # whoever waits for a silent process never sees it
+                    self._end, deadline = self._unheard(trainer), time.monotonic()
             if self._end is not None and not self._leaving and time.monotonic() > deadline:
                 self._exit(*self._end)
 
