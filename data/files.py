@@ -6,6 +6,7 @@ import stat
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from norms.errors import SettingError
@@ -62,6 +63,28 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise SettingError(f"{os.fspath(path)}: {_SPECIAL[kind]}, not a file")
 
 
+class Paths:
+    """Hold the paths of many files as one text, which takes a fifth of the memory of as many ``Path`` objects.
+
+    Args:
+        folder: Where the files lie.
+        names: Their paths below it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], names: Sequence[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self.folder = folder
+        self.text = b"".join(encoded)
+        self.ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> Path:
+        begin = self.ends[index - 1] if index else 0
+        return Path(self.folder, os.fsdecode(self.text[begin : self.ends[index]]))
+
+
 def find_images(folder: str | os.PathLike[str], further: Collection[str] = ()) -> list[Path]:
     """List the image files below a folder, by their extensions, and those without extension by how they begin.
 
@@ -79,23 +102,32 @@ def find_images(folder: str | os.PathLike[str], further: Collection[str] = ()) -
     Raises:
         SettingError: If there is no such folder.
     """
+    return [Path(folder, name) for name in image_names(folder, further)]
+
+
+def image_names(folder: str | os.PathLike[str], further: Collection[str] = ()) -> list[str]:
+    """List the same files as :func:`find_images` by their paths below the folder, with slashes."""
     if not os.path.isdir(folder):
         raise SettingError(
             f"{os.fspath(folder) or repr('')}: {'not a folder' if os.path.exists(folder) else 'no such folder'}"
         )
     extensions = image_extensions() | RAW_EXTENSIONS | set(further)
-    found: list[Path] = []
+    found: list[str] = []
     visited: set[str] = set()
-    tree = os.walk(folder, onerror=lambda error: found.append(_place(error)), followlinks=True)
+
+    def below(path: str) -> str:
+        return Path(path).relative_to(folder).as_posix()
+
+    tree = os.walk(folder, onerror=lambda error: found.append(below(os.fsdecode(error.filename))), followlinks=True)
     for parent, folders, files in tree:
         real = os.path.realpath(parent)
         # Emptied, the list ends the walk here: without this a link to a parent folder would be followed for ever.
         folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
         if real not in visited:
-            shown = (Path(parent, name) for name in files if not name.startswith("."))
-            found += [path for path in shown if path.suffix.lower() in extensions or _begins_like_an_image(path)]
+            place = "" if (inner := below(parent)) == "." else f"{inner}/"
+            found += [f"{place}{name}" for name in files if _is_image(parent, name, extensions)]
         visited.add(real)
-    return sorted(found)
+    return sorted(found, key=lambda name: name.replace("/", "\0"))  # folder by folder, as paths are sorted
 
 
 def image_extensions() -> set[str]:
@@ -116,12 +148,13 @@ def listed(things: Sequence[object]) -> str:
     return "; ".join([*map(str, things[:_NAMED]), *more])
 
 
-def _place(error: OSError) -> Path:
-    return Path(os.fsdecode(error.filename))
-
-
-def _begins_like_an_image(path: Path) -> bool:
-    return not path.suffix and _BEGINNING.match(_head(path)) is not None
+def _is_image(parent: str, name: str, extensions: Collection[str]) -> bool:
+    if name.startswith("."):
+        return False
+    extension = os.path.splitext(name)[1].lower()
+    return extension in extensions or (
+        not extension and _BEGINNING.match(_head(os.path.join(parent, name))) is not None
+    )
 
 
 def _head(path: str | os.PathLike[str]) -> bytes:

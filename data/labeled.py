@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,21 +10,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.archives import Member
 from data.arrays import mirrored
 from data.files import listed
-from data.images import ImageError, check_image, to_tensor
+from data.images import to_tensor
 from data.module import ImageDataModule
-from data.photos import Files
-from data.shards import find_shards
-from data.stored import Stored, find_stored, held_out
+from data.photos import Files, look_at_some
+from data.shards import find_images_in, find_shards
+from data.stored import Stored, held_out
 from data.stream import Items
 from norms.errors import SettingError, check_range, unknown
 
 CROPS = ("center", "random", "none")
-
-_TRIED = 100
-"""How many images are looked at before the training; all would take minutes where there are millions."""
 
 
 class LabeledFiles:
@@ -45,6 +40,10 @@ class LabeledFiles:
 
     def __getitem__(self, index: int) -> tuple["LabeledFiles", int]:
         return self, index
+
+    def name(self, index: int) -> str:
+        """Return the name of a file, without where it lies, and its class."""
+        return self.files.name(index) + ("" if self.labels is None else f" {self.labels[index]}")
 
 
 def square(
@@ -188,8 +187,8 @@ class StoredImages(ImageDataModule):
                 f"{self.path} holds a single image, so none can be held out: add images or set data.val_path"
             )
         held = held_out(train.ranks, self.val_count)
-        if train.labels is not None and (lost := set(train.labels[held].tolist()) - set(train.labels[~held].tolist())):
-            names = [self.class_names[label] if self.class_names else f"class {label}" for label in sorted(lost)]
+        if train.labels is not None and len(lost := np.setdiff1d(train.labels[held], train.labels[~held])):
+            names = [self.class_names[label] if self.class_names else f"class {label}" for label in lost.tolist()]
             raise SettingError(
                 f"{self.path}: all images of {len(lost)} of {train.num_classes} classes would be held out: "
                 f"{listed(names)}; add images or set data.val_path"
@@ -212,8 +211,7 @@ class StoredImages(ImageDataModule):
         return self._stored
 
     def _items(self, stored: Stored) -> LabeledFiles:
-        smallest = 1 if self.enlarge else self.image_size
-        return LabeledFiles(Files(stored.files, self.max_pixels, smallest), stored.labels)
+        return LabeledFiles(Files(stored.files, self.max_pixels, self._smallest), stored.labels)
 
     def _renumbered(self, val: Stored) -> Stored:
         """Give the classes of the validation images the numbers that they have in training."""
@@ -229,26 +227,12 @@ class StoredImages(ImageDataModule):
             return val
         return replace(val, labels=np.array([names.index(name) for name in val.class_names])[val.labels])
 
-    def _try(self, path: str, stored: Stored) -> None:
-        """Look at some images, so that what is wrong with all of them is told before the training."""
-        places = np.unique(np.linspace(0, len(stored.files) - 1, _TRIED).round().astype(int))
-        tried = {str(stored.files[place]): self._size_or_error(stored.files[place]) for place in places}
-        errors = [size for size in tried.values() if isinstance(size, ImageError)]
-        if len(errors) == len(tried):
-            raise SettingError(f"{path}: none of the {len(tried)} images looked at can be read: {listed(errors)}")
-        sizes = {name: size for name, size in tried.items() if not isinstance(size, ImageError)}
-        small = [f"{name} ({w}x{h})" for name, (w, h) in sizes.items() if min(w, h) < self.image_size]
-        if small and not self.enlarge:
-            raise SettingError(
-                f"{path}: {len(small)} of {len(tried)} images looked at are smaller than image_size, "
-                f"{self.image_size}: {listed(small)}; set data.enlarge: true to enlarge them, or a smaller size"
-            )
+    @property
+    def _smallest(self) -> int:
+        return 1 if self.enlarge else self.image_size
 
-    def _size_or_error(self, file: Path | Member) -> tuple[int, int] | ImageError:
-        try:
-            return check_image(file, max_pixels=self.max_pixels)
-        except ImageError as error:
-            return error
+    def _try(self, path: str, stored: Stored) -> None:
+        look_at_some(path, stored.files, self._smallest, "data.enlarge: true", self.max_pixels)
 
 
 class LabeledFolder(StoredImages):
@@ -256,13 +240,14 @@ class LabeledFolder(StoredImages):
 
     ``path`` holds a folder for each class, which has its name; what is below belongs to it. With ``labels: false`` the
     images may lie anywhere. A zip file is never unpacked; if a single folder holds everything in it, that is ``path``.
-    A folder and a zip file of it give the same images in the same order. Every process that reads a zip file keeps the
+    A folder and a zip file of it give the same images in the same order. A path that ends in ``.tar`` or ``.json`` is
+    read as :class:`Shards` reads it. Every process that reads a zip file keeps the
     table of its members, of about 700 bytes each.
     """
 
     def find(self, path: str) -> Stored:
-        """List the images of a folder or zip file."""
-        return find_stored(path, self.labels)
+        """List the images of a folder, a zip file or shards."""
+        return find_images_in(path, self.labels)
 
 
 class Shards(StoredImages):

@@ -1,16 +1,18 @@
 """Base of all data modules: an endless training stream and finite, ordered validation."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator
+from data.stream import Chosen, Items, StreamDataset, StreamSampler, generator, spread
 from norms.errors import SettingError, check_range
 
 MOST_IMAGES = 2**20
@@ -21,6 +23,9 @@ SMALLEST_SIZE, LARGEST_SIZE = 4, 2**14
 
 MOST_WORKERS = 256
 """For one training process; many more would fill the machine before the first step."""
+
+_NAMED = 1000
+"""How many files are told apart by their names; all would take seconds where there are millions."""
 
 _LIMIT = 0
 """Key of the order of which ``limit`` takes the first images."""
@@ -79,6 +84,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batches_per_step = batches_per_step
         self.limit = limit
         self._images: tuple[Items, Items] | None = None
+        self._before: dict[str, int] | None = None
 
     @property
     def image_size(self) -> int:
@@ -143,11 +149,21 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the validation items in order."""
         return Mapped(self._ready()[1], self.val_transform)
 
+    def fingerprint(self) -> dict[str, object]:
+        """Return by name what is the same in two processes that have the same images, wherever these lie."""
+        train, val = self._ready()
+        return {"images to train on": told(train), "images held out": told(val), "classes": self.num_classes}
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the endless stream, from the trainer's current step on."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batch_size = self.batch_size * self.batches_per_step
-        sampler = StreamSampler(batch_size, self._consumed_batches, rank, world_size)
+        sampler = StreamSampler(batch_size, self._consumed_batches, rank, world_size, self._offset)
+        if self._before and (before := self._before["images_per_step"]) != (now := self._images_per_step()):
+            rank_zero_info(
+                f"a step takes {now} images, not {before} as before: the training goes on with the next ones, but not "
+                "bit for bit as it would have"
+            )
         return self._loader(self.train_stream(), batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -172,6 +188,35 @@ class ImageDataModule(LightningDataModule, ABC):
             return 0
         return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
+    def _images_per_step(self) -> int:
+        trainer = self.trainer
+        assert trainer is not None
+        return self.batch_size * self.batches_per_step * trainer.world_size * trainer.accumulate_grad_batches
+
+    def _offset(self) -> int:
+        """Return what goes before position 0, as if all steps had taken as many images as they take now."""
+        if self._before is None or getattr(self.trainer, "overfit_batches", False):
+            return 0
+        return self._before["images"] - self._before["steps"] * self._images_per_step()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many images of the stream the training has taken, in how many steps."""
+        if self.trainer is None:
+            return {}
+        steps, each = self.trainer.global_step, self._images_per_step()
+        return {"steps": steps, "images": self._offset() + steps * each, "images_per_step": each}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the next image, also if a step takes more or fewer of them now, as with other processes.
+
+        Raises:
+            SettingError: If that is damaged.
+        """
+        before = {name: state_dict.get(name) for name in ("steps", "images", "images_per_step")}
+        if not all(isinstance(value, int) and value >= 0 for value in before.values()):
+            raise SettingError("the checkpoint is damaged: it does not say how many images it has taken")
+        self._before = {name: int(value or 0) for name, value in before.items()}
+
     def _loader(self, dataset: Dataset[Any], **batches: Any) -> DataLoader[Any]:
         return DataLoader(
             dataset,
@@ -182,6 +227,23 @@ class ImageDataModule(LightningDataModule, ABC):
             generator=generator(self.seed),
             **batches,
         )
+
+
+def told(items: Items) -> str:
+    """Tell how many images there are and, of files, a hash of the names and classes of a thousand evenly spread ones.
+
+    A file more or less at any place shifts those behind it, so that other ones are looked at.
+    """
+    number, places = len(items), spread(_NAMED, len(items))
+    while isinstance(items, Chosen):
+        places, items = items.indices[places], items.items
+    name = getattr(items, "name", None)
+    if name is None:
+        return str(number)
+    names = blake2b(digest_size=4)
+    for place in places.tolist():
+        names.update(os.fsencode(f"{name(place)}\0"))
+    return f"{number} (names {names.hexdigest()})"
 
 
 def _limited(items: Items, limit: int) -> Items:

@@ -6,23 +6,27 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from data.files import find_images, listed
+from data.files import listed
 from data.images import ImageError, check_image, load_image, to_tensor
 from data.module import ImageDataModule
-from data.stored import held_out, rank
-from data.stream import Items
+from data.shards import find_images_in
+from data.stored import Stored, held_out
+from data.stream import Items, spread
 from norms.errors import SettingError, check_range
 
 _LARGE = 4_000_000
 """Pixels from which on a JPEG file is decoded no finer than a square of it needs."""
+
+_LOOKED_AT = 1000
+"""How many images are looked at before the training; all would take minutes where there are millions."""
 
 _GAP = 2
 """How much finer than the square, so that its scaling is left to a better filter than the decoder's."""
@@ -102,14 +106,19 @@ def _decoded(image: Image.Image | Photo, shrink: Callable[[int], float]) -> tupl
 
 
 class ImageFolder(ImageDataModule):
-    """Serve the images in a folder, at any depth and in any format that Pillow decodes.
+    """Serve the images in a folder, at any depth and in any format that Pillow decodes, or in an archive.
 
     Training takes random squares at random scales and flips them; validation takes the largest centered squares.
-    Files that cannot be read are left out, with one warning that names them. HEIC is read where ``pillow-heif`` is
-    installed. JPEG files of four million pixels and more are decoded no finer than a square needs.
+    HEIC is read where ``pillow-heif`` is installed. JPEG files of four million pixels and more are decoded no finer
+    than a square needs.
+
+    A thousand files are looked at before the training, or all if there are fewer: those that cannot be read are left
+    out, with one warning that names them. Another one that is damaged or too small is replaced by the next one that is
+    not, and told of once.
 
     Args:
-        folder: Images to train on.
+        folder: Images to train on: a folder, a zip file, or tar shards by a pattern that ends in ``.tar`` or an index
+            of ``wids``, see :class:`data.Shards`.
         val_folder: Images to validate on. Without it, some of ``folder`` are held out, always the same ones.
         val_count: How many are held out without ``val_folder``, but never more than a tenth (and at least one).
         resize: Take squares as if the shorter side of every image had been resized to this many pixels. Needed where
@@ -152,47 +161,79 @@ class ImageFolder(ImageDataModule):
         self.val_transform = partial(center_crop, size=image_size)
 
     def load(self) -> tuple[Items, Items]:
-        """List the files that are images, and hold some out."""
-        train = self._scan(self.folder)
+        """List the images, look at some, and hold some out."""
+        train = self._find(self.folder)
         if self.val_folder is not None:
-            return Files(train, self.max_pixels), Files(self._scan(self.val_folder), self.max_pixels)
-        if len(train) < 2:
+            return self._files(train), self._files(self._find(self.val_folder))
+        if len(train.files) < 2:
             raise SettingError(
                 f"{self.folder} holds a single image, so none can be held out: add images or set data.{self.val_option}"
             )
-        root = os.path.expanduser(self.folder)
-        held = held_out([rank(path.relative_to(root).as_posix()) for path in train], self.val_count)
-        return (
-            Files([path for path, out in zip(train, held, strict=True) if not out], self.max_pixels),
-            Files([path for path, out in zip(train, held, strict=True) if out], self.max_pixels),
+        held = held_out(train.ranks, self.val_count)
+        return self._files(train.part(~held)), self._files(train.part(held))
+
+    def _find(self, path: str) -> Stored:
+        """List the images of a path, without those that are found out to be unreadable."""
+        stored = find_images_in(path, labeled=False)
+        smallest = self.image_size if self.resize is None else 1
+        unreadable = look_at_some(path, stored.files, smallest, f"data.resize: {self.image_size}", self.max_pixels)
+        if not unreadable:
+            return stored
+        rank_zero_warn(
+            f"{path}: {len(unreadable)} of {len(stored.files)} files left out: {listed([*unreadable.values()])}"
         )
+        readable = np.ones(len(stored.files), dtype=bool)
+        readable[list(unreadable)] = False
+        return stored.part(readable)
 
-    def _scan(self, folder: str) -> list[Path]:
-        paths = find_images(os.path.expanduser(folder))
-        if not paths:
-            raise SettingError(f"{folder}: no image files in this folder or the folders below")
-        with ThreadPoolExecutor(8) as threads:
-            sizes = list(threads.map(partial(_size_or_error, max_pixels=self.max_pixels), paths))
-        unreadable = [size for size in sizes if isinstance(size, ImageError)]
-        if len(unreadable) == len(paths):
-            raise SettingError(f"{folder}: none of the files can be read: {listed(unreadable)}")
-        if unreadable:
-            rank_zero_warn(f"{folder}: {len(unreadable)} of {len(paths)} files left out: {listed(unreadable)}")
-        readable = {path: size for path, size in zip(paths, sizes, strict=True) if not isinstance(size, ImageError)}
-        small = [f"{path} ({w}x{h})" for path, (w, h) in readable.items() if min(w, h) < self.image_size]
-        if small and self.resize is None:
-            raise SettingError(
-                f"{folder}: {len(small)} of {len(paths)} images are smaller than image_size, {self.image_size}: "
-                f"{listed(small)}; set data.resize: {self.image_size} to enlarge them, or a smaller data.image_size"
-            )
-        return list(readable)
+    def _files(self, stored: Stored) -> "Files":
+        return Files(stored.files, self.max_pixels, self.image_size if self.resize is None else 1)
 
 
-def _size_or_error(path: Path, max_pixels: int | None) -> tuple[int, int] | ImageError:
-    try:
-        return check_image(path, max_pixels=max_pixels)
-    except ImageError as error:
-        return error
+def look_at_some(
+    path: str, files: Items, smallest: int, option: str, max_pixels: int | None = None
+) -> dict[int, ImageError]:
+    """Look at a thousand images or all, evenly spaced, so that what is wrong with them is told before the training.
+
+    Args:
+        path: Where they lie, for messages.
+        files: The images, each a ``Path`` or a ``Member``.
+        smallest: Pixels that the shorter side of each must have.
+        option: The setting that would take smaller ones.
+        max_pixels: See :func:`data.images.opened`.
+
+    Returns:
+        Which cannot be read, and why.
+
+    Raises:
+        SettingError: If none can be read, or some are too small.
+    """
+    places = spread(_LOOKED_AT, len(files)).tolist()
+
+    def size_or_error(place: int) -> tuple[int, int] | ImageError:
+        try:
+            return check_image(files[place], max_pixels=max_pixels)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as threads:
+        sizes = dict(zip(places, threads.map(size_or_error, places), strict=True))
+    errors = {place: size for place, size in sizes.items() if isinstance(size, ImageError)}
+    if len(errors) == len(places):
+        raise SettingError(
+            f"{path}: none of the {len(places)} images looked at can be read: {listed([*errors.values()])}"
+        )
+    small = [
+        f"{files[place]} ({size[0]}x{size[1]})"
+        for place, size in sizes.items()
+        if place not in errors and min(size) < smallest
+    ]
+    if small:
+        raise SettingError(
+            f"{path}: {len(small)} of {len(places)} images looked at are smaller than image_size, {smallest}: "
+            f"{listed(small)}; set {option} to enlarge them, or a smaller data.image_size"
+        )
+    return errors
 
 
 class Files:
@@ -216,6 +257,10 @@ class Files:
 
     def __getitem__(self, index: int) -> Photo:
         return Photo(self, index)
+
+    def name(self, index: int) -> str:
+        """Return the name of a file, without where it lies."""
+        return os.path.basename(str(self.paths[index]))
 
     def decode(self, index: int, shrink: Callable[[int], float] | None = None) -> tuple[Image.Image, int, int]:
         """Decode a photo, see :meth:`Photo.decode`, and return its place beside it."""

@@ -9,9 +9,10 @@ import glob
 import json
 import os
 import posixpath
+import sys
 import tarfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from rich.console import Console
+from rich.progress import track
 
 from data.archives import Member
 from data.files import check_file, image_extensions, listed
-from data.stored import Stored, rank
+from data.kept import Arrays, kept
+from data.stored import Stored, find_stored, rank
 from norms.errors import SettingError
 
 _LONGEST_LABEL = 20
@@ -33,6 +37,9 @@ _LARGEST_CLASS = 2**20
 """A number above is no class but a mistake."""
 
 _UNKNOWN = -1
+
+_WORTH_KEEPING = 10_000
+"""Images whose index takes a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,11 @@ class Sample:
     label: int | None = None
 
 
+def find_images_in(path: str, labeled: bool) -> Stored:
+    """List images as :func:`find_shards` does if a path ends in .tar or .json, else as :func:`find_stored` does."""
+    return (find_shards if path.endswith((".tar", ".json")) else find_stored)(path, labeled)
+
+
 def find_shards(path: str, labeled: bool) -> Stored:
     """Find out where the images of tar shards begin.
 
@@ -105,9 +117,24 @@ def find_shards(path: str, labeled: bool) -> Stored:
         SettingError: If a shard is missing or is no tar file, there are no images, or a label is missing or no number.
     """
     shards = _shards(path)
+    extensions = image_extensions()
+    found = kept(shards, (labeled, sorted(extensions)), _WORTH_KEEPING, lambda: _indexed(shards, labeled, extensions))
+    for damage in found["damage"]:
+        rank_zero_warn(str(damage))
+    if not len(found["ranks"]):
+        raise SettingError(f"{path}: no images in {len(shards)} shards")
+    labels = found["labels"] if labeled else None
+    return Stored(TarMembers(shards, found["rows"]), found["ranks"], labels, int(found["labels"].max()) + 1)
+
+
+def _indexed(shards: list[str], labeled: bool, extensions: Collection[str]) -> Arrays:
+    """Go through shards, which takes about two minutes for a million samples."""
     ranks, rows, labels = array("Q"), array("q"), array("q")
-    for number, shard in enumerate(shards):
-        for sample in _samples(shard, labeled):
+    damage: list[str] = []
+    shown = sys.stderr.isatty() and getattr(rank_zero_only, "rank", 0) == 0
+    told = track(shards, "Indexing shards", console=Console(stderr=True), transient=True, disable=not shown)
+    for number, shard in enumerate(told):
+        for sample in _samples(shard, labeled, extensions, damage):
             if sample.image is None:
                 continue
             if labeled and sample.label is None:
@@ -117,11 +144,8 @@ def find_shards(path: str, labeled: bool) -> Stored:
             ranks.append(rank(f"{os.path.basename(shard)}/{sample.key}"))
             rows.extend((number, sample.image.offset_data, sample.image.size))
             labels.append(_UNKNOWN if sample.label is None else sample.label)
-    if not ranks:
-        raise SettingError(f"{path}: no images in {len(shards)} shards")
-    files = TarMembers(shards, np.array(rows).reshape(-1, 3))
-    known = np.array(labels) if labeled else None
-    return Stored(files, np.array(ranks), known, max(labels) + 1)
+    arrays = {"ranks": np.array(ranks), "rows": np.array(rows).reshape(-1, 3), "labels": np.array(labels)}
+    return {**arrays, "damage": np.array(damage, dtype=str)}
 
 
 def _shards(path: str) -> list[str]:
@@ -157,10 +181,10 @@ def _of_index(path: str) -> list[str]:
     return [os.path.join(os.path.dirname(path), base, url) for url in urls]
 
 
-def _samples(shard: str, labeled: bool) -> Iterator[Sample]:
+def _samples(shard: str, labeled: bool, extensions: Collection[str], damage: list[str]) -> Iterator[Sample]:
     """Go through a shard; files that follow each other and have one name up to its first dot are one sample."""
     check_file(shard)
-    extensions, sample = image_extensions(), Sample("")
+    sample = Sample("")
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in _members(archive):
@@ -181,7 +205,7 @@ def _samples(shard: str, labeled: bool) -> Iterator[Sample]:
     except tarfile.TarError as error:
         raise SettingError(f"{shard}: not a plain tar file (a compressed one has to be unpacked: {error})") from error
     if not whole:
-        rank_zero_warn(f"{shard}: damaged or cut off, what is behind byte {end} is left out")
+        damage.append(f"{shard}: damaged or cut off, what is behind byte {end} is left out")
     if whole or not labeled or sample.label is not None:
         yield sample
 

@@ -5,13 +5,14 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.archives import Member, Zip, ZipMember
-from data.files import RAW_EXTENSIONS, find_images, image_extensions, listed
+from data.archives import Zip, ZipMember
+from data.files import RAW_EXTENSIONS, Paths, image_extensions, image_names, listed
 from data.stream import Chosen, Items
 from norms.errors import SettingError
 
@@ -80,21 +81,22 @@ def find_stored(path: str, labeled: bool) -> Stored:
         raise SettingError(f"{path}: no such folder or zip file")
     names, files, folders = _in_folder(place) if place.is_dir() else _in_zip(place)
     if not names:
-        raise SettingError(f"{path}: no image files in it")
-    ranks = np.array([rank(name) for name in names], dtype=np.uint64)
+        shards = "; give tar shards as a pattern that ends in .tar" if any(place.glob("*.tar")) else ""
+        raise SettingError(f"{path}: no image files in it{shards}")
+    ranks = np.fromiter(map(rank, names), np.uint64, len(names))
     if not labeled:
         return Stored(files, ranks)
     return Stored(files, ranks, _labels(path, names, folders), len(folders), tuple(folders))
 
 
-def _in_folder(place: Path) -> tuple[list[str], Sequence[Path | Member], list[str]]:
+def _in_folder(place: Path) -> tuple[list[str], Items, list[str]]:
     """List the images of a folder: their names, the images, and the names of the topmost folders, sorted."""
-    paths = find_images(place)
-    folders = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
-    return [path.relative_to(place).as_posix() for path in paths], paths, folders
+    names = image_names(place)
+    folders = sorted(name for _, inside, _ in islice(os.walk(place), 1) for name in inside if not name.startswith("."))
+    return names, Paths(place, names), folders
 
 
-def _in_zip(place: Path) -> tuple[list[str], Sequence[Path | Member], list[str]]:
+def _in_zip(place: Path) -> tuple[list[str], Items, list[str]]:
     archive, extensions = Zip(place), image_extensions() | RAW_EXTENSIONS
     known = [name for name in archive.names() if name[-1] == "/" or posixpath.splitext(name)[1].lower() in extensions]
     members = _without_top(known)

@@ -46,6 +46,11 @@ class Chosen:
         return self.items[self.indices[index]]
 
 
+def spread(count: int, total: int) -> NDArray[np.int64]:
+    """Return ``count`` indices from 0 to ``total - 1``, evenly spread and each once, or all if there are fewer."""
+    return np.unique(np.linspace(0, total - 1, count).round().astype(np.int64))
+
+
 def seed_for(*key: int) -> int:
     """Hash integers to a seed, by numpy's ``SeedSequence``.
 
@@ -96,7 +101,7 @@ def _default_generator_seeded(seed: int) -> Iterator[None]:
 class StreamSampler(Sampler[list[int]]):
     """Yield endless batches of stream positions; each rank takes its own slice of every step.
 
-    In step s, rank r of w takes the ``batch_size`` positions from ``(s * w + r) * batch_size`` on.
+    In step s, rank r of w takes the ``batch_size`` positions from ``offset + (s * w + r) * batch_size`` on.
 
     Args:
         batch_size: Positions per rank and step.
@@ -104,12 +109,21 @@ class StreamSampler(Sampler[list[int]]):
             training that starts a new epoch goes on where it is.
         rank: This process among ``world_size``.
         world_size: Number of processes.
+        offset: Added to all positions, which are to be 0 or more; a function, likewise. So a training goes on at the
+            next position though its earlier steps took more or fewer of them.
 
     Raises:
         SettingError: If there is no such slice.
     """
 
-    def __init__(self, batch_size: int, start: int | Callable[[], int] = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        start: int | Callable[[], int] = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        offset: int | Callable[[], int] = 0,
+    ) -> None:
         check_range("batch_size", batch_size, at_least=1)
         check_range("world_size", world_size, at_least=1)
         check_range("rank", rank, at_least=0, below=world_size)
@@ -117,11 +131,13 @@ class StreamSampler(Sampler[list[int]]):
         self.start = start
         self.rank = rank
         self.world_size = world_size
+        self.offset = offset
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.start() if callable(self.start) else self.start
+        offset = self.offset() if callable(self.offset) else self.offset
         while True:
-            first = (step * self.world_size + self.rank) * self.batch_size
+            first = offset + (step * self.world_size + self.rank) * self.batch_size
             yield list(range(first, first + self.batch_size))
             step += 1
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data import styles
-from data.module import ImageDataModule, Mapped
+from data.module import ImageDataModule, Mapped, told
 from data.photos import BundledPhotos, ImageFolder, Photo, center_crop, random_crop
 from data.stream import Items, StreamDataset, seed_for
 from norms.errors import SettingError
@@ -97,6 +97,10 @@ class StyledPhotos(ImageDataModule):
         train, val = self.photos.load()
         self._style_items = self._bundled(train) if self.styles is None else self.styles.load()
         return train, val
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return by name what is the same in two processes that have the same photos and style pictures."""
+        return super().fingerprint() | {"style pictures": told(self._style_pictures()[0])}
 
     def train_stream(self) -> Dataset[Any]:
         """Return the endless stream of pairs."""

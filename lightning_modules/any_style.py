@@ -146,6 +146,9 @@ class AnyStyle(Painter):
         check_names(all_terms)
         self.terms = nn.ModuleList(all_terms)
 
+    distributed = ("network.decoder",)
+    """What the strategy ``fsdp2`` distributes: what is trained."""
+
     takes_pictures = True
     sample_caption = "validation photos, and below them the same photos in held-out styles"
 
@@ -234,7 +237,7 @@ class AnyStyle(Painter):
         """Compare photos that are not trained on, in the styles of pictures that are not, likewise."""
         photo = batch["image"]
         terms = self._compare(photo, batch["style"])
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo), sync_dist=True)
+        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Paint a batch, each photo in the style of its picture."""

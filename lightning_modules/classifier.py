@@ -213,7 +213,7 @@ class Classifier(TrainingModule):
         """Score one held-out batch; its loss is without label smoothing."""
         label, logits = batch["label"], self(batch["image"])
         self.val_accuracy(logits, label)
-        self.log("val/loss", F.cross_entropy(logits, label), sync_dist=True, batch_size=len(label))
+        self.log("val/loss", F.cross_entropy(logits, label), batch_size=len(label))
         self.log("val/accuracy", self.val_accuracy, prog_bar=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -126,7 +126,7 @@ class Distillation(TrainingModule):
         losses = {"activations": torch.stack(activations).mean(), "grams": torch.stack(grams).mean()}
         losses["loss"] = losses["activations"] + self.gram_weight * losses["grams"]
         metrics = {f"{stage}/{name}": value for name, value in losses.items()}
-        self.log_dict(metrics, prog_bar=True, batch_size=len(image), sync_dist=stage == "val")
+        self.log_dict(metrics, prog_bar=True, batch_size=len(image))
         return losses["loss"]
 
     def _varied(self, image: Tensor) -> Tensor:

@@ -47,9 +47,7 @@ class GAN(ImageGenerator):
     cross entropy, of real images to its own loss and of generated ones to the generator's (Odena et al. 2017, arXiv
     1610.09585).
 
-    On several processes, a trainer that is not built by ``train.py`` needs the strategy
-    ``ddp_find_unused_parameters_true``: each backward pass leaves one of the two networks without gradients. Norms
-    take their statistics per process, or over all of them with ``trainer.sync_batchnorm``.
+    On several processes, norms take their statistics per process, or over all of them with ``trainer.sync_batchnorm``.
 
     Args:
         architecture: A row of ``ARCHITECTURES``, or a class path or callable that builds a generator, which has an
@@ -257,7 +255,7 @@ class GAN(ImageGenerator):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Score held-out images: how far they fall behind ``train/d_real`` is how much was memorized."""
         scores, _ = self._scores(2 * batch["image"] - 1, batch["label"] if self.num_classes else None)
-        self.log("val/d_real", scores.mean(), batch_size=len(scores), sync_dist=True)
+        self.log("val/d_real", scores.mean(), batch_size=len(scores))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the last penalty, which is logged until there is another."""
@@ -376,7 +374,7 @@ class GAN(ImageGenerator):
 
     def _adapt(self, real_scores: Tensor) -> None:
         if isinstance(self.augment, AdaptiveAugment):
-            signs = self.trainer.strategy.reduce((real_scores - self.boundary).sign().mean(), reduce_op="mean")
+            signs = self.over_processes((real_scores - self.boundary).sign().mean())
             self.augment.update_(signs, len(real_scores) * self.trainer.world_size)
 
     def _clip(self, network: nn.Module) -> None:

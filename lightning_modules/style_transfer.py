@@ -303,7 +303,7 @@ class StyleTransfer(Painter):
         terms = self._compare(image, photo, styles)
         if self.scores is not None:
             self.scores.update(image, photo, styles or [0] * len(photo))
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo), sync_dist=True)
+        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(photo))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Stylize a batch."""

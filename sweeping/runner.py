@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,18 @@ import torch
 from norms.errors import SettingError
 from sweeping.commands import command_of, shown, started
 from sweeping.machine import machine
-from sweeping.runs import RECORD, SweepRun, alone, claim, is_claimed, new_run, read_run, read_runs, remove_unsaved
+from sweeping.runs import (
+    RECORD,
+    SweepRun,
+    alone,
+    claim,
+    is_claimed,
+    local_locks,
+    new_run,
+    read_run,
+    read_runs,
+    remove_unsaved,
+)
 from sweeping.search import next_settings, own_runs
 from sweeping.sweep_file import Sweep
 from training.errors import ENDING, name_of
@@ -73,6 +85,12 @@ class Runner:
         """Train until nothing is left to begin, or a signal comes."""
         started(self._command({}))
         self.runs()
+        if option := local_locks(self.folder):
+            print(
+                f"warning: {self.folder} is mounted with {option}: no other machine sees that a run is taken, so start "
+                "this sweep on one machine only, or mount it without",
+                file=sys.stderr,
+            )
         with self._forwarded(), ThreadPoolExecutor(self.workers) as pool:
             for worker in [pool.submit(self._work, number) for number in range(self.workers)]:
                 worker.result()
@@ -140,7 +158,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._share(worker)},
+                env={**_alone(), **self._share(worker)},
                 pass_fds=[lock],  # a run whose worker was killed is taken until its training ends, too
                 process_group=0,  # Ctrl-C of a terminal reaches it by this process alone, and so once
             )
@@ -209,6 +227,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _alone() -> dict[str, str]:
+    """Return the environment without SLURM's variables, by which a run would join those of other workers as a part."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
 
 
 def _error(output: Path, status: int) -> str:

@@ -32,6 +32,12 @@ State = Literal["new", "begun", "failed", "finished"]
 
 STATES: tuple[State, ...] = get_args(State)
 
+MOUNTS = Path("/proc/self/mountinfo")
+"""Where Linux says which file systems there are, and with which options."""
+
+OF_ONE_MACHINE = {"nolock", "local_lock=all", "local_lock=flock", "localflock"}
+"""Options of NFS and Lustre by which locks are those of one machine, and no other one sees them."""
+
 CLAIM = ".claim"
 """The name of the file that is locked as long as a process of the run lives."""
 
@@ -189,6 +195,18 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def local_locks(folder: Path) -> str:
+    """Return the option of a network file system by which no other machine sees locks in a folder; empty if none is."""
+    try:
+        mounts = [line.split() for line in MOUNTS.read_text().splitlines()]
+    except OSError:  # not on Linux
+        return ""
+    place = Path(os.path.realpath(folder))
+    around = [words for words in mounts if place.is_relative_to(words[4])]
+    options = max(around, key=lambda words: len(words[4]))[-1] if around else ""
+    return next((option for option in options.split(",") if option in OF_ONE_MACHINE), "")
 
 
 def _open(folder: Path) -> int:

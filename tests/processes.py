@@ -25,12 +25,17 @@ def start(door, *args, log="log.txt", **environment):
     return process
 
 
-def start_two(door, *args):
-    """Run a command, which is to train on two devices by DDP, as both of its processes, as ``torchrun`` does."""
+def start_all(count, door, *args):
+    """Run a command, which is to train on so many devices by DDP, as all of its processes, as ``torchrun`` does."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": "2"}
-    return [start(door, *args, log=f"log{rank}.txt", LOCAL_RANK=str(rank), **world) for rank in range(2)]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": str(count)}
+    return [start(door, *args, log=f"log{rank}.txt", LOCAL_RANK=str(rank), **world) for rank in range(count)]
+
+
+def start_two(door, *args):
+    """Run a command, which is to train on two devices by DDP, as both of its processes."""
+    return start_all(2, door, *args)
 
 
 def ended(process, timeout=60):

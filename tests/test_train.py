@@ -13,7 +13,7 @@ import pytest
 import torch
 import wandb_stand_ins
 import yaml
-from processes import ended, start, start_two
+from processes import ended, start
 from pytorch_lightning import Trainer
 
 from training.command import main
@@ -198,20 +198,6 @@ class TestFit:
         assert fit("--trainer.sync_batchnorm", "true", *plugins) == 2
         assert "Choose one or the other" in capsys.readouterr().err
         assert fit("--trainer.max_steps", "1", *plugins) == 0
-
-    @pytest.mark.slow
-    def test_two_synchronized_processes_learn_what_one_learns_with_both_batches(self):
-        args = ["fit", "--config", f"{ROOT}/configs/classifier.yaml", "--trainer.max_steps", "3"]
-        args += ["--trainer.accelerator", "cpu", "--trainer.precision", "64-true", "--trainer.val_check_interval", "3"]
-        args += ["--model.widths", "[4, 8]", "--model.depths", "[1, 1]"]
-        options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.sync_batchnorm", "true"]
-        two = start_two("train.py", *args, *options, "--data.batch_size", "2", "--name", "two")
-        assert main([*args, "--data.batch_size", "4", "--name", "one"]) == 0
-        assert [ended(process, 200) for process in two] == [0, 0], Path("log0.txt").read_text()
-        weights, expected = (checkpoint(f"runs/{name}/version_0")["state_dict"] for name in ("two", "one"))
-        assert any(key.endswith("rho") for key in weights)
-        for key, value in expected.items():
-            torch.testing.assert_close(weights[key], value, rtol=1e-6, atol=1e-6, msg=key)
 
 
 class TestEvaluate:

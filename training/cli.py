@@ -22,6 +22,7 @@ from torch import Tensor
 from data.files import check_file
 from lightning_modules.base import HYPER_PARAMETERS, CheckpointError, TrainingModule, plain_settings
 from norms.errors import SettingError
+from training.callbacks.agreement import Agreement
 from training.callbacks.checkpoint import RunCheckpoint
 from training.callbacks.companions import Companions
 from training.callbacks.guard import Guard, lowered_rate
@@ -33,9 +34,11 @@ from training.callbacks.summary import print_summary
 from training.environment import from_environment
 from training.errors import RollbackError
 from training.files import replacing
+from training.fsdp import check_fsdp2
 from training.guarded_loggers import NO_SECOND_WANDB, Later, built_later, guarded
+from training.hosts import as_started, check_hosts
 from training.layer_sync import NormSync
-from training.lightning_private import CLI, leave_signals_alone, look_for_unused_parameters, need_no_folder
+from training.lightning_private import CLI, leave_signals_alone, need_no_folder
 from training.lock import locked
 from training.loggers import MetricsLogger
 from training.messages import relevant_messages
@@ -71,6 +74,9 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
 }
 
+AUTO = "auto"
+"""What --ckpt_path says to go on with the newest run of the same name, or to begin if there is no checkpoint yet."""
+
 LINK_SOURCE, LINK_TARGET = "model.batches_per_step", "data.init_args.batches_per_step"
 
 
@@ -90,7 +96,7 @@ class TrainCLI(CLI):
         self._constructor_error: Exception | None = None
         self._resumed: Run | None = None
         self._given, self._arguments = args, with_all_seeds(with_shipped_configs(args))
-        self._signals, self._companions = EndOnSignal(), Companions()
+        self._signals = EndOnSignal()
         try:
             super().__init__(
                 TrainingModule,
@@ -130,6 +136,7 @@ class TrainCLI(CLI):
         for name, monitor in MONITORS.items():
             parser.add_lightning_class_args(monitor, name)
         parser.add_lightning_class_args(Guard, "guard")
+        parser.add_lightning_class_args(Companions, "hosts")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.link_arguments(LINK_SOURCE, LINK_TARGET, apply_on="instantiate")
 
@@ -176,6 +183,8 @@ class TrainCLI(CLI):
         else:  # what a training had noted, such as its best checkpoint, is of no use
             warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
         config.weights_only = True
+        if config.ckpt_path == AUTO and self.subcommand == "fit":
+            config.ckpt_path = "last" if Run.newest(Path(config.runs_dir, config.name)) else None
         if config.ckpt_path:
             config.ckpt_path = local_path("ckpt_path", config.ckpt_path)
             self._resumed = self._find_run()
@@ -241,7 +250,7 @@ class TrainCLI(CLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; loggers wait for the run's folder."""
-        config = {**self._built.trainer, **kwargs}
+        config = as_started({**self._built.trainer, **kwargs})
         self._loggers, callbacks, plugins = (
             value if isinstance(value, list) else [value] if value not in (None, True) else []
             for value in (config["logger"], config["callbacks"], config["plugins"])
@@ -257,9 +266,9 @@ class TrainCLI(CLI):
         except (TypeError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
             raise SettingError(f"trainer: {error}") from error  # Lightning checks less than it takes
         check_processes(trainer)
+        check_fsdp2(trainer, self.model)
+        check_hosts(trainer)
         leave_signals_alone(trainer)
-        if not self.model.automatic_optimization:  # each of its steps trains some of the parameters
-            look_for_unused_parameters(trainer)
         return trainer
 
     def _found_options(self) -> Any:
@@ -281,8 +290,9 @@ class TrainCLI(CLI):
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
-            built = self._built
-            callbacks += [built.guard, self._companions, self._signals, RunFolder(resolved, built.wandb)]
+            built, step = self._built, None if self._resumed is None else self._resumed.state["global_step"]
+            callbacks += [Agreement(resolved, step), built.guard, built.hosts, self._signals]
+            callbacks.append(RunFolder(resolved, built.wandb))
             callbacks += [*(getattr(built, name) for name in MONITORS), StepAxis()]
             if trainer.enable_checkpointing is not False:
                 callbacks.append(self._built.checkpoint)
@@ -296,13 +306,13 @@ class TrainCLI(CLI):
             self.trainer.fit(**kwargs)
             return
         alone, tells = self.trainer.num_devices * self.trainer.num_nodes == 1, self.trainer.is_global_zero
-        signals, watched = self._signals.installed(alone, tells), self._companions.watched
-        with lasting_output(), self._run() as run, signals, watched(self.trainer, run, self._given):
+        signals, hosts = self._signals.installed(alone, tells), self._built.hosts
+        with lasting_output(), self._run() as run, signals, hosts.watched(self.trainer, run, self._given):
             self.trainer.loggers = [MetricsLogger(run.folder), *guarded([build(run.folder) for build in self._loggers])]
             try:
                 self._fit(**kwargs)
-            except RuntimeError:
-                self._companions.blame()
+            except RuntimeError as error:
+                hosts.blame(self.trainer, error)
                 raise
             except SystemExit as error:
                 print_summary(self.trainer, run, interrupted=self._given)

@@ -4,7 +4,7 @@ NAME is a configuration that comes with normlab, such as style_transfer, gan or 
 Several --config are merged from left to right, --print_config shows the result, any option can be overridden on the
 command line (--trainer.max_steps 100), and an environment variable such as PL_FIT__TRAINER__MAX_STEPS=100 stands for an
 option that is not given. --seed 3 stands for seed_everything, model.seed and data.seed. --ckpt_path last goes on with
-the newest run of the same name.
+the newest run of the same name, and --ckpt_path auto does so too, or begins if there is none.
 
   fit       train, in a run folder of its own below runs/
   validate  score a trained model on held-out images
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return end_in_one_line(lambda: _train(arguments))
     except _EndedEarly as error:
         # Of several processes, which often get the signal together, the first tells of it.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
             line = f"interrupted by {name_of(error.number)}; begin anew with: {printable(normlab.again(arguments))}"
             with suppress(OSError):  # after SIGHUP nobody may be there to read it
                 print(line, file=sys.stderr)

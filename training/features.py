@@ -1,7 +1,6 @@
 """Which network features are of, and those of real images, which are kept for the next time."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.kept import cache_folder
 from data.stream import generator
 from lightning_modules.classifier import Classifier
 from lightning_modules.metrics.extractors import INCEPTION, ClassifierFeatures, Extractor, InceptionFeatures
@@ -68,7 +68,7 @@ def real_features(images: Dataset[dict[str, Tensor]], count: int, extractor: Ext
         sha.update(part.numpy().tobytes())
     content = sha.hexdigest()[:16]
     device = next(extractor.parameters()).device
-    file = _cache() / f"{extractor.name}-{extractor.digest()}-{content}.safetensors"
+    file = cache_folder("features") / f"{extractor.name}-{extractor.digest()}-{content}.safetensors"
     features = _read(file, (len(picked), extractor.dimension))
     if features is None:
         with torch.no_grad():
@@ -80,12 +80,6 @@ def real_features(images: Dataset[dict[str, Tensor]], count: int, extractor: Ext
 def _batches(images: Dataset[dict[str, Tensor]], picked: Tensor) -> Iterator[Tensor]:
     for part in picked.split(BATCH):
         yield to_bytes(torch.stack([images[index]["image"] for index in part.tolist()]))
-
-
-def _cache() -> Path:
-    """Return the folder that the XDG Base Directory Specification has for what can be made again."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache"), "normlab", "features")
 
 
 def _read(file: Path, shape: tuple[int, int]) -> Tensor | None:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from norms.mixing import mixing_layers
 
@@ -12,6 +13,8 @@ def is_finite(tensor: Tensor, or_infinite: bool = False) -> bool:
     """Return whether a tensor, of any type, holds neither NaN nor an infinity; or only whether it holds no NaN."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
+    # Where FSDP2 has distributed it, each process looks at its share.
+    tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     if tensor.is_floating_point() and tensor.itemsize == 1:
         tensor = tensor.float()  # torch can do little else with them
     return not tensor.isnan().any() if or_infinite else bool(tensor.isfinite().all())

@@ -17,6 +17,7 @@ LIGHTNING_LOGS = (
 
 IRRELEVANT_WARNINGS = (
     ".*does not have many workers",  # small images need few
+    ".*`srun` command is available",  # also where one process is meant, as for a run of a sweep
     ".*isinstance.treespec, LeafSpec",  # between Lightning and torch
     "(?s).*JsonargparseDeprecationWarning",
     "(?s).*deprecated in v4.*removed in v5",  # jsonargparse's, of what Lightning calls

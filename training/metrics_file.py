@@ -3,7 +3,8 @@
 import csv
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics: list[dict[str, Any]] = []
-        self._columns = self._read()[0]
+        self._columns = self._header()
         self._failing = False
         self._kept: set[tuple[int, str]] = set()
 
@@ -39,10 +40,11 @@ class MetricsFile:
         if not self.metrics:
             return
         try:
-            if self.path.is_file() and set().union(*self.metrics) <= set(self._columns):
+            new = set().union(*self.metrics)
+            if self.path.is_file() and new <= set(self._columns):
                 self._append()
             else:
-                self._rewrite([*self._read()[1], *self.metrics])
+                self._rewrite(chain(self._whole_rows(), self.metrics), new)
         except OSError as error:
             if not self._failing:
                 warnings.warn(f"{disk_fault(error, self.path)}; its rows wait until that is possible", stacklevel=2)
@@ -52,31 +54,53 @@ class MetricsFile:
 
     def keep_before(self, step: int) -> None:
         """Drop all rows but those of earlier steps; a file with damaged rows is set aside before."""
-        _, rows, damaged = self._read()
-        if damaged:
-            aside = set_aside(self.path).name
-            warnings.warn(f"{damaged} rows of {self.path} are damaged: it is now {aside}", stacklevel=2)
-        rows = [row for row in rows if int(row["step"]) < step]
-        self._kept = {(step - 1, key) for row in rows if int(row["step"]) == step - 1 for key in row if row[key]}
-        self._rewrite(rows)
+        self._kept = set()
+        self._rewrite(self._rows_before(step))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows that have been written, whose values are texts."""
-        return self._read()[1]
+        return list(self._whole_rows())
 
-    def _read(self) -> tuple[list[str], list[dict[str, Any]], int]:
-        """Read the columns and the rows that can be read, and count those that cannot."""
-        if not self.path.is_file():
-            return ["step"], [], int(self.path.exists())
-        # A process killed while it appended may have left the beginning of a row.
-        text = self.path.read_bytes().decode(errors="replace")
-        header, *lines = [_cells(line) for line in text.split("\n")[:-1] if line.strip()] or [["step"]]
+    def _whole_rows(self) -> Iterator[dict[str, Any]]:
+        return (row for row in self._read() if row is not None)
+
+    def _rows_before(self, step: int) -> Iterator[dict[str, Any]]:
+        damaged = 0
+        for row in self._read():
+            if row is None:
+                damaged += 1
+            elif int(row["step"]) < step:
+                if int(row["step"]) == step - 1:
+                    self._kept |= {(step - 1, key) for key in row if row[key]}
+                yield row
+        if damaged:
+            aside = set_aside(self.path).name
+            warnings.warn(f"{damaged} rows of {self.path} are damaged: it is now {aside}", stacklevel=2)
+
+    def _header(self) -> list[str]:
+        header = _cells(next(self._lines(), "step\n"))
+        return header if "step" in header else ["step"]
+
+    def _lines(self) -> Iterator[str]:
+        """Yield the lines one by one, since a long training has more than should be in memory at once."""
+        if self.path.is_file():
+            with self.path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+                # A process killed while it appended may have left the beginning of a row.
+                yield from (line for line in file if line.strip() and line.endswith("\n"))
+
+    def _read(self) -> Iterator[dict[str, Any] | None]:
+        """Yield the rows, None for each that cannot be read: what has damaged one must not end a training."""
+        if self.path.exists() and not self.path.is_file():
+            yield None
+        lines = self._lines()
+        header = _cells(next(lines, "step\n"))
         if "step" not in header:
-            return ["step"], [], 1 + len(lines)
-        # Nor can a row that something else has damaged be allowed to end a training.
-        rows = [dict(zip(header, cells, strict=True)) for cells in lines if len(cells) == len(header)]
-        rows = [row for row in rows if row["step"].isdecimal() and len(row["step"]) < 19]  # within 64 bits
-        return header, rows, len(lines) - len(rows)
+            yield None
+        for line in lines:
+            cells = _cells(line)
+            row = dict(zip(header, cells, strict=True)) if len(cells) == len(header) else {}
+            number = row.get("step", "")
+            yield row if number.isdecimal() and len(number) < 19 else None  # within 64 bits
 
     def _append(self) -> None:
         size = self.path.stat().st_size
@@ -87,9 +111,8 @@ class MetricsFile:
             os.truncate(self.path, size)  # half a row would spoil the next one too
             raise
 
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        columns = set().union(*rows) | set(self._columns)
-        self._columns = ["step", *sorted(columns - {"step"})]
+    def _rewrite(self, rows: Iterable[dict[str, Any]], new: Set[str] = frozenset()) -> None:
+        self._columns = ["step", *sorted({*self._header(), *self._columns, *new} - {"step"})]
         with replacing(self.path) as partial, partial.open("w", newline="") as file:
             writer = self._writer(file)
             writer.writeheader()
@@ -110,6 +133,6 @@ def number_in(text: str | None) -> float | None:
 def _cells(line: str) -> list[str]:
     """Read a line of a table; none of its cells if one holds what no text file does."""
     try:
-        return [] if {"\ufffd", "\0"} & set(line) else next(csv.reader([line]))
+        return [] if "\ufffd" in line or "\0" in line else next(csv.reader([line]))
     except (csv.Error, StopIteration):
         return []

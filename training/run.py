@@ -86,6 +86,11 @@ class Run(RunPaths):
         return sorted(runs, key=lambda run: run.version, reverse=True)
 
     @classmethod
+    def newest(cls, parent: str | Path) -> Run | None:
+        """Return the newest run in a folder such as ``runs/gan`` that has a checkpoint; None if there is none."""
+        return next((run for run in cls.versions(parent) if run.newest_checkpoint()), None)
+
+    @classmethod
     def find(cls, path: str | Path, with_checkpoint: bool = True) -> Run:
         """Find the run that a user means.
 

@@ -24,6 +24,7 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.profilers import PyTorchProfiler
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.nn import Module
 
 from norms.errors import SettingError, check_range
@@ -106,6 +107,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         if isinstance(value, int | float):
             check_range(f"trainer.{name}", value, **limits)
     _check_devices(config["trainer"]["devices"])
+    if str(config["trainer"]["strategy"]).startswith("deepspeed"):
+        raise SettingError("trainer.strategy: deepspeed writes checkpoints that nothing here can read: use ddp")
 
 
 def check_values(config: Any, where: str = "") -> None:
@@ -321,14 +324,22 @@ def _check_own_steps(model: LightningModule, trainer: Mapping[str, Any], callbac
 def check_processes(trainer: Trainer) -> None:
     """Refuse processes that would only wait for each other, or that no run folder could be written by.
 
+    Those that somebody else has started, such as ``torchrun``, may be more than the cores.
+
     Raises:
-        SettingError: If there are more of them on CPUs than there are cores, or they do not run the command again.
+        SettingError: If there are more of them on CPUs than there are cores, or they do not run the command again, or
+            the strategy would leave all but one out.
     """
     cores = os.cpu_count() or 1
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+    environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+    started = environment is not None and environment.creates_processes_externally
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores and not started:
         raise SettingError(
             f"trainer.devices must be at most {cores}, the number of this machine's cores, got {trainer.num_devices}"
         )
+    count = trainer.num_devices * trainer.num_nodes
+    if isinstance(trainer.strategy, SingleDeviceStrategy) and count > 1:
+        raise SettingError(f"trainer.strategy: single_device trains in one process, and not in {count}: use ddp")
     if (method := starts_by(trainer)) != "popen":
         raise SettingError(
             f"trainer.strategy must not start processes by {method}, of which nothing comes back: use ddp"

@@ -283,7 +283,7 @@ def test_small_images_are_told_before_the_training(tmp_path):
 
 
 def test_a_small_image_that_was_not_looked_at_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.labeled._TRIED", 2)
+    monkeypatch.setattr("data.photos._LOOKED_AT", 2)
     animals(tmp_path)
     save(tmp_path / "cat/0.png", COLORS["dog"], size=(20, 12))
     with pytest.warns(UserWarning, match=r"cat/0\.png: 20x12 pixels are fewer than the 16") as caught:

@@ -199,7 +199,7 @@ def test_missing_and_empty_folders(tmp_path):
     fill(tmp_path / "full", ["a.png", "b.png"])
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/notes.txt").touch()
-    assert failure(tmp_path / "none") == f"{tmp_path / 'none'}: no such folder"
+    assert failure(tmp_path / "none") == f"{tmp_path / 'none'}: no such folder or zip file"
     assert "empty: no image files" in failure(tmp_path / "empty")
     assert "none: no such folder" in failure(tmp_path / "full", tmp_path / "none", image_size=16)
 
@@ -207,7 +207,7 @@ def test_missing_and_empty_folders(tmp_path):
 def test_nothing_readable(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("no image")
-    assert "none of the files can be read" in failure(tmp_path)
+    assert "none of the 2 images looked at can be read" in failure(tmp_path)
 
 
 def test_single_image_cannot_be_split(tmp_path):
@@ -218,7 +218,7 @@ def test_single_image_cannot_be_split(tmp_path):
 def test_small_images_are_an_error_that_names_the_option(tmp_path):
     fill(tmp_path, [f"{number}.png" for number in range(6)])
     message = failure(tmp_path, image_size=32)
-    assert "6 of 6 images are smaller than image_size, 32" in message
+    assert "6 of 6 images looked at are smaller than image_size, 32" in message
     assert "0.png (40x30)" in message
     assert "and 3 more" in message
     assert "data.resize: 32" in message
@@ -265,7 +265,7 @@ def test_views_and_files_without_extension_are_images(tmp_path):
 
 
 def test_home_of_nobody(tmp_path):
-    assert failure("~nobody-of-this-name/photos") == "~nobody-of-this-name/photos: no such folder"
+    assert failure("~nobody-of-this-name/photos") == "~nobody-of-this-name/photos: no such folder or zip file"
 
 
 def test_max_pixels(tmp_path):

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from processes import ended, start_two
 from torch.utils.data import DataLoader
 
 import norms
@@ -369,50 +368,3 @@ def test_next_command_is_understood(tmp_path):
     options = sample._parser().parse_args(arguments)
     assert options.run == tmp_path / "my run"
     assert options.output == tmp_path / "my run" / "samples.png"
-
-
-DISTRIBUTED = """
-import sys, torch, pytorch_lightning as pl
-sys.path.insert(0, sys.argv[2])
-from test_gan import GAN, SMALL, Images
-from training.lightning_private import look_for_unused_parameters
-
-class Recording(GAN):
-    drawn = []
-    def noise(self, stream, *shape):
-        self.drawn.append(super().noise(stream, *shape))
-        return self.drawn[-1]
-
-pl.seed_everything(0)
-module = Recording(**{**SMALL, "n_dis": 2, "norm": "batch_instance"})
-trainer = pl.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", max_steps=3, logger=False,
-    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-)
-look_for_unused_parameters(trainer)  # as train.py does
-trainer.fit(module, datamodule=Images(2))
-parameters = {name: p.detach() for name, p in module.named_parameters()}
-vectors = {name: b for name, b in module.discriminator.named_buffers()}
-torch.save(
-    {"parameters": parameters, "vectors": vectors, "noise": module.drawn, "step": trainer.global_step},
-    f"{sys.argv[1]}/rank{trainer.global_rank}.pt",
-)
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_agree_on_weights_and_differ_in_noise(tmp_path, monkeypatch):
-    script = tmp_path / "two.py"
-    script.write_text(DISTRIBUTED)
-    monkeypatch.chdir(tmp_path)
-    assert [ended(process) for process in start_two(script, tmp_path, Path(__file__).parent)] == [0, 0], Path(
-        "log0.txt"
-    ).read_text()
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
-    assert first["step"] == second["step"] == 3
-    for kind in ("parameters", "vectors"):
-        assert first[kind].keys() == second[kind].keys()
-        for name, value in first[kind].items():
-            assert torch.equal(value, second[kind][name]), name
-    assert len(first["noise"]) == len(second["noise"]) == 3 * 3
-    assert not any(torch.equal(a, b) for a, b in zip(first["noise"], second["noise"], strict=True))

@@ -23,6 +23,7 @@ checkpoint.parent.mkdir(parents=True, exist_ok=options.ckpt_path == "last")
 step = int(checkpoint.read_text()) if options.ckpt_path else 0
 with Path(options.runs_dir, options.name, "starts.txt").open("a") as starts:
     starts.write(f"{os.getpid()}\n")
+(version.parent / "slurm.txt").write_text(" ".join(name for name in os.environ if name.startswith("SLURM_")))
 (version.parent / "threads.txt").write_text(os.environ.get("OMP_NUM_THREADS", ""))
 while step < options.steps:
     if told:

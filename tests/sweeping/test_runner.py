@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -237,23 +236,63 @@ def test_each_worker_takes_a_gpu_in_turn(visible, expected, monkeypatch):
     assert Runner(several.sweep, Path("runs"))._share(0) == {}
 
 
+def trains_now(log):
+    """Return the folder of the run that a worker is in the middle of, or None."""
+    begun = re.findall(r"begins.*; its output: (\S+)/output.txt", Path(log).read_text())
+    folder = Path(begun[-1]) if begun else None
+    in_it = folder and (folder / "version_0/checkpoints/last.ckpt").is_file() and len(steps(folder)) < 3
+    return folder if in_it else None
+
+
 @pytest.mark.slow
-def test_of_three_workers_one_is_killed_and_all_runs_are_done_once():
+def test_of_three_workers_one_dies_with_its_machine_and_all_runs_are_done_once():
+    """The workers are tasks of SLURM, for which their runs must not take themselves."""
     write_sweep(seeds=24, words=["--seconds", "0.05"])
-    workers = [start("sweep.py", "small.yaml", log=f"log{number}.txt") for number in range(3)]
+    tasks = [{"SLURM_NTASKS": "3", "SLURM_PROCID": str(number)} for number in range(3)]
+    workers = [start("sweep.py", "small.yaml", log=f"log{n}.txt", **task) for n, task in enumerate(tasks)]
     wait_for(lambda: Path("runs/small").is_dir() and len(folders()) > 7)
-    workers[0].kill()  # SIGKILL; its training is alone now, and goes on to its end
-    assert [ended(worker) for worker in workers] == [-signal.SIGKILL, 0, 0]
-    for folder in folders():
-        ends_after(folder)
-    assert sweep() == 0  # if the killed one's was the last
+    wait_for(lambda: trains_now("log0.txt"))
+    lost = trains_now("log0.txt")
+    workers[0].kill()  # SIGKILL
+    os.kill(int((lost / "starts.txt").read_text()), signal.SIGKILL)
+    assert ended(workers[0]) == -signal.SIGKILL
+    assert [ended(worker) for worker in workers[1:]] == [0, 0]
     assert len(folders()) == 24
     assert {record(folder)["settings"]["seed"] for folder in folders()} == {*range(24)}
     assert [record(folder)["state"] for folder in folders()] == ["finished"] * 24
-    assert [steps(folder) for folder in folders()] == [["0", "1", "2", "3", "4"]] * 24
-    by_worker = [len(re.findall("finished after", Path(f"log{number}.txt").read_text())) for number in (1, 2)]
-    assert min(by_worker) > 0
-    assert Counter(starts(folder) for folder in folders())[1] >= 23
+    assert [starts(folder) for folder in folders() if folder != lost] == [1] * 23
+    assert starts(lost) == 2  # the second time by another worker, from the checkpoint on
+    assert [steps(folder) for folder in folders() if folder != lost] == [["0", "1", "2", "3", "4"]] * 23
+    assert sorted({*steps(lost)}) == ["0", "1", "2", "3", "4"]
+    by_worker = [re.findall("finished after", Path(f"log{number}.txt").read_text()) for number in (1, 2)]
+    assert min(map(len, by_worker)) > 0
+    assert [(folder / "slurm.txt").read_text() for folder in folders()] == [""] * 24
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("rw,vers=3,nolock,local_lock=all", "nolock"),
+        ("rw,vers=4.2,local_lock=none", ""),
+        ("rw,localflock", "localflock"),
+        ("rw,flock", ""),
+    ],
+)
+def test_locks_that_no_other_machine_sees_are_told(options, told, capsys, tmp_path, monkeypatch):
+    mounts = [
+        "22 1 8:1 / / rw - ext4 /dev/sda rw,nolock",
+        f"36 22 0:31 / {tmp_path} rw,noatime shared:1 - nfs a:/b {options}",
+    ]
+    Path("mounts").write_text("\n".join([*mounts, f"40 36 0:40 / {tmp_path}/run rw - tmpfs tmpfs rw,nolock\n"]))
+    monkeypatch.setattr("sweeping.runs.MOUNTS", Path("mounts"))
+    write_sweep(seeds=1)
+    assert sweep() == 0
+    expected = f"warning: runs/small is mounted with {told}: no other machine sees that a run is taken, so start this "
+    err = capsys.readouterr().err
+    assert err.startswith(expected) if told else err == ""
+    monkeypatch.setattr("sweeping.runs.MOUNTS", Path("nowhere"))
+    assert sweep() == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_whose_worker_was_killed_is_taken_until_its_training_ends():

@@ -120,6 +120,12 @@ REFUSED = {
     "--trainer.strategy=ddp_notebook_find_unused_parameters_true": (
         "trainer.strategy must not start processes by fork, of which nothing comes back: use ddp"
     ),
+    "--trainer.devices=2 --trainer.strategy=single_device": (
+        "trainer.strategy: single_device trains in one process, and not in 2: use ddp"
+    ),
+    "--trainer.strategy=deepspeed_stage_2": (
+        "trainer.strategy: deepspeed writes checkpoints that nothing here can read: use ddp"
+    ),
     "--trainer.min_steps=4": "trainer.min_steps must be at most 3, got 4",
     "--trainer.min_epochs=1": "trainer.min_epochs is 1, but data streams without epochs: use trainer.min_steps",
     "--seed_everything=true": "seed_everything must be a number, since a run follows from its seed, got true",
@@ -208,12 +214,22 @@ def test_more_processes_than_cores_are_refused(options, capsys, monkeypatch):
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+def test_whoever_has_started_processes_decides_how_many(built, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert main(arguments("--trainer.devices=3")) == 0
+    assert built[0].trainer.num_devices == 3
+
+
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_false"])
 def test_a_gan_trains_in_several_processes_by_any_name_of_ddp(strategy, built, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     options = ["--trainer.accelerator=cpu", "--trainer.devices=2", f"--trainer.strategy={strategy}"]
     assert main(["fit", "--config=gan", *options]) == 0
     assert main([*arguments("--name=tiny"), *options]) == 0
+    for each in built:
+        each.model.trainer = each.trainer
+        each.model.setup("fit")
     looked_for = [each.trainer.strategy._ddp_kwargs.get("find_unused_parameters", False) for each in built]
     assert looked_for == [True, False]
 

@@ -1,6 +1,7 @@
 """The processes of a training: none waits for one that is gone, and none is left behind."""
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -10,9 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.distributed import DistError
 
 from normlab import again, as_installed
+from norms.errors import check_range
 from norms.pooling import is_distributed
+from training.callbacks.heartbeat import Heartbeat
 from training.errors import ENDING, RollbackError, TrainingError, name_of
 from training.lightning_private import take_started_processes
 from training.run import Run
@@ -29,6 +33,11 @@ GRACE = 5.0
 PATIENCE = 30.0
 """Seconds that the other processes have to end, when the training has ended in the first."""
 
+ON_ALL = "go on by the same command on all hosts, with --ckpt_path last"
+
+OF_GLOO = re.compile(r"\[\S*gloo/\S*\] ?")
+"""Where in gloo's source an error was found, as it says."""
+
 
 class Companions(Callback):
     """Watch the other processes of a training that Lightning has started, from a thread.
@@ -36,15 +45,30 @@ class Companions(Callback):
     While the main thread waits for another process it sees neither that this one is gone, nor a signal. So the thread
     ends the process, if the main thread does not: when another process has failed, with one line and the status 1; when
     a signal has come before all processes have found each other, with the status 128 plus its number. The first process
-    ends last. Those that somebody else has started, such as ``torchrun`` or SLURM, are left to them.
+    ends last. Those that somebody else has started, such as ``torchrun`` or SLURM, are ended by them.
+
+    Nobody tells a host that another one is gone, hangs or is cut off. So the thread also ends the process if others
+    have not come in time, or if on several hosts one is silent for long.
+
+    Args:
+        silence: Seconds after which a process on several hosts that is not heard of counts as gone.
+        joining: Seconds that all processes have to find each other.
+
+    Raises:
+        SettingError: If ``silence`` is below 3 or ``joining`` below 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, silence: float = 30.0, joining: float = 300.0) -> None:
+        check_range("hosts.silence", silence, at_least=3)
+        check_range("hosts.joining", joining, at_least=1)
+        self.silence, self.joining = silence, joining
+        self._waited = 0.0
+        self._heartbeat: Heartbeat | None = None
         self._others: list[subprocess.Popen[bytes]] = []
         self._first: int | None = None
         self._thread: threading.Thread | None = None
         self._end: tuple[int, str] | None = None
-        self._leaving = self._at_once = self._over = False
+        self._leaving = self._at_once = self._over = self._fitted = False
 
     @contextmanager
     def watched(self, trainer: Trainer, run: Run, given: Sequence[str] = ()) -> Iterator[None]:
@@ -74,6 +98,8 @@ class Companions(Callback):
             self._at_once = True  # also amid the saving after a first one
             raise
         finally:
+            if self._heartbeat is not None:
+                self._heartbeat.end(done=False)
             if self._first is None:
                 self._end_others(trainer)
                 os.environ.pop(FIRST, None)
@@ -89,11 +115,17 @@ class Companions(Callback):
         self._leaving = not isinstance(exception, RollbackError)
         self._at_once = isinstance(exception, KeyboardInterrupt)
 
-    def blame(self) -> None:
-        """Tell that another process is to blame for an error of this one, if another one is gone.
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to no other process any more: from here on, none waits for another, and each ends in its own time."""
+        self._fitted = True
+        if self._heartbeat is not None:
+            self._heartbeat.end(done=True)
+
+    def blame(self, trainer: Trainer, error: RuntimeError) -> None:
+        """Tell that another process is to blame for an error of this one, if another one is gone or out of reach.
 
         Raises:
-            TrainingError: If another process has failed.
+            TrainingError: If another process has failed, or the connection to it is broken.
             SystemExit: If a signal has ended it.
         """
         if self._thread is None:
@@ -104,6 +136,11 @@ class Companions(Callback):
         if self._end is not None:
             status, message = self._end
             raise TrainingError(message) if status == 1 else SystemExit(status)
+        if isinstance(error, DistError) or OF_GLOO.search(str(error)):
+            reason = OF_GLOO.sub("", str(error)).splitlines()[0].strip()
+            if not is_distributed():
+                raise TrainingError(not_joined(trainer, f"({reason})"))
+            raise TrainingError(f"the connection to another process of this training broke ({reason}); {ON_ALL}")
 
     def _watch(self, trainer: Trainer, run: Run, given: Sequence[str], woken: int) -> None:
         while not self._over:
@@ -111,8 +148,9 @@ class Companions(Callback):
             signals = os.read(woken, 100) if ready else b""
             self._others = self._others or take_started_processes(trainer)
             if self._end is None:
-                self._end = self._seen(run, given, signals)
-                deadline = time.monotonic() + GRACE
+                self._end, deadline = self._seen(run, given, signals), time.monotonic() + GRACE
+                if self._end is None:  # whoever waits for a silent process never sees it
+                    self._end, deadline = self._unheard(trainer), time.monotonic()
             if self._end is not None and not self._leaving and time.monotonic() > deadline:
                 self._exit(*self._end)
 
@@ -137,6 +175,22 @@ class Companions(Callback):
             return 1, "the first process of this training is gone, so this one ends"
         return None
 
+    def _unheard(self, trainer: Trainer) -> tuple[int, str] | None:
+        """Return the status and message of an end for want of another process, on this host or another one."""
+        if not is_distributed():
+            self._waited += PERIOD
+            return (1, not_joined(trainer, f"within {self.joining:g} s")) if self._waited > self.joining else None
+        if trainer.num_nodes == 1 or self._fitted:
+            return None
+        self._heartbeat = self._heartbeat or Heartbeat(trainer.global_rank, trainer.world_size)
+        process, silence = self._heartbeat.silence(PERIOD)
+        if silence <= self.silence:
+            return None
+        return 1, (
+            f"{process} has not been heard of for {silence:.0f} s, so the training ends: look at that host and the "
+            f"network between; {ON_ALL}"
+        )
+
     def _end_others(self, trainer: Trainer) -> None:
         self._others = self._others or take_started_processes(trainer, all_of_them=False)
         patience = 0.0 if self._at_once or not is_distributed() else PATIENCE
@@ -154,3 +208,15 @@ class Companions(Callback):
             with suppress(OSError):
                 os.write(2, f"{'error: ' if status == 1 else ''}{message}\n".encode())
         os._exit(status)
+
+
+def not_joined(trainer: Trainer, when: str) -> str:
+    """Tell that the processes of a training have not found each other, and what to look at."""
+    found = f"the {trainer.world_size} processes of this training have not found each other {when}"
+    if trainer.num_nodes == 1:
+        return found
+    where = ":".join(os.environ.get(name, f"${name}") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    return (
+        f"{found} at {where}: check that the command runs on all {trainer.num_nodes} hosts, that this address is that "
+        "of the first one, the same for all, and that each of them reaches it"
+    )

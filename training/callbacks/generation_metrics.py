@@ -18,6 +18,7 @@ from norms.errors import SettingError, check_range, unknown
 from training.features import build_extractor, real_features
 from training.files import or_warn, replacing
 from training.finite import has_finite_weights
+from training.fsdp import whole_networks
 from training.run import Run
 
 MOST_IMAGES = 10**7
@@ -168,9 +169,10 @@ class GenerationMetrics(Callback):
         if self.features is None or trainer.sanity_checking:
             return
         scores: dict[str, float] | None = None
-        if trainer.is_global_zero and has_finite_weights(module):  # or else the guard ends the training
-            assert isinstance(module, ImageGenerator)
-            scores = self._compute(trainer, module, stage, kept_as)
+        with whole_networks(trainer):
+            if trainer.is_global_zero and has_finite_weights(module):  # or else the guard ends the training
+                assert isinstance(module, ImageGenerator)
+                scores = self._compute(trainer, module, stage, kept_as)
         scores = trainer.strategy.broadcast(scores)
         if scores is not None:
             module.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, sync_dist=True)

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ from training.checkpoint_files import CheckpointFiles, read_checkpoint
 from training.errors import RollbackError, end_training
 from training.files import or_warn, replacing
 from training.finite import may_be_infinite, named_values, not_finite
+from training.fsdp import whole_networks
 from training.run import Run
 from training.wandb_logger import WandbLogger
 
@@ -181,7 +183,9 @@ class Guard(Callback):
             wrong = [f"{name} ({value})" for name, value in losses.items() if not math.isfinite(value)]
             self._end_if(trainer, _not_finite(wrong))
             alarms += _alarms(self._of_losses, losses, losses)
-        if looks_at_gan and trainer.is_global_zero and (seen := _look(pl_module, batch)) is not None:
+        with whole_networks(trainer) if looks_at_gan else nullcontext():
+            seen = _look(pl_module, batch) if looks_at_gan and trainer.is_global_zero else None
+        if seen is not None:
             values = _numbers(seen)
             self._log(trainer, values)
             alarms += _alarms(self._of_gans, seen, values)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from norms.errors import SettingError, check_range
 from norms.spectra import linear_layers
 from training.callbacks.mixing import layer_labels, log_names
+from training.fsdp import FSDP2Strategy
 from training.wandb_logger import WandbLogger
 
 Moments = tuple[Tensor, Tensor]
@@ -77,7 +78,9 @@ class Landscape(Callback):
         self._looks, self._seconds, self._start = 0, 0.0, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a training that has not one loss."""
+        """Refuse a training that has not one loss, or of whose weights each process has a share."""
+        if self.every_n_steps is not None and isinstance(trainer.strategy, FSDP2Strategy):
+            raise SettingError("landscape.every_n_steps needs whole weights: take trainer.strategy: ddp, not fsdp2")
         if self.every_n_steps is not None and not pl_module.automatic_optimization:
             raise SettingError(
                 f"landscape.every_n_steps is for trainings by one loss, and {type(pl_module).__name__} has several"

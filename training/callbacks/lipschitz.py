@@ -15,6 +15,7 @@ from norms.errors import SettingError, check_range
 from norms.spectra import input_sizes, linear_layers, spectra
 from training.callbacks.gans import is_gan, scored
 from training.finite import not_finite
+from training.fsdp import whole_networks
 
 
 class LipschitzMonitor(Callback):
@@ -71,12 +72,14 @@ class LipschitzMonitor(Callback):
         if self.every_n_steps is not None:
             self._batch = batch
             if trainer.global_step % self.every_n_steps == 0:
-                self._look(trainer, pl_module)
+                with whole_networks(trainer):
+                    self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look once more, at images of the last batch, and say what it has cost."""
         if self._batch is not None:
-            self._look(trainer, pl_module)
+            with whole_networks(trainer):
+                self._look(trainer, pl_module)
         if self._looks:
             share = self._seconds / max(self._seconds, time.monotonic() - self._start)
             print(f"lipschitz monitor: {self._looks} looks took {self._seconds:.2g} s, {share:.1%} of the training")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from norms.errors import check_range
@@ -19,6 +20,7 @@ from training.callbacks.mixing_plot import chosen, heat_map
 from training.errors import TrainingError
 from training.files import or_warn, replacing
 from training.finite import not_finite
+from training.fsdp import FSDP2Strategy
 from training.layer_shapes import ShapeRecorder, write_shapes
 from training.loggers import MetricsLogger
 from training.run import Run
@@ -65,6 +67,7 @@ class MixingValues(Callback):
         self.every_n_steps, self.wandb_layers = every_n_steps, wandb_layers
         self._run = Run("")
         self._logged_step: int | None = None
+        self._layers: dict[str, str] = {}
         self._shapes: ShapeRecorder | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -89,11 +92,8 @@ class MixingValues(Callback):
         """Keep, of the first batch, what the layers work on."""
         shapes, self._shapes = self._shapes, None
         found = {} if shapes is None else shapes.stop()
-        if found and self._logged_step is not None:
-            values = read_values(pl_module)
-            named = {label: found[read.layer] for label, read in values.items() if read.layer in found}
-            if named and self._logged_step is not None:
-                write_shapes(named, self._run.mixing_layers)
+        if named := {label: found[layer] for label, layer in self._layers.items() if layer in found}:
+            write_shapes(named, self._run.mixing_layers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the final values."""
@@ -105,15 +105,22 @@ class MixingValues(Callback):
             self._shapes.stop()
         # Only if training had begun; and what went wrong may have taken the device or the disk with it.
         # A training that has gone wrong has no values that anybody should read.
-        if self._logged_step is not None and not isinstance(exception, TrainingError):
+        # Where FSDP2 has distributed them, no process can read them alone.
+        alone = isinstance(trainer.strategy, FSDP2Strategy) and not isinstance(exception, SIGTERMException)
+        if self._logged_step is not None and not alone and not isinstance(exception, TrainingError):
             with suppress(Exception):
                 self._log(trainer, pl_module, last=True, interrupted=True)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, last: bool = False, interrupted: bool = False) -> None:
-        step = trainer.global_step
-        values = read_values(pl_module) if trainer.is_global_zero else {}
+        values = read_values(pl_module)  # for which FSDP2 needs all processes
         if not values or not_finite((kind.name, value) for _, kind, value in _kinds(values)):
             return  # the guard ends a training whose values are not finite
+        if trainer.is_global_zero:
+            self._write(trainer, values, last, interrupted)
+        self._logged_step, self._layers = trainer.global_step, {label: read.layer for label, read in values.items()}
+
+    def _write(self, trainer: Trainer, values: Values, last: bool, interrupted: bool) -> None:
+        step = trainer.global_step
         # A training that was interrupted within a step may have logged it already.
         new = step != self._logged_step
         scalars: dict[str, Any] = dict(_scalars(values)) if new else {}
@@ -131,7 +138,6 @@ class MixingValues(Callback):
                 logger.save()
             if isinstance(logger, WandbLogger) and (new or last):
                 logger.log_made(lambda: self._made(values, step, new, last), step)
-        self._logged_step = step
 
     def _made(self, values: Values, step: int, new: bool, last: bool) -> dict[str, Any]:
         """Make what W&B alone is given."""

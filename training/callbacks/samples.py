@@ -10,6 +10,7 @@ from lightning_modules.base import TrainingModule
 from norms.errors import check_range
 from training.files import or_warn, replacing
 from training.finite import has_finite_weights
+from training.fsdp import whole_networks
 from training.run import Run
 from training.wandb_logger import WandbLogger
 
@@ -43,12 +44,13 @@ class SampleImages(Callback):
         self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, TrainingModule):
+        if not isinstance(pl_module, TrainingModule) or not is_overridden("sample_grid", pl_module, TrainingModule):
             return
-        if not is_overridden("sample_grid", pl_module, TrainingModule):
-            return
-        if not has_finite_weights(pl_module):
-            return  # the guard ends such a training
+        with whole_networks(trainer):
+            if trainer.is_global_zero and has_finite_weights(pl_module):  # or else the guard ends the training
+                self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         step = trainer.global_step
         picture = to_pil_image((pl_module.sample_grid().clamp(0, 1) * 255).round().byte().cpu())
         with or_warn(), replacing(self._run.sample(step)) as partial:

@@ -18,6 +18,7 @@ from training.callbacks.spectral_plot import draw
 from training.errors import RollbackError
 from training.files import or_warn, replacing
 from training.finite import not_finite
+from training.fsdp import whole_networks
 from training.loggers import MetricsLogger
 from training.metrics_file import MetricsFile
 from training.run import Run
@@ -67,6 +68,7 @@ class SpectralMonitor(Callback):
         self.every_n_steps = every_n_steps
         self.networks = tuple(dict.fromkeys(networks))
         self._run = Run("")
+        self._table: MetricsFile  # opened once, since a look must not read what all before it have written
         self._sizes: dict[str, dict[str, tuple[int, ...]]] = {}
         self._seen_step: int | None = None
         self._looks, self._seconds, self._start = 0, 0.0, 0.0
@@ -78,19 +80,22 @@ class SpectralMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the looks of steps that a resumed run makes again."""
         self._seen_step, self._start = None, time.monotonic()
+        self._table = MetricsFile(self._run.spectral)
         if trainer.is_global_zero and self._run.spectral.is_file():
             with or_warn():
-                MetricsFile(self._run.spectral).keep_before(trainer.global_step)
+                self._table.keep_before(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look every few steps; here, so that rows come in the order of steps after those of the last batch."""
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
-            self._look(trainer, pl_module)
+            with whole_networks(trainer):
+                self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look once more, draw the picture, and say what it has cost."""
         if self.every_n_steps is not None:
-            self._look(trainer, pl_module)
+            with whole_networks(trainer):
+                self._look(trainer, pl_module)
             self._finish(trainer)
         if self._looks:
             share = self._seconds / max(self._seconds, time.monotonic() - self._start)
@@ -127,9 +132,8 @@ class SpectralMonitor(Callback):
                 logger.hide(["spectral", *whole, *of_layers])
             logger.log_metrics(whole if isinstance(logger, MetricsLogger) else whole | of_layers, step)
             logger.save()
-        table = MetricsFile(self._run.spectral)
-        table.log_metrics(layers, step)
-        table.save()
+        self._table.log_metrics(layers, step)
+        self._table.save()
         self._seen_step = step
         self._looks, self._seconds = self._looks + 1, self._seconds + time.monotonic() - start
 
@@ -149,7 +153,7 @@ class SpectralMonitor(Callback):
         return lipschitz_bound(gan.discriminator, norms, torch.zeros(1, *gan.image_shape, device=gan.device))
 
     def _finish(self, trainer: Trainer) -> None:
-        rows = MetricsFile(self._run.spectral).rows() if trainer.is_global_zero else []
+        rows = self._table.rows() if trainer.is_global_zero else []
         if not rows:
             return
         with or_warn(), replacing(self._run.spectral_plot) as partial:

@@ -196,6 +196,10 @@ class TestCommands:
     def test_two_processes_write_the_numbers_of_one(self):
         Path("tiny.yaml").write_text(TINY)
         options = ["fit", "--config", "tiny.yaml", "--trainer.devices", "2", "--checkpoint.monitor", "val/kid_garments"]
+        # With all that looks at a GAN, and norms that wait for the other process wherever they are trained.
+        options += ["--trainer.strategy", "ddp", "--trainer.sync_batchnorm", "true"]
+        for monitor in ("guard", "spectral", "lipschitz", "activations", "samples", "mixing"):
+            options += [f"--{monitor}.every_n_steps", "3"]
         processes = start_two("train.py", *options)
         assert [ended(process) for process in processes] == [0, 0], Path("log1.txt").read_text()
         run = Path("runs/tiny/version_0")
@@ -205,6 +209,10 @@ class TestCommands:
         assert numbers(run)["validate_step_0000006"] == found["step_0000006"]
         best = min(found.values(), key=lambda record: record["scores"]["kid_garments"])
         assert json.loads((run / "checkpoints/best.json").read_text())["step"] == best["protocol"]["step"]
+        assert [path.stem for path in sorted(run.glob("samples/*"))] == [f"step_{step:07d}" for step in (0, 3, 6)]
+        header = set((run / "metrics.csv").read_text().splitlines()[0].split(","))
+        looks = {"guard/sigma", "spectral/discriminator/sigma", "lipschitz/data", "activations/all/dead"}
+        assert looks < header
 
 
 class Labelled(Blots):

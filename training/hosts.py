@@ -1,0 +1,86 @@
+"""Trainings that several processes are started for from outside: what they have to be told, and what they follow."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from pytorch_lightning import Trainer
+
+from norms.errors import SettingError
+
+NEEDED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+"""Variables of the environment without which the processes of several hosts do not find each other."""
+
+_SHARED = "TORCHELASTIC_USE_AGENT_STORE"
+"""Whether torchrun keeps the addresses of processes over a restart, https://github.com/pytorch/pytorch/issues/135712."""
+
+_ADVICE = {
+    "torchrun": {
+        "num_nodes": "hosts together: leave the option out, or start as many by --nnodes",
+        "devices": "processes on this host: set --nproc-per-node to as many",
+    },
+    "SLURM": {
+        "num_nodes": "hosts together: leave the option out, or ask for as many by --nodes",
+        "devices": "processes on this host: set --ntasks-per-node to as many, and start the command by srun",
+    },
+}
+
+
+def as_started(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trainer's options with the numbers of hosts and processes that ``torchrun`` or SLURM has started.
+
+    Raises:
+        SettingError: If they are set to others.
+    """
+    options = dict(trainer)
+    starter, numbers = _started()
+    if starter == "torchrun" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        _check_store()
+    for name, unset in (("num_nodes", (1,)), ("devices", ("auto", -1, "-1"))) if starter else ():
+        value = options[name]
+        count = len(value) if isinstance(value, list) else value
+        if count not in unset and str(count) != str(numbers[name]):
+            raise SettingError(
+                f"trainer.{name} is {value}, but {starter} has brought {numbers[name]} {_ADVICE[starter][name]}"
+            )
+        if count in unset:
+            options[name] = numbers[name]
+    return options
+
+
+def _check_store() -> None:
+    if os.environ.get(_SHARED) == "True":
+        raise SettingError(
+            "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
+            "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
+        )
+
+
+def _started() -> tuple[str, dict[str, int]]:
+    """Return who has started this process beside others, if anybody has, and how many there are."""
+    if TorchElasticEnvironment.detect():  # also inside SLURM
+        variables = {"num_nodes": "GROUP_WORLD_SIZE", "devices": "LOCAL_WORLD_SIZE"}
+        return "torchrun", {name: int(os.environ[variable]) for name, variable in variables.items()}
+    if SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return "SLURM", {"num_nodes": nodes, "devices": int(os.environ["SLURM_NTASKS"]) // nodes}
+    return "", {}
+
+
+def check_hosts(trainer: Trainer) -> None:
+    """Refuse several hosts of which this one is told nothing, and which it would wait for in vain.
+
+    Raises:
+        SettingError: If nothing says where the first host is, and which one this is.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    missing = [name for name in NEEDED if name not in os.environ]
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and missing:
+        raise SettingError(
+            f"trainer.num_nodes is {trainer.num_nodes}, but nothing says where the others are: start the command on "
+            f"each host by torchrun --nnodes {trainer.num_nodes} --rdzv-backend c10d --rdzv-endpoint FIRST_HOST:29400, "
+            f"or set {', '.join(missing)}"
+        )
