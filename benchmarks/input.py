@@ -118,9 +118,8 @@ def waits(config: str, steps: int, folder: Path, options: list[str]) -> tuple[fl
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "WANDB_MODE": "offline"}
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     durations = json.loads((folder / f"fit-{config}.txt").read_text())
-    # The batch after the first is got before the step on the first.
-    waited = durations["[_TrainingEpochLoop].train_dataloader_next"][1:][WARM_UP:]
-    trained = durations["run_training_batch"][WARM_UP:]
+    names = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
+    waited, trained = (durations[name][WARM_UP:] for name in names)
     total = sum(waited)
     return statistics.median(waited), statistics.median(trained), total / (total + sum(trained))
 

@@ -239,8 +239,7 @@ def test_the_benchmark_of_the_input_weighs_waits_and_leaves_out_the_first_steps(
 
     def train(command, **_):
         assert "--trainer.max_steps=8" in command
-        # The batch after the first is got before the step on the first, hence one more.
-        waits = [9.0, *[9.0] * module.WARM_UP, 0.01, 0.02, 0.03]
+        waits = [9.0] * module.WARM_UP + [0.01, 0.02, 0.03]
         durations = {"[_TrainingEpochLoop].train_dataloader_next": waits}
         durations["run_training_batch"] = [99.0] * module.WARM_UP + [0.1, 0.2, 0.24]
         profiler = module.Durations()
