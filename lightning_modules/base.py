@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -102,7 +102,7 @@ class TrainingModule(SharedModule):
         return []
 
     @property
-    def distributed(self) -> list[str]:
+    def distributed(self) -> Sequence[str]:
         """The names of the networks that the strategy ``fsdp2`` distributes: all with weights in a checkpoint."""
         return [name for name, part in self.named_children() if any(True for _ in part.parameters())]
 
