@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -80,9 +80,6 @@ class TrainingModule(SharedModule):
     resumes = False
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
 
-    penalties: Mapping[str, float] = MappingProxyType({})
-    """Weights of penalties of gradients or weights; with any, ``fsdp2`` keeps whole weights for all of a pass."""
-
     sample_caption = "what the module makes of fixed inputs"
     """What :meth:`sample_grid` shows."""
 
@@ -105,7 +102,7 @@ class TrainingModule(SharedModule):
         return []
 
     @property
-    def distributed(self) -> list[str]:
+    def distributed(self) -> Sequence[str]:
         """The names of the networks that the strategy ``fsdp2`` distributes: all with weights in a checkpoint."""
         return [name for name, part in self.named_children() if any(True for _ in part.parameters())]
 
