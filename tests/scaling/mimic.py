@@ -218,7 +218,7 @@ def _as_strided(tensor, size, stride, offset=None):
 
 
 def _same_memory(base, size, stride, further):
-    if base.is_inference():  # which has no version to share
+    if torch.is_inference_mode_enabled():  # in which tensors have no version to share
         return to_mimic(to_host(base).as_strided(size, stride, further))
     return torch.ops.inductor._reinterpret_tensor(base, size, stride, further)
 
