@@ -218,9 +218,10 @@ def _as_strided(tensor, size, stride, offset=None):
 
 
 def _same_memory(base, size, stride, further):
-    if torch.is_inference_mode_enabled():  # in which tensors have no version to share
+    if base.is_inference():  # which has no version to share
         return to_mimic(to_host(base).as_strided(size, stride, further))
-    return torch.ops.inductor._reinterpret_tensor(base, size, stride, further)
+    with torch.inference_mode(False):
+        return torch.ops.inductor._reinterpret_tensor(base, size, stride, further)
 
 
 def _resize(tensor, size, memory_format=torch.contiguous_format):
