@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from datetime import timedelta
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import TCPStore
 
 BEAT = 1.0
 """Seconds between two beats."""
