@@ -10,7 +10,7 @@ the processor. A last process goes on once more, after the files have got as man
 steps leave. What is there already is not made again.
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py
-    python benchmarks/soak_report.py --markdown benchmarks/soak.md
+    python benchmarks/soak_report.py --figure docs/soak.svg --markdown benchmarks/soak.md
 """
 
 import argparse

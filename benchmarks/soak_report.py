@@ -4,7 +4,7 @@ It writes tables of growth over the second half of the steps, of files and of th
 and draws what was noted.
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py
-    python benchmarks/soak_report.py --markdown benchmarks/soak.md
+    python benchmarks/soak_report.py --figure docs/soak.svg --markdown benchmarks/soak.md
 """
 
 import argparse
@@ -226,8 +226,9 @@ def report(options: argparse.Namespace) -> str:
         f"On {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, at the end with {load}; "
         f"torch {torch.__version__}, Lightning {pl.__version__}, Python {platform.python_version()}.",
     ]
-    if options.markdown:
-        parts += ["", f"![What was noted over the steps]({options.markdown.stem}.svg)"]
+    if options.figure and options.markdown:
+        figure = os.path.relpath(options.figure, options.markdown.parent)
+        parts += ["", f"![Memory, counts, times and files over the steps]({figure})"]
     restarts = []
     for name, records in runs.items():
         samples = read(records[1])[0]
@@ -266,13 +267,15 @@ def main() -> None:
     """Read what was noted, and print and write the tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
-    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--figure", type=Path, help="SVG file to draw")
+    parser.add_argument("--markdown", type=Path, help="file to write")
     options = parser.parse_args()
     told = report(options)
     print(told)
     if options.markdown:
         options.markdown.write_text(told)
-        draw(found_in(options.folder), options.markdown.with_suffix(".svg"))
+    if options.figure:
+        draw(found_in(options.folder), options.figure)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,9 @@ def test_the_benchmark_tells_of_a_training_and_of_what_grows_in_it(report, tmp_p
     table = (tmp_path / "run" / "metrics.csv").read_text().splitlines(keepends=True)
     written = [len(line) for line in table[1:] if 30 < int(line.split(",")[0]) <= 45]
     assert float(rows[3]) == pytest.approx(sum(written) / 15, rel=0.2)
-    monkeypatch.setattr("sys.argv", ["soak_report.py", "--folder", str(tmp_path), "--markdown", str(tmp_path / "a.md")])
+    written = ["--markdown", str(tmp_path / "a.md"), "--figure", str(tmp_path / "a.svg")]
+    monkeypatch.setattr("sys.argv", ["soak_report.py", "--folder", str(tmp_path), *written])
+    monkeypatch.chdir(tmp_path)  # where checkpoints are timed
     report.main()
-    assert "## tiny: the second half" in (tmp_path / "a.md").read_text()
+    assert "![Memory, counts, times and files over the steps](a.svg)" in (tmp_path / "a.md").read_text()
     assert (tmp_path / "a.svg").stat().st_size > 10_000
