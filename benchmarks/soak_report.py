@@ -43,9 +43,8 @@ there.
 
 Flat is what grows by less than 2 % over the second half of the steps, gray in the figure. That growth is the slope
 through the medians of ten windows, as Theil and Sen take it, with its interval of 95 %, times the length of the half,
-and relative to the median. A machine with other work gets slower and faster, so times are also given as multiples of
-the time that a computation takes which is always the same. Files grow with what is logged, and are to take as many
-bytes a step all the time."""
+and relative to the median. A machine with other work gets slower and faster, but the number of calls of functions in a
+step of Python stays the same. Files grow with what is logged, and are to take as many bytes a step all the time."""
 
 WINDOWS, MOST = 10, 0.02
 
@@ -70,11 +69,10 @@ LABELS = {
     "threads": "threads",
     "children": "child processes",
     "objects": "Python objects",
-    "fixed": "a fixed computation, ms of the processor",
 }
 """What is noted between steps, and what it is called."""
 
-CLOCKS = ("ms by the clock", "ms of the processor", "by the fixed computation")
+CLOCKS = ("ms by the clock", "ms of the processor", "function calls")
 
 Series = tuple[list[float], list[float]]
 """Steps, and a value for each."""
@@ -82,13 +80,13 @@ Series = tuple[list[float], list[float]]
 PANELS = {
     "memory, MB": ("rss", "uss", "children's rss"),
     "counts": ("open files", "threads", "children"),
-    "plain steps, ms": ("plain step, ms by the clock", "plain step, ms of the processor", "fixed"),
+    "plain steps, ms": ("plain step, ms by the clock", "plain step, ms of the processor"),
 }
 """Panels of the figure above that of files, and what they show."""
 
 
 def read(record: Path) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Any]]:
-    """Return the samples, the seconds of each step by clock and processor, and what was timed once."""
+    """Return the samples, the seconds or calls of each step, and what was timed once."""
     samples = [json.loads(line) for line in record.with_suffix(".jsonl").read_text().splitlines()]
     return samples, np.load(record.with_suffix(".npy")), json.loads(record.with_suffix(".json").read_text())
 
@@ -115,12 +113,11 @@ def series(record: Path) -> dict[str, Series]:
     found: dict[str, Series] = {key: (at, [each[key] for each in samples]) for key in LABELS}
     steps = np.arange(len(times)) + once["start"]["step"]
     for kind, is_one in KINDS.items():
-        # The first steps of a process warm up, and what comes after the last is not of a step.
-        chosen = np.array([step for step in steps[20:-1] if is_one(step)], dtype=int)
-        clock, processor = 1e3 * times[chosen - steps[0]].T
-        fixed = np.interp(chosen, *windowed(*found["fixed"], 2 * WINDOWS))
-        for name, values in zip(CLOCKS, (clock, processor, processor / fixed), strict=True):
-            found[f"{kind}, {name}"] = ([*map(float, chosen)], [*map(float, values)])
+        # The first steps of a process warm up.
+        chosen = np.array([step for step in steps[20:] if is_one(step)], dtype=int)
+        for name, values, unit in zip(CLOCKS, times[chosen - steps[0]].T, (1e3, 1e3, 1), strict=True):
+            there = ~np.isnan(values)
+            found[f"{kind}, {name}"] = chosen[there].tolist(), (unit * values[there]).tolist()
     return found
 
 
