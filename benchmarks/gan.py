@@ -38,6 +38,13 @@ from lightning_modules import GAN, ema
 WARM_UP = 2
 
 
+def now(device: str) -> float:
+    """Look at the clock, once a GPU has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class TimedGAN(GAN):
     """Note when each step begins."""
 
@@ -45,12 +52,12 @@ class TimedGAN(GAN):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Look at the clock."""
-        self.starts.append(time.perf_counter())
+        self.starts.append(now(self.device.type))
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Look at the clock once more, if it is the last."""
         if self.global_step == self.trainer.max_steps:
-            self.starts.append(time.perf_counter())
+            self.starts.append(now(self.device.type))
 
 
 class Garments(BundledGarments):
@@ -79,7 +86,8 @@ def through_train_py(options: argparse.Namespace) -> list[float]:
     timed.starts.clear()
     settings = {
         "--trainer.max_steps": options.steps + WARM_UP,
-        "--trainer.accelerator": "cpu",
+        "--trainer.accelerator": options.device,
+        "--trainer.devices": 1,
         "--model": "gan.TimedGAN",
         "--model.architecture": options.architecture,
         "--model.channels": options.channels,
@@ -103,31 +111,32 @@ def through_train_py(options: argparse.Namespace) -> list[float]:
 
 def plainly(options: argparse.Namespace) -> list[float]:
     """Train likewise by a loop; return the seconds of the steps."""
-    module = GAN(architecture=options.architecture, channels=options.channels, n_dis=options.n_dis)
+    device = torch.device(options.device)
+    module = GAN(architecture=options.architecture, channels=options.channels, n_dis=options.n_dis).to(device)
     generator, discriminator = module.generator, module.discriminator
     average = copy.deepcopy(generator)
     adam_g = torch.optim.Adam(generator.parameters(), 2e-4, betas=(0.0, 0.9))
     adam_d = torch.optim.Adam(discriminator.parameters(), 2e-4, betas=(0.0, 0.9))
-    images = torch.rand(256, *module.image_shape) * 2 - 1
+    images = torch.rand(256, *module.image_shape, device=device) * 2 - 1
     seconds = []
     for _ in range(options.steps + WARM_UP):
-        start = time.perf_counter()
+        start = now(device.type)
         for _ in range(options.n_dis):
-            real = images[torch.randint(len(images), (options.batch_size,))]
+            real = images[torch.randint(len(images), (options.batch_size,), device=device)]
             with torch.no_grad():
-                fake = generator(torch.randn(options.batch_size, 128))
+                fake = generator(torch.randn(options.batch_size, 128, device=device))
             loss = F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(fake)).mean()
             adam_d.zero_grad()
             loss.backward()
             adam_d.step()
         discriminator.requires_grad_(False)
-        loss = -discriminator(generator(torch.randn(options.batch_size, 128))).mean()
+        loss = -discriminator(generator(torch.randn(options.batch_size, 128, device=device))).mean()
         adam_g.zero_grad()
         loss.backward()
         adam_g.step()
         discriminator.requires_grad_(True)
         ema.update_(average, generator, 0.999)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now(device.type) - start)
     return seconds[WARM_UP:]
 
 
@@ -154,7 +163,8 @@ def main() -> None:
             "",
             f"    {shlex.join(['python', *sys.argv])}",
             "",
-            f"On {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, at the end with {load}; "
+            f"On {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, on {options.device}, "
+            f"at the end with {load}; "
             f"torch {torch.__version__}, Lightning {pl.__version__}, Python {platform.python_version()}.",
             "",
             f"{what}.",
@@ -169,6 +179,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--n-dis", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="timed steps of either in a round")

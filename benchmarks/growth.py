@@ -7,8 +7,8 @@ out: the median over steps, and then over rounds, in which all points take turns
 and of train.py with metrics.csv, mixing values and an offline W&B run. Memory is by how much the training has raised
 the peak of what is resident.
 
-The dashed line is the ideal: what costs the same for each image, pixel and weight, and nothing besides. What grows with
-the number of styles, of classes, of learned norms and of logged steps would ideally cost nothing.
+The dashed line is the ideal: each image, pixel and weight costs as much as where there are most of them, and nothing
+besides. More styles, classes, learned norms and logged steps would ideally cost nothing.
 
     python benchmarks/growth.py --results growth.jsonl --figure benchmarks/growth.svg --markdown benchmarks/growth.md
 """
@@ -36,10 +36,12 @@ from typing import Any, ClassVar, NamedTuple
 # Python looks first in the folder of a script, where norms is another benchmark.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
@@ -48,13 +50,15 @@ import norms
 from benchmarks import pages
 from experiments import plots
 from lightning_modules import GAN, StyleTransfer
-from mixing_analysis.plots import COLORS
+from mixing_analysis.plots import COLORS, key
 from training.command import main as train
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 2
 LOGGED = 200
 """Steps of a training that logs."""
+TIME, MEMORY = COLORS["batch"], COLORS["instance"]
+IDEAL: dict[str, Any] = {"color": plots.SOFT, "linewidth": 1, "linestyle": (0, (4, 3))}
 Case = tuple[pl.LightningModule, dict[str, torch.Tensor]]
 
 
@@ -96,18 +100,20 @@ def gan(batch: int = 16, size: int = 32, width: int = 64, classes: int = 0) -> C
 
 AXES = {
     "style-batch": Axis("style: batch", (1, 2, 4, 8, 16, 32), 1, lambda n: style(batch=n)),
-    "style-resolution": Axis("style: side, px", (32, 64, 128, 256), 2, lambda n: style(size=n)),
+    "style-resolution": Axis("style: side in pixels", (32, 64, 128, 256), 2, lambda n: style(size=n)),
     "style-width": Axis("style: channels", (4, 8, 16, 32, 64), 2, lambda n: style(width=n)),
-    "styles": Axis("style: number of styles", (1, 4, 16, 64, 256), 0, lambda n: style(styles=n)),
     "gan-batch": Axis("GAN: batch", (4, 8, 16, 32, 64, 128), 1, lambda n: gan(batch=n)),
-    "gan-resolution": Axis("GAN: side, px", (16, 32, 64, 128), 2, lambda n: gan(size=n)),
+    "gan-resolution": Axis("GAN: side in pixels", (16, 32, 64, 128), 2, lambda n: gan(size=n)),
     "gan-width": Axis("GAN: channels", (64, 128, 256, 512), 2, lambda n: gan(width=n)),
-    "classes": Axis("GAN: classes", (10, 100, 1000, 10_000, 100_000), 0, lambda n: gan(classes=n)),
+    "styles": Axis("style: number of styles", (1, 4, 16, 64, 256), 0, lambda n: style(styles=n)),
+    "classes": Axis("GAN: number of classes", (10, 100, 1000, 10_000, 100_000), 0, lambda n: gan(classes=n)),
+    "logged": Axis("GAN: steps logged of 100", (1, 2, 5, 10, 20, 50, 100), 0, None),
     "batch_instance": Axis(
-        "batch-instance norms of 15", (0, 1, 2, 4, 8, 15), 0, lambda n: style(learned=n, kind="batch_instance")
+        "style: batch-instance norms", (0, 1, 2, 4, 8, 15), 0, lambda n: style(learned=n, kind="batch_instance")
     ),
-    "switchable": Axis("switchable norms of 15", (0, 1, 2, 4, 8, 15), 0, lambda n: style(learned=n, kind="switchable")),
-    "logged": Axis("GAN: logged steps of 100", (1, 2, 5, 10, 20, 50, 100), 0, None),
+    "switchable": Axis(
+        "style: switchable norms", (0, 1, 2, 4, 8, 15), 0, lambda n: style(learned=n, kind="switchable")
+    ),
 }
 
 
@@ -212,37 +218,61 @@ def rows(name: str, points: list[tuple[int, float, float]]) -> list[tuple[str, .
     return found
 
 
+def fixed_and_further(points: list[tuple[int, float, float]], power: int) -> tuple[float, float]:
+    """Fit ``seconds = fixed + further * value**power``, with the least squares of relative errors."""
+    values, seconds = (np.array(column, float) for column in list(zip(*points, strict=True))[:2])
+    terms = np.stack([np.ones(len(values)), values**power], axis=1) / seconds[:, None]
+    fixed, further = np.linalg.lstsq(terms, np.ones(len(values)), rcond=None)[0]
+    return float(fixed), float(further)
+
+
 def draw(found: Points, path: Path) -> None:
     """Draw a panel for each axis."""
     with plots.styled():
-        figure, panels = plots.panels(len(found), columns=4, height=1.75)
+        figure, (*panels, last) = plots.panels(len(found) + 1, columns=3, height=1.75)
         for axes, (name, points) in zip(panels, found.items(), strict=True):
             _panel(axes, AXES[name], points)
+        lines = [Line2D([], [], color=color, marker="o", markersize=3) for color in (TIME, MEMORY)]
+        lines.append(Line2D([], [], **IDEAL))
+        key(last, lines, ["time of a step", "memory", "ideal time"], loc="center left")
+        last.axis("off")
         plots.save(figure, path)
 
 
 def _panel(axes: Axes, axis: Axis, points: list[tuple[int, float, float]]) -> None:
     values = [value for value, _, _ in points]
     _, seconds, megabytes = points[0]
-    axes.set_xscale("symlog", linthresh=1) if values[0] == 0 else axes.set_xscale("log")
+    if values[0] == 0:
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+    else:
+        axes.set_xscale("log")
     axes.set_yscale("log")
-    ideal = [(value / values[0]) ** axis.power if axis.power else 1.0 for value in values]
-    axes.plot(values, ideal, color=plots.SOFT, linewidth=1, linestyle=(0, (4, 3)))
     ends = []
-    for color, unit, column in ((COLORS["batch"], "s", 1), (COLORS["instance"], "MB", 2)):
+    for color, column, text in (
+        (TIME, 1, _duration(points[-1][1])),
+        (MEMORY, 2, f"{points[-1][2]:,.0f} MB"),
+    ):
         heights = [point[column] / points[0][column] for point in points]
         axes.plot(values, heights, "o-", color=color, markersize=3)
-        ends.append((heights[-1], plots.Look(f"{points[-1][column]:.3g} {unit}", color)))
+        ends.append((heights[-1], plots.Look(text, color)))
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0.7), max(high, 3))
+    # Through the last point of what grows, where the fixed cost weighs least, or else through the first.
+    last = points[-1][1] / seconds
+    ideal = [last * (value / values[-1]) ** axis.power if axis.power else 1.0 for value in values]
+    axes.plot(values, ideal, **IDEAL, scaley=False)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(values, [f"{value:,}" if value < 1000 else f"{value // 1000:,}k" for value in values])
+    axes.set_xticks(values, [f"{value}" if value < 1000 else f"{value // 1000}k" for value in values])
     axes.yaxis.set_major_locator(LogLocator(10 if axes.get_ylim()[1] > 20 else 2))
     axes.yaxis.set_major_formatter("x {x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_title(axis.label)
-    axes.set_xlabel(f"from {seconds * 1e3:.0f} ms, {megabytes:.0f} MB")
+    axes.set_xlabel(f"from {_duration(seconds)} and {megabytes:.0f} MB")
     plots.name_ends(axes, ends)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"
 
 
 def main() -> None:
@@ -259,6 +289,9 @@ def main() -> None:
         columns = "value", "step", "memory", "step grows by", "memory grows by", "ideally"
         for name, points in found.items():
             lines += [f"## {AXES[name].label}", "", *pages.table(columns, rows(name, points))]
+            if power := AXES[name].power:
+                fixed, further = fixed_and_further(points, power)
+                lines += [f"Fitted: {fixed * 1e3:.1f} ms + {further * 1e3:.3g} ms x value^{power}", ""]
         options.markdown.write_text("\n".join(lines))
 
 

@@ -22,8 +22,8 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 
 # Python looks first in the folder of a script, where norms is another benchmark.
@@ -43,6 +43,7 @@ from data.photos import TRAIN_PHOTOS, bundled_photo
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = 0.03
 WARM_UP = 5
+LARGE = (4000, 3000)
 CONFIGS = ("style_transfer", "styles", "video", "any_style", "gan", "gan_classes", "classifier")
 """Those that need nothing but the project."""
 
@@ -74,28 +75,19 @@ class Durations(SimpleProfiler):
         return json.dumps(self.recorded_durations)
 
 
-def cut_out(size: tuple[int, int], count: int) -> Iterator[Image.Image]:
-    """Cut pieces out of the bundled photos in turn, and scale them."""
-    photos = [bundled_photo(name) for name in TRAIN_PHOTOS]
-    for number in range(count):
-        photo = photos[number % len(photos)]
-        width = min(photo.width, photo.height * size[0] / size[1]) * (1 - 0.5 * number / count)
-        yield photo.resize(size, Image.Resampling.BICUBIC, (0, 0, width, width * size[1] / size[0]))
-
-
 def make_files(folder: Path, photos: Path | None, count: int) -> None:
-    """Write what the kinds of data on disk read."""
-    for name, size, number in (
-        ("photos", (640, 480), count),
-        ("large", (4000, 3000), 4),
-        ("squares", (128, 128), count),
-    ):
+    """Write what the kinds of data on disk read, cut out of the bundled photos."""
+    whole = [bundled_photo(name) for name in TRAIN_PHOTOS]
+    kinds = ("photos", (640, 480), count), ("large", LARGE, 4), ("squares", (128, 128), count)
+    for name, (width, height), number in kinds:
         if name == "photos" and photos is not None:
             (folder / name).symlink_to(photos.absolute())
             continue
         (folder / name).mkdir()
-        for place, image in enumerate(cut_out(size, number)):
-            image.save(folder / name / f"{place:06}.jpg", quality=90)
+        for place, photo in zip(range(number), cycle(whole)):
+            side = min(photo.width / width, photo.height / height) * (1 - 0.5 * place / number)
+            piece = photo.resize((width, height), Image.Resampling.BICUBIC, (0, 0, side * width, side * height))
+            piece.save(folder / name / f"{place:06}.jpg", quality=90)
     with zipfile.ZipFile(folder / "squares.zip", "w") as archive, tarfile.open(folder / "squares.tar", "w") as shard:
         for place, path in enumerate(sorted((folder / "squares").iterdir())):
             archive.write(path, f"{place % 10}/{path.name}")
@@ -110,9 +102,10 @@ def images_per_second(module: ImageDataModule, seconds: float) -> float:
     batches = iter(module.train_dataloader())
     for _ in islice(batches, 2 * module.num_workers + 2):
         pass
-    images, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < seconds:
+    images, passed, start = 0, 0.0, time.perf_counter()
+    while not images or passed < seconds:
         images += len(next(batches)["image"])
+        passed = time.perf_counter() - start
     return images / passed
 
 
@@ -125,9 +118,8 @@ def waits(config: str, steps: int, folder: Path, options: list[str]) -> tuple[fl
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "WANDB_MODE": "offline"}
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     durations = json.loads((folder / f"fit-{config}.txt").read_text())
-    # The batch after the first is got before the step on the first.
-    waited = durations["[_TrainingEpochLoop].train_dataloader_next"][1:][WARM_UP:]
-    trained = durations["run_training_batch"][WARM_UP:]
+    names = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
+    waited, trained = (durations[name][WARM_UP:] for name in names)
     total = sum(waited)
     return statistics.median(waited), statistics.median(trained), total / (total + sum(trained))
 

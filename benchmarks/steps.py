@@ -62,6 +62,13 @@ class Row(NamedTuple):
         return [self.norm, f"{self.seconds * 1e3:.1f} ms", ratio, f"{self.of_norms / self.seconds:.1%}"]
 
 
+def now(device: str) -> float:
+    """Look at the clock, once a GPU has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Stopwatch(pl.Callback):
     """Time the steps of a training, and notes what its norms get in the last of them."""
 
@@ -70,14 +77,14 @@ class Stopwatch(pl.Callback):
         self.calls: list[tuple[nn.Module, torch.Size, bool]] = []
         self._start = 0.0
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, _: Any, module: pl.LightningModule, *__: Any) -> None:
         """Start the clock."""
         self.calls.clear()
-        self._start = time.perf_counter()
+        self._start = now(module.device.type)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, _: Any, module: pl.LightningModule, *__: Any) -> None:
         """Stop the clock."""
-        self.seconds.append(time.perf_counter() - self._start)
+        self.seconds.append(now(module.device.type) - self._start)
 
     def watch(self, module: nn.Module) -> None:
         """Let the norms of a module note each call: the layer, its input's shape, whether gradients follow."""
@@ -99,12 +106,13 @@ def build(run: str, norm: str) -> tuple[pl.LightningModule, pl.LightningDataModu
     return model, _make(config["data"], {**data_changes, "batches_per_step": model.batches_per_step})
 
 
-def train(module: pl.LightningModule, data: pl.LightningDataModule, steps: int, watch: Stopwatch) -> float:
+def train(module: pl.LightningModule, data: pl.LightningDataModule, steps: int, watch: Stopwatch, device: str) -> float:
     """Train for ``steps`` steps after a first one; return the median seconds of a step."""
     watch.seconds.clear()
     trainer = pl.Trainer(
         max_steps=steps + 1,
-        accelerator="cpu",
+        accelerator=device,
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -116,20 +124,20 @@ def train(module: pl.LightningModule, data: pl.LightningDataModule, steps: int, 
     return statistics.median(watch.seconds[1:])
 
 
-def time_alone(calls: Sequence[tuple[nn.Module, torch.Size, bool]], repeats: int) -> float:
+def time_alone(calls: Sequence[tuple[nn.Module, torch.Size, bool]], repeats: int, device: str = "cpu") -> float:
     """Return the seconds that calls of layers take, each alone: the sum of the medians."""
     total = 0.0
     for layer, shape, differentiates in calls:
-        layer.train()
-        x, grad = torch.randn(shape, requires_grad=differentiates), torch.randn(shape)
+        layer.to(device).train()
+        x, grad = (torch.randn(shape, device=device, requires_grad=each) for each in (differentiates, False))
         times = []
         for _ in range(repeats + 1):
-            start = time.perf_counter()
+            start = now(device)
             with torch.set_grad_enabled(differentiates):
                 y = layer(x)
             if differentiates:
                 y.backward(grad)
-            times.append(time.perf_counter() - start)
+            times.append(now(device) - start)
         total += statistics.median(times[1:])
     return total
 
@@ -142,17 +150,17 @@ def measure(run: str, options: argparse.Namespace) -> list[Row]:
     seconds: dict[str, list[float]] = {norm: [] for norm in candidates}
     for _ in range(options.rounds):
         for norm, (module, data) in candidates.items():
-            seconds[norm].append(train(module, data, options.steps, watches[norm]))
+            seconds[norm].append(train(module, data, options.steps, watches[norm], options.device))
     rows = []
     for norm, (module, data) in candidates.items():
         watches[norm].watch(module)
-        train(module, data, 1, watches[norm])
+        train(module, data, 1, watches[norm], options.device)
         calls = list(watches[norm].calls)
         median = statistics.median(seconds[norm])
         pairs = zip(seconds[norm], seconds[REFERENCE], strict=True)
         low, _, high = statistics.quantiles((own / other for own, other in pairs), n=4)
         ratio = median / statistics.median(seconds[REFERENCE])
-        rows.append(Row(norm, median, ratio, low, high, time_alone(calls, options.steps)))
+        rows.append(Row(norm, median, ratio, low, high, time_alone(calls, options.steps, options.device)))
     return rows
 
 
@@ -212,6 +220,7 @@ def _parse() -> argparse.Namespace:
         "--runs", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="RUN", help=str(list(RUNS))
     )
     parser.add_argument("--norms", nargs="+", default=[*TARGETED, "instance"], help="any names of norms.build")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--steps", type=int, default=8, help="steps of a norm in a round")

@@ -64,25 +64,27 @@ def photo_of(longer: int) -> Image.Image:
 
 
 def load(run: str) -> StyleTransfer:
-    """Load a run or network to measure."""
+    """Load a run or network to measure, on the CPU."""
     return Run.find(with_shipped_networks(Path(run))).load(StyleTransfer)
 
 
 def paint_naively(model: StyleTransfer, photo: Image.Image) -> Image.Image:
     """Call the network on all pixels of a photo."""
     with torch.inference_mode():
-        return to_picture(model(to_tensor(photo)[None])[0])
+        return to_picture(model(to_tensor(photo)[None].to(model.device))[0].cpu())
 
 
-def measure_here(run: str, longer: int, way: str) -> None:
-    """Print the seconds and the peak memory, in MB, of painting one photo in this process."""
-    model, photo = load(run), photo_of(longer)
+def measure_here(run: str, longer: int, way: str, device: str = "cpu") -> None:
+    """Print the seconds and the peak memory, in MB, of painting one photo in this process; on a GPU that of its own."""
+    model, photo = load(run).to(device), photo_of(longer)
     painter = paint if way == WAYS[0] else paint_naively
     painter(model, photo_of(64))
     start = time.perf_counter()
     painter(model, photo)
     seconds = time.perf_counter() - start
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    if device == "cuda":
+        kilobytes = torch.cuda.max_memory_allocated() / 1e3
     print(json.dumps([seconds, kilobytes / 1e3]))
 
 
@@ -115,7 +117,8 @@ def measure_sizes(options: argparse.Namespace) -> Rows:
 
 
 def _in_a_process(options: argparse.Namespace, longer: int, way: str) -> list[float]:
-    command = [sys.executable, __file__, options.run, "--one", str(longer), way, "--threads", str(options.threads)]
+    command = [sys.executable, __file__, options.run, "--one", str(longer), way]
+    command += ["--threads", str(options.threads), "--device", options.device]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:  # such as a process that is killed for its memory
@@ -183,7 +186,7 @@ def main() -> None:
     options = _parse()
     torch.set_num_threads(options.threads)
     if options.one:
-        measure_here(options.run, int(options.one[0]), options.one[1])
+        measure_here(options.run, int(options.one[0]), options.one[1], options.device)
         return
     tables: dict[str, tuple[tuple[str, ...], Rows]] = {}
     for title, columns, measure in (
@@ -207,6 +210,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024, 2048, 4096, 6000], help=sizes)
     naive = "largest size for which the naive way is taken; it needs about 0.7 GB a megapixel"
     parser.add_argument("--naive-up-to", type=int, default=4096, help=naive)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the sizes; formats are the CPU's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", nargs=2, metavar=("SIZE", "WAY"), help=argparse.SUPPRESS)

@@ -96,7 +96,8 @@ def train(options: argparse.Namespace, way: str, weights: Path) -> Watch:
     trainer = pl.Trainer(
         max_steps=options.steps,
         precision=precision,
-        accelerator="cpu",
+        accelerator=options.device,
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -123,6 +124,8 @@ def _train_plainly(options: argparse.Namespace, weights: Path) -> Watch:
     needed = {*layers.content, *layers.style}
     judge = LossNetwork("vgg16", needed, weights)
     module.setup("fit")
+    module.to(options.device)
+    judge.to(options.device)
     style = module.style_image[None].float() / 255
     grams = {layer: gram_matrix(features) for layer, features in judge(style, layers.style).items()}
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -130,8 +133,9 @@ def _train_plainly(options: argparse.Namespace, weights: Path) -> Watch:
     for batch in photos(options):
         watch.on_train_batch_start()
         optimizer.zero_grad()
-        painted = network(batch["image"])
-        found, wanted = judge(painted, needed), judge(batch["image"], needed)
+        photo = batch["image"].to(options.device, non_blocking=True)
+        painted = network(photo)
+        found, wanted = judge(painted, needed), judge(photo, needed)
         content = sum(F.mse_loss(found[layer], wanted[layer]) for layer in layers.content)
         styles = sum(
             F.mse_loss(gram_matrix(found[layer]), grams[layer].expand(len(painted), -1, -1)) for layer in grams
@@ -198,7 +202,8 @@ def main() -> None:
             "",
             f"    {shlex.join(['python', *sys.argv])}",
             "",
-            f"On {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, at the end with {load}; "
+            f"On {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, on {options.device}, "
+            f"at the end with {load}; "
             f"torch {torch.__version__}, Lightning {pl.__version__}, Python {platform.python_version()}.",
             "",
             f"| {' | '.join(COLUMNS)} |",
@@ -216,6 +221,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="steps of a way in a round")

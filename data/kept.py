@@ -33,8 +33,9 @@ def kept(files: Sequence[str], question: object, least: int, gather: Callable[[]
     """
     key = repr((question, [_state(file) for file in files]))
     place = cache_folder("shards") / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()}.npz"
-    with suppress(Exception):  # a damaged one may make its reader come upon anything; checksums tell
-        return dict(np.load(place))
+    # A damaged one may make its reader come upon anything; checksums tell.
+    with suppress(Exception), open(place, "rb") as file:
+        return dict(np.load(file))
     arrays = gather()
     if len(next(iter(arrays.values()))) >= least:
         with suppress(OSError):

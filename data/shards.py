@@ -1,8 +1,8 @@
 """WebDataset's tar shards: where each image begins, and which class it is of.
 
 The package ``webdataset`` itself reads shards from front to back only, so that no training could go on where it was.
-``wids``, which reads by index, is no part of its releases from 1.0 on. It keeps the index of a few shards at a time, so
-that images in random order would make it index them again and again.
+``wids``, which reads by index, is no part of its releases from 1.0 on. It keeps the index of ten shards at a time: of a
+hundred in random order it reads 86 images per second, where 90,000 are read by this one (benchmarks/folder_index.md).
 """
 
 import glob
@@ -150,6 +150,7 @@ def _indexed(shards: list[str], labeled: bool, extensions: Collection[str]) -> A
 
 def _shards(path: str) -> list[str]:
     """Return the paths of the tar files that are meant, sorted unless an index lists them."""
+    _check_local(path, [path])
     place = os.path.expanduser(path)
     if place.endswith(".json"):
         return _of_index(place)
@@ -157,7 +158,8 @@ def _shards(path: str) -> list[str]:
         place = os.path.join(glob.escape(place), "*.tar")
     shards = [place] if os.path.exists(place) else sorted(glob.glob(place))
     if not shards:
-        raise SettingError(f"{path}: no tar files there")
+        braces = "; write * for what is in braces" if "{" in path else ""
+        raise SettingError(f"{path}: no tar files there{braces}")
     return shards
 
 
@@ -173,12 +175,16 @@ def _of_index(path: str) -> list[str]:
         raise SettingError(
             f"{path}: not an index of wids, with shards in 'shardlist' that have a 'url' each"
         ) from error
-    remote = [url for url in (base, *urls) if "://" in url or url.startswith("pipe:")]
-    if remote:
-        raise SettingError(f"{path}: only shards on disk can be read, not {listed(remote)}: download them")
+    _check_local(path, [base, *urls])
     if not urls:
         raise SettingError(f"{path}: lists no shards")
     return [os.path.join(os.path.dirname(path), base, url) for url in urls]
+
+
+def _check_local(path: str, urls: list[str]) -> None:
+    remote = [url for url in urls if "://" in url or url.startswith("pipe:")]
+    if remote:
+        raise SettingError(f"{path}: only shards on disk can be read, not {listed(remote)}: download them")
 
 
 def _samples(shard: str, labeled: bool, extensions: Collection[str], damage: list[str]) -> Iterator[Sample]:

@@ -230,7 +230,7 @@ class AnyStyle(Painter):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Paint photos in the styles of pictures, and compare."""
         terms = self._compare(batch["image"], batch["style"])
-        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

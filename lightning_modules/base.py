@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -21,9 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 import normlab
 import norms
 from data.stream import generator
+from lightning_modules.processes import SharedModule
 from norms.errors import SettingError, check_range
 from norms.imports import resolve
-from norms.pooling import all_reduce, is_distributed
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=torch.optim.Optimizer)
 
@@ -62,7 +62,7 @@ class CheckpointError(SettingError):
     """Tell of a checkpoint that does not hold what the configured model needs; whoever knows the file names it."""
 
 
-class TrainingModule(LightningModule):
+class TrainingModule(SharedModule):
     """Define what all modules that ``train.py`` trains have.
 
     A run is a pure function of (configuration, seed, step): whatever is random draws from a generator keyed by seed,
@@ -79,9 +79,6 @@ class TrainingModule(LightningModule):
 
     resumes = False
     """Whether the trainer will restore a checkpoint, which it tells itself only after the setup."""
-
-    penalties: Mapping[str, float] = MappingProxyType({})
-    """Weights of penalties of gradients or weights; with any, ``fsdp2`` keeps whole weights for all of a pass."""
 
     sample_caption = "what the module makes of fixed inputs"
     """What :meth:`sample_grid` shows."""
@@ -105,17 +102,9 @@ class TrainingModule(LightningModule):
         return []
 
     @property
-    def distributed(self) -> list[str]:
+    def distributed(self) -> Sequence[str]:
         """The names of the networks that the strategy ``fsdp2`` distributes: all with weights in a checkpoint."""
         return [name for name, part in self.named_children() if any(True for _ in part.parameters())]
-
-    def setup(self, stage: str) -> None:
-        """Let DDP expect, where a module steps its optimizers itself, that a backward pass leaves out parameters."""
-        # Which lightning_private is for, and it is slow to import.
-        from training.lightning_private import look_for_unused_parameters
-
-        if not self.automatic_optimization:
-            look_for_unused_parameters(self.trainer)
 
     def configure_model(self) -> None:
         """Lay out and compile the networks as the options say, now that a training or an evaluation begins.
@@ -159,24 +148,6 @@ class TrainingModule(LightningModule):
                     f"begins with trainer.max_steps: {self.trainer.max_steps} has a schedule without a jump"
                 )
                 return
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log as Lightning does, but always the mean over all processes, which all have to call this."""
-        if is_distributed() and not kwargs.get("rank_zero_only"):
-            if kwargs.get("on_epoch") or not self.trainer.training:
-                kwargs["sync_dist"] = True
-            elif isinstance(value, Tensor):
-                value = self.over_processes(value)
-        super().log(name, value, *args, **kwargs)
-
-    def over_processes(self, value: Tensor) -> Tensor:
-        """Return the mean of a value over all processes, without its graph.
-
-        Lightning's own reduction would have a device wait for the other ones, in every step.
-        """
-        if not is_distributed() or self.trainer.world_size == 1:
-            return value.detach()
-        return all_reduce(value.detach().to(self.device)) / self.trainer.world_size
 
     def noise(self, stream: int, *shape: int) -> Tensor:
         """Draw standard normal noise as a pure function of seed, rank, step, ``stream`` and ``shape``.

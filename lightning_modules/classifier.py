@@ -20,7 +20,7 @@ import norms
 from data.stream import seed_for
 from lightning_modules.base import HYPER_PARAMETERS, SCHEDULES, TrainingModule, class_path, plain_settings
 from lightning_modules.networks.classifier_networks import ACTIVATIONS, NETWORKS, build_network
-from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
+from lightning_modules.networks.feature_net import FeatureNet, ImageNetNormalize
 from norms.errors import SettingError, check_range, unknown
 from norms.imports import resolve_callable
 from norms.registry import with_options
@@ -120,6 +120,7 @@ class Classifier(TrainingModule):
         self.save_hyperparameters()
         self.num_classes, self.norm = num_classes, norm
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
+        self.normalize = ImageNetNormalize()
         self.feature_net = build_network(
             network,
             widths=widths,
@@ -153,7 +154,7 @@ class Classifier(TrainingModule):
         """Compute what the last layer sees of such images: the mean of each activation, (B, widths[-1])."""
         shape = self.input_shape
         gray = shape is not None and shape[0] == 1
-        seen = self.feature_net(image if gray else imagenet_normalize(image))
+        seen = self.feature_net(image if gray else self.normalize(image))
         return seen.mean(dim=(2, 3)) if seen.ndim == 4 else seen
 
     def _prepare_weights(self, parametrization: str | None, scale: float) -> None:
@@ -204,9 +205,8 @@ class Classifier(TrainingModule):
             logits = self(batch["image"])
         self.image_shape = tuple(batch["image"].shape[1:])
         loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss, prog_bar=True)
         accuracy = multiclass_accuracy(logits, label, self.num_classes, average="micro")
-        self.log("train/accuracy", accuracy, prog_bar=True)
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy})
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -214,7 +214,7 @@ class Classifier(TrainingModule):
         label, logits = batch["label"], self(batch["image"])
         self.val_accuracy(logits, label)
         self.log("val/loss", F.cross_entropy(logits, label), batch_size=len(label))
-        self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+        self.log("val/accuracy", self.val_accuracy)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the logits of a batch, shape (B, num_classes)."""

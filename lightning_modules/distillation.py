@@ -15,7 +15,7 @@ from data.stream import generator
 from lightning_modules.base import TrainingModule, class_path
 from lightning_modules.classifier import warm_up_then_cosine
 from lightning_modules.losses.perceptual import gram_matrix, squared_error
-from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
+from lightning_modules.networks.feature_net import FeatureNet, ImageNetNormalize
 from lightning_modules.networks.loss_network import LossNetwork
 from norms.errors import SettingError, check_range
 
@@ -78,6 +78,7 @@ class Distillation(TrainingModule):
         check_range("lr", lr, at_least=0, below=math.inf)
         self.save_hyperparameters()
         self.weights, self.norm, self.gram_weight, self.lr = weights, norm, gram_weight, lr
+        self.normalize = ImageNetNormalize()
         self.feature_net = FeatureNet((first_width, *TAUGHT.values()), depths, norm)
         self.layers = [f"relu{stage}_{depth}" for stage, depth in enumerate(depths, start=1)][1:]
         self.register_buffer("scales", torch.zeros(len(TAUGHT)))
@@ -114,9 +115,10 @@ class Distillation(TrainingModule):
     def _compare(self, image: Tensor, stage: str) -> Tensor:
         with torch.no_grad():
             taught = list(self.teacher(image, TAUGHT).values())
-            if not self.scales.any():
-                self.scales.copy_(torch.stack([target.square().mean().sqrt() for target in taught]))
-        learned = self.feature_net.features(imagenet_normalize(image), self.layers).values()
+            measured = torch.stack([target.square().mean().sqrt() for target in taught])
+            # Measured each time, since a GPU would be waited for to learn whether it has been.
+            self.scales.copy_(torch.where(self.scales.any(), self.scales, measured))
+        learned = self.feature_net.features(self.normalize(image), self.layers).values()
         activations, grams = [], []
         for exponent, (features, target, scale) in enumerate(zip(learned, taught, self.scales, strict=True), start=1):
             target = on_student_pixels(target / scale, features, stride=2**exponent)
@@ -126,7 +128,7 @@ class Distillation(TrainingModule):
         losses = {"activations": torch.stack(activations).mean(), "grams": torch.stack(grams).mean()}
         losses["loss"] = losses["activations"] + self.gram_weight * losses["grams"]
         metrics = {f"{stage}/{name}": value for name, value in losses.items()}
-        self.log_dict(metrics, prog_bar=True, batch_size=len(image))
+        self.log_dict(metrics, batch_size=len(image))
         return losses["loss"]
 
     def _varied(self, image: Tensor) -> Tensor:

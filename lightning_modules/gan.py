@@ -242,9 +242,9 @@ class GAN(ImageGenerator):
         for schedule in cast(list[LambdaLR], self.lr_schedulers()):
             schedule.step()
         loss_d, d_real, d_fake, penalty = torch.stack(logs).mean(0)
-        self.log_dict({"train/loss_d": loss_d, "train/loss_g": loss_g}, prog_bar=True)
-        self.log_dict({"train/d_real": d_real, "train/d_fake": d_fake})
-        self.log_dict({"train/lr_g": rates[0], "train/lr_d": rates[1]})
+        self.log_dict({"train/loss_d": loss_d, "train/loss_g": loss_g, "train/d_real": d_real, "train/d_fake": d_fake})
+        # Tensors of the CPU, since Lightning would move numbers to the device, and wait.
+        self.log_dict({"train/lr_g": torch.tensor(rates[0]), "train/lr_d": torch.tensor(rates[1])})
         if any(due):
             self.last_penalty = penalty * self.n_dis / sum(due)
         if self.is_penalized:

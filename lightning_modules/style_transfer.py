@@ -292,7 +292,7 @@ class StyleTransfer(Painter):
         first = (self.global_step * self.trainer.world_size + self.global_rank) * len(photo)
         styles = self._turns(first, len(photo))
         terms = self._compare(self._paint(photo, styles), photo, styles, self._view())
-        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -372,9 +372,10 @@ class StyleTransfer(Painter):
         return [number % (len(self.styles) - self.first_style) for number in range(first, first + count)]
 
     def _paint(self, photo: Tensor, trained: list[int] | None) -> Tensor:
-        style = 0 if trained is None else torch.tensor(trained, device=photo.device) + self.first_style
-        painted: Tensor = self(photo, style)
-        return painted
+        if trained is None:
+            return self(photo, 0)
+        turns = torch.arange(trained[0], trained[0] + len(photo), device=photo.device)  # no list: a GPU waits for one
+        return self(photo, turns % (len(self.styles) - self.first_style) + self.first_style)
 
     def _compare(
         self, image: Tensor, photo: Tensor, trained: list[int] | None, view: View | None = None
@@ -394,7 +395,6 @@ class StyleTransfer(Painter):
         return noise_at(self.seed, corner, (image.shape[2], image.shape[3]))[None].to(image)
 
     def _view(self) -> View | None:
-        if not self.hparams["jitter"]:
-            return None
+        jitter = self.hparams["jitter"]
         keyed = generator(self.seed, self.global_rank, self.global_step, _VIEW)
-        return View.random(self.hparams["jitter"], keyed)
+        return View.random(jitter, keyed) if jitter else None

@@ -95,8 +95,8 @@ def _shares(logits: Tensor, radius: Tensor | None) -> Tensor:
 def _by_statistic(logits: Tensor, radius: Tensor | None, statistics: Sequence[str]) -> Tensor:
     """Return a share for each of :data:`STATISTICS`, 0 for those that are not mixed."""
     shares = _shares(logits, radius)
-    index = torch.tensor([STATISTICS.index(name) for name in statistics], device=shares.device)
-    return shares.new_zeros(len(STATISTICS)).index_copy(0, index, shares)
+    found = dict(zip(statistics, shares.unbind(), strict=True))
+    return torch.stack([found.get(name, shares.new_zeros(())) for name in STATISTICS])
 
 
 def _weighted_sum(shares: Tensor, values: Sequence[Tensor]) -> Tensor:

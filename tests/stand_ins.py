@@ -49,7 +49,7 @@ class TinyModel(TrainingModule):
     def training_step(self, batch, batch_idx):
         time.sleep(self.seconds)
         loss = self.loss(batch["image"])
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch, batch_idx):

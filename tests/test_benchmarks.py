@@ -213,3 +213,81 @@ def test_the_benchmark_of_gans_times_both_ways_and_writes_what_it_found(monkeypa
         torch.set_num_threads(threads)
     assert Path.cwd() == before
     assert re.search(r"plain loop \d+ ms, train\.py \d+ ms, \d\.\d+ times as long", file.read_text())
+
+
+def test_the_benchmark_of_the_input_reads_the_same_images_from_zip_and_shards(monkeypatch, tmp_path):
+    module = load("input")
+    monkeypatch.setattr(module, "LARGE", (400, 300))
+    kinds = {name: module.SOURCES[name] for name in module.SOURCES if "zip" in name or "Shards" in name}
+    monkeypatch.setattr(module, "SOURCES", kinds)
+    monkeypatch.setattr(sys, "argv", ["input.py", "--files", "20", "--workers", "0", "--rounds", "1", "--seconds", "0"])
+    rows = module.read(module._parse(), tmp_path)
+    assert [name for name, _ in rows] == list(kinds)
+    assert all(float(rate.replace(",", "")) > 0 for _, rate in rows)
+    zipped, sharded = (kind(tmp_path, 0) for kind in kinds.values())
+    means = []
+    for data in (zipped, sharded):
+        data.setup()
+        images = data.train_images()
+        means.append({float(images[place]["image"].mean()) for place in range(len(images))})
+    assert [len(each) for each in means] == [18, 18]
+    assert len(means[0] & means[1]) >= 16  # others are held out
+
+
+def test_the_benchmark_of_the_input_weighs_waits_and_leaves_out_the_first_steps(monkeypatch, tmp_path):
+    module = load("input")
+
+    def train(command, **_):
+        assert "--trainer.max_steps=8" in command
+        waits = [9.0] * module.WARM_UP + [0.01, 0.02, 0.03]
+        durations = {"[_TrainingEpochLoop].train_dataloader_next": waits}
+        durations["run_training_batch"] = [99.0] * module.WARM_UP + [0.1, 0.2, 0.24]
+        profiler = module.Durations()
+        profiler.recorded_durations.update(durations)
+        (tmp_path / "fit-gan.txt").write_text(profiler.summary())
+
+    monkeypatch.setattr(module.subprocess, "run", train)
+    assert module.waits("gan", 3, tmp_path, []) == (0.02, 0.2, pytest.approx(0.06 / 0.6))
+    monkeypatch.setattr(sys, "argv", ["input.py", "--configs", "gan", "--steps", "3"])
+    assert module.wait(module._parse(), tmp_path) == [("gan", "20.00 ms", "200.0 ms", "10.00% > 3%")]
+
+
+def test_the_benchmark_of_growth_measures_in_processes_and_shows_medians(monkeypatch, tmp_path):
+    growth = load("growth")
+    results, page, figure = (tmp_path / name for name in ("all.jsonl", "growth.md", "growth.svg"))
+    results.write_text(
+        "".join(
+            json.dumps({"axis": axis, "value": value, "seconds": seconds, "megabytes": 10}) + "\n"
+            for axis, value, seconds in [
+                ("style-resolution", 64, 0.3),
+                ("style-resolution", 32, 0.1),
+                ("style-resolution", 32, 0.4),
+                ("style-resolution", 32, 0.2),
+                ("switchable", 0, 0.5),
+                ("switchable", 1, 0.6),
+            ]
+        )
+    )
+    arguments = ["--axes", "--results", str(results), "--figure", str(figure), "--markdown", str(page)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/growth.py", *arguments])
+    growth.main()
+    assert (
+        "| 32 | 200.0 ms | 10 MB | 1.00 | 1.00 | 1 |\n| 64 | 300.0 ms | 10 MB | 1.50 | 1.00 | 4 |" in page.read_text()
+    )
+    assert "| 1 | 600.0 ms | 10 MB | 1.20 | 1.00 | 1 |" in page.read_text()
+    assert "![](growth.svg)" in page.read_text()
+    assert "</svg>" in figure.read_text()
+
+
+def test_the_benchmark_of_growth_builds_what_its_axes_say():
+    growth = load("growth")
+    for name, axis in growth.AXES.items():
+        if axis.build is not None:
+            module, batch = axis.build(axis.values[1])
+            kinds = [type(layer) for layer in module.modules()]
+            expected = {"batch_instance": norms.BatchInstanceNorm2d, "switchable": norms.SwitchableNorm2d}.get(name)
+            assert expected is None or kinds.count(expected) == axis.values[1]
+            assert len(batch["image"]) == (
+                axis.values[1] if name.endswith("-batch") else 4 if "GAN" not in axis.label else 16
+            )
+    assert growth.style(styles=4)[0].hparams["styles"] is not None

@@ -36,7 +36,7 @@ from training.errors import RollbackError
 from training.files import replacing
 from training.fsdp import check_fsdp2
 from training.guarded_loggers import NO_SECOND_WANDB, Later, built_later, guarded
-from training.hosts import as_started, check_hosts
+from training.hosts import as_started, check_hosts, for_all_hosts
 from training.layer_sync import NormSync
 from training.lightning_private import CLI, leave_signals_alone, need_no_folder
 from training.lock import locked
@@ -211,7 +211,7 @@ class TrainCLI(CLI):
             _ = run.module_name  # which reads the checkpoint
             run.check_parts(resuming=self.subcommand == "fit")
         except SettingError as error:
-            raise SettingError(f"--ckpt_path {config.ckpt_path}: {error}") from error
+            raise SettingError(f"--ckpt_path {config.ckpt_path}: {error}{for_all_hosts(config.trainer)}") from error
         return run
 
     @property

@@ -30,9 +30,10 @@ class FSDP2Strategy(DDPStrategy):
     """Train as DDP does, with networks that torch's ``fully_shard`` has distributed over the processes, block by block.
 
     The networks are the module's children that have parameters, or those that its attribute ``distributed`` names. All
-    weights of a block are there while it is computed, and with ``penalties`` until the end of the backward pass. The module is whole until the training is set up and after
-    its end, and so are checkpoints, which any other strategy goes on from. Lightning's ``ModelParallelStrategy`` takes
-    the states of such for those of other parameters where an optimizer has groups, and leaves norms unsynchronized.
+    weights of a block are there while it is computed, and with ``penalties`` until the end of the backward pass. The
+    module is whole until the training is set up and after its end, and so are checkpoints, which any other strategy
+    goes on from. Lightning's ``ModelParallelStrategy`` takes the states of such for those of other parameters where an
+    optimizer has groups, and leaves norms unsynchronized.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning import Trainer
-from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from norms.errors import SettingError
 
@@ -31,8 +31,13 @@ def as_started(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """Return a trainer's options with the numbers of hosts and processes that ``torchrun`` or SLURM has started.
 
     Raises:
-        SettingError: If they are set to others.
+        SettingError: If they are set to others, or a restart by ``torchrun`` would fail.
     """
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get(_SHARED) == "True":
+        raise SettingError(
+            "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
+            "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
+        )
     options = dict(trainer)
     starter, numbers = _started()
     if starter == "torchrun" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
@@ -82,3 +87,9 @@ def check_hosts(trainer: Trainer) -> None:
             f"each host by torchrun --nnodes {trainer.num_nodes} --rdzv-backend c10d --rdzv-endpoint FIRST_HOST:29400, "
             f"or set {', '.join(missing)}"
         )
+
+
+def for_all_hosts(trainer: Any) -> str:
+    """Return what to add to an error that tells of a checkpoint which is not on this host."""
+    several = trainer.num_nodes > 1 or _started()[1].get("num_nodes", 1) > 1
+    return "; each host needs it: set runs_dir to a folder that all share, or copy the run there" if several else ""

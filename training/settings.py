@@ -24,7 +24,6 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.profilers import PyTorchProfiler
-from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.nn import Module
 
 from norms.errors import SettingError, check_range
@@ -106,9 +105,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         value = config["trainer"][name]
         if isinstance(value, int | float):
             check_range(f"trainer.{name}", value, **limits)
-    _check_devices(config["trainer"]["devices"])
-    if str(config["trainer"]["strategy"]).startswith("deepspeed"):
-        raise SettingError("trainer.strategy: deepspeed writes checkpoints that nothing here can read: use ddp")
+    _check_devices(config["trainer"]["devices"], str(config["trainer"]["strategy"]))
 
 
 def check_values(config: Any, where: str = "") -> None:
@@ -327,8 +324,7 @@ def check_processes(trainer: Trainer) -> None:
     Those that somebody else has started, such as ``torchrun``, may be more than the cores.
 
     Raises:
-        SettingError: If there are more of them on CPUs than there are cores, or they do not run the command again, or
-            the strategy would leave all but one out.
+        SettingError: If there are more of them on CPUs than there are cores, or they do not run the command again.
     """
     cores = os.cpu_count() or 1
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
@@ -337,9 +333,6 @@ def check_processes(trainer: Trainer) -> None:
         raise SettingError(
             f"trainer.devices must be at most {cores}, the number of this machine's cores, got {trainer.num_devices}"
         )
-    count = trainer.num_devices * trainer.num_nodes
-    if isinstance(trainer.strategy, SingleDeviceStrategy) and count > 1:
-        raise SettingError(f"trainer.strategy: single_device trains in one process, and not in {count}: use ddp")
     if (method := starts_by(trainer)) != "popen":
         raise SettingError(
             f"trainer.strategy must not start processes by {method}, of which nothing comes back: use ddp"
@@ -373,11 +366,15 @@ def does_not_fit(error: Exception) -> bool:
     )
 
 
-def _check_devices(devices: Any) -> None:
+def _check_devices(devices: Any, strategy: str) -> None:
+    if strategy.startswith("deepspeed"):
+        raise SettingError("trainer.strategy: deepspeed writes checkpoints that nothing here can read: use ddp")
     if isinstance(devices, int) or (isinstance(devices, str) and re.fullmatch(r"-?\d{1,9}", devices)):
         check_range("trainer.devices", int(devices), at_least=-1, at_most=MOST_PROCESSES)
         if int(devices) == 0:
             raise SettingError("trainer.devices must be at least 1, or auto or -1 for all, got 0")
+        if int(devices) > 1 and strategy == "single_device":
+            raise SettingError(f"trainer.strategy: single_device trains in one process, and not in {devices}: use ddp")
 
 
 def _check_name(name: str) -> None:

@@ -316,10 +316,17 @@ def split_layer(layer: str) -> tuple[str, float]:
 
 
 def _members(styles: Sequence[int] | None) -> dict[int, Any]:
-    """Return which images are of which style; a slice if all are, which copies nothing."""
+    """Return which images are of which style; a slice if they are evenly spaced, which no GPU has to wait for."""
     if styles is None:
         return {0: slice(None)}
-    return {style: [i for i, other in enumerate(styles) if other == style] for style in sorted(set(styles))}
+    members = {style: [i for i, other in enumerate(styles) if other == style] for style in sorted(set(styles))}
+    return {style: _as_slice(places) for style, places in members.items()}
+
+
+def _as_slice(places: list[int]) -> slice | list[int]:
+    step = places[1] - places[0] if len(places) > 1 else 1
+    found = slice(places[0], places[-1] + 1, step)
+    return found if places == list(range(found.start, found.stop, step)) else places
 
 
 def find_scaling(name: str) -> Scaling:

@@ -38,22 +38,25 @@ def instability(paint: Callable[[Tensor], Tensor], photo: Tensor, painted: Tenso
     Shape:
         (B, 3, H, W) all three -> ()
     """
-    right, down = (FARTHEST * torch.erf(draws.flatten()[:2] / 2**0.5)).tolist()  # uniform
-    noisy = moved(photo, right, down) + NOISE * draws
-    difference = paint(noisy) - moved(painted, right, down)
+    shift = FARTHEST * torch.erf(draws.flatten()[:2] / 2**0.5)  # uniform
+    noisy = moved(photo, shift) + NOISE * draws
+    difference = paint(noisy) - moved(painted, shift)
     margin = min(MARGIN, (min(photo.shape[-2:]) - 1) // 2)
     return difference[..., margin : -margin or None, margin : -margin or None].float().square().mean()
 
 
-def moved(images: Tensor, right: float, down: float) -> Tensor:
+def moved(images: Tensor, shift: Tensor) -> Tensor:
     """Move images by fractions of pixels, by cubic interpolation; what comes into view is a reflection.
 
+    Args:
+        images: The images.
+        shift: By how many pixels to the right and down, on their device.
+
     Shape:
-        (B, C, H, W) -> (B, C, H, W)
+        (B, C, H, W), (2,) -> (B, C, H, W)
     """
     height, width = images.shape[-2:]
-    shift = [[1.0, 0.0, -2 * right / width], [0.0, 1.0, -2 * down / height]]
-    grid = F.affine_grid(
-        images.new_tensor([shift]).expand(len(images), -1, -1), list(images.shape), align_corners=False
-    )
+    offset = -2 * torch.stack([shift[0] / width, shift[1] / height])[:, None]
+    map = torch.cat([torch.eye(2, dtype=offset.dtype, device=offset.device), offset], dim=1).to(images.dtype)
+    grid = F.affine_grid(map.expand(len(images), -1, -1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, "bicubic", "reflection", align_corners=False)

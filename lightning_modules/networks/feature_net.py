@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -19,21 +20,27 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 BUNDLED = Path(__file__).parents[1] / "weights" / "bundled.safetensors"
 
 
-def imagenet_normalize(image: Tensor) -> Tensor:
-    """Bring an image to the range that networks trained on ImageNet, and :class:`FeatureNet`, take.
+class ImageNetNormalize(nn.Module):
+    """Bring images to the range that networks trained on ImageNet, and :class:`FeatureNet`, take.
 
-    Args:
-        image: RGB or gray, values in [0, 1]; gray becomes three equal channels.
-
-    Returns:
-        ``(image - mean) / std`` with ImageNet's mean and standard deviation of each color.
+    ``(image - mean) / std`` with ImageNet's mean and standard deviation of each color, which are where the module is
+    and in no ``state_dict``.
 
     Shape:
-        (B, 3 or 1, H, W) -> (B, 3, H, W)
+        (B, 3 or 1, H, W), RGB or gray, values in [0, 1] -> (B, 3, H, W); gray becomes three equal channels.
     """
-    mean = image.new_tensor(IMAGENET_MEAN)[:, None, None]
-    std = image.new_tensor(IMAGENET_STD)[:, None, None]
-    return (image - mean) / std
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalize images."""
+        return (image - self.mean) / self.std
 
 
 class FeatureNet(nn.Module):
@@ -53,7 +60,7 @@ class FeatureNet(nn.Module):
         SettingError: If the stages make no network.
 
     Shape:
-        (B, 3, H, W) of any size, see :func:`imagenet_normalize` for its values -> (B, widths[-1], ceil(H / s),
+        (B, 3, H, W) of any size, see :class:`ImageNetNormalize` for its values -> (B, widths[-1], ceil(H / s),
         ceil(W / s)), s = 2 ** (number of stages - 1)
     """
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from lightning_modules.networks.feature_net import IMAGENET_MEAN, IMAGENET_STD, FeatureNet
+from lightning_modules.networks.feature_net import FeatureNet, ImageNetNormalize
 from norms.errors import SettingError, unknown
 from norms.imports import resolve, resolve_callable
 
@@ -103,9 +103,6 @@ class LossNetwork(nn.Module):
         (B, 3 or 1, H, W), RGB or gray in [0, 1] -> (B, C, H', W') for each layer
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         name: str,
@@ -120,14 +117,13 @@ class LossNetwork(nn.Module):
         self.layers = kept.train()
         for module in self.layers.modules():
             _freeze(module, saved)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.normalize = ImageNetNormalize()
 
     def forward(self, image: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
         """Compute the activations of some layers in one pass that ends at the deepest of them."""
         wanted = set(layers)
         found: dict[str, Tensor] = {}
-        x = (image - self.mean) / self.std
+        x = self.normalize(image)
         for name, layer in self.layers.items():
             if len(found) == len(wanted):
                 break

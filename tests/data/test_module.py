@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pytorch_lightning import LightningModule, Trainer
 
 import data
@@ -198,6 +200,40 @@ def test_ranks_take_different_images():
     alone = Numbered(batch_size=4)
     stream = torch.cat([batch["label"] for batch in itertools.islice(alone.train_dataloader(), 18)])
     assert labels(0) + labels(1) + labels(2) == stream[60:72].tolist()
+
+
+def trained_by(world_size, step, rank=0, accumulate=1):
+    class Rank:
+        accumulate_grad_batches, overfit_batches, global_rank, global_step = accumulate, 0.0, rank, step
+        strategy = type("Strategy", (), {"root_device": torch.device("cpu")})
+
+    Rank.world_size = world_size
+    return Rank()
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(0, 3)), min_size=1, max_size=4))
+def test_a_stream_goes_on_whatever_number_of_processes_does(phases):
+    taken, step, saved = [], 0, None
+    for world_size, accumulate, steps in phases:
+        ranks = []
+        for rank in range(world_size):
+            data = Numbered(batch_size=2)
+            data.trainer = trained_by(world_size, step, rank, accumulate)
+            if saved is not None:
+                data.load_state_dict(saved)
+            ranks.append(list(itertools.islice(data.train_dataloader().batch_sampler, steps * accumulate)))
+        taken += [position for batch in zip(*ranks, strict=True) for part in batch for position in part]
+        step += steps
+        data.trainer.global_step = step
+        saved = data.state_dict()
+    assert taken == list(range(len(taken)))
+    assert saved["images"] == len(taken)
+
+
+@pytest.mark.parametrize("state", [{}, {"steps": 1, "images": "4", "images_per_step": 4}, {"steps": -1, "images": 0}])
+def test_a_damaged_count_of_images_is_refused(state):
+    with pytest.raises(SettingError, match="does not say how many images it has taken"):
+        Numbered(batch_size=2).load_state_dict(state)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.files import check_file, find_images, listed
+from data.files import Paths, check_file, find_images, listed
 from data.photos import ImageFolder
 from norms.errors import SettingError
 
@@ -130,3 +130,11 @@ def test_names_need_not_be_text(tmp_path):
 def test_listed():
     assert listed([Path("a"), 2, "c"]) == "a; 2; c"
     assert listed(range(5)) == "0; 1; 2; and 2 more"
+
+
+def test_paths_are_those_of_the_names(tmp_path):
+    names = ["a.png", "b/c.png", "é/ü.png", os.fsdecode(b"\xff.png")]
+    paths = Paths(tmp_path, names)
+    assert list(paths) == [tmp_path / name for name in names]
+    assert len(paths) == 4
+    assert len(Paths(tmp_path, [])) == 0

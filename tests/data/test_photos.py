@@ -1,5 +1,6 @@
 import itertools
 import os
+import shutil
 from hashlib import blake2b
 from pathlib import Path
 
@@ -379,3 +380,34 @@ def test_real_photos():
     data = ImageFolder(str(folder / "train"), str(folder / "val"), image_size=128, batch_size=10)
     assert next(iter(data.train_dataloader()))["image"].shape == (10, 3, 128, 128)
     assert sum(len(batch["image"]) for batch in data.val_dataloader()) == 100
+
+
+def test_of_many_files_some_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.photos._LOOKED_AT", 3)
+    fill(tmp_path, [f"{number}.png" for number in range(5)])
+    looked = []
+    monkeypatch.setattr("data.photos.check_image", lambda path, **_: looked.append(path.name) or (40, 30))
+    data = ImageFolder(str(tmp_path), str(tmp_path), image_size=16, batch_size=5)
+    Image.new("RGB", (15, 30)).save(tmp_path / "1.png")
+    (tmp_path / "3.png").write_text("damaged")
+    with pytest.warns(UserWarning, match="replaced by another image") as caught:
+        batch = next(iter(data.val_dataloader()))["image"]
+    assert sorted(looked) == sorted(2 * ["0.png", "2.png", "4.png"])
+    assert len(caught) == 2
+    assert "15x30 pixels are fewer than the 16" in str(caught[0].message)
+    assert torch.equal(batch[1], batch[2])
+    assert torch.equal(batch[3], batch[4])
+
+
+def test_photos_of_a_zip_file(tmp_path):
+    fill(tmp_path / "photos", [f"{number}.png" for number in range(5)])
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "photos")
+    streams = [ImageFolder(place, image_size=16).train_dataloader() for place in (str(tmp_path / "photos"), archive)]
+    for one, other in zip(*(itertools.islice(stream, 3) for stream in streams), strict=True):
+        assert torch.equal(one["image"], other["image"])
+
+
+def test_a_folder_of_shards_is_told(tmp_path):
+    (tmp_path / "a.tar").touch()
+    assert failure(tmp_path).endswith(": no image files in it; give tar shards as a pattern that ends in .tar")
+    assert "a.tar: not a plain tar file" in failure(tmp_path / "*.tar")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import Shards
+from data import ImageFolder, LabeledFolder, Shards, StyledPhotos
 from norms.errors import SettingError
 
 COLORS = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -207,7 +207,15 @@ def test_damage_anywhere_raises_nothing_else(tmp_path):
             assert len(images) == len(labels) == 4
 
 
+@pytest.mark.parametrize("kind", [Shards, LabeledFolder, ImageFolder, StyledPhotos])
+@pytest.mark.parametrize("url", ["https://example.org/train-000000.tar", "pipe:curl -s https://example.org/0.tar"])
+def test_shards_elsewhere_are_to_be_downloaded(kind, url):
+    with pytest.raises(SettingError, match=r"only shards on disk can be read, not .*: download them$"):
+        kind(url, image_size=16).setup()
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
+    assert failure(tmp_path / "{0..9}.tar").endswith("{0..9}.tar: no tar files there; write * for what is in braces")
     assert failure(tmp_path / "none.tar") == f"{tmp_path / 'none.tar'}: no tar files there"
     assert failure(tmp_path) == f"{tmp_path}: no tar files there"
     assert "no tar files there" in failure(tmp_path / "train-*.tar")
@@ -274,3 +282,62 @@ def test_a_class_is_not_held_out_as_a_whole(tmp_path):
     files[f"{sorted(range(12), key=str)[int(ranks.argmin())]}.cls"] = b"1"
     told = "all images of 1 of 2 classes would be held out: class 1; add images or set data.val_path"
     assert told in failure(write(path, dict(sorted(files.items()))))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("data.shards._WORTH_KEEPING", 1)
+    return tmp_path / "cache/normlab/shards"
+
+
+def stored(data):
+    found = data.find(data.path)
+    return [file.read() for file in found.files], found.labels.tolist(), found.ranks.tolist(), found.num_classes
+
+
+def test_an_index_is_kept_and_made_anew_when_a_shard_changes(tmp_path, cache, monkeypatch):
+    folder = shards(tmp_path / "shards")
+    first = stored(module(folder))
+    (file,) = cache.iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("tarfile.open", None)
+        assert stored(module(folder)) == first
+    # Of the same size and, as rsync leaves it, with the same time; the images have changed their places.
+    path = folder / "train-01.tar"
+    files = dict(reversed({name: data for k in range(4, 8) for name, data in sample(k).items()}.items()))
+    before = path.stat()
+    write(path, files)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert stored(module(folder))[0] == [*first[0][:4], *first[0][7:3:-1], *first[0][8:]]
+    assert module(folder, labels=False).find(str(folder)).labels is None
+    path.unlink()
+    assert len(stored(module(folder))[0]) == 8
+    assert file.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", None])
+def test_a_damaged_index_is_made_anew(tmp_path, cache, content):
+    folder = shards(tmp_path / "shards")
+    first = stored(module(folder))
+    (file,) = cache.iterdir()
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 3] ^= 0xFF
+    file.write_bytes(bytes(whole) if content is None else content)
+    assert stored(module(folder)) == first
+    assert [each.name for each in cache.iterdir()] == [file.name]
+
+
+def test_a_kept_index_tells_of_damage_too(tmp_path, cache):
+    content = write(tmp_path / "all.tar", sample(0) | sample(1) | sample(2)).read_bytes()
+    (tmp_path / "cut.tar").write_bytes(content[: 512 * 9])
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"cut\.tar: damaged or cut off, what is behind byte \d+ is left out"):
+            assert len(module(tmp_path).find(str(tmp_path / "cut.tar")).files) == 2
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_an_index_that_cannot_be_kept_is_no_error(tmp_path, cache):
+    cache.parent.parent.write_text("a file where the folder would be")
+    assert len(stored(module(shards(tmp_path / "shards")))[0]) == 12

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 from torchvision.models import squeezenet1_1
 
 from lightning_modules.distillation import TAUGHT, Distillation, on_student_pixels
-from lightning_modules.networks.feature_net import imagenet_normalize
+from lightning_modules.networks.feature_net import ImageNetNormalize
 from norms.errors import SettingError
 
 
@@ -78,7 +78,7 @@ def test_varied_images_are_a_function_of_seed_and_step_and_stay_images(weights):
     assert not torch.equal(first, other)
     assert first.min() >= 0
     assert first.max() <= 1
-    assert imagenet_normalize(first).shape == image.shape
+    assert ImageNetNormalize()(first).shape == image.shape
 
 
 def test_a_student_of_other_depth_is_refused(weights):

@@ -69,15 +69,16 @@ def test_what_is_known_is_drawn(options, expected, tmp_path):
 
 def test_equal_values_make_equal_files(tmp_path):
     runs = two_groups(seeds=2)
-    first, second = (figures.write(combine(runs), runs, tmp_path / name, ("svg", "pdf")) for name in "ab")
-    assert len(first) == 3 * len(OF_RHO + SWITCH + ["differences"])
+    first, second = (figures.write(combine(runs), runs, tmp_path / name, ("svg",)) for name in "ab")
+    assert len(first) == len(OF_RHO + SWITCH + ["differences"])
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_pdf_has_fonts_that_can_be_edited_and_a_narrow_one_beside_it(tmp_path):
     run = make_run("a", switches=0)
-    paths = figures.write(combine([run]), [run], tmp_path, ("pdf",))
+    paths, again = (figures.write(combine([run]), [run], tmp_path / name, ("pdf",)) for name in "ab")
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert sorted(path.name for path in paths) == sorted(
         f"{name}{end}.pdf" for name in OF_RHO for end in ("", "_column")
     )

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from norms.errors import SettingError
 from sampling.command import main as sample
 from training.callbacks.landscape import Landscape
 from training.command import main
+from training.finite import named_values
 from training.fsdp import check_fsdp2
 from training.layer_sync import NormSync
 
@@ -106,7 +106,7 @@ import sys, torch
 sys.path.insert(0, sys.argv[2])
 from test_fsdp import MODULES, trained
 for name in MODULES:
-    found = {strategy: trained(name, strategy, sys.argv[1]) for strategy in ("ddp_find_unused_parameters_true", "fsdp2")}
+    found = {strategy: trained(name, strategy, sys.argv[1]) for strategy in ("ddp", "fsdp2")}
     torch.save(found, f"{sys.argv[1]}/{name}{torch.distributed.get_rank()}.pt")
 """
 
@@ -121,7 +121,7 @@ def test_it_learns_what_ddp_learns_with_half_the_memory(tmp_path, monkeypatch):
     for name in MODULES:
         for rank in range(2):
             found = torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True)
-            whole, shared = found["ddp_find_unused_parameters_true"], found["fsdp2"]
+            whole, shared = found["ddp"], found["fsdp2"]
             assert shared["state"].keys() == whole["state"].keys()
             for key, value in whole["state"].items():
                 torch.testing.assert_close(shared["state"][key], value, rtol=1e-9, atol=1e-9, msg=f"{name} {key}")
@@ -134,9 +134,9 @@ CONFIG = """
 seed_everything: 0
 name: whole
 model:
-  class_path: test_fsdp.FreeGAN
+  class_path: lightning_modules.GAN
   init_args:
-    {architecture: test_fsdp.tiny_networks, channels: 1, latent_dim: 4, n_dis: 1, norm: batch_instance, ema_half_life: 20}
+    {architecture: test_fsdp.tiny_networks, channels: 1, latent_dim: 4, n_dis: 1, norm: batch_instance}
 data: {class_path: data.BundledDigits, init_args: {batch_size: 4, image_size: 8}}
 trainer:
   {accelerator: cpu, devices: 2, strategy: fsdp2, max_steps: 5, val_check_interval: 3, check_val_every_n_epoch: null,
@@ -200,25 +200,59 @@ def test_a_run_that_was_interrupted_goes_on_by_any_strategy(tmp_path, monkeypatc
     one = ["--ckpt_path", "runs/one/version_0", "--trainer.strategy", "auto", "--trainer.devices", "1"]
     assert main(["fit", "--config", "fsdp.yaml", *one]) == 0
 
-    whole, resumed, by_ddp, alone = (checkpoint(name) for name in ("whole", "ended", "ddp", "one"))
-    compare = partial(torch.testing.assert_close, rtol=0, atol=0)
+    whole = checkpoint("whole")
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-        compare(resumed[part], whole[part])
-        torch.testing.assert_close(by_ddp[part], whole[part], rtol=1e-4, atol=1e-6)
-        assert alone[part].keys() == whole[part].keys() if part == "state_dict" else alone[part]
+        expected = dict(named_values(whole[part], part))
+        for name, tolerance in (("ended", 0), ("ddp", 1e-4)):
+            found = dict(named_values(checkpoint(name)[part], part))
+            assert found.keys() == expected.keys()
+            for key in (key for key, value in expected.items() if isinstance(value, torch.Tensor | float)):
+                values = (torch.as_tensor(each[key]) for each in (found, expected))
+                torch.testing.assert_close(*values, rtol=tolerance, atol=tolerance / 100, msg=key)
+    assert checkpoint("one")["global_step"] == 5
     runs = {name: Path("runs", name, "version_0") for name in ("whole", "ended", "ddp", "one")}
     tables = {name: pd.read_csv(run / "metrics.csv") for name, run in runs.items()}
-    pd.testing.assert_frame_equal(tables["ended"].drop(columns=[]), tables["whole"])
+    pd.testing.assert_frame_equal(tables["ended"], tables["whole"])
     pd.testing.assert_frame_equal(tables["ddp"], tables["whole"], rtol=1e-3)
-    assert tables["one"]["train/loss_d"].tail(2).to_numpy() == pytest.approx(
-        tables["whole"]["train/loss_d"].tail(2), rel=0.3
-    )
+    last = {name: table["train/loss_d"].dropna().tail(2).mean() for name, table in tables.items()}
+    assert last["one"] == pytest.approx(last["whole"], rel=0.2)
     for name in ("ended", "ddp"):
-        for file in (f"mixing/step_000000{step}.npz" for step in range(6)):
-            found, expected = (dict(np.load(runs[each] / file)) for each in (name, "whole"))
-            assert expected.keys() == found.keys()
-            for key, value in expected.items():
-                np.testing.assert_allclose(found[key], value, rtol=1e-4)
-        assert sorted(p.name for p in runs[name].rglob("*.png")) == sorted(p.name for p in runs["whole"].rglob("*.png"))
-    assert sample([str(runs["whole"]), "-o", "samples.png"]) == 0
+        pictures = [sorted(path.name for path in runs[each].rglob("*.png")) for each in (name, "whole")]
+        assert pictures[0] == pictures[1]
+        for step in range(6):
+            found, expected = (np.load(runs[each] / f"mixing/step_000000{step}.npz") for each in (name, "whole"))
+            assert [*found] == [*expected]
+            assert np.concatenate([*found.values()]) == pytest.approx(np.concatenate([*expected.values()]), rel=1e-4)
+    assert sample([str(runs["whole"]), "-o", "samples.png", "--trust", "test_fsdp"]) == 0
     assert analyze([str(runs["whole"]), "-o", "report"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "trainer", "reason"),
+    [
+        ({"compile": True}, {}, "model.init_args.compile does not work with trainer.strategy: fsdp2, but with ddp"),
+        ({"gradient_clip": 1.0}, {}, "model.init_args.gradient_clip does not work"),
+        ({}, {"gradient_clip_val": 1.0}, "trainer.gradient_clip_val does not work"),
+        ({}, {"precision": "16-mixed"}, "trainer.precision: 16-mixed does not work"),
+        ({}, {"callbacks": [WeightAveraging()]}, "WeightAveraging does not work"),
+        ({}, {"strategy": ModelParallelStrategy()}, "take fsdp2 in the place of ModelParallelStrategy"),
+    ],
+)
+def test_what_does_not_work_is_refused_in_a_line(options, trainer, reason, monkeypatch):
+    sagan = {"architecture": "sagan", "architecture_options": {**NARROW, "attention": 8}}
+    built = pl.Trainer(**{"accelerator": "cpu", "devices": 1, "strategy": "fsdp2", "logger": False, **trainer})
+    monkeypatch.setattr(type(built), "precision", trainer.get("precision", "32-true"))  # on a CPU, 16 is bf16
+    with pytest.raises(SettingError, match=reason) as error:
+        check_fsdp2(built, GAN(**SMALL_GAN, **sagan, **options))
+    assert "\n" not in str(error.value)
+
+
+def test_without_attention_gradients_are_clipped():
+    trainer = pl.Trainer(accelerator="cpu", devices=1, strategy="fsdp2", logger=False)
+    check_fsdp2(trainer, GAN(**SMALL_GAN, architecture="resnet16", gradient_clip=1.0))
+
+
+def test_the_landscape_needs_whole_weights():
+    trainer = pl.Trainer(accelerator="cpu", devices=1, strategy="fsdp2", logger=False)
+    with pytest.raises(SettingError, match=r"needs whole weights: take trainer\.strategy: ddp"):
+        Landscape(2).setup(trainer, MODULES["classifier"](), "fit")

@@ -51,7 +51,7 @@ def hosts():
     made.__exit__(None, None, None)
 
 
-def wait_for(what, timeout=100):
+def wait_for(what, timeout=200):
     end = time.monotonic() + timeout
     while not what():
         assert time.monotonic() < end, "\n".join(path.read_text() for path in Path().glob("log*.txt"))
@@ -82,14 +82,14 @@ def test_a_training_over_a_cut_link_ends_on_both_sides_and_goes_on_bit_for_bit(h
     ]
     wait_for(LAST.is_file)
     hosts.ip(1, "link", "set", LINK, "down")
-    wait_for(lambda: all(map(errors, logs)), 30)
+    wait_for(lambda: all(map(errors, logs)), 60)
     hosts.ip(1, "link", "set", LINK, "up")
-    assert [ended(process, 100) for process in (*two, *whole)] == [0] * 4, logs[0].read_text()
+    assert [ended(process, 200) for process in (*two, *whole)] == [0] * 4, logs[0].read_text()
     for host, log in enumerate(logs):
         assert len(errors(log)) == 1
         assert re.match(
-            rf"error: process {1 - host} on \S+ has not been heard of for 3 s, so the training ends: look at that host "
-            "and the network between; go on by the same command on all hosts, with --ckpt_path last$",
+            rf"error: process {1 - host}( on \S+)? has not been heard of for 3 s, so the training ends: look at that "
+            "host and the network between; go on by the same command on all hosts, with --ckpt_path last$",
             *errors(log),
         )
     assert len(list(RUN.glob("config_resumed_*.yaml"))) == 1
@@ -104,8 +104,8 @@ def test_a_training_over_a_cut_link_ends_on_both_sides_and_goes_on_bit_for_bit(h
 @pytest.mark.slow
 def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(hosts, tmp_path):
     args = ["fit", "--config", tmp_path / "tiny.yaml", "--trainer.max_steps", 10**5, "--ckpt_path", "auto"]
-    # Few seconds to wait for what does not come; the heart that torchrun has of its own is to stop within them, too.
-    conf = ",last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
+    # Fewer seconds than by default to wait for what does not come.
+    conf = ",last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=8"
 
     def start_on(host):
         return hosts.start_torchrun(host, "1:2", *args, folder=tmp_path, log=f"log{host}.txt", conf=conf)
@@ -120,14 +120,14 @@ def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(ho
     wait_for(LAST.is_file)
     os.killpg(second.pid, signal.SIGSTOP)
     wait_for(lambda: len(resumed()) == 1)
-    assert errors("log0.txt")[0].startswith("error: process 1 on ")
+    assert re.match(r"error: process 1( on \S+)? has not been heard of for 3 s, so", errors("log0.txt")[0])
     os.killpg(second.pid, signal.SIGKILL)
     wait_for(lambda: read(LAST)["global_step"] > resumed()[0])
     second = start_on(1)
     wait_for(lambda: len(resumed()) == 2 and read(LAST)["global_step"] > resumed()[1])
     for process in (first, second):
         os.kill(process.pid, signal.SIGTERM)
-    assert ended(first) and ended(second)  # as torchrun always ends after a signal
+    assert 0 not in [ended(first, 100), ended(second, 100)], "torchrun ends so after each signal"
     (alone, both), end = resumed(), read(LAST)
     assert rows() == list(range(end["global_step"]))
     assert "a step takes 2 images, not 4 as before" in Path("log0.txt").read_text()
@@ -159,8 +159,16 @@ def test_several_hosts_without_a_meeting_point_are_refused(capsys):
 @pytest.mark.parametrize(
     ("options", "variables", "line"),
     [
-        (["--trainer.devices", "2"], {}, "trainer.devices is 2, but torchrun has brought 1 processes on this host: "),
-        (["--trainer.num_nodes", "3"], {}, "trainer.num_nodes is 3, but torchrun has brought 2 hosts together: leave "),
+        (
+            ["--trainer.devices", "2"],
+            {},
+            "trainer.devices is 2, but torchrun has brought 1 processes on this host: ",
+        ),
+        (
+            ["--trainer.num_nodes", "3"],
+            {},
+            "trainer.num_nodes is 3, but torchrun has brought 2 hosts together: leave ",
+        ),
         ([], {"TORCHELASTIC_USE_AGENT_STORE": "True"}, "torchrun --max-restarts would let the processes "),
     ],
 )

@@ -33,8 +33,6 @@ GRACE = 5.0
 PATIENCE = 30.0
 """Seconds that the other processes have to end, when the training has ended in the first."""
 
-ON_ALL = "go on by the same command on all hosts, with --ckpt_path last"
-
 OF_GLOO = re.compile(r"\[\S*gloo/\S*\] ?")
 """Where in gloo's source an error was found, as it says."""
 
@@ -137,10 +135,11 @@ class Companions(Callback):
             status, message = self._end
             raise TrainingError(message) if status == 1 else SystemExit(status)
         if isinstance(error, DistError) or OF_GLOO.search(str(error)):
-            reason = OF_GLOO.sub("", str(error)).splitlines()[0].strip()
+            reason = OF_GLOO.sub("", str(error)).splitlines()[0].split(". ")[0].strip(" .")
             if not is_distributed():
-                raise TrainingError(not_joined(trainer, f"({reason})"))
-            raise TrainingError(f"the connection to another process of this training broke ({reason}); {ON_ALL}")
+                raise TrainingError(_not_joined(trainer, f"({reason})"))
+            how_on = _how_on(trainer)
+            raise TrainingError(f"the connection to another process of this training broke ({reason}); {how_on}")
 
     def _watch(self, trainer: Trainer, run: Run, given: Sequence[str], woken: int) -> None:
         while not self._over:
@@ -179,7 +178,7 @@ class Companions(Callback):
         """Return the status and message of an end for want of another process, on this host or another one."""
         if not is_distributed():
             self._waited += PERIOD
-            return (1, not_joined(trainer, f"within {self.joining:g} s")) if self._waited > self.joining else None
+            return (1, _not_joined(trainer, f"within {self.joining:g} s")) if self._waited > self.joining else None
         if trainer.num_nodes == 1 or self._fitted:
             return None
         self._heartbeat = self._heartbeat or Heartbeat(trainer.global_rank, trainer.world_size)
@@ -188,7 +187,7 @@ class Companions(Callback):
             return None
         return 1, (
             f"{process} has not been heard of for {silence:.0f} s, so the training ends: look at that host and the "
-            f"network between; {ON_ALL}"
+            f"network between; {_how_on(trainer)}"
         )
 
     def _end_others(self, trainer: Trainer) -> None:
@@ -210,7 +209,12 @@ class Companions(Callback):
         os._exit(status)
 
 
-def not_joined(trainer: Trainer, when: str) -> str:
+def _how_on(trainer: Trainer) -> str:
+    where = " on all hosts" if trainer.num_nodes > 1 else ""
+    return f"go on by the same command{where}, with --ckpt_path last"
+
+
+def _not_joined(trainer: Trainer, when: str) -> str:
     """Tell that the processes of a training have not found each other, and what to look at."""
     found = f"the {trainer.world_size} processes of this training have not found each other {when}"
     if trainer.num_nodes == 1:

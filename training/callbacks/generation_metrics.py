@@ -175,7 +175,7 @@ class GenerationMetrics(Callback):
                 scores = self._compute(trainer, module, stage, kept_as)
         scores = trainer.strategy.broadcast(scores)
         if scores is not None:
-            module.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, sync_dist=True)
+            module.log_dict({f"{stage}/{name}": value for name, value in scores.items()})
 
     def _compute(self, trainer: Trainer, module: ImageGenerator, stage: str, kept_as: str) -> dict[str, float]:
         assert self._extractor is not None

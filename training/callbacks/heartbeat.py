@@ -65,11 +65,13 @@ class Heartbeat:
             # A connection of its own: the main thread holds that of the process group while it waits.
             store = TCPStore(*address, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=1))
             store.set(f"normlab/host/{self._rank}", socket.gethostname())
-            while not self._over.wait(BEAT):
+            while True:
                 store.add(f"normlab/beat/{self._rank}", 1)
                 for rank in self._counts:
                     self._counts[rank] = store.add(f"normlab/beat/{rank}", 0)
                     if self._counts[rank] and rank not in self._hosts:
                         self._hosts[rank] = store.get(f"normlab/host/{rank}").decode()
+                if self._over.wait(BEAT):
+                    break
             if self._done:
                 store.add(f"normlab/beat/{self._rank}", DONE)

@@ -11,11 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
 
+TRAINED = "train/"
+"""What the names of values begin with that a training step logs."""
+
+MOST_VALUES = 4
+"""Of a training step that are shown, in the order in which they are logged."""
+
 
 class RunProgress(ProgressBar):
-    """Show how many of ``trainer.max_steps`` are done, the losses, the speed and the time left.
+    """Show how many of ``trainer.max_steps`` are done, the first values of ``train/``, the speed and the time left.
 
-    A terminal gets a bar; anything else, such as a log file, gets a line now and then.
+    A terminal gets a bar; anything else, such as a log file, gets a line now and then. Values that are logged with
+    ``prog_bar=True`` are shown too. Lightning reads those after every step, for which a GPU waits each time; all others
+    are read when they are shown.
     """
 
     def __init__(self) -> None:
@@ -73,9 +81,10 @@ class RunProgress(ProgressBar):
         if not self._enabled:
             return
         step, total = trainer.global_step, trainer.max_steps
-        metrics = self.get_metrics(trainer, pl_module)
-        losses = {key.removeprefix("train/"): value for key, value in metrics.items() if isinstance(value, float)}
-        parts = [f"{key} {value:.4g}" for key, value in losses.items()]
+        logged = [(key, float(value)) for key, value in trainer.callback_metrics.items() if key.startswith(TRAINED)]
+        chosen = dict(logged[:MOST_VALUES]) | self.get_metrics(trainer, pl_module)
+        values = {key.removeprefix(TRAINED): value for key, value in chosen.items() if isinstance(value, float)}
+        parts = [f"{key} {value:.4g}" for key, value in values.items()]
         # The first step is left out: it warms up.
         timed = step - self._first_step - 1
         seconds = (self._refreshed - self._first_time) / max(1, timed)

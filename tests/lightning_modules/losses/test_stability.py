@@ -14,13 +14,13 @@ def smooth(size=48):
 def test_whole_pixels_move_as_they_are(right, down):
     image = torch.rand(2, 3, 20, 30)
     expected = torch.roll(image, (down, right), (-2, -1))
-    torch.testing.assert_close(moved(image, right, down)[..., 5:-5, 5:-5], expected[..., 5:-5, 5:-5])
+    torch.testing.assert_close(moved(image, torch.tensor([right, down]))[..., 5:-5, 5:-5], expected[..., 5:-5, 5:-5])
 
 
 def test_halves_of_pixels_add_up():
     image = smooth()
-    twice = moved(moved(image, 0.5, -0.25), 0.5, -0.75)
-    assert (twice - moved(image, 1, -1))[..., 8:-8, 8:-8].abs().mean() < 5e-3
+    twice = moved(moved(image, torch.tensor([0.5, -0.25])), torch.tensor([0.5, -0.75]))
+    assert (twice - moved(image, torch.tensor([1, -1])))[..., 8:-8, 8:-8].abs().mean() < 5e-3
     assert (twice - image)[..., 8:-8, 8:-8].abs().mean() > 5e-2
 
 
@@ -38,7 +38,7 @@ def test_what_stays_on_the_screen_counts():
     draws[0, 0, 0, 0] = 0.9538726  # erf(0.9538726 / sqrt(2)) * 4 is 2.64 pixels to the right
     right = FARTHEST * torch.erf(torch.tensor(0.9538726 / 2**0.5)).item()
     value = instability(lambda image: stripes, photo, stripes, draws)
-    expected = (stripes - moved(stripes, right, 0))[..., 8:-8, 8:-8].square().mean()
+    expected = (stripes - moved(stripes, torch.tensor([right, 0])))[..., 8:-8, 8:-8].square().mean()
     torch.testing.assert_close(value, expected)
     assert value > 0.1
 

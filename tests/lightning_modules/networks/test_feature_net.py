@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as TF
 
 import norms
-from lightning_modules.networks.feature_net import BUNDLED, IMAGENET_MEAN, IMAGENET_STD, FeatureNet, imagenet_normalize
+from lightning_modules.networks.feature_net import BUNDLED, IMAGENET_MEAN, IMAGENET_STD, FeatureNet, ImageNetNormalize
 from norms.errors import SettingError
 
 LAYERS = ["relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu4_1"]
@@ -36,8 +36,8 @@ def image(*shape, seed=0):
 
 def test_imagenet_normalize_is_torchvisions_for_rgb_and_repeats_gray():
     rgb, gray = image(2, 3, 5, 7), image(2, 1, 5, 7)
-    torch.testing.assert_close(imagenet_normalize(rgb), TF.normalize(rgb, list(IMAGENET_MEAN), list(IMAGENET_STD)))
-    torch.testing.assert_close(imagenet_normalize(gray), imagenet_normalize(gray.expand(2, 3, 5, 7)))
+    torch.testing.assert_close(ImageNetNormalize()(rgb), TF.normalize(rgb, list(IMAGENET_MEAN), list(IMAGENET_STD)))
+    torch.testing.assert_close(ImageNetNormalize()(gray), ImageNetNormalize()(gray.expand(2, 3, 5, 7)))
 
 
 def test_layers_have_vggs_names_and_resolutions_halve_per_stage():
@@ -95,7 +95,7 @@ def test_folding_keeps_the_activations_and_leaves_the_network_alone():
     network = trained_like(FeatureNet())
     before = {name: value.clone() for name, value in network.state_dict().items()}
     folded = network.folded()
-    x = imagenet_normalize(image(2, 3, 33, 40))
+    x = ImageNetNormalize()(image(2, 3, 33, 40))
     with torch.no_grad():
         expected, got = network.features(x, LAYERS), folded.features(x, LAYERS)
     for name in LAYERS:
@@ -156,7 +156,7 @@ def test_bundled_network_sees_structure():
     stripes = torch.zeros(1, 3, 32, 32)
     stripes[..., ::4] = 1
     shuffled = stripes.flatten()[torch.randperm(stripes.numel(), generator=torch.Generator().manual_seed(0))]
-    one, other = (network(imagenet_normalize(x)) for x in (stripes, shuffled.view_as(stripes)))
+    one, other = (network(ImageNetNormalize()(x)) for x in (stripes, shuffled.view_as(stripes)))
     assert one.isfinite().all()
     assert (one - other).norm() > 0.5 * one.norm()
 

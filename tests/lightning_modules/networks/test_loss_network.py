@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.transforms.v2.functional import normalize
 
-from lightning_modules.networks.feature_net import FeatureNet, imagenet_normalize
+from lightning_modules.networks.feature_net import FeatureNet, ImageNetNormalize
 from lightning_modules.networks.loss_network import LossNetwork, default_layers
 from norms.errors import SettingError
 
@@ -63,7 +63,7 @@ def test_layers_are_those_that_the_names_mean(name, tmp_path):
 def test_bundled_is_the_feature_network():
     layers = ["relu1_1", "relu2_2", "relu4_1"]
     network, image = LossNetwork("bundled", layers), torch.rand(2, 3, 32, 32)
-    expected = FeatureNet.bundled().features(imagenet_normalize(image), layers)
+    expected = FeatureNet.bundled().features(ImageNetNormalize()(image), layers)
     for layer, features in network(image, layers).items():
         torch.testing.assert_close(features, expected[layer])
 
