@@ -1,11 +1,13 @@
 """Two hosts on one machine: network namespaces with a link between them, and ``torchrun`` in each, quickly started."""
 
 import ctypes
+import multiprocessing
 import os
 import runpy
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +126,14 @@ def _start(spaces, door, *rest):
         with open(space) as file:
             if ctypes.CDLL(None).setns(file.fileno(), 0):
                 raise OSError(f"cannot enter {space}")
+    threading.Thread(target=end_with_the_test, daemon=True).start()
     _run(Path(__file__) if door == "torchrun" else door, *rest)
+
+
+def end_with_the_test():
+    """End this process and those that it starts as soon as the one is gone that runs the test, however it has ended."""
+    multiprocessing.parent_process().join()
+    _kill(os.getpid())
 
 
 def _torchrun(arguments):

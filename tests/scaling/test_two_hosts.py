@@ -1,17 +1,21 @@
 """Two hosts: a training over both, a link that is cut, a host that hangs, and one that comes back."""
 
 import csv
+import multiprocessing
 import os
 import re
 import signal
+import socket
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 from processes import ended, start, start_two
-from two_hosts import LINK, Hosts
+from two_hosts import LINK, Hosts, end_with_the_test
 
 from training.callbacks import heartbeat
 from training.callbacks.heartbeat import Heartbeat
@@ -139,11 +143,13 @@ def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(ho
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_host_that_nobody_joins_ends_with_a_line(rank):
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{29411 + rank}", "NODE_RANK": str(rank)}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
     process = start("train.py", "fit", "--config", "tiny.yaml", "--trainer.num_nodes", 2, "--hosts.joining", 1, **env)
-    assert ended(process, 40) == 1
+    assert ended(process, 200) == 1  # the first process that is forked waits for all imports
     assert errors("log.txt") == [
-        f"error: the 2 processes of this training have not found each other within 1 s at 127.0.0.1:{29411 + rank}: "
+        f"error: the 2 processes of this training have not found each other within 1 s at 127.0.0.1:{port}: "
         "check that the command runs on all 2 hosts, that this address is that of the first one, the same for all, and "
         "that each of them reaches it"
     ]
@@ -180,6 +186,39 @@ def test_what_contradicts_torchrun_is_refused(capsys, monkeypatch, options, vari
         monkeypatch.setenv(name, value)
     assert main(["fit", "--config", "tiny.yaml", *options]) == 2
     assert f"error: {line}" in capsys.readouterr().err
+
+
+def test_what_a_test_has_started_ends_also_if_the_test_is_killed():
+    """With its own processes, which a killed process would leave behind."""
+    forking = multiprocessing.get_context("fork")
+    pids = forking.SimpleQueue()
+
+    def be_torchrun():
+        os.setsid()
+        threading.Thread(target=end_with_the_test, daemon=True).start()
+        if os.fork():
+            pids.put(os.getpid())
+        time.sleep(100)
+
+    def be_the_test():
+        forking.Process(target=be_torchrun).start()
+        time.sleep(100)
+
+    test = forking.Process(target=be_the_test)
+    test.start()
+    group = pids.get()
+    test.kill()
+    wait_for(lambda: not running(group), 20)
+
+
+def running(group):
+    """Tell whether a process of a group has not ended."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended since
+            state, _, of_group, *_ = path.read_text().rpartition(")")[2].split()
+            if int(of_group) == group and state != "Z":
+                return True
+    return False
 
 
 def test_a_heart_is_heard_until_it_stops_and_not_missed_when_all_is_done(monkeypatch):
