@@ -83,6 +83,22 @@ def test_photos_shards_and_styles_are_told_apart():
     assert BundledDigits().fingerprint() == BundledDigits(seed=3).fingerprint()
 
 
+def test_places_of_files_may_differ_and_their_names_may_not():
+    def facts(place, name="night.jpg"):
+        config = {
+            "runs_dir": f"{place}/runs",
+            "model": {"init_args": {"styles": [f"{place}/{name}", "waves"], "weights": f"{place}/vgg.pth"}},
+            "data": {"init_args": {"folder": f"{place}/photos", "styles": f"{place}/of_{place[1:]}"}},
+            "trainer": {"callbacks": [{"init_args": {"file": f"{place}/file.txt"}}]},
+        }
+        return Agreement(yaml.safe_dump(config))._facts(None)
+
+    assert facts("/scratch/a") == facts("b") == facts("/b/")
+    assert difference([("a", facts("/a")), ("b", facts("/b", "day.jpg"))]).startswith(
+        "model.init_args.styles: ['day.jpg', 'waves'] in process 1 on b, ['night.jpg', 'waves'] in process 0 on a; "
+    )
+
+
 def test_the_first_other_process_is_told():
     same, other = {"torch": "2.14.1", "model.lr": 0.1}, {"torch": "2.13.0", "model.lr": 0.1}
     assert difference([("a", same), ("a", same), ("b", same)]) == ""

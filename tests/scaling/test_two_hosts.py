@@ -165,6 +165,27 @@ def test_several_hosts_without_a_meeting_point_are_refused(capsys):
 
 
 @pytest.mark.parametrize(
+    ("number", "variable", "value", "line"),
+    [
+        (2, "NODE_RANK", "first", "NODE_RANK must be a number from 0 to 1, got 'first'"),
+        (2, "NODE_RANK", "2", "NODE_RANK must be a number from 0 to 1, got '2'"),
+        (2, "NODE_RANK", "-1", "NODE_RANK must be a number from 0 to 1, got '-1'"),
+        (1, "NODE_RANK", "1", "NODE_RANK must be a number from 0 to 0, got '1'"),
+        (2, "MASTER_PORT", "http", "MASTER_PORT must be a number from 0 to 65535, got 'http'"),
+        (2, "MASTER_PORT", "99999", "MASTER_PORT must be a number from 0 to 65535, got '99999'"),
+        (2, "MASTER_ADDR", "", "MASTER_ADDR is empty: set it, or unset it"),
+    ],
+)
+def test_variables_that_cannot_mean_anything_are_refused(capsys, monkeypatch, number, variable, value, line):
+    good = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400", "NODE_RANK": "0"}
+    for name, text in {**good, variable: value}.items():
+        monkeypatch.setenv(name, text)
+    options = ["--trainer.devices", "2", "--trainer.num_nodes", str(number)]
+    assert main(["fit", "--config", "tiny.yaml", *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: the environment variable {line}"
+
+
+@pytest.mark.parametrize(
     ("options", "variables", "line"),
     [
         (
