@@ -1,5 +1,6 @@
 """Processes of other versions, settings, checkpoints or images do not begin a training together."""
 
+import re
 import shutil
 import socket
 import tarfile
@@ -17,6 +18,7 @@ from data import BundledDigits, ImageFolder, LabeledFolder, Shards, StyledPhotos
 from norms.errors import SettingError
 from training.callbacks import agreement
 from training.callbacks.agreement import Agreement, difference
+from training.run import Run
 
 TINY = {
     "name": "tiny",
@@ -97,6 +99,20 @@ def test_places_of_files_may_differ_and_their_names_may_not():
     assert difference([("a", facts("/a")), ("b", facts("/b", "day.jpg"))]).startswith(
         "model.init_args.styles: ['day.jpg', 'waves'] in process 1 on b, ['night.jpg', 'waves'] in process 0 on a; "
     )
+
+
+def test_checkpoints_of_equal_steps_are_told_apart_by_what_they_hold():
+    def checkpoint(name, value):
+        path = Path(name)
+        path.parent.mkdir(exist_ok=True)
+        torch.save({"global_step": 8, "state_dict": {"a": torch.full((3,), value)}}, path)
+        return Run(path.parent, path)
+
+    one, other = checkpoint("a/last.ckpt", 1.0), checkpoint("b/last.ckpt", 2.0)
+    assert re.fullmatch(r"step 8 \(checksum \w{8}\)", one.told)
+    assert one.told == Run("c", Path(shutil.copy(one.checkpoint, "copied.ckpt"))).told != other.told
+    facts = [("a", Agreement("a: 1", run.told)._facts(None)) for run in (one, other)]
+    assert difference(facts).startswith(f"the checkpoint to go on from: {other.told} in process 1 on a, {one.told} in")
 
 
 def test_the_first_other_process_is_told():

@@ -31,12 +31,12 @@ class Agreement(Callback):
 
     Args:
         config: The resolved configuration, as YAML.
-        step: The step of the checkpoint that the training goes on from; None if it begins.
+        checkpoint: Which checkpoint the training goes on from; None if it begins.
     """
 
-    def __init__(self, config: str, step: int | None = None) -> None:
+    def __init__(self, config: str, checkpoint: str | None = None) -> None:
         self.config = config
-        self.step = step
+        self.checkpoint = checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compare, when the processes have found each other and their data, and nothing else has begun.
@@ -63,7 +63,7 @@ class Agreement(Callback):
             "torch": str(torch.__version__),
             "Lightning": version("pytorch-lightning"),
             **{name: without_folders(value) for name, value in settings if not OF_A_HOST.fullmatch(name)},
-            "the step to go on from": self.step,
+            "the checkpoint to go on from": self.checkpoint,
             **(data.fingerprint() if isinstance(data, ImageDataModule) else {}),
         }
 
