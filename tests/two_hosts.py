@@ -1,14 +1,11 @@
 """Two hosts on one machine: network namespaces with a link between them, and ``torchrun`` in each, quickly started."""
 
 import ctypes
-import multiprocessing
 import os
 import runpy
-import signal
 import subprocess
 import sys
-import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -93,7 +90,7 @@ class Hosts:
         process = CONTEXT.Process(target=_start, args=arguments)
         with mock.patch.dict(os.environ, PYTHONPATH=path):
             process.start()
-        self._stack.callback(_kill, process.pid)
+        self._stack.enter_context(killed_in_the_end(process.pid))
         return process
 
     def start_torchrun(self, host, number, *args, conf="", **options):
@@ -114,10 +111,11 @@ def _held(stack, command):
     return holder.pid
 
 
-def _kill(leader):
-    """End a process with all that it has started."""
-    with suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
+def killed_in_the_end(leader):
+    """Within a context, have a process and its group killed when it is left, or this process is gone without that."""
+    words = ["sh", "-c", f"read line; kill -s KILL -- -{leader} {leader}"]
+    # In a session of its own, which neither Ctrl-C nor a kill of the test's group ends.
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def _start(spaces, door, *rest):
@@ -126,14 +124,7 @@ def _start(spaces, door, *rest):
         with open(space) as file:
             if ctypes.CDLL(None).setns(file.fileno(), 0):
                 raise OSError(f"cannot enter {space}")
-    threading.Thread(target=end_with_the_test, daemon=True).start()
     _run(Path(__file__) if door == "torchrun" else door, *rest)
-
-
-def end_with_the_test():
-    """End this process and those that it starts as soon as the one is gone that runs the test, however it has ended."""
-    multiprocessing.parent_process().join()
-    _kill(os.getpid())
 
 
 def _torchrun(arguments):

@@ -1,21 +1,19 @@
 """Two hosts: a training over both, a link that is cut, a host that hangs, and one that comes back."""
 
 import csv
-import multiprocessing
 import os
 import re
 import signal
 import socket
-import threading
+import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 from processes import ended, start, start_two
-from two_hosts import LINK, Hosts, end_with_the_test
+from two_hosts import LINK, Hosts, killed_in_the_end
 
 from training.callbacks import heartbeat
 from training.callbacks.heartbeat import Heartbeat
@@ -209,37 +207,24 @@ def test_what_contradicts_torchrun_is_refused(capsys, monkeypatch, options, vari
     assert f"error: {line}" in capsys.readouterr().err
 
 
-def test_what_a_test_has_started_ends_also_if_the_test_is_killed():
-    """With its own processes, which a killed process would leave behind."""
-    forking = multiprocessing.get_context("fork")
-    pids = forking.SimpleQueue()
-
-    def be_torchrun():
-        os.setsid()
-        threading.Thread(target=end_with_the_test, daemon=True).start()
-        if os.fork():
-            pids.put(os.getpid())
+def test_what_runs_on_a_host_ends_also_when_it_is_stopped_and_the_test_is_killed():
+    two = ["sh", "-c", "sleep 100 & sleep 100"]
+    started = subprocess.Popen(two, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    seen, see = os.pipe()
+    test = os.fork()
+    if not test:
+        _ = killed_in_the_end(started.pid)
+        os.write(see, b".")
         time.sleep(100)
-
-    def be_the_test():
-        forking.Process(target=be_torchrun).start()
-        time.sleep(100)
-
-    test = forking.Process(target=be_the_test)
-    test.start()
-    group = pids.get()
-    test.kill()
-    wait_for(lambda: not running(group), 20)
-
-
-def running(group):
-    """Tell whether a process of a group has not ended."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended since
-            state, _, of_group, *_ = path.read_text().rpartition(")")[2].split()
-            if int(of_group) == group and state != "Z":
-                return True
-    return False
+        os._exit(1)
+    assert os.read(seen, 1) == b"."
+    os.killpg(started.pid, signal.SIGSTOP)
+    os.kill(test, signal.SIGKILL)
+    os.waitpid(test, 0)
+    assert started.communicate(timeout=20)[0] == b"", "nobody is left who could write"
+    assert started.returncode == -signal.SIGKILL
+    os.close(seen)
+    os.close(see)
 
 
 def test_a_heart_is_heard_until_it_stops_and_not_missed_when_all_is_done(monkeypatch):
