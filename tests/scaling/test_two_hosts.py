@@ -105,7 +105,7 @@ def test_a_training_over_a_cut_link_ends_on_both_sides_and_goes_on_bit_for_bit(h
 def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(hosts, tmp_path):
     args = ["fit", "--config", tmp_path / "tiny.yaml", "--trainer.max_steps", 10**5, "--ckpt_path", "auto"]
     # Fewer seconds than by default to wait for what does not come.
-    conf = ",last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=8"
+    conf = ",last_call_timeout=8,keep_alive_interval=1,keep_alive_max_attempt=8"
 
     def start_on(host):
         return hosts.start_torchrun(host, "1:2", *args, folder=tmp_path, log=f"log{host}.txt", conf=conf)
