@@ -120,10 +120,10 @@ def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(ho
     # On a busy machine the first one may have begun alone.
     wait_for(lambda: LAST.is_file() and read(LAST)["TinyStream"]["images_per_step"] == 4)
     known, times = read(LAST)["TinyStream"], len(resumed())
-    os.killpg(second.pid, signal.SIGSTOP)
+    hosts.signal(1, signal.SIGSTOP)
     wait_for(lambda: len(resumed()) == times + 1)
     assert re.match(r"error: process 1( on \S+)? has not been heard of for 3 s, so", errors("log0.txt")[-1])
-    os.killpg(second.pid, signal.SIGKILL)
+    hosts.signal(1, signal.SIGKILL)
     wait_for(lambda: read(LAST)["global_step"] > resumed()[-1])
     second = start_on(1)
     wait_for(lambda: len(resumed()) == times + 2 and read(LAST)["global_step"] > resumed()[-1])
