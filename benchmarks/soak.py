@@ -4,10 +4,10 @@ Each is trained by ``train.py fit`` with all that accompanies a training: metric
 values, sample pictures, validations, the last and the best checkpoint, and of the GAN its singular values and scores. A
 run has three processes: one makes the first twentieth of the steps, one goes on to the end, and one goes on for ten
 steps more. Every 200 steps, between two of them, the process notes its memory and that of its children, its open files,
-threads, Python objects and the sizes of the run's files, and how long it takes for a computation that is always the
-same, since a machine with other work gets slower and faster. Of every step it notes the time by the clock and that of
-the processor. A last process goes on once more, after the files have got as many rows and mixing values as a million
-steps leave. What is there already is not made again.
+threads, Python objects and the sizes of the run's files. Of every step it notes the time by the clock and that of the
+processor; of some, in the place of both, how many functions are called, which no other work on the machine disturbs. A
+last process goes on once more, after the files have got as many rows and mixing values as a million steps leave. What
+is there already is not made again.
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py
     python benchmarks/soak_report.py --figure docs/soak.svg --markdown benchmarks/soak.md
@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 
 RUNS = {
     "style": {
@@ -67,6 +66,9 @@ STARTED = "NORMLAB_SOAK_STARTED"
 EVERY = 200
 """Steps between two samples."""
 
+COUNTED = 0, 1, 9
+"""So many steps after a sample, and before a validation now and then, calls are counted: in a step of each kind."""
+
 LONG = 1_000_000
 """Steps of the training whose files are made up in the end."""
 
@@ -81,26 +83,36 @@ class Watch(pl.Callback):
     def __init__(self, file: str) -> None:
         self.file = Path(file)
         self._begun: tuple[float, float] | None = None
+        self._calls = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the table of steps, whole and touched, so that it does not grow."""
         self._first = trainer.global_step
-        self._times = np.full((trainer.max_steps - self._first, 2), np.nan)
+        self._times = np.full((trainer.max_steps - self._first, 3), np.nan)
         self._samples = self.file.with_suffix(".jsonl").open("w")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Note the last step, and sample."""
+        sys.setprofile(None)
         step, now = trainer.global_step, _clocks()
         if self._begun is None:
             self._start = {"step": step, "seconds": time.time() - float(os.environ[STARTED]), "cpu": now[1]}
+        elif self._calls:
+            self._times[step - 1 - self._first, 2] = self._calls
         else:
-            self._times[step - 1 - self._first] = np.subtract(now, self._begun)
+            self._times[step - 1 - self._first, :2] = np.subtract(now, self._begun)
         if step % EVERY == 0:
             self._sample(trainer)
-        self._begun = _clocks()
+        self._calls, self._begun = 0, _clocks()
+        if step % EVERY in COUNTED or step % 1000 == 999:
+            sys.setprofile(self._count)
+
+    def _count(self, frame: Any, event: str, _: Any) -> None:
+        self._calls += event in ("call", "c_call")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sample once more, time some checkpoints, and write all of it."""
+        sys.setprofile(None)
         self._sample(trainer)
         path = self.file.with_suffix(".ckpt")
         seconds = []
@@ -133,19 +145,7 @@ def _process() -> dict[str, float]:
         "open files": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
         "objects": len(gc.get_objects()),
-        "fixed": median(_fixed_computation() for _ in range(5)),
     }
-
-
-def _fixed_computation() -> float:
-    """Return how many ms of the processor some convolutions and many calls take, as in a step."""
-    start = time.process_time()
-    image, weight = torch.ones(4, 16, 32, 32), torch.ones(16, 16, 3, 3)
-    for _ in range(20):
-        image = torch.nn.functional.conv2d(image, weight, padding=1).mul(0.01)
-        for _ in range(20):
-            weight = weight.add(0.0)
-    return 1e3 * (time.process_time() - start)
 
 
 def _memory(process: int) -> tuple[float, float]:

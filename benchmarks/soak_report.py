@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,10 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import theilslopes
 
 from experiments.plots import panels, save, styled
-from mixing_analysis.plots import GROUP_COLORS, RULE
+from mixing_analysis.plots import DASHES, GROUP_COLORS, INK, RULE
 from training.checkpoint_files import CheckpointFiles, read_checkpoint
 
 TRAINING = "OMP_NUM_THREADS=1 python benchmarks/soak.py"
@@ -43,14 +44,10 @@ there.
 
 Flat is what grows by less than 2 % over the second half of the steps, gray in the figure. That growth is the slope
 through the medians of ten windows, as Theil and Sen take it, with its interval of 95 %, times the length of the half,
-and relative to the median. A machine with other work gets slower and faster, so times are also given as multiples of
-the time that a computation takes which is always the same. Files grow with what is logged, and are to take as many
-bytes a step all the time."""
+and relative to the median. A machine with other work gets slower and faster, but the number of calls of functions in a
+step of Python stays the same. Files grow with what is logged, and are to take as many bytes a step all the time."""
 
 WINDOWS, MOST = 10, 0.02
-
-SMALL_FILES = 0.05
-"""Files of fewer MB are not drawn."""
 
 KINDS: dict[str, Callable[[int], bool]] = {
     "plain step": lambda step: step % 50 != 0 and step % 10 != 9,
@@ -70,25 +67,32 @@ LABELS = {
     "threads": "threads",
     "children": "child processes",
     "objects": "Python objects",
-    "fixed": "a fixed computation, ms of the processor",
 }
 """What is noted between steps, and what it is called."""
 
-CLOCKS = ("ms by the clock", "ms of the processor", "by the fixed computation")
+CLOCKS = ("ms by the clock", "ms of the processor", "function calls")
 
 Series = tuple[list[float], list[float]]
 """Steps, and a value for each."""
 
 PANELS = {
-    "memory, MB": ("rss", "uss", "children's rss"),
-    "counts": ("open files", "threads", "children"),
-    "plain steps, ms": ("plain step, ms by the clock", "plain step, ms of the processor", "fixed"),
+    "Memory, MB": {"in use": "rss", "of its own": "uss", "of W&B's process": "children's rss"},
+    "Counts": {"open files": "open files", "threads": "threads", "child processes": "children"},
+    "A plain step, ms": {"by the clock": f"plain step, {CLOCKS[0]}", "of the processor": f"plain step, {CLOCKS[1]}"},
 }
-"""Panels of the figure above that of files, and what they show."""
+"""Panels of the figure, and what they show."""
+
+PARTS = {
+    "W&B's history": ["W&B: history"],
+    "pictures, twice": ["samples", "W&B: pictures"],
+    "checkpoints": ["checkpoints"],
+    "metrics.csv, mixing values": ["metrics.csv", "mixing"],
+}
+"""What the panel of files shows."""
 
 
 def read(record: Path) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Any]]:
-    """Return the samples, the seconds of each step by clock and processor, and what was timed once."""
+    """Return the samples, the seconds or calls of each step, and what was timed once."""
     samples = [json.loads(line) for line in record.with_suffix(".jsonl").read_text().splitlines()]
     return samples, np.load(record.with_suffix(".npy")), json.loads(record.with_suffix(".json").read_text())
 
@@ -115,12 +119,11 @@ def series(record: Path) -> dict[str, Series]:
     found: dict[str, Series] = {key: (at, [each[key] for each in samples]) for key in LABELS}
     steps = np.arange(len(times)) + once["start"]["step"]
     for kind, is_one in KINDS.items():
-        # The first steps of a process warm up, and what comes after the last is not of a step.
-        chosen = np.array([step for step in steps[20:-1] if is_one(step)], dtype=int)
-        clock, processor = 1e3 * times[chosen - steps[0]].T
-        fixed = np.interp(chosen, *windowed(*found["fixed"], 2 * WINDOWS))
-        for name, values in zip(CLOCKS, (clock, processor, processor / fixed), strict=True):
-            found[f"{kind}, {name}"] = ([*map(float, chosen)], [*map(float, values)])
+        # The first steps of a process warm up.
+        chosen = np.array([step for step in steps[20:] if is_one(step)], dtype=int)
+        for name, values, unit in zip(CLOCKS, times[chosen - steps[0]].T, (1e3, 1e3, 1), strict=True):
+            there = ~np.isnan(values)
+            found[f"{kind}, {name}"] = chosen[there].tolist(), (unit * values[there]).tolist()
     return found
 
 
@@ -184,25 +187,34 @@ def checkpoint_times() -> list[list[str]]:
 
 
 def draw(runs: Mapping[str, list[Path]], file: Path) -> None:
-    """Draw what was noted over the steps, a column of panels for each run."""
+    """Draw what was noted over the steps: quantities by color, and each run with dashes of its own."""
     with styled():
-        figure, axes = panels((len(PANELS) + 1) * len(runs), len(runs), 1.8)
-        for column, (name, records) in enumerate(runs.items()):
+        figure, axes = panels(len(PANELS) + 1, 2, 2.1)
+        for (name, records), dashes in zip(runs.items(), DASHES, strict=False):
             found, samples = series(records[1]), read(records[1])[0]
             steps = [each["step"] for each in samples]
-            shown = {title: {key: found[key] for key in keys} for title, keys in PANELS.items()}
-            parts = {part: [each["files"].get(part, [0])[0] / 1e6 for each in samples] for part in samples[-1]["files"]}
-            shown["files, MB"] = {part: (steps, sizes) for part, sizes in parts.items() if sizes[-1] > SMALL_FILES}
-            for panel, (title, curves) in zip(axes[column :: len(runs)], shown.items(), strict=True):
-                panel.axvspan(steps[-1] / 2, steps[-1], color=RULE, alpha=0.4, linewidth=0)
-                for key, color in zip(curves, cycle(GROUP_COLORS)):
-                    label = LABELS.get(key, key).removeprefix("plain step, ms ").partition(", m")[0]
-                    panel.plot(*windowed(*curves[key], 100), color=color, label=label)
-                panel.set_ylim(0)
-                panel.set_title(f"{name}: {title}")
-                panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        for panel in axes[-len(runs) :]:
+            curves = [{label: found[key] for label, key in panel.items()} for panel in PANELS.values()]
+            sizes = [{part: size / 1e6 for part, (size, _) in each["files"].items()} for each in samples]
+            curves.append(
+                {
+                    label: (steps, [sum(each.get(part, 0) for part in parts) for each in sizes])
+                    for label, parts in PARTS.items()
+                }
+            )
+            for panel, shown in zip(axes, curves, strict=True):
+                for (label, values), color in zip(shown.items(), GROUP_COLORS, strict=False):
+                    text = label if name == next(iter(runs)) else None
+                    panel.plot(*windowed(*values, 100), color=color, linestyle=dashes, label=text)
+        for panel, title in zip(axes, [*PANELS, "Files, MB"], strict=True):
+            panel.axvspan(steps[-1] / 2, steps[-1], color=RULE, alpha=0.4, linewidth=0)
+            panel.set_title(title)
+            panel.set_ylim(0, 1.6 * panel.get_ylim()[1])  # with room for the legend
             panel.set_xlabel("steps")
+            panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+            panel.legend(loc="upper left", labelspacing=0.25)
+        handles = [Line2D([], [], color=INK, linestyle=dashes) for _, dashes in zip(runs, DASHES, strict=False)]
+        figure.legend(handles, list(runs), loc="outside upper right", ncols=len(runs))
         save(figure, file)
 
 
