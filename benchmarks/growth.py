@@ -10,7 +10,7 @@ the peak of what is resident.
 The dashed line is the ideal: each image, pixel and weight costs as much as where there are most of them, and nothing
 besides. More styles, classes, learned norms and logged steps would ideally cost nothing.
 
-    python benchmarks/growth.py --results growth.jsonl --figure benchmarks/growth.svg --markdown benchmarks/growth.md
+    python benchmarks/growth.py --results growth.jsonl --figure docs/growth.svg --markdown benchmarks/growth.md
 """
 
 import argparse
@@ -291,7 +291,8 @@ def main() -> None:
             lines += [f"## {AXES[name].label}", "", *pages.table(columns, rows(name, points))]
             if power := AXES[name].power:
                 fixed, further = fixed_and_further(points, power)
-                lines += [f"Fitted: {fixed * 1e3:.1f} ms + {further * 1e3:.3g} ms x value^{power}", ""]
+                of_what = "value" if power == 1 else f"value^{power}"
+                lines += [f"Fitted: {fixed * 1e3:.1f} ms + {further * 1e3:.3g} ms x {of_what}.", ""]
         options.markdown.write_text("\n".join(lines))
 
 

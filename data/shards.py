@@ -2,7 +2,7 @@
 
 The package ``webdataset`` itself reads shards from front to back only, so that no training could go on where it was.
 ``wids``, which reads by index, is no part of its releases from 1.0 on. It keeps the index of ten shards at a time: of a
-hundred in random order it reads 86 images per second, where 90,000 are read by this one (benchmarks/folder_index.md).
+hundred in random order it reads 79 images per second, where 91,000 are read by this one (benchmarks/folder_index.md).
 """
 
 import glob

@@ -221,6 +221,7 @@ class GAN(ImageGenerator):
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
             raise SettingError(f"a GAN trains in precision 32-true or bf16-mixed, not {precision}")
+        self.last_penalty = self.last_penalty.to(self.device)  # where the next ones are, as Lightning averages them
         # Lightning offers to save the weights from before a step. Those after it are what a resumed run needs.
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 

@@ -252,7 +252,7 @@ def test_the_benchmark_of_the_input_weighs_waits_and_leaves_out_the_first_steps(
     assert module.wait(module._parse(), tmp_path) == [("gan", "20.00 ms", "200.0 ms", "10.00% > 3%")]
 
 
-def test_the_benchmark_of_growth_measures_in_processes_and_shows_medians(monkeypatch, tmp_path):
+def test_the_benchmark_of_growth_shows_medians_beside_the_ideal(monkeypatch, tmp_path):
     growth = load("growth")
     results, page, figure = (tmp_path / name for name in ("all.jsonl", "growth.md", "growth.svg"))
     results.write_text(

@@ -1,13 +1,10 @@
-"""Two hosts on one machine: network namespaces with a link between them, and ``torchrun`` in each, quickly started."""
+"""Two hosts on one machine: network namespaces with a link between them, and commands in each."""
 
 import ctypes
 import os
-import runpy
 import signal
 import subprocess
-import sys
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +12,7 @@ import torch
 from processes import CONTEXT, ROOT, _run
 from pytorch_lightning import Callback
 from stand_ins import Images
+from torch.distributed import run
 
 from data.module import ImageDataModule
 
@@ -91,8 +89,16 @@ class Hosts:
         process = CONTEXT.Process(target=_start, args=arguments)
         with mock.patch.dict(os.environ, PYTHONPATH=path):
             process.start()
-        self._stack.callback(_kill, process.pid)
+        self._stack.callback(self.signal, host, signal.SIGKILL)
         return process
+
+    def signal(self, host, number):
+        """Send a signal to all processes of a host but the one that holds it."""
+        space = os.readlink(f"/proc/{self.holders[host]}/ns/net")
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.readlink(entry / "ns/net") == space and int(entry.name) != self.holders[host]:
+                    os.kill(int(entry.name), number)
 
     def start_torchrun(self, host, number, *args, conf="", **options):
         """Start ``train.py`` by ``torchrun`` on a host, one process with a rendezvous on the first host."""
@@ -112,38 +118,9 @@ def _held(stack, command):
     return holder.pid
 
 
-def _kill(leader):
-    """End a process with all that it has started."""
-    with suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
-
-
 def _start(spaces, door, *rest):
-    os.setsid()
     for space in spaces:  # which a process with several threads cannot enter
         with open(space) as file:
             if ctypes.CDLL(None).setns(file.fileno(), 0):
                 raise OSError(f"cannot enter {space}")
-    _run(Path(__file__) if door == "torchrun" else door, *rest)
-
-
-def _torchrun(arguments):
-    """Be ``torchrun``, whose workers are forked from it and so need no ten seconds to import everything."""
-    from torch.distributed import run
-    from torch.distributed.launcher import api
-
-    def launch(config, entrypoint):
-        return api.elastic_launch(replace(config, start_method="fork"), _work)
-
-    with mock.patch.object(run, "elastic_launch", launch):
-        run.main(arguments)
-
-
-def _work(*arguments):
-    script = next(place for place, word in enumerate(arguments) if word.endswith(".py"))
-    sys.argv = list(arguments[script:])
-    runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    _torchrun(sys.argv[1:])
+    _run(run.__file__ if door == "torchrun" else door, *rest)

@@ -29,11 +29,11 @@ AVERAGES = (StochasticWeightAveraging, WeightAveraging)
 class FSDP2Strategy(DDPStrategy):
     """Train as DDP does, with networks that torch's ``fully_shard`` has distributed over the processes, block by block.
 
-    The networks are the module's children that have parameters, or those that its attribute ``distributed`` names. All
-    weights of a block are there while it is computed, and with ``penalties`` until the end of the backward pass. The
-    module is whole until the training is set up and after its end, and so are checkpoints, which any other strategy
-    goes on from. Lightning's ``ModelParallelStrategy`` takes the states of such for those of other parameters where an
-    optimizer has groups, and leaves norms unsynchronized.
+    The networks are those that the module's attribute ``distributed`` names. All weights of a block are there while it
+    is computed, and with ``penalties`` until the end of the backward pass. The module is whole until the training is
+    set up and after its end, and so are checkpoints, which any other strategy goes on from. Lightning's
+    ``ModelParallelStrategy`` takes the states of such for those of other parameters where an optimizer has groups, and
+    leaves norms unsynchronized.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -49,8 +49,7 @@ class FSDP2Strategy(DDPStrategy):
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), 0)
-        trained = [name for name, part in module.named_children() if any(True for _ in part.parameters())]
-        for name in getattr(module, "distributed", trained):
+        for name in module.distributed:
             network = module.get_submodule(name)
             self._plain[name] = _without_weights(network)
             # Numbers cannot be cut into shares.

@@ -164,7 +164,7 @@ class _Operation:
         for value in _flat(named.values()):
             if isinstance(value, torch.Tensor):
                 # That of index is asked for its places before.
-                if self.indexes and self.written and value.dtype in (torch.bool, torch.uint8) and value.dim():
+                if self.indexes and self.name != "index" and value.dtype in (torch.bool, torch.uint8) and value.dim():
                     _record("read", self.op)
                 if on_mimic(value) or (self.takes_scalars and not value.dim() and not any(value is w for w in written)):
                     continue
@@ -208,13 +208,21 @@ def _view(base, result):
         return [_view(base, each) for each in result]
     if result.dtype != base.dtype:
         return to_mimic(result)
-    return torch.ops.inductor._reinterpret_tensor(base, result.size(), result.stride(), result.storage_offset())
+    return _same_memory(base, result.size(), result.stride(), result.storage_offset())
 
 
 def _as_strided(tensor, size, stride, offset=None):
     # Whose offset counts from the beginning of the memory.
     further = 0 if offset is None else offset - tensor.storage_offset()
-    return torch.ops.inductor._reinterpret_tensor(tensor, size, stride, further)
+    return _same_memory(tensor, size, stride, further)
+
+
+def _same_memory(base, size, stride, further):
+    if base.is_inference():  # which has no version to share
+        return to_mimic(to_host(base).as_strided(size, stride, further))
+    outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+    with outside, torch.no_grad():
+        return torch.ops.inductor._reinterpret_tensor(base, size, stride, further)
 
 
 def _resize(tensor, size, memory_format=torch.contiguous_format):
@@ -287,7 +295,18 @@ def _convolution_backward(grad, x, weight, *args):
 
 
 _LOWERED = ["conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "mm", "bmm", "addmm"]
-_WIDENED = ["softmax", "log_softmax", "mse_loss", "cross_entropy_loss", "nll_loss", "group_norm", "exp", "log", "pow"]
+_WIDENED = [
+    "grid_sampler",
+    "softmax",
+    "log_softmax",
+    "mse_loss",
+    "cross_entropy_loss",
+    "nll_loss",
+    "group_norm",
+    "exp",
+    "log",
+    "pow",
+]
 """Of the operations that autocast computes in the lower or in the wider dtype, those of use here."""
 
 

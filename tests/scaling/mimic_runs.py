@@ -183,8 +183,8 @@ def norm_trains(name, dims):
 
     def passes(device):
         torch.manual_seed(0)
-        layer = norms.build(name, 4, dims).to(device)
-        x = oracles.draw((3, 4, 5, 4, 3)[: 2 + dims], seed=1).to(device, torch.float32).requires_grad_()
+        layer = norms.build(name, 4, dims).to(device, torch.float64)
+        x = oracles.draw((3, 4, 5, 4, 3)[: 2 + dims], seed=1).to(device).requires_grad_()
         with mimic.recorded() as found:
             y = layer(x)
             first = torch.autograd.grad((y.square() * y).sum(), [x, *layer.parameters()], create_graph=True)
@@ -192,12 +192,9 @@ def norm_trains(name, dims):
             norms.project_(layer)
             layer.zero_grad()
             layer(x).sum().backward()
-            half = layer(x.detach().to(torch.bfloat16)).float()
         waited.extend(found)
         # Which reads whether the statistics have settled.
         evaluated = layer.eval()(x.detach())
-        # Torch has several kernels for half precision, which round differently.
-        assert (half - y).abs().max() < 0.05 * y.abs().max()
         return [y, *first, *second, evaluated, *layer.buffers()]
 
     on_both(passes)

@@ -119,6 +119,9 @@ TRAININGS = {
 }
 
 
+SLOW = ("classifier", "gan", "sagan", "biggan")
+
+
 @pytest.fixture(scope="module")
 def on_mimic():
     """A process that has the device; runs a function of ``mimic_runs`` there."""
@@ -126,7 +129,9 @@ def on_mimic():
         yield lambda function, *args, **options: pool.submit(function, *args, **options).result()
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in TRAININGS]
+)
 def test_training_waits_in_no_step_and_resumes_bit_by_bit(name, on_mimic, tmp_path):
     if name == "distillation":
         torch.save(squeezenet1_1().state_dict(), tmp_path / "teacher.pth")

@@ -105,34 +105,36 @@ def test_a_training_over_a_cut_link_ends_on_both_sides_and_goes_on_bit_for_bit(h
 def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(hosts, tmp_path):
     args = ["fit", "--config", tmp_path / "tiny.yaml", "--trainer.max_steps", 10**5, "--ckpt_path", "auto"]
     # Fewer seconds than by default to wait for what does not come.
-    conf = ",last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=8"
+    conf = ",last_call_timeout=8,keep_alive_interval=1,keep_alive_max_attempt=8"
 
     def start_on(host):
         return hosts.start_torchrun(host, "1:2", *args, folder=tmp_path, log=f"log{host}.txt", conf=conf)
 
     def rows():
-        return [int(row["step"]) for row in csv.DictReader((RUN / "metrics.csv").open())]
+        return [int(row["step"]) for row in csv.DictReader((RUN / "metrics.csv").open()) if row["train/loss"]]
 
     def resumed():
         return sorted(int(path.stem[-7:]) for path in RUN.glob("config_resumed_*.yaml"))
 
     first, second = start_on(0), start_on(1)
-    wait_for(LAST.is_file)
-    os.killpg(second.pid, signal.SIGSTOP)
-    wait_for(lambda: len(resumed()) == 1)
-    assert re.match(r"error: process 1( on \S+)? has not been heard of for 3 s, so", errors("log0.txt")[0])
-    os.killpg(second.pid, signal.SIGKILL)
-    wait_for(lambda: read(LAST)["global_step"] > resumed()[0])
+    # On a busy machine the first one may have begun alone.
+    wait_for(lambda: LAST.is_file() and read(LAST)["TinyStream"]["images_per_step"] == 4)
+    known, times = read(LAST)["TinyStream"], len(resumed())
+    hosts.signal(1, signal.SIGSTOP)
+    wait_for(lambda: len(resumed()) == times + 1)
+    assert re.match(r"error: process 1( on \S+)? has not been heard of for 3 s, so", errors("log0.txt")[-1])
+    hosts.signal(1, signal.SIGKILL)
+    wait_for(lambda: read(LAST)["global_step"] > resumed()[-1])
     second = start_on(1)
-    wait_for(lambda: len(resumed()) == 2 and read(LAST)["global_step"] > resumed()[1])
+    wait_for(lambda: len(resumed()) == times + 2 and read(LAST)["global_step"] > resumed()[-1])
     for process in (first, second):
         os.kill(process.pid, signal.SIGTERM)
     assert 0 not in [ended(first, 100), ended(second, 100)], "torchrun ends so after each signal"
-    (alone, both), end = resumed(), read(LAST)
-    assert rows() == list(range(end["global_step"]))
+    (alone, both), end = resumed()[-2:], read(LAST)["global_step"]
+    assert rows() == list(range(1, end + 1))
     assert "a step takes 2 images, not 4 as before" in Path("log0.txt").read_text()
-    images = 4 * alone + 2 * (both - alone) + 4 * (end["global_step"] - both)
-    assert end["TinyStream"] == {"steps": end["global_step"], "images": images, "images_per_step": 4}
+    images = known["images"] + 4 * (alone - known["steps"]) + 2 * (both - alone) + 4 * (end - both)
+    assert read(LAST)["TinyStream"] == {"steps": end, "images": images, "images_per_step": 4}
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -25,8 +25,9 @@ def test_a_signal_during_the_start_is_told_with_the_command_that_begins_anew(sub
     assert [signal.getsignal(each) for each in ENDING] == handlers
 
 
-def test_one_process_of_several_tells_of_it(monkeypatch, capsys):
-    monkeypatch.setenv("LOCAL_RANK", "1")
+@pytest.mark.parametrize("by", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_one_process_of_several_tells_of_it(by, monkeypatch, capsys):
+    monkeypatch.setenv(by, "1")
     monkeypatch.setattr(cli, "train", lambda _: signal.raise_signal(signal.SIGTERM))
     assert main(["fit"]) == 143
     assert capsys.readouterr() == ("", "")

@@ -124,7 +124,7 @@ class Companions(Callback):
 
         Raises:
             TrainingError: If another process has failed, or the connection to it is broken.
-            SystemExit: If a signal has ended it.
+            SystemExit: If a signal has ended it; or, where another process of this host tells of it.
         """
         if self._thread is None:
             return
@@ -133,13 +133,12 @@ class Companions(Callback):
             time.sleep(PERIOD)
         if self._end is not None:
             status, message = self._end
-            raise TrainingError(message) if status == 1 else SystemExit(status)
+            raise TrainingError(message) if status == 1 and message else SystemExit(status)
         if isinstance(error, DistError) or OF_GLOO.search(str(error)):
             reason = OF_GLOO.sub("", str(error)).splitlines()[0].split(". ")[0].strip(" .")
-            if not is_distributed():
-                raise TrainingError(_not_joined(trainer, f"({reason})"))
-            how_on = _how_on(trainer)
-            raise TrainingError(f"the connection to another process of this training broke ({reason}); {how_on}")
+            broke = f"the connection to another process of this training broke ({reason}); {_how_on(trainer)}"
+            told = broke if is_distributed() else _not_joined(trainer, f"({reason})")
+            raise TrainingError(told) if trainer.local_rank == 0 else SystemExit(1)
 
     def _watch(self, trainer: Trainer, run: Run, given: Sequence[str], woken: int) -> None:
         while not self._over:
@@ -148,8 +147,9 @@ class Companions(Callback):
             self._others = self._others or take_started_processes(trainer)
             if self._end is None:
                 self._end, deadline = self._seen(run, given, signals), time.monotonic() + GRACE
-                if self._end is None:  # whoever waits for a silent process never sees it
-                    self._end, deadline = self._unheard(trainer), time.monotonic()
+                if self._end is None and (told := self._unheard(trainer)):
+                    # Whoever waits for a silent process never sees it, and one process of each host tells of it.
+                    self._end, deadline = (1, told if trainer.local_rank == 0 else ""), time.monotonic()
             if self._end is not None and not self._leaving and time.monotonic() > deadline:
                 self._exit(*self._end)
 
@@ -174,20 +174,22 @@ class Companions(Callback):
             return 1, "the first process of this training is gone, so this one ends"
         return None
 
-    def _unheard(self, trainer: Trainer) -> tuple[int, str] | None:
-        """Return the status and message of an end for want of another process, on this host or another one."""
+    def _unheard(self, trainer: Trainer) -> str:
+        """Tell that another process, on this host or another one, is not heard of; empty if nothing is wrong."""
         if not is_distributed():
             self._waited += PERIOD
-            return (1, _not_joined(trainer, f"within {self.joining:g} s")) if self._waited > self.joining else None
+            return _not_joined(trainer, f"within {self.joining:g} s") if self._waited > self.joining else ""
         if trainer.num_nodes == 1 or self._fitted:
-            return None
+            return ""
         self._heartbeat = self._heartbeat or Heartbeat(trainer.global_rank, trainer.world_size)
         process, silence = self._heartbeat.silence(PERIOD)
-        if silence <= self.silence:
-            return None
-        return 1, (
-            f"{process} has not been heard of for {silence:.0f} s, so the training ends: look at that host and the "
-            f"network between; {_how_on(trainer)}"
+        return (
+            ""
+            if silence <= self.silence
+            else (
+                f"{process} has not been heard of for {silence:.0f} s, so the training ends: look at that host and the "
+                f"network between; {_how_on(trainer)}"
+            )
         )
 
     def _end_others(self, trainer: Trainer) -> None:
@@ -203,7 +205,7 @@ class Companions(Callback):
     def _exit(self, status: int, message: str) -> None:
         for other in self._others:
             other.kill()
-        if status == 1 or self._first is None:  # all are told of a signal, one tells of it
+        if message and (status == 1 or self._first is None):  # all are told of a signal, one tells of it
             with suppress(OSError):
                 os.write(2, f"{'error: ' if status == 1 else ''}{message}\n".encode())
         os._exit(status)
