@@ -64,6 +64,6 @@ def _write(place: Path, arrays: Arrays) -> None:
 def _state(file: str) -> tuple[str, int, int, int]:
     try:
         found = os.stat(file)
-    except OSError as error:
-        raise SettingError(f"{file}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError for a NUL in the name
+        raise SettingError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     return os.path.abspath(file), found.st_size, found.st_mtime_ns, found.st_ctime_ns
