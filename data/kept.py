@@ -44,9 +44,12 @@ def kept(files: Sequence[str], question: object, least: int, gather: Callable[[]
 
 
 def cache_folder(name: str) -> Path:
-    """Return a folder of ours in the one that the XDG Base Directory Specification has for what can be made again."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache"), "normlab", name)
+    """Return a folder of ours in the one that the XDG Base Directory Specification has for what can be made again.
+
+    A user without a home gets one that cannot be made, and no folder called ``~``.
+    """
+    places = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"), os.devnull
+    return Path(next(filter(os.path.isabs, places)), "normlab", name)
 
 
 def _write(place: Path, arrays: Arrays) -> None:

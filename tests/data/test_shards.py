@@ -384,3 +384,12 @@ def test_odd_places_in_an_index_are_told_in_one_line(tmp_path, index):
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(SettingError, match=r"No such file|null byte"):
         module(tmp_path / "index.json").setup()
+
+
+def test_a_user_without_a_home_gets_no_folder_called_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr("data.shards._WORTH_KEEPING", 1)
+    module(shards(tmp_path / "shards")).setup()
+    assert os.listdir() == ["shards"]
