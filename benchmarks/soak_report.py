@@ -40,7 +40,7 @@ DESCRIPTION = """A tiny style network and a tiny GAN, each trained by `train.py 
 training: metrics, W&B offline, the guard, mixing values every 50 steps, a sample picture, a validation and a checkpoint
 every 500, the best checkpoint, and of the GAN its singular values and scores. A run has three processes: one makes the
 first twentieth of the steps, one goes on to the end, of which the tables and the figure tell, and one goes on from
-there.
+there. A fourth goes on with the files of a million steps.
 
 Flat is what grows by less than 2 % over the second half of the steps, gray in the figure. That growth is the slope
 through the medians of ten windows, as Theil and Sen take it, with its interval of 95 %, times the length of the half,
@@ -136,15 +136,17 @@ def flatness(found: Mapping[str, Series], half: float) -> list[list[str]]:
             grown, low, high = growth(*zip(*late, strict=True))
             middle = median(value for _, value in late)
             told = f"{grown:+.2%} ({low:+.1%} to {high:+.1%})"
-            rows.append([LABELS.get(name, name), f"{middle:,.4g}", told, verdict(grown, low)])
+            rows.append([LABELS.get(name, name), f"{middle:,.4g}", told, verdict(grown, low, high)])
     return rows
 
 
-def verdict(grown: float, low: float) -> str:
-    """Say what a growth, with the lower end of its interval, comes to."""
-    if grown < MOST:
-        return "flat" if grown > -MOST else "falls"
-    return "**grows**" if low > 0 else "not told from noise"
+def verdict(grown: float, low: float, high: float) -> str:
+    """Say what a growth, with its interval, comes to."""
+    if abs(grown) < MOST:
+        return "flat"
+    if low < 0 < high:
+        return "not told from noise"
+    return "**grows**" if grown > 0 else "falls"
 
 
 def files(samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
