@@ -139,7 +139,7 @@ def _process() -> dict[str, float]:
     """Look at this process, and at those that it has started."""
     own, children = os.getpid(), _children(os.getpid())
     return {
-        **dict(zip(("rss", "uss"), _memory(own), strict=True)),
+        **dict(zip(("rss", "anonymous"), _memory(own), strict=True)),
         "children": len(children),
         "children's rss": sum(_memory(child)[0] for child in children),
         "open files": len(os.listdir("/proc/self/fd")),
@@ -149,10 +149,10 @@ def _process() -> dict[str, float]:
 
 
 def _memory(process: int) -> tuple[float, float]:
-    """Return what a process has in memory, and what of it is its own, in MB."""
+    """Return what a process has in memory, and what of it is no file, such as a library that others use too, in MB."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
     found = {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines}
-    return found["Rss"], found["Private_Clean"] + found["Private_Dirty"]
+    return found["Rss"], found["Anonymous"]
 
 
 def _children(process: int) -> list[int]:

@@ -38,9 +38,9 @@ TRAINING = "OMP_NUM_THREADS=1 python benchmarks/soak.py"
 
 DESCRIPTION = """A tiny style network and a tiny GAN, each trained by `train.py fit` with all that accompanies a
 training: metrics, W&B offline, the guard, mixing values every 50 steps, a sample picture, a validation and a checkpoint
-every 500, the best checkpoint, and of the GAN its singular values and scores. A run has three processes: one makes the
-first twentieth of the steps, one goes on to the end, of which the tables and the figure tell, and one goes on from
-there.
+every 500, the best checkpoint, and of the GAN its singular values and scores. A run has four processes: one makes the
+first twentieth of the steps, one goes on to the end, of which the tables and the figure tell, and two go on for ten
+steps more, the second with as many rows and mixing values as a million steps leave.
 
 Flat is what grows by less than 2 % over the second half of the steps, gray in the figure. That growth is the slope
 through the medians of ten windows, as Theil and Sen take it, with its interval of 95 %, times the length of the half,
@@ -61,7 +61,7 @@ KINDS: dict[str, Callable[[int], bool]] = {
 
 LABELS = {
     "rss": "memory in use, MB",
-    "uss": "memory of its own, MB",
+    "anonymous": "memory without libraries, MB",
     "children's rss": "memory of W&B's process, MB",
     "open files": "open files",
     "threads": "threads",
@@ -76,7 +76,7 @@ Series = tuple[list[float], list[float]]
 """Steps, and a value for each."""
 
 PANELS = {
-    "Memory, MB": {"in use": "rss", "of its own": "uss", "of W&B's process": "children's rss"},
+    "Memory, MB": {"in use": "rss", "without libraries": "anonymous", "of W&B's process": "children's rss"},
     "Counts": {"open files": "open files", "threads": "threads", "child processes": "children"},
     "A plain step, ms": {"by the clock": f"plain step, {CLOCKS[0]}", "of the processor": f"plain step, {CLOCKS[1]}"},
 }
@@ -136,15 +136,17 @@ def flatness(found: Mapping[str, Series], half: float) -> list[list[str]]:
             grown, low, high = growth(*zip(*late, strict=True))
             middle = median(value for _, value in late)
             told = f"{grown:+.2%} ({low:+.1%} to {high:+.1%})"
-            rows.append([LABELS.get(name, name), f"{middle:,.4g}", told, verdict(grown, low)])
+            rows.append([LABELS.get(name, name), f"{middle:,.4g}", told, verdict(grown, low, high)])
     return rows
 
 
-def verdict(grown: float, low: float) -> str:
-    """Say what a growth, with the lower end of its interval, comes to."""
-    if grown < MOST:
-        return "flat" if grown > -MOST else "falls"
-    return "**grows**" if low > 0 else "not told from noise"
+def verdict(grown: float, low: float, high: float) -> str:
+    """Say what a growth, with its interval, comes to."""
+    if abs(grown) < MOST:
+        return "flat"
+    if low < 0 < high:
+        return "not told from noise"
+    return "**grows**" if grown > 0 else "falls"
 
 
 def files(samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -235,7 +237,7 @@ def report(options: argparse.Namespace) -> str:
         "",
         *(f"    {command}" for command in (TRAINING, shlex.join(["python", *sys.argv]))),
         "",
-        f"On {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, at the end with {load}; "
+        f"On {platform.machine()}, {os.cpu_count()} cores, one thread, at the end with {load}; "
         f"torch {torch.__version__}, Lightning {pl.__version__}, Python {platform.python_version()}.",
     ]
     if options.figure and options.markdown:

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -100,11 +100,6 @@ class TrainingModule(SharedModule):
     def networks(self) -> list[nn.Module]:
         """The networks that the options ``channels_last`` and ``compile`` of a module, if it has them, are about."""
         return []
-
-    @property
-    def distributed(self) -> Sequence[str]:
-        """The names of the networks that the strategy ``fsdp2`` distributes: all with weights in a checkpoint."""
-        return [name for name, part in self.named_children() if any(True for _ in part.parameters())]
 
     def configure_model(self) -> None:
         """Lay out and compile the networks as the options say, now that a training or an evaluation begins.

@@ -21,7 +21,10 @@ class SharedModule(LightningModule):
             look_for_unused_parameters(self.trainer)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log as Lightning does, but always the mean over all processes, which all have to call this."""
+        """Log as Lightning does, but always the mean over all processes, which all have to call this.
+
+        A metric of torchmetrics is that of its process in a step, and that of all in an epoch.
+        """
         self.log_dict({name: value}, *args, **kwargs)
 
     def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
@@ -30,10 +33,11 @@ class SharedModule(LightningModule):
         if is_distributed() and not kwargs.get("rank_zero_only"):
             if kwargs.get("on_epoch") or not self.trainer.training:
                 kwargs["sync_dist"] = True
-            elif tensors := {name: value for name, value in values.items() if isinstance(value, Tensor)}:
-                own = torch.stack([value.squeeze().to(self.device) for value in tensors.values()])
-                means = self.over_processes(own.to(torch.promote_types(own.dtype, torch.float32)))
-                values |= dict(zip(tensors, means, strict=True))
+            elif shared := {name: torch.as_tensor(value) for name, value in values.items() if _is_number(value)}:
+                # Which does not wait for the device, even if the values are on the CPU.
+                own = [value.squeeze().to(self.device, non_blocking=True) for value in shared.values()]
+                joined = torch.stack([value.to(torch.promote_types(value.dtype, torch.float32)) for value in own])
+                values |= dict(zip(shared, self.over_processes(joined), strict=True))
         for name, value in values.items():
             super().log(name, value, *args, **kwargs)
 
@@ -45,3 +49,7 @@ class SharedModule(LightningModule):
         if not is_distributed() or self.trainer.world_size == 1:
             return values.detach()
         return all_reduce(values.detach()) / self.trainer.world_size
+
+
+def _is_number(value: Any) -> bool:
+    return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)

@@ -38,7 +38,8 @@ def test_the_readme_names_every_configuration():
 
 
 def trainings():
-    found = {c for text in DOCUMENTS.values() for c in re.findall(r"python train\.py (fit --config [^\n#`]*)", text)}
+    texts = [text.replace("\\\n", " ") for text in DOCUMENTS.values()]
+    found = {c for text in texts for c in re.findall(r"python train\.py (fit --config [^\n#`]*)", text)}
     # FILE, MyNorm and $seed are the reader's.
     return sorted(command.strip() for command in found if not re.search(r"FILE|my|\$|--print_config|--ckpt", command))
 

@@ -1,12 +1,10 @@
-"""Two hosts on one machine: network namespaces with a link between them, and ``torchrun`` in each, quickly started."""
+"""Two hosts on one machine: network namespaces with a link between them, and commands in each."""
 
 import ctypes
 import os
-import runpy
+import signal
 import subprocess
-import sys
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -14,6 +12,7 @@ import torch
 from processes import CONTEXT, ROOT, _run
 from pytorch_lightning import Callback
 from stand_ins import Images
+from torch.distributed import run
 
 from data.module import ImageDataModule
 
@@ -53,6 +52,7 @@ class Hosts:
                     hosts = cls(stack, _held(stack, ["unshare", *users, "--net"]), bool(users))
                     hosts.holders.append(_held(stack, [*hosts.entered(0, net=False), "unshare", "--net"]))
                     hosts._connect()
+                    stack.enter_context(_killed_in_the_end(hosts.holders))
                 except OSError:
                     continue
                 yield hosts
@@ -90,8 +90,16 @@ class Hosts:
         process = CONTEXT.Process(target=_start, args=arguments)
         with mock.patch.dict(os.environ, PYTHONPATH=path):
             process.start()
-        self._stack.enter_context(killed_in_the_end(process.pid))
+        self._stack.callback(self.signal, host, signal.SIGKILL)
         return process
+
+    def signal(self, host, number):
+        """Send a signal to all processes of a host but the one that holds it."""
+        space = os.readlink(f"/proc/{self.holders[host]}/ns/net")
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.readlink(entry / "ns/net") == space and int(entry.name) != self.holders[host]:
+                    os.kill(int(entry.name), number)
 
     def start_torchrun(self, host, number, *args, conf="", **options):
         """Start ``train.py`` by ``torchrun`` on a host, one process with a rendezvous on the first host."""
@@ -111,39 +119,21 @@ def _held(stack, command):
     return holder.pid
 
 
-def killed_in_the_end(leader):
-    """Within a context, have a process and its group killed when it is left, or this process is gone without that."""
-    words = ["sh", "-c", f"read line; kill -s KILL -- -{leader} {leader}"]
+def _killed_in_the_end(holders):
+    """Within a context, have all processes of hosts killed when it is left, or this process is gone without that."""
+    spaces = [os.readlink(f"/proc/{holder}/ns/net") for holder in holders]
+    script = """read line
+        for entry in /proc/[0-9]*; do
+            space=$(readlink $entry/ns/net) && case "$*" in *"$space"*) kill -s KILL ${entry#/proc/};; esac
+        done"""
     # In a session of its own, which neither Ctrl-C nor a kill of the test's group ends.
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(["sh", "-c", script, "sh", *spaces], **pipes, start_new_session=True)
 
 
 def _start(spaces, door, *rest):
-    os.setsid()
     for space in spaces:  # which a process with several threads cannot enter
         with open(space) as file:
             if ctypes.CDLL(None).setns(file.fileno(), 0):
                 raise OSError(f"cannot enter {space}")
-    _run(Path(__file__) if door == "torchrun" else door, *rest)
-
-
-def _torchrun(arguments):
-    """Be ``torchrun``, whose workers are forked from it and so need no ten seconds to import everything."""
-    from torch.distributed import run
-    from torch.distributed.launcher import api
-
-    def launch(config, entrypoint):
-        return api.elastic_launch(replace(config, start_method="fork"), _work)
-
-    with mock.patch.object(run, "elastic_launch", launch):
-        run.main(arguments)
-
-
-def _work(*arguments):
-    script = next(place for place, word in enumerate(arguments) if word.endswith(".py"))
-    sys.argv = list(arguments[script:])
-    runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    _torchrun(sys.argv[1:])
+    _run(run.__file__ if door == "torchrun" else door, *rest)

@@ -29,11 +29,11 @@ AVERAGES = (StochasticWeightAveraging, WeightAveraging)
 class FSDP2Strategy(DDPStrategy):
     """Train as DDP does, with networks that torch's ``fully_shard`` has distributed over the processes, block by block.
 
-    The networks are those that the module's attribute ``distributed`` names. All weights of a block are there while it
-    is computed, and with ``penalties`` until the end of the backward pass. The module is whole until the training is
-    set up and after its end, and so are checkpoints, which any other strategy goes on from. Lightning's
-    ``ModelParallelStrategy`` takes the states of such for those of other parameters where an optimizer has groups, and
-    leaves norms unsynchronized.
+    The networks are those that the module's attribute ``distributed`` names, or else all children with weights. All
+    weights of a block are there while it is computed, and with ``penalties`` until the end of the backward pass. The
+    module is whole until the training is set up and after its end, and so are checkpoints, which any other strategy
+    goes on from. Lightning's ``ModelParallelStrategy`` takes the states of such for those of other parameters where an
+    optimizer has groups, and leaves norms unsynchronized.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -44,19 +44,16 @@ class FSDP2Strategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Distribute the networks, which DDP would wrap."""
         module: Any = self.lightning_module
+        check_fsdp2(module.trainer, module)
         # What differentiates gradients, or reads weights between forward and backward pass, would find them gone.
         keep = any(getattr(module, "penalties", {}).values())
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), 0)
-        for name in module.distributed:
-            network = module.get_submodule(name)
+        for name, network in _distributed(module).items():
             self._plain[name] = _without_weights(network)
             # Numbers cannot be cut into shares.
             numbers = {parameter for parameter in network.parameters() if not parameter.ndim}
-            for number in numbers:
-                if number.requires_grad:
-                    number.register_post_accumulate_grad_hook(_average_gradient)
             for parameter in network.parameters():
                 parameter.data = parameter.data.contiguous()
             parts: list[Any] = [*_blocks(network), network]
@@ -64,6 +61,9 @@ class FSDP2Strategy(DDPStrategy):
                 fully_shard(part, mesh=mesh, reshard_after_forward=not keep, ignored_params=numbers)
                 part.set_reshard_after_backward(not keep, recurse=False)
             self._kept += parts if keep else []
+        for parameter in module.parameters():
+            if parameter.requires_grad and not isinstance(parameter, DTensor):
+                parameter.register_post_accumulate_grad_hook(_average_gradient)
         # None of normlab's networks changes in place what one of its blocks has returned.
         warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDP(Seed|Discriminator)\) returned a view")
 
@@ -140,7 +140,7 @@ class FSDP2Strategy(DDPStrategy):
             )
             module.set_submodule(name, plain)
         if self._plain:
-            self.optimizers, self._plain = [], {}
+            self.optimizers, self._plain, self._kept = [], {}, []
         super().teardown()
 
     def _gathered(self, state: Any) -> dict[str, Any]:
@@ -172,10 +172,17 @@ def check_fsdp2(trainer: Trainer, module: Any) -> None:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     averages = [type(each).__name__ for each in callbacks if isinstance(each, AVERAGES)]
     half = ["trainer.precision: 16-mixed"] if trainer.precision == "16-mixed" else []
-    numbers = any(each.requires_grad and not each.ndim for each in module.parameters())
+    networks = _distributed(module)
+    for name, network in networks.items():
+        if type(network).forward is nn.Module.forward:
+            raise SettingError(f"distributed: {name} is no network, since {type(network).__name__} has no forward")
+        if any(name.startswith(f"{other}.") for other in networks):
+            raise SettingError(f"distributed: {name} is part of another network that is named there")
+    shares = {each for network in networks.values() for each in network.parameters() if each.ndim}
+    others = any(each.requires_grad and each not in shares for each in module.parameters())
     clip = ["model.init_args.gradient_clip"] if module.hparams.get("gradient_clip") else []
     clip += ["trainer.gradient_clip_val"] if trainer.gradient_clip_val else []
-    for setting in (*options, *averages, *half, *(clip if numbers else [])):
+    for setting in (*options, *averages, *half, *(clip if others else [])):
         raise SettingError(f"{setting} does not work with trainer.strategy: fsdp2, but with ddp")
 
 
@@ -183,6 +190,15 @@ def whole_networks(trainer: Trainer) -> AbstractContextManager[None]:
     """Show the first process whole networks, see :meth:`FSDP2Strategy.whole`, if they are distributed."""
     strategy = trainer.strategy
     return strategy.whole() if isinstance(strategy, FSDP2Strategy) else nullcontext()
+
+
+def _distributed(module: Any) -> dict[str, nn.Module]:
+    """Return the networks of a module that are distributed, by their names."""
+    children = [name for name, part in module.named_children() if any(True for _ in part.parameters())]
+    names, parts = getattr(module, "distributed", children), dict(module.named_modules())
+    for name in (name for name in names if name not in parts):
+        raise SettingError(f"distributed: {type(module).__name__} has no part {name!r}")
+    return {name: parts[name] for name in names}
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -220,7 +220,8 @@ def _as_strided(tensor, size, stride, offset=None):
 def _same_memory(base, size, stride, further):
     if base.is_inference():  # which has no version to share
         return to_mimic(to_host(base).as_strided(size, stride, further))
-    with torch.inference_mode(False):
+    outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+    with outside, torch.no_grad():
         return torch.ops.inductor._reinterpret_tensor(base, size, stride, further)
 
 

@@ -40,7 +40,30 @@ STYLE = {
 SMALL_GAN = {"channels": 3, "latent_dim": 12, "ema_half_life": 20, "lr": 1e-3}
 NARROW = {"image_size": 16, "width": 0.0625}
 
+
+class OfAUser(pl.LightningModule):
+    """Knows nothing of strategies, and has a weight beside its networks."""
+
+    batches_per_step = 1
+
+    def __init__(self):
+        super().__init__()
+        self.network, self.head = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), nn.Linear(1568, 4)
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def training_step(self, batch, batch_idx):
+        logits = self.scale * self.head(self.network(batch["image"]))
+        return nn.functional.cross_entropy(logits, batch["label"])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.training_step(batch, batch_idx), sync_dist=True)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
 MODULES = {
+    "of a user": OfAUser,
     "style": lambda: StyleTransfer(**STYLE, norm="batch_instance", stability_weight=0.1, channels_last=True),
     "styles": lambda: StyleTransfer(**STYLE, styles=["night", "waves"], separate_norms=True, norm="switchable"),
     "any style": lambda: AnyStyle(layer="relu2_1", style_layers=["relu1_1"], norm="batch_instance"),
@@ -245,6 +268,28 @@ def test_what_does_not_work_is_refused_in_a_line(options, trainer, reason, monke
     with pytest.raises(SettingError, match=reason) as error:
         check_fsdp2(built, GAN(**SMALL_GAN, **sagan, **options))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["networks"], "distributed: OfAUser has no part 'networks'"),
+        (["network", "network.0"], "distributed: network.0 is part of another network that is named there"),
+        (["several"], "distributed: several is no network, since ModuleList has no forward"),
+    ],
+)
+def test_parts_that_cannot_be_distributed_are_refused(names, reason):
+    module = OfAUser()
+    module.distributed, module.several = names, nn.ModuleList([nn.Linear(2, 2)])
+    trainer = pl.Trainer(accelerator="cpu", devices=1, strategy="fsdp2", logger=False)
+    with pytest.raises(SettingError, match=reason):
+        check_fsdp2(trainer, module)
+
+
+def test_weights_beside_distributed_ones_are_not_clipped_along_with_them():
+    trainer = pl.Trainer(accelerator="cpu", devices=1, strategy="fsdp2", logger=False, gradient_clip_val=1.0)
+    with pytest.raises(SettingError, match="gradient_clip_val does not work"):
+        check_fsdp2(trainer, OfAUser())
 
 
 def test_without_attention_gradients_are_clipped():

@@ -32,11 +32,12 @@ TINY = {
 
 COMMAND = ["python", "train.py", "fit", "--config", "tiny.yaml", "--ckpt_path", "auto"]
 
-# Says with what it was called, and ends when it is told with which status.
+# Says with what it was called, and ends when it is told with which status, or when nobody has told it for long.
 SRUN = """#!/bin/bash
 printf '%s\\n' "$@" > srun.partial
 mv srun.partial srun.called
-exit "$(cat srun.ends)"
+read -r -t 200 status <> srun.ends
+exit "$status"
 """
 
 SCONTROL = """#!/bin/bash
@@ -99,7 +100,7 @@ def train(variables, until=None):
         for task in tasks:
             os.kill(task.pid, signal.SIGUSR1)
     statuses = [ended(task) for task in tasks]
-    Path("srun.ends").write_text(str(max(statuses)))
+    Path("srun.ends").write_text(f"{max(statuses)}\n")
     return statuses, script.wait(10)
 
 
@@ -130,7 +131,7 @@ def test_a_job_is_requeued_at_its_time_limit_and_ends_as_if_there_were_none(clus
 def test_what_no_time_limit_has_ended_is_not_requeued(cluster, status):
     script = subprocess.Popen(["bash", SCRIPT, *COMMAND], env={**os.environ, **cluster})
     wait_for(Path("srun.called").is_file)
-    Path("srun.ends").write_text(str(status))
+    Path("srun.ends").write_text(f"{status}\n")
     assert script.wait(10) == status
     assert not Path("scontrol.called").exists()
 

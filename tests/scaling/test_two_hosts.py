@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from unittest import mock
 import pytest
 import torch
 from processes import ended, start, start_two
-from two_hosts import LINK, Hosts, killed_in_the_end
+from two_hosts import LINK, Hosts
 
 from training.callbacks import heartbeat
 from training.callbacks.heartbeat import Heartbeat
@@ -107,7 +108,7 @@ def test_a_training_over_a_cut_link_ends_on_both_sides_and_goes_on_bit_for_bit(h
 def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(hosts, tmp_path):
     args = ["fit", "--config", tmp_path / "tiny.yaml", "--trainer.max_steps", 10**5, "--ckpt_path", "auto"]
     # Fewer seconds than by default to wait for what does not come.
-    conf = ",last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=8"
+    conf = ",last_call_timeout=8,keep_alive_interval=1,keep_alive_max_attempt=8"
 
     def start_on(host):
         return hosts.start_torchrun(host, "1:2", *args, folder=tmp_path, log=f"log{host}.txt", conf=conf)
@@ -122,10 +123,10 @@ def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(ho
     # On a busy machine the first one may have begun alone.
     wait_for(lambda: LAST.is_file() and read(LAST)["TinyStream"]["images_per_step"] == 4)
     known, times = read(LAST)["TinyStream"], len(resumed())
-    os.killpg(second.pid, signal.SIGSTOP)
+    hosts.signal(1, signal.SIGSTOP)
     wait_for(lambda: len(resumed()) == times + 1)
     assert re.match(r"error: process 1( on \S+)? has not been heard of for 3 s, so", errors("log0.txt")[-1])
-    os.killpg(second.pid, signal.SIGKILL)
+    hosts.signal(1, signal.SIGKILL)
     wait_for(lambda: read(LAST)["global_step"] > resumed()[-1])
     second = start_on(1)
     wait_for(lambda: len(resumed()) == times + 2 and read(LAST)["global_step"] > resumed()[-1])
@@ -207,24 +208,21 @@ def test_what_contradicts_torchrun_is_refused(capsys, monkeypatch, options, vari
     assert f"error: {line}" in capsys.readouterr().err
 
 
-def test_what_runs_on_a_host_ends_also_when_it_is_stopped_and_the_test_is_killed():
-    two = ["sh", "-c", "sleep 100 & sleep 100"]
-    started = subprocess.Popen(two, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    seen, see = os.pipe()
+def test_what_runs_on_a_host_ends_also_when_it_is_stopped_and_the_test_is_killed(hosts):
+    ours, theirs = os.pipe()
     test = os.fork()
     if not test:
-        _ = killed_in_the_end(started.pid)
-        os.write(see, b".")
-        time.sleep(100)
+        with Hosts.made() as hosts:
+            _ = subprocess.Popen([*hosts.entered(1), "sh", "-c", "echo; kill -s STOP $$"], stdout=theirs)
+            time.sleep(100)
         os._exit(1)
-    assert os.read(seen, 1) == b"."
-    os.killpg(started.pid, signal.SIGSTOP)
+    os.close(theirs)
+    assert os.read(ours, 1) == b"\n"
     os.kill(test, signal.SIGKILL)
     os.waitpid(test, 0)
-    assert started.communicate(timeout=20)[0] == b"", "nobody is left who could write"
-    assert started.returncode == -signal.SIGKILL
-    os.close(seen)
-    os.close(see)
+    assert select.select([ours], [], [], 30)[0], "it is still there, and could write"
+    assert os.read(ours, 1) == b""
+    os.close(ours)
 
 
 def test_a_heart_is_heard_until_it_stops_and_not_missed_when_all_is_done(monkeypatch):
