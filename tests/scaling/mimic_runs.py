@@ -13,7 +13,7 @@ import processes
 import torch
 import yaml
 from PIL import Image
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry
 
@@ -21,6 +21,8 @@ import norms
 import sampling.command
 import stylizing.command
 from lightning_modules import generation
+from lightning_modules import processes as shared
+from lightning_modules.processes import SharedModule
 from training.callbacks import signs
 from training.command import main
 
@@ -250,6 +252,18 @@ def weights_are_normalized():
 
     on_both(normalized)
     return waited
+
+
+def numbers_are_averaged():
+    """Log, as one of two processes, numbers of the CPU and of the device; returns what that makes wait."""
+    module, logged = SharedModule().to(mimic.NAME), []
+    here = mock.patch.multiple(shared, is_distributed=lambda: True, all_reduce=lambda values: 3 * values)
+    trainer = mock.patch.object(SharedModule, "trainer", mock.Mock(training=True, world_size=2))
+    log = mock.patch.object(LightningModule, "log", lambda module, name, value: logged.append(value))
+    with here, trainer, log, mimic.recorded() as found:
+        module.log_dict({"a": 1, "b": 0.5, "c": torch.tensor(2.0), "d": torch.ones((), device=mimic.NAME)})
+    assert [value.item() for value in logged] == [1.5, 0.75, 3, 1.5]
+    return found
 
 
 def _mixed(x):
