@@ -31,6 +31,8 @@ import torch
 import yaml
 from chromium import Chromium, find
 
+from benchmarks import pages
+
 ROOT = Path(__file__).resolve().parents[1]
 STEPS_BETWEEN = 50
 SEEDS_A_GROUP = 5
@@ -153,7 +155,7 @@ def _describe(result: Result, arguments: Sequence[str], load: float) -> str:
         return f"| {words} | {measured} | {limit:g} {unit} | {verdict} |"
 
     libraries = f"torch {torch.__version__}, numpy {np.__version__}, pandas {pd.__version__}"
-    machine = f"{_processor()}, {os.cpu_count()} cores, load {load:.1f} from other work"
+    machine = f"{pages.processor()}, {os.cpu_count()} cores, load {load:.1f} from other work"
     lines = [
         "# Many runs analyzed",
         "",
@@ -172,12 +174,6 @@ def _describe(result: Result, arguments: Sequence[str], load: float) -> str:
         row("the page opens, until its first figures are drawn", result.load, "s", LIMITS["load"]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(": ")[2] if names else platform.processor() or platform.machine()
 
 
 def _chromium() -> str:

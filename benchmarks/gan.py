@@ -13,8 +13,6 @@ import contextlib
 import copy
 import io
 import os
-import platform
-import shlex
 import statistics
 import sys
 import tempfile
@@ -27,11 +25,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parent))
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 
+from benchmarks import pages
 from data import BundledGarments
 from lightning_modules import GAN, ema
 
@@ -156,17 +154,8 @@ def main() -> None:
     )
     Console(soft_wrap=True, highlight=False).print(what)
     if options.markdown:
-        load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown load"
         lines = [
-            "# Steps of a GAN compared with a plain loop",
-            *(__doc__ or "").partition("\n\n    python")[0].splitlines()[1:],
-            "",
-            f"    {shlex.join(['python', *sys.argv])}",
-            "",
-            f"On {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, on {options.device}, "
-            f"at the end with {load}; "
-            f"torch {torch.__version__}, Lightning {pl.__version__}, Python {platform.python_version()}.",
-            "",
+            *pages.heading("Steps of a GAN compared with a plain loop", __doc__ or "", options.threads, options.device),
             f"{what}.",
             "",
         ]

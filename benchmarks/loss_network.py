@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tvf
 from torchvision.utils import save_image
 
+from benchmarks import pages
 from data import BundledPhotos, ImageFolder
 from data.module import ImageDataModule
 from lightning_modules.losses.perceptual import PerceptualLoss, usual_terms
@@ -224,7 +225,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _markdown(rows: list[list[str]], recipes: dict[str, str]) -> str:
-    hardware = f"{_processor()}, torch {torch.__version__}, Python {platform.python_version()}"
+    hardware = f"{pages.processor()}, torch {torch.__version__}, Python {platform.python_version()}"
     lines = [
         "# Loss networks compared",
         *(__doc__ or "").partition("\n\n    python")[0].splitlines()[1:],
@@ -241,13 +242,6 @@ def _markdown(rows: list[list[str]], recipes: dict[str, str]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

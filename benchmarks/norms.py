@@ -12,6 +12,7 @@ formulas in operations of autograd. nn.GroupNorm has 32 groups, or fewer to have
 import argparse
 import itertools
 import math
+import os
 import platform
 import shlex
 import statistics
@@ -34,6 +35,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import norms
+from benchmarks import pages
 
 Step = Callable[[], object]
 
@@ -456,11 +458,8 @@ def _score(cells: list[Cell]) -> str:
 
 
 def _machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{models[0] if models else platform.machine()}, {len(models) or '?'} cores{gpu}"
+    return f"{pages.processor()}, {os.cpu_count()} cores{gpu}"
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -136,15 +136,17 @@ def flatness(found: Mapping[str, Series], half: float) -> list[list[str]]:
             grown, low, high = growth(*zip(*late, strict=True))
             middle = median(value for _, value in late)
             told = f"{grown:+.2%} ({low:+.1%} to {high:+.1%})"
-            rows.append([LABELS.get(name, name), f"{middle:,.4g}", told, verdict(grown, low)])
+            rows.append([LABELS.get(name, name), f"{middle:,.4g}", told, verdict(grown, low, high)])
     return rows
 
 
-def verdict(grown: float, low: float) -> str:
-    """Say what a growth, with the lower end of its interval, comes to."""
-    if grown < MOST:
-        return "flat" if grown > -MOST else "falls"
-    return "**grows**" if low > 0 else "not told from noise"
+def verdict(grown: float, low: float, high: float) -> str:
+    """Say what a growth, with its interval, comes to."""
+    if abs(grown) < MOST:
+        return "flat"
+    if low < 0 < high:
+        return "not told from noise"
+    return "**grows**" if grown > 0 else "falls"
 
 
 def files(samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:

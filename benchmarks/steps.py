@@ -12,8 +12,6 @@ each runs alone on input of the same shapes, forward and, where the step differe
 import argparse
 import importlib
 import logging
-import platform
-import shlex
 import statistics
 import sys
 import time
@@ -31,6 +29,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+
+from benchmarks import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE, TARGET = "batch", 1.05
@@ -164,17 +164,10 @@ def measure(run: str, options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def report(tables: dict[str, list[Row]], threads: int) -> str:
+def report(tables: dict[str, list[Row]], threads: int, device: str) -> str:
     """Write the markdown file."""
     lines = [
-        "# Training steps compared",
-        *(__doc__ or "").partition("\n\n    python")[0].splitlines()[1:],
-        "",
-        f"    {shlex.join(['python', *sys.argv])}",
-        "",
-        f"On {_processor()}, {threads} thread{'s' * (threads > 1)}; torch {torch.__version__}, "
-        f"Lightning {pl.__version__}, Python {platform.python_version()}.",
-        "",
+        *pages.heading("Training steps compared", __doc__ or "", threads, device),
         f"The target is {TARGET} for {' and '.join(TARGETED)}; a figure that misses it is followed by it.",
         "",
     ]
@@ -199,19 +192,12 @@ def main() -> None:
         Console().print(table)
         if options.markdown:
             # After each run, so that what was measured outlives an interruption.
-            options.markdown.write_text(report(tables, options.threads))
+            options.markdown.write_text(report(tables, options.threads, options.device))
 
 
 def _make(part: dict[str, Any], changes: dict[str, Any]) -> Any:
     package, _, name = part["class_path"].rpartition(".")
     return getattr(importlib.import_module(package), name)(**{**part.get("init_args", {}), **changes})
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {len(models) or '?'} cores"
 
 
 def _parse() -> argparse.Namespace:

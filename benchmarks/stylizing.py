@@ -14,9 +14,7 @@ once for each that is painted alone, all in one process and in turns.
 import argparse
 import json
 import os
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -34,6 +32,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import pages
 from data.images import to_tensor
 from data.photos import bundled_photo
 from lightning_modules.style_transfer import StyleTransfer
@@ -164,20 +163,9 @@ def measure_formats(options: argparse.Namespace) -> Rows:
 
 def report(tables: dict[str, tuple[tuple[str, ...], Rows]], threads: int) -> str:
     """Write the markdown file."""
-    load_average = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown load"
-    lines = [
-        "# Stylizing compared",
-        *(__doc__ or "").partition("\n\n    python")[0].splitlines()[1:],
-        "",
-        f"    {shlex.join(['python', *sys.argv])}",
-        "",
-        f"On {platform.machine()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}, at the end with "
-        f"{load_average}; torch {torch.__version__}, Python {platform.python_version()}.",
-        "",
-    ]
+    lines = pages.heading("Stylizing compared", __doc__ or "", threads)
     for title, (columns, rows) in tables.items():
-        lines += [f"## {title}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-        lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+        lines += [f"## {title}", "", *pages.table(columns, rows)]
     return "\n".join(lines)
 
 

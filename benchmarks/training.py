@@ -14,9 +14,7 @@ is how far the losses are from the plain loop's at most, relative to them.
 import argparse
 import json
 import os
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -38,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.models import vgg16
 
+from benchmarks import pages
 from lightning_modules.losses.perceptual import SCALINGS, gram_matrix
 from lightning_modules.networks import transformer
 from lightning_modules.networks.loss_network import LossNetwork, default_layers
@@ -195,22 +194,8 @@ def main() -> None:
         table.add_row(*row)
     Console().print(table)
     if options.markdown:
-        load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown load"
-        lines = [
-            "# Training steps of style transfer compared",
-            *(__doc__ or "").partition("\n\n    python")[0].splitlines()[1:],
-            "",
-            f"    {shlex.join(['python', *sys.argv])}",
-            "",
-            f"On {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, on {options.device}, "
-            f"at the end with {load}; "
-            f"torch {torch.__version__}, Lightning {pl.__version__}, Python {platform.python_version()}.",
-            "",
-            f"| {' | '.join(COLUMNS)} |",
-            f"|{' --- |' * len(COLUMNS)}",
-            *(f"| {' | '.join(row)} |" for row in rows),
-            "",
-        ]
+        title = "Training steps of style transfer compared"
+        lines = pages.heading(title, __doc__ or "", options.threads, options.device) + pages.table(COLUMNS, rows)
         options.markdown.write_text("\n".join(lines))
 
 

@@ -44,9 +44,12 @@ def kept(files: Sequence[str], question: object, least: int, gather: Callable[[]
 
 
 def cache_folder(name: str) -> Path:
-    """Return a folder of ours in the one that the XDG Base Directory Specification has for what can be made again."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache"), "normlab", name)
+    """Return a folder of ours in the one that the XDG Base Directory Specification has for what can be made again.
+
+    A user without a home gets one that cannot be made, and no folder called ``~``.
+    """
+    places = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"), os.devnull
+    return Path(next(filter(os.path.isabs, places)), "normlab", name)
 
 
 def _write(place: Path, arrays: Arrays) -> None:
@@ -64,6 +67,6 @@ def _write(place: Path, arrays: Arrays) -> None:
 def _state(file: str) -> tuple[str, int, int, int]:
     try:
         found = os.stat(file)
-    except OSError as error:
-        raise SettingError(f"{file}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError for a NUL in the name
+        raise SettingError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     return os.path.abspath(file), found.st_size, found.st_mtime_ns, found.st_ctime_ns

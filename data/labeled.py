@@ -216,14 +216,15 @@ class StoredImages(ImageDataModule):
     def _renumbered(self, val: Stored) -> Stored:
         """Give the classes of the validation images the numbers that they have in training."""
         names = self._listed().class_names
-        if not names:
+        numbered = not names or not val.class_names  # as shards are
+        if numbered:
             known = val.num_classes <= self.num_classes
             strange: list[str] = [] if known else [f"class {val.num_classes - 1}"]
         else:
             strange = [name for name in val.class_names if name not in names]
         if strange:
             raise SettingError(f"{self.val_path}: classes that {self.path} has not: {listed(strange)}")
-        if val.labels is None or not names:
+        if val.labels is None or numbered:
             return val
         return replace(val, labels=np.array([names.index(name) for name in val.class_names])[val.labels])
 

@@ -99,8 +99,9 @@ class Sample:
 
 
 def find_images_in(path: str, labeled: bool) -> Stored:
-    """List images as :func:`find_shards` does if a path ends in .tar or .json, else as :func:`find_stored` does."""
-    return (find_shards if path.endswith((".tar", ".json")) else find_stored)(path, labeled)
+    """List images as :func:`find_shards` does if a path ends in .tar or .json and is no folder, or as `find_stored`."""
+    is_folder = os.path.isdir(os.path.expanduser(path))
+    return (find_shards if path.endswith((".tar", ".json")) and not is_folder else find_stored)(path, labeled)
 
 
 def find_shards(path: str, labeled: bool) -> Stored:
@@ -168,7 +169,7 @@ def _of_index(path: str) -> list[str]:
     check_file(path)
     try:
         index = json.loads(Path(path).read_text(encoding="utf-8"))
-        base, urls = index.get("base_path") or "", [str(shard["url"]) for shard in index["shardlist"]]
+        base, urls = str(index.get("base_path") or ""), [str(shard["url"]) for shard in index["shardlist"]]
     except OSError as error:
         raise SettingError(f"{path}: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -201,7 +202,8 @@ def _samples(shard: str, labeled: bool, extensions: Collection[str], damage: lis
                     yield sample
                     sample = Sample(key)
                 if labeled and extension.lower() == "cls":
-                    sample.label = _label(archive.extractfile(member), f"{shard}: {member.name}")
+                    with suppress(tarfile.ReadError):  # cut off, which the members tell
+                        sample.label = _label(archive.extractfile(member), f"{shard}: {member.name}")
                 elif sample.image is None and f".{extension.lower().rpartition('.')[2]}" in extensions:
                     sample.image = member
             end = archive.offset

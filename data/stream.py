@@ -177,6 +177,7 @@ class StreamDataset(Dataset[Any]):
         """
         number, place = divmod(position, len(self.dataset))
         if number != self._pass:
+            self._order = torch.empty(0)  # of many images, two orders at once would take much memory
             self._order = torch.randperm(len(self.dataset), generator=generator(self.seed, _ORDER, number))
             self._pass = number
         return int(self._order[place])

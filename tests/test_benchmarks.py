@@ -212,7 +212,10 @@ def test_the_benchmark_of_gans_times_both_ways_and_writes_what_it_found(monkeypa
     finally:
         torch.set_num_threads(threads)
     assert Path.cwd() == before
-    assert re.search(r"plain loop \d+ ms, train\.py \d+ ms, \d\.\d+ times as long", file.read_text())
+    written = file.read_text()
+    assert re.search(r"plain loop \d+ ms, train\.py \d+ ms, \d\.\d+ times as long", written)
+    assert "    python benchmarks/gan.py --architecture cnn28" in written
+    assert re.search(r"On .+, \d+ cores, 1 thread, on cpu, with load", written)
 
 
 def test_the_benchmark_of_the_input_reads_the_same_images_from_zip_and_shards(monkeypatch, tmp_path):

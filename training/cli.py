@@ -290,8 +290,8 @@ class TrainCLI(CLI):
             parser = self._parsers[list(self.subcommands()).index(str(self.subcommand))]
             skip_nulls = False  # by position, since jsonargparse has renamed the parameter
             resolved = parser.dump(without_enums(self._found_options()), "yaml", skip_nulls)
-            built, step = self._built, None if self._resumed is None else self._resumed.state["global_step"]
-            callbacks += [Agreement(resolved, step), built.guard, built.hosts, self._signals]
+            built, checkpoint = self._built, None if self._resumed is None else self._resumed.told
+            callbacks += [Agreement(resolved, checkpoint), built.guard, built.hosts, self._signals]
             callbacks.append(RunFolder(resolved, built.wandb))
             callbacks += [*(getattr(built, name) for name in MONITORS), StepAxis()]
             if trainer.enable_checkpointing is not False:

@@ -31,17 +31,15 @@ def as_started(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """Return a trainer's options with the numbers of hosts and processes that ``torchrun`` or SLURM has started.
 
     Raises:
-        SettingError: If they are set to others, or a restart by ``torchrun`` would fail.
+        SettingError: If they are set to others, a restart by ``torchrun`` would fail, or variables of the environment
+            say where other processes are and cannot mean anything.
     """
-    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get(_SHARED) == "True":
-        raise SettingError(
-            "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
-            "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
-        )
     options = dict(trainer)
     starter, numbers = _started()
     if starter == "torchrun" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         _check_store()
+    if not starter and (options["num_nodes"] > 1 or options["devices"] not in ("auto", 1, "1")):
+        _check_variables(options["num_nodes"])
     for name, unset in (("num_nodes", (1,)), ("devices", ("auto", -1, "-1"))) if starter else ():
         value = options[name]
         count = len(value) if isinstance(value, list) else value
@@ -60,6 +58,17 @@ def _check_store() -> None:
             "torchrun --max-restarts would let the processes that it restarts find the addresses of those that are "
             "gone: set the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, on all hosts"
         )
+
+
+def _check_variables(num_nodes: int) -> None:
+    """Refuse what torch and Lightning would fail at with an error that names no variable, or wait for in vain."""
+    for name, most in (("NODE_RANK", num_nodes - 1), ("MASTER_PORT", 2**16 - 1)):
+        value = os.environ.get(name)
+        if value and not (value.isdecimal() and int(value) <= most):
+            raise SettingError(f"the environment variable {name} must be a number from 0 to {most}, got {value!r}")
+    for name in NEEDED:
+        if os.environ.get(name) == "":
+            raise SettingError(f"the environment variable {name} is empty: set it, or unset it")
 
 
 def _started() -> tuple[str, dict[str, int]]:

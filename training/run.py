@@ -21,6 +21,7 @@ from norms.errors import SettingError
 from training.checkpoint_files import (
     NoWeightsError,
     check_size,
+    checksum,
     missing_parts,
     read_checkpoint,
     weights_of,
@@ -192,6 +193,11 @@ class Run(RunPaths):
         if not isinstance(writer, Mapping) or "module" not in writer:
             raise SettingError(f"{self.checkpoint} is not a checkpoint written by normlab")
         return str(writer["module"])
+
+    @property
+    def told(self) -> str:
+        """What tells the checkpoint apart from others, wherever it lies."""
+        return f"step {self.state['global_step']} (checksum {checksum(self.checkpoint)})"
 
     @property
     def weights(self) -> Mapping[str, Tensor]:

@@ -52,6 +52,14 @@ def shards(root: Path, extension="png") -> Path:
     return root
 
 
+def folders(root: Path) -> Path:
+    """Four images in each of three class folders."""
+    for number in range(12):
+        (root / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
+        (root / "abc"[number % 3] / f"{number}.png").write_bytes(picture(number))
+    return root
+
+
 def module(path, **options):
     return Shards(str(path), **{"image_size": 16, "batch_size": 4, **options})
 
@@ -341,3 +349,47 @@ def test_a_kept_index_tells_of_damage_too(tmp_path, cache):
 def test_an_index_that_cannot_be_kept_is_no_error(tmp_path, cache):
     cache.parent.parent.write_text("a file where the folder would be")
     assert len(stored(module(shards(tmp_path / "shards")))[0]) == 12
+
+
+@pytest.mark.parametrize("name", ["photos.tar", "photos.json"])
+def test_a_folder_is_a_folder_whatever_its_name(tmp_path, name):
+    images = LabeledFolder(str(folders(tmp_path / name)), image_size=16)
+    images.setup()
+    assert images.class_names == ["a", "b", "c"]
+
+
+def test_a_folder_is_validated_on_shards_whose_classes_have_numbers(tmp_path):
+    images = LabeledFolder(str(folders(tmp_path / "f")), f"{shards(tmp_path / 's')}/*.tar", image_size=16)
+    assert sorted(images.val_images()[place]["label"] for place in range(12)) == sorted([0, 1, 2] * 4)
+    write(tmp_path / "more.tar", {"a.png": picture(0), "a.cls": b"3"})
+    with pytest.raises(SettingError, match=r"classes that .* has not: class 3"):
+        LabeledFolder(images.path, str(tmp_path / "more.tar"), image_size=16).setup()
+
+
+def test_a_shard_that_ends_before_a_label_is_used_as_far_as_it_goes(tmp_path):
+    path = shards(tmp_path) / "train-02.tar"
+    with tarfile.open(path) as archive:
+        end = archive.getmember("0010.cls").offset_data
+    path.write_bytes(path.read_bytes()[:end])
+    images = module(f"{tmp_path}/*.tar")
+    with pytest.warns(UserWarning, match="train-02.tar: damaged or cut off"):
+        images.setup()
+    assert len(images.train_images()) + len(images.val_images()) == 10
+
+
+@pytest.mark.parametrize(
+    "index", ['{"base_path": 5, "shardlist": [{"url": "a.tar"}]}', '{"shardlist": [{"url": "\\u0000"}]}']
+)
+def test_odd_places_in_an_index_are_told_in_one_line(tmp_path, index):
+    (tmp_path / "index.json").write_text(index)
+    with pytest.raises(SettingError, match=r"No such file|null byte"):
+        module(tmp_path / "index.json").setup()
+
+
+def test_a_user_without_a_home_gets_no_folder_called_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr("data.shards._WORTH_KEEPING", 1)
+    module(shards(tmp_path / "shards")).setup()
+    assert os.listdir() == ["shards"]

@@ -179,3 +179,10 @@ def test_stream_survives_pickling():
 def test_empty_dataset_is_refused():
     with pytest.raises(SettingError, match="at least one item"):
         StreamDataset([])
+
+
+def test_no_two_orders_are_in_memory_at_once(monkeypatch):
+    stream, held, shuffle = StreamDataset(range(5)), [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *args, **kw: held.append(len(stream._order)) or shuffle(*args, **kw))
+    assert sorted(stream[position] for position in range(5)) == sorted(stream[position] for position in range(5, 10))
+    assert held == [0, 0]

@@ -1,5 +1,6 @@
 """Processes of other versions, settings, checkpoints or images do not begin a training together."""
 
+import re
 import shutil
 import socket
 import tarfile
@@ -17,6 +18,7 @@ from data import BundledDigits, ImageFolder, LabeledFolder, Shards, StyledPhotos
 from norms.errors import SettingError
 from training.callbacks import agreement
 from training.callbacks.agreement import Agreement, difference
+from training.run import Run
 
 TINY = {
     "name": "tiny",
@@ -81,6 +83,36 @@ def test_photos_shards_and_styles_are_told_apart():
         packed.append(Shards(place, labels=False, image_size=8).fingerprint())
     assert packed[0] == packed[1] != packed[2]
     assert BundledDigits().fingerprint() == BundledDigits(seed=3).fingerprint()
+
+
+def test_places_of_files_may_differ_and_their_names_may_not():
+    def facts(place, name="night.jpg"):
+        config = {
+            "runs_dir": f"{place}/runs",
+            "model": {"init_args": {"styles": [f"{place}/{name}", "waves"], "weights": f"{place}/vgg.pth"}},
+            "data": {"init_args": {"folder": f"{place}/photos", "styles": f"{place}/of_{place[1:]}"}},
+            "trainer": {"callbacks": [{"init_args": {"file": f"{place}/file.txt"}}]},
+        }
+        return Agreement(yaml.safe_dump(config))._facts(None)
+
+    assert facts("/scratch/a") == facts("b") == facts("/b/")
+    assert difference([("a", facts("/a")), ("b", facts("/b", "day.jpg"))]).startswith(
+        "model.init_args.styles: ['day.jpg', 'waves'] in process 1 on b, ['night.jpg', 'waves'] in process 0 on a; "
+    )
+
+
+def test_checkpoints_of_equal_steps_are_told_apart_by_what_they_hold():
+    def checkpoint(name, value):
+        path = Path(name)
+        path.parent.mkdir(exist_ok=True)
+        torch.save({"global_step": 8, "state_dict": {"a": torch.full((3,), value)}}, path)
+        return Run(path.parent, path)
+
+    one, other = checkpoint("a/last.ckpt", 1.0), checkpoint("b/last.ckpt", 2.0)
+    assert re.fullmatch(r"step 8 \(checksum \w{8}\)", one.told)
+    assert one.told == Run("c", Path(shutil.copy(one.checkpoint, "copied.ckpt"))).told != other.told
+    facts = [("a", Agreement("a: 1", run.told)._facts(None)) for run in (one, other)]
+    assert difference(facts).startswith(f"the checkpoint to go on from: {other.told} in process 1 on a, {one.told} in")
 
 
 def test_the_first_other_process_is_told():

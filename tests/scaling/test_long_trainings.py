@@ -148,3 +148,29 @@ def test_the_benchmark_tells_of_a_training_and_of_what_grows_in_it(report, tmp_p
     report.main()
     assert "![Memory, counts, times and files over the steps](a.svg)" in (tmp_path / "a.md").read_text()
     assert (tmp_path / "a.svg").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("growth", "told"),
+    [
+        ((0.01, -0.1, 0.1), "flat"),
+        ((-0.07, -0.14, 0.02), "not told from noise"),
+        ((0.03, -0.1, 0.2), "not told from noise"),
+        ((-0.15, -0.3, -0.02), "falls"),
+        ((0.15, 0.02, 0.3), "**grows**"),
+    ],
+)
+def test_what_noise_may_have_made_neither_grows_nor_falls(report, growth, told):
+    assert report.verdict(*growth) == told
+
+
+def test_the_page_has_the_figures_of_the_benchmark():
+    root = Path(__file__).parents[2]
+    page, tables = ((root / name).read_text() for name in ("docs/guides/scaling.md", "benchmarks/soak.md"))
+    rows = [line.strip("| ").split(" | ") for line in tables.splitlines()]
+    (times,) = ([f"{float(cell.split()[0]):.1f}" for cell in row[1:]] for row in rows if row[0] == "100 MB")
+    busy, calm = times[:2], times[2:]
+    assert f"written in {calm[0]} s and checked and read in {calm[1]} s, but in {busy[0]} and {busy[1]} s" in page
+    for what in ("W&B: history", "metrics.csv"):
+        style, gan = (f"{float(row[4]):.0f}" for row in rows if row[0] == what)
+        assert f"| {style} and {gan} |" in page

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 from unittest import mock
@@ -139,11 +140,13 @@ def test_a_training_goes_on_without_a_host_that_hangs_and_with_one_that_comes(ho
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_host_that_nobody_joins_ends_with_a_line(rank):
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{29411 + rank}", "NODE_RANK": str(rank)}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
     process = start("train.py", "fit", "--config", "tiny.yaml", "--trainer.num_nodes", 2, "--hosts.joining", 1, **env)
-    assert ended(process, 40) == 1
+    assert ended(process, 200) == 1  # the first process that is forked waits for all imports
     assert errors("log.txt") == [
-        f"error: the 2 processes of this training have not found each other within 1 s at 127.0.0.1:{29411 + rank}: "
+        f"error: the 2 processes of this training have not found each other within 1 s at 127.0.0.1:{port}: "
         "check that the command runs on all 2 hosts, that this address is that of the first one, the same for all, and "
         "that each of them reaches it"
     ]
@@ -156,6 +159,27 @@ def test_several_hosts_without_a_meeting_point_are_refused(capsys):
         "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_HOST:29400, or set MASTER_ADDR, MASTER_PORT, "
         "NODE_RANK"
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "variable", "value", "line"),
+    [
+        (2, "NODE_RANK", "first", "NODE_RANK must be a number from 0 to 1, got 'first'"),
+        (2, "NODE_RANK", "2", "NODE_RANK must be a number from 0 to 1, got '2'"),
+        (2, "NODE_RANK", "-1", "NODE_RANK must be a number from 0 to 1, got '-1'"),
+        (1, "NODE_RANK", "1", "NODE_RANK must be a number from 0 to 0, got '1'"),
+        (2, "MASTER_PORT", "http", "MASTER_PORT must be a number from 0 to 65535, got 'http'"),
+        (2, "MASTER_PORT", "99999", "MASTER_PORT must be a number from 0 to 65535, got '99999'"),
+        (2, "MASTER_ADDR", "", "MASTER_ADDR is empty: set it, or unset it"),
+    ],
+)
+def test_variables_that_cannot_mean_anything_are_refused(capsys, monkeypatch, number, variable, value, line):
+    good = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400", "NODE_RANK": "0"}
+    for name, text in {**good, variable: value}.items():
+        monkeypatch.setenv(name, text)
+    options = ["--trainer.devices", "2", "--trainer.num_nodes", str(number)]
+    assert main(["fit", "--config", "tiny.yaml", *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: the environment variable {line}"
 
 
 @pytest.mark.parametrize(

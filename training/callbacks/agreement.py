@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib.metadata import version
+from pathlib import PurePath
 from socket import gethostname
 from typing import Any
 
@@ -18,7 +19,7 @@ from norms.errors import SettingError
 from norms.pooling import is_distributed
 from training.repetitions import flat
 
-OF_A_HOST = re.compile(r"runs_dir|ckpt_path|data\..*(folder|path|root|num_workers|download)")
+OF_A_HOST = re.compile(r"runs_dir|ckpt_path|data\..*(folder|path|root|styles|num_workers|download)")
 """Settings that may differ between hosts: where files are, and how many processes load them."""
 
 
@@ -30,12 +31,12 @@ class Agreement(Callback):
 
     Args:
         config: The resolved configuration, as YAML.
-        step: The step of the checkpoint that the training goes on from; None if it begins.
+        checkpoint: Which checkpoint the training goes on from; None if it begins.
     """
 
-    def __init__(self, config: str, step: int | None = None) -> None:
+    def __init__(self, config: str, checkpoint: str | None = None) -> None:
         self.config = config
-        self.step = step
+        self.checkpoint = checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compare, when the processes have found each other and their data, and nothing else has begun.
@@ -61,10 +62,19 @@ class Agreement(Callback):
             "normlab": f"{normlab.__version__} (source {_source()})",
             "torch": str(torch.__version__),
             "Lightning": version("pytorch-lightning"),
-            **{name: value for name, value in settings if not OF_A_HOST.fullmatch(name)},
-            "the step to go on from": self.step,
+            **{name: without_folders(value) for name, value in settings if not OF_A_HOST.fullmatch(name)},
+            "the checkpoint to go on from": self.checkpoint,
             **(data.fingerprint() if isinstance(data, ImageDataModule) else {}),
         }
+
+
+def without_folders(value: Any) -> Any:
+    """Return a setting that names a file, or several, by their names alone; any other one as it is."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_folders(part) for part in value]
+    return PurePath(value).name if isinstance(value, str) and "/" in value else value
 
 
 def difference(processes: list[tuple[str, Mapping[str, object]]]) -> str:
