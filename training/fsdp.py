@@ -65,7 +65,9 @@ class FSDP2Strategy(DDPStrategy):
             if parameter.requires_grad and not isinstance(parameter, DTensor):
                 parameter.register_post_accumulate_grad_hook(_average_gradient)
         # None of normlab's networks changes in place what one of its blocks has returned.
-        warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDP(Seed|Discriminator)\) returned a view")
+        warnings.filterwarnings(
+            "ignore", r"FSDP2-wrapped module \(FSDP\w*(Seed|Discriminator|TransformerNet)\) returned a view"
+        )
 
     def post_backward(self, closure_loss: Tensor) -> None:
         """Take back the weights that penalties have needed until now."""

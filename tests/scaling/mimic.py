@@ -115,7 +115,7 @@ class _Generator(torch.Generator):
         return self.drawn_on
 
 
-# Their results have shapes that depend on values, which CUDA tells the host before it goes on.
+# Their results have shapes that depend on values, or values that CUDA checks, before the host goes on.
 _READING = {
     "_local_scalar_dense",
     "equal",
@@ -128,6 +128,12 @@ _READING = {
     "bincount",
     "repeat_interleave",
     "_linalg_check_errors",
+    "_linalg_eigh",
+    "_linalg_svd",
+    "linalg_eig",
+    "linalg_lstsq",
+    "multinomial",
+    "histc",
 }
 
 _INDEXING = {"index", "index_put_", "_index_put_impl_"}

@@ -13,7 +13,7 @@ import processes
 import torch
 import yaml
 from PIL import Image
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from pytorch_lightning.strategies import SingleDeviceStrategy, StrategyRegistry
 
@@ -21,6 +21,8 @@ import norms
 import sampling.command
 import stylizing.command
 from lightning_modules import generation
+from lightning_modules import processes as shared
+from lightning_modules.processes import SharedModule
 from training.callbacks import signs
 from training.command import main
 
@@ -252,6 +254,18 @@ def weights_are_normalized():
     return waited
 
 
+def numbers_are_averaged():
+    """Log, as one of two processes, numbers of the CPU and of the device; returns what that makes wait."""
+    module, logged = SharedModule().to(mimic.NAME), []
+    here = mock.patch.multiple(shared, is_distributed=lambda: True, all_reduce=lambda values: 3 * values)
+    trainer = mock.patch.object(SharedModule, "trainer", mock.Mock(training=True, world_size=2))
+    log = mock.patch.object(LightningModule, "log", lambda module, name, value: logged.append(value))
+    with here, trainer, log, mimic.recorded() as found:
+        module.log_dict({"a": 1, "b": 0.5, "c": torch.tensor(2.0), "d": torch.ones((), device=mimic.NAME)})
+    assert [value.item() for value in logged] == [1.5, 0.75, 3, 1.5]
+    return found
+
+
 def _mixed(x):
     return x + torch.ones(3)
 
@@ -272,6 +286,9 @@ MISTAKES = {
     "a mask": (lambda x: x[x > 0], ["read"]),
     "a mask to write to": (lambda x: x.index_put_((x > 0,), x[1:]), ["read"]),
     "places": (lambda x: x.nonzero(), ["read"]),
+    "draws by weights": (lambda x: torch.multinomial(x, 1, generator=torch.Generator(x.device)), ["read"]),
+    "eigenvalues": (lambda x: torch.linalg.eigvalsh(torch.diag(x)), ["read"]),
+    "singular values": (lambda x: torch.linalg.svd(torch.diag(x)), ["read"]),
     "a list of places": (lambda x: x[[0, 2]], ["upload"]),
     "a constant": (lambda x: x * x.new_tensor([1.0, 2.0, 3.0]), ["upload"]),
     "an array": (lambda x: x.cpu().numpy(), ["download"]),

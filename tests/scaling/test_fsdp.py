@@ -48,11 +48,11 @@ class OfAUser(pl.LightningModule):
 
     def __init__(self):
         super().__init__()
-        self.network, self.head = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), nn.Linear(1568, 4)
+        self.network, self.head = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Linear(1568, 4)
         self.scale = nn.Parameter(torch.ones(4))
 
     def training_step(self, batch, batch_idx):
-        logits = self.scale * self.head(self.network(batch["image"]))
+        logits = self.scale * self.head(self.network(batch["image"]).flatten(1))
         return nn.functional.cross_entropy(logits, batch["label"])
 
     def validation_step(self, batch, batch_idx):
@@ -141,6 +141,7 @@ def test_it_learns_what_ddp_learns_with_half_the_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     processes = start_two(script, tmp_path, Path(__file__).parent)
     assert [ended(process, timeout=200) for process in processes] == [0, 0], Path("log0.txt").read_text()
+    assert "FSDP2-wrapped module" not in Path("log0.txt").read_text()
     for name in MODULES:
         for rank in range(2):
             found = torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True)
