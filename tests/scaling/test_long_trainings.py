@@ -1,7 +1,6 @@
 """A long training: nothing that a step does grows with the steps before it, and the benchmark would see it."""
 
 import gc
-import importlib.util
 import re
 import shutil
 import tracemalloc
@@ -11,6 +10,7 @@ import pytest
 import stand_ins
 import tiny_gan
 from pytorch_lightning import Callback
+from test_benchmarks import load
 
 import norms
 from training.callbacks.checkpoint import RunCheckpoint
@@ -23,14 +23,6 @@ from training.metrics_file import MetricsFile
 
 IO = Path("/proc/self/io")
 PAST = 2_000_000
-
-
-def load(name):
-    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmark_of_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
