@@ -41,6 +41,9 @@ _UNKNOWN = -1
 _WORTH_KEEPING = 10_000
 """Images whose index takes a second."""
 
+_READER = 1
+"""Which way of reading shards a kept index is of: to be raised whenever another one would find something else."""
+
 
 @dataclass(frozen=True, slots=True)
 class TarMember(Member):
@@ -119,7 +122,8 @@ def find_shards(path: str, labeled: bool) -> Stored:
     """
     shards = _shards(path)
     extensions = image_extensions()
-    found = kept(shards, (labeled, sorted(extensions)), _WORTH_KEEPING, lambda: _indexed(shards, labeled, extensions))
+    question = _READER, labeled, sorted(extensions)
+    found = kept(shards, question, _WORTH_KEEPING, lambda: _indexed(shards, labeled, extensions))
     for damage in found["damage"]:
         rank_zero_warn(str(damage))
     if not len(found["ranks"]):
